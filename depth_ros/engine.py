@@ -1,0 +1,177 @@
+"""Running a network: one interface, whichever runtime the machine has.
+
+    engine = load_engine('models/perception.onnx')
+    outputs = engine.infer({'image': rgb[None]})
+
+The nodes know only :class:`Engine`. A runtime is one subclass that loads a file and runs it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from depth_ros.contract import ModelContract, read_contract
+
+
+class EngineError(RuntimeError):
+    """A network cannot be loaded or run; the message says why and what to do."""
+
+
+class Engine(ABC):
+    """A loaded network.
+
+    Attributes:
+        contract: what the network needs and what its outputs mean.
+        backend: name of the runtime.
+        threads: number of threads that one inference may use.
+    """
+
+    backend = ''
+
+    def __init__(self, contract: ModelContract, threads: int) -> None:
+        self.contract = contract
+        self.threads = threads
+        self._shapes = contract.tensor_shapes()
+
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the network once.
+
+        Args:
+            inputs: the contract's input tensors by name, uint8 [1, H, W, 3].
+
+        Returns:
+            The contract's output tensors by name. They may be overwritten by the next call:
+            copy what is kept.
+
+        Raises:
+            EngineError: if an input is missing or of another type or shape, or the runtime fails.
+        """
+        for name in self.contract.inputs:
+            if name not in inputs:
+                raise EngineError(f"input '{name}' is missing; got {sorted(inputs)}")
+            dtype, shape = self._shapes[name]
+            array = inputs[name]
+            if array.shape != shape or array.dtype != dtype:
+                raise EngineError(
+                    f"input '{name}' is {array.dtype} {list(array.shape)}, "
+                    f'must be {dtype} {list(shape)}')
+        return self._run({n: np.ascontiguousarray(inputs[n]) for n in self.contract.inputs})
+
+    def warm_up(self) -> None:
+        """Run once on grey images, so that the first real frame does not pay for set-up."""
+        self.infer({n: np.full(self._shapes[n][1], 128, np.uint8) for n in self.contract.inputs})
+
+    @abstractmethod
+    def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run on checked, contiguous inputs."""
+
+    def close(self) -> None:
+        """Release the runtime's memory; the engine cannot be used afterwards."""
+
+
+class OnnxRuntimeEngine(Engine):
+    """CPU inference with ONNX Runtime."""
+
+    backend = 'onnxruntime'
+
+    def __init__(self, path: Path, contract: ModelContract, threads: int) -> None:
+        super().__init__(contract, threads)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Spinning threads win a millisecond on an idle machine and take the processor from
+        # everything else on a busy one; a robot is busy.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(path), options, providers=['CPUExecutionProvider'])
+
+    def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self._session is None:
+            raise EngineError('the engine is closed; load it again')
+        values = self._session.run(list(self.contract.outputs), dict(inputs))
+        return dict(zip(self.contract.outputs, values, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+class OpenVinoEngine(Engine):
+    """CPU inference with OpenVINO."""
+
+    backend = 'openvino'
+
+    def __init__(self, path: Path, contract: ModelContract, threads: int) -> None:
+        super().__init__(contract, threads)
+        import openvino
+
+        core = openvino.Core()
+        settings = {
+            'PERFORMANCE_HINT': 'LATENCY',
+            'INFERENCE_NUM_THREADS': threads,
+            'NUM_STREAMS': 1,
+            # bf16 would be chosen silently where the processor has it and shifts the depths.
+            'INFERENCE_PRECISION_HINT': 'f32',
+        }
+        self._request = core.compile_model(core.read_model(path), 'CPU', settings
+                                           ).create_infer_request()
+
+    def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self._request is None:
+            raise EngineError('the engine is closed; load it again')
+        self._request.infer(dict(inputs), share_inputs=True)
+        return {n: self._request.get_tensor(n).data for n in self.contract.outputs}
+
+    def close(self) -> None:
+        self._request = None
+
+
+_RUNTIMES: dict[str, type[OnnxRuntimeEngine] | type[OpenVinoEngine]] = {
+    'openvino': OpenVinoEngine,
+    'onnxruntime': OnnxRuntimeEngine,
+}
+BACKENDS = ('auto', *_RUNTIMES)
+
+
+def installed_backends() -> tuple[str, ...]:
+    """Runtimes that this machine has, the preferred one first."""
+    return tuple(name for name in _RUNTIMES if importlib.util.find_spec(name) is not None)
+
+
+def load_engine(path: str | os.PathLike[str], backend: str = 'auto', threads: int = 2) -> Engine:
+    """Load a model file with the runtime that fits the file and the machine.
+
+    Args:
+        path: an ONNX file with a contract.
+        backend: one of :data:`BACKENDS`; ``auto`` takes the first installed one, fastest first.
+        threads: threads of one inference, at least 1.
+
+    Raises:
+        ContractError: if the file is missing, damaged, or lacks or contradicts the contract.
+        EngineError: if the runtime is missing or cannot load the file.
+    """
+    if backend not in BACKENDS:
+        raise EngineError(f"backend '{backend}' is unknown; choose one of {', '.join(BACKENDS)}")
+    if threads < 1:
+        raise EngineError(f'threads is {threads}; give at least 1')
+    path = Path(path)
+    contract = read_contract(path)
+    installed = installed_backends()
+    if backend == 'auto':
+        if not installed:
+            raise EngineError('no inference runtime is installed; pip install onnxruntime')
+        backend = installed[0]
+    elif backend not in installed:
+        raise EngineError(f"backend '{backend}' is not installed; pip install {backend}")
+    try:
+        return _RUNTIMES[backend](path, contract, threads)
+    except Exception as error:  # each runtime has its own exception types
+        raise EngineError(f"{backend} cannot load '{path}': {error}") from error
