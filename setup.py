@@ -1,0 +1,36 @@
+"""The ament_python side of the package: what colcon installs, and where.
+
+Name, version and licence come from package.xml; dependencies and tools are in pyproject.toml.
+"""
+
+from glob import glob
+from xml.etree import ElementTree
+
+from setuptools import setup
+
+manifest = ElementTree.parse('package.xml')
+name = manifest.findtext('name')
+share = f'share/{name}'
+
+setup(
+    name=name,
+    version=manifest.findtext('version'),
+    license=manifest.findtext('license'),
+    packages=[name],
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{name}']),
+        (share, ['package.xml']),
+        (f'{share}/launch', glob('launch/*.launch.py')),
+        (f'{share}/config', glob('config/*')),
+        (f'{share}/models', glob('models/*')),
+    ],
+    entry_points={
+        'console_scripts': [
+            f'perception_node = {name}.perception_node:main',
+            f'odometry_node = {name}.odometry_node:main',
+            f'depth_ros_demo = {name}.demo:main',
+            f'depth_ros_bench = {name}.bench:main',
+        ],
+    },
+    zip_safe=False,
+)
