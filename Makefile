@@ -88,6 +88,6 @@ clean: ## remove the environments, build products and the demo's output
 	fi
 	@rm -f $@
 	@echo "Installing into $* (downloads up to $(size_$*), once)"
-	@$(clean_env) $*/bin/python -m pip install -q --disable-pip-version-check \
+	@$(clean_env) $*/bin/python -m pip install -q --disable-pip-version-check --use-pep517 \
 	  -c constraints.txt -e '.[$(extras_$*)]'
 	@touch $@

@@ -1,0 +1,116 @@
+"""Rules of the house that no other tool checks."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+# The demo's recording and the networks' weights.
+LARGE = re.compile(r'demo/.*\.mcap|models/.*\.onnx')
+LARGEST = 5 * 2**20
+
+TORCH_WORLD = {'lightning', 'moderngl', 'onnxscript', 'timm', 'torch', 'torchvision', 'train'}
+ROS_WORLD = {'launch', 'launch_ros', 'rclpy', 'sensor_msgs', 'nav_msgs', 'tf2_ros', 'cv_bridge'}
+
+
+def tracked(repository, *patterns):
+    """Files of the repository, also those not yet committed."""
+    command = ['git', 'ls-files', '--cached', '--others', '--exclude-standard', '--', *patterns]
+    result = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    if result.returncode:
+        pytest.skip(f'not a git checkout: {result.stderr.strip()}')
+    return [path for name in result.stdout.splitlines() if (path := repository / name).is_file()]
+
+
+def imports(path):
+    """Top-level names of all modules that a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split('.')[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split('.')[0])
+    return names
+
+
+@pytest.mark.parametrize(('package', 'forbidden'), [
+    ('depth_ros', TORCH_WORLD), ('train', ROS_WORLD)])
+def test_package_stays_in_its_world(repository, package, forbidden):
+    files = tracked(repository, f'{package}/**.py', f'{package}/*.py')
+    assert files
+    found = {str(f.relative_to(repository)): bad for f in files if (bad := imports(f) & forbidden)}
+    assert not found
+
+
+def test_modules_that_training_shares_need_no_ros(repository):
+    """train/ takes these from depth_ros, on machines without ROS 2."""
+    code = ('import sys, depth_ros.contract, depth_ros.camera, depth_ros.metrics, depth_ros.bag\n'
+            f'print(sorted({ROS_WORLD} & set(sys.modules)))')
+    result = subprocess.run([sys.executable, '-c', code], cwd=repository, text=True,
+                            capture_output=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == '[]'
+
+
+def test_no_large_files(repository):
+    large = [str(path.relative_to(repository)) for path in tracked(repository)
+             if path.stat().st_size > LARGEST]
+    assert [name for name in large if not LARGE.fullmatch(name)] == []
+
+
+def test_shipped_data_is_small(repository):
+    def megabytes(pattern):
+        return sum(path.stat().st_size for path in tracked(repository, pattern)) / 1e6
+
+    assert megabytes('demo') <= 8, 'the recording that ships'
+    assert megabytes('models') < 15, 'the weights that ship'
+
+
+def test_public_names_are_documented(repository):
+    """Every module, and every public class and function of the two packages."""
+    missing = []
+    for path in tracked(repository, 'depth_ros', 'train'):
+        if path.suffix != '.py':
+            continue
+        tree = ast.parse(path.read_text())
+        if tree.body and not ast.get_docstring(tree):
+            missing.append(str(path.relative_to(repository)))
+        for node in tree.body:
+            if (isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != '_'
+                    and not ast.get_docstring(node)):
+                missing.append(f'{path.relative_to(repository)}:{node.lineno} {node.name}')
+    assert not missing
+
+
+@pytest.mark.parametrize('node', ['perception_node', 'odometry_node'])
+def test_readme_has_the_parameters(repository, node):
+    from depth_ros import parameters
+
+    readme = (repository / 'README.md').read_text()
+    section = re.search(rf'<!-- parameters of {node} -->\n(.*?)\n<!-- end -->', readme, re.DOTALL)
+    assert section, f'README.md has no table of the parameters of {node}'
+    table = parameters.markdown(parameters.TABLES[node])
+    assert section[1] == table, f'the table must be:\n{table}'
+
+
+def test_readme_links_lead_somewhere(repository):
+    readme = (repository / 'README.md').read_text()
+    links = re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', readme)
+    assert links
+    assert [link for link in links if not (repository / link).exists()] == []
+
+
+def test_readme_topics_are_the_nodes_topics(repository):
+    """Every topic in the README's topic tables is a literal in the package's code."""
+    readme = (repository / 'README.md').read_text()
+    section = re.search(r'## Topics\n(.*?)\n## ', readme, re.DOTALL)[1]
+    topics = set(re.findall(r'^\| `([a-z_/]+)`', section, re.MULTILINE))
+    literals = set()
+    for path in tracked(repository, 'depth_ros'):
+        if path.suffix == '.py':
+            literals |= {node.value for node in ast.walk(ast.parse(path.read_text()))
+                         if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert topics
+    assert topics - literals == set()
