@@ -1,6 +1,6 @@
-"""rosbag2 recordings without ROS: write, read, find the topics, decode the pictures.
+"""rosbag2 recordings without ROS: write, read, find the topics, decode depth and labels.
 
-Built on the `rosbags` libraries; neither rclpy nor a ROS 2 installation is needed.
+Built on the `rosbags` library; neither rclpy nor a ROS 2 installation is needed.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from rosbags.image import ImageError, image_to_cvimage
-from rosbags.image.image import to_cvtype
 from rosbags.interfaces import (
     MessageDefinitionFormat,
     Qos,
@@ -479,21 +477,7 @@ def _listing(bag: Bag) -> str:
     return f'it has {", ".join(rows)}'
 
 
-# Pictures ---------------------------------------------------------------------------------------
-
-
-def decode_color(message: Any) -> np.ndarray:
-    """Return an Image or CompressedImage (a `rosbags` message) as RGB, uint8 (H, W, 3).
-
-    Raises:
-        ValueError: The encoding is not supported or the data is damaged.
-    """
-    if hasattr(message, 'format'):
-        return cv2.cvtColor(_imdecode(message.data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    try:
-        return image_to_cvimage(_packed(message), 'rgb8')
-    except ImageError as error:
-        raise ValueError(f'image encoding {message.encoding!r}: {error}') from error
+# Depth and labels -------------------------------------------------------------------------------
 
 
 def decode_depth(message: Any) -> np.ndarray:
@@ -508,18 +492,18 @@ def decode_depth(message: Any) -> np.ndarray:
     if encoding not in ('32FC1', '16UC1'):
         raise ValueError(f'depth encoding {encoding!r} is not supported: use 32FC1 or 16UC1')
     if not hasattr(message, 'format'):
-        depth = image_to_cvimage(_packed(message))
+        depth = _pixels(message, np.float32 if encoding == '32FC1' else np.uint16)
     else:
         # 12 bytes: format enumeration, then the two quantisation parameters; then the png.
         scale, offset = struct.unpack_from('<ff', message.data, 4)
-        depth = _imdecode(message.data[12:], cv2.IMREAD_UNCHANGED)
+        depth = _imdecode(message.data[12:])
         if encoding == '32FC1':
             coded = depth.astype(np.float32)
             with np.errstate(divide='ignore'):
                 return np.where(coded > 0, scale / (coded - offset), np.nan).astype(np.float32)
     if encoding == '16UC1':
         return np.where(depth > 0, depth * np.float32(1e-3), np.float32(np.nan))
-    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.nan).astype(np.float32)
 
 
 def decode_labels(message: Any) -> np.ndarray:
@@ -529,33 +513,30 @@ def decode_labels(message: Any) -> np.ndarray:
         ValueError: The encoding is not supported or the data is damaged.
     """
     if hasattr(message, 'format'):
-        labels = _imdecode(message.data, cv2.IMREAD_UNCHANGED)
-    else:
-        labels = image_to_cvimage(_packed(message))
-    if labels.dtype != np.uint8 or labels.ndim != 2:
-        raise ValueError(
-            f'labels are {labels.dtype} {labels.shape}, not one byte a pixel: publish mono8'
-        )
-    return labels
+        labels = _imdecode(message.data)
+        if labels.dtype != np.uint8 or labels.ndim != 2:
+            raise ValueError(f'labels are {labels.dtype} {labels.shape} pixels: publish mono8')
+        return labels
+    if message.encoding not in ('mono8', '8UC1'):
+        raise ValueError(f'labels encoding {message.encoding!r} is not supported: publish mono8')
+    return _pixels(message, np.uint8)
 
 
-def _imdecode(data: np.ndarray, flag: int) -> np.ndarray:
-    image = cv2.imdecode(np.asarray(data, np.uint8), flag) if len(data) else None
+def _imdecode(data: np.ndarray) -> np.ndarray:
+    data = np.asarray(data, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if image is None:
-        raise ValueError(f'compressed image of {len(data)} bytes cannot be decoded as jpeg or png')
+        raise ValueError(f'compressed image of {data.size} bytes cannot be decoded as png')
     return image
 
 
-def _packed(message: Any) -> Any:
-    """Return an Image without padding at its row ends, which the library does not expect."""
-    _, _, dtype, channels = to_cvtype(message.encoding)
-    row = message.width * channels * np.dtype(dtype).itemsize
-    if not row or message.step < row or len(message.data) < message.step * message.height:
+def _pixels(message: Any, dtype: type[np.generic]) -> np.ndarray:
+    """Return the pixels (H, W) of a one-channel Image, whatever its step and byte order."""
+    kind = np.dtype(dtype).newbyteorder('>' if message.is_bigendian else '<')
+    height, width, step = message.height, message.width, message.step
+    if not height or not width or step < width * kind.itemsize or len(message.data) < step * height:
         raise ValueError(
-            f'image of {message.width}x{message.height} {message.encoding} with step '
-            f'{message.step} has only {len(message.data)} bytes'
+            f'image of {width}x{height} {message.encoding} with step {step} has '
+            f'{len(message.data)} bytes: check what publishes it'
         )
-    if message.step == row:
-        return message
-    rows = message.data[: message.step * message.height].reshape(message.height, message.step)
-    return replace(message, step=row, data=np.ascontiguousarray(rows[:, :row]).reshape(-1))
+    return np.ndarray((height, width), kind, message.data, strides=(step, kind.itemsize))
