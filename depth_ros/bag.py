@@ -63,7 +63,6 @@ class BagWriter:
         path: Folder to create; its name also names the storage file, `<name>/<name>.mcap`.
         storage: 'mcap' or 'sqlite3'.
         compress: Compress the chunks of an mcap file with zstd.
-        latched: Topics whose late subscribers get the last message (transient local).
         overwrite: Replace a recording that is already there, at the end and not before.
 
     Raises:
@@ -76,14 +75,12 @@ class BagWriter:
         storage: str = 'mcap',
         *,
         compress: bool = False,
-        latched: Collection[str] = ('/tf_static',),
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
         if self.path.exists() and not overwrite:
             raise BagError(f'{self.path} exists already: remove it or choose another path')
         self.types = message_types()
-        self._latched = frozenset(latched)
         self._connections: dict[str, Any] = {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent))
@@ -94,7 +91,9 @@ class BagWriter:
             self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()
 
-    def write(self, topic: str, msgtype: str, stamp_ns: int, message: Any) -> None:
+    def write(
+        self, topic: str, msgtype: str, stamp_ns: int, message: Any, *, latched: bool = False
+    ) -> None:
         """Append one message.
 
         Args:
@@ -102,6 +101,8 @@ class BagWriter:
             msgtype: Type name such as 'sensor_msgs/msg/Image'.
             stamp_ns: Log time of the recording, nanoseconds.
             message: The message as serialised CDR bytes, or a `rosbags` message object.
+            latched: Late subscribers of the topic are to get its last message (transient local);
+                always so for /tf_static. The topic's first message decides.
         """
         connection = self._connections.get(topic)
         if connection is None:
@@ -109,7 +110,7 @@ class BagWriter:
                 topic,
                 msgtype,
                 typestore=self.types,
-                offered_qos_profiles=[_qos(latched=topic in self._latched)],
+                offered_qos_profiles=[_qos(latched or topic == '/tf_static')],
             )
             self._connections[topic] = connection
         if not isinstance(message, (bytes, bytearray, memoryview)):

@@ -25,6 +25,8 @@ from depth_ros.bag import BagError, BagWriter, header_stamp, message_types
 from depth_ros.replay import message_class
 from depth_ros.transport import prepare_process
 
+Row = tuple[str, str, int, bytes, bool]
+
 
 class Recorder(Node):
     """Subscribes topics and hands what arrives to a queue.
@@ -37,12 +39,13 @@ class Recorder(Node):
             has a header; None for no log.
 
     Attributes:
-        messages: Rows (topic, type name, log time ns, bytes), in order of arrival.
+        messages: Rows (topic, type name, log time ns, bytes, latched), in order of arrival; None
+            ends them.
     """
 
     def __init__(self, topics: Collection[str], log: TextIO | None = None) -> None:
         super().__init__('bag_recorder')
-        self.messages: queue.SimpleQueue[tuple[str, str, int, bytes] | None] = queue.SimpleQueue()
+        self.messages: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._waiting = set(topics)
         self._log = log
         self._types = message_types()
@@ -73,7 +76,8 @@ class Recorder(Node):
 
         def keep(data: bytes) -> None:
             received = time.monotonic_ns()
-            self.messages.put((topic, msgtype, self.get_clock().now().nanoseconds, data))
+            now = self.get_clock().now().nanoseconds
+            self.messages.put((topic, msgtype, now, data, latched))
             if stamped and self._log:
                 self._log.write(f'{topic},{header_stamp(data)},{received}\n')
                 self._log.flush()
@@ -98,7 +102,8 @@ def _write(recorder: Recorder, writer: BagWriter, failed: list[Exception]) -> No
     """Write until the queue yields None; a failure ends the recording."""
     try:
         while (row := recorder.messages.get()) is not None:
-            writer.write(*row)
+            *message, latched = row
+            writer.write(*message, latched=latched)
     except Exception as error:  # a thread's exception would be lost
         failed.append(error)
         rclpy.try_shutdown()
