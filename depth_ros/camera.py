@@ -1,0 +1,231 @@
+"""Pinhole cameras: intrinsics, fitting a camera image to a network, and viewing rays.
+
+Pixel (u, v) is the centre of column u and row v, so an image spans -0.5 .. width - 0.5. Resizing
+by s therefore maps u to (u + 0.5) s - 0.5, which is what image resampling does. The camera's
+optical frame is REP 103's: z forward, x right, y down.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+ASPECT_TOLERANCE = 0.01
+"""Relative difference of aspect ratio up to which two image sizes count as the same view;
+sizes that were rounded to whole pixels differ by less."""
+
+FIT_MODES = ('stretch', 'crop')
+
+
+class CameraError(ValueError):
+    """Camera calibration that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A pinhole camera.
+
+    Attributes:
+        fx, fy: focal lengths in pixels.
+        cx, cy: principal point in pixels.
+        width, height: image size in pixels.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+
+    def resized(self, width: int, height: int) -> Intrinsics:
+        """The same camera with its image resized to ``width`` x ``height`` pixels."""
+        sx, sy = width / self.width, height / self.height
+        return Intrinsics(self.fx * sx, self.fy * sy, (self.cx + 0.5) * sx - 0.5,
+                          (self.cy + 0.5) * sy - 0.5, width, height)
+
+    def cropped(self, x: int, y: int, width: int, height: int) -> Intrinsics:
+        """The same camera with its image cut to a region whose top left pixel is (x, y)."""
+        return Intrinsics(self.fx, self.fy, self.cx - x, self.cy - y, width, height)
+
+    def rays(self, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Viewing rays of every ``stride``-th pixel: x/z of each column, y/z of each row.
+
+        A pixel with depth z (along the optical axis) is the point (z x_ray[u], z y_ray[v], z).
+
+        Returns:
+            float32 [ceil(width / stride)] and float32 [ceil(height / stride)].
+        """
+        u = np.arange(0, self.width, stride)
+        v = np.arange(0, self.height, stride)
+        return (((u - self.cx) / self.fx).astype(np.float32),
+                ((v - self.cy) / self.fy).astype(np.float32))
+
+
+def unproject(depth: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    """Points seen by ``camera``.
+
+    Args:
+        depth: [H, W] along the optical axis; the size must be the camera's.
+        camera: the pinhole camera.
+
+    Returns:
+        float32 [H, W, 3], x y z in the optical frame, in the unit of ``depth``.
+
+    Raises:
+        CameraError: if the sizes differ.
+    """
+    if depth.shape != (camera.height, camera.width):
+        raise CameraError(f'depth is {depth.shape[1]}x{depth.shape[0]}, '
+                          f'but the camera is {camera.width}x{camera.height}')
+    x, y = camera.rays()
+    return np.stack((depth * x, depth * y[:, None], depth), axis=-1).astype(np.float32)
+
+
+def intrinsics_from_info(info, width: int, height: int) -> Intrinsics:
+    """Intrinsics of a rectified image from its camera_info.
+
+    The left 3x3 of P, which describes the rectified image, is used, or K where P is empty.
+    REP 104's region of interest and binning are applied, and calibration made at another
+    resolution of the same aspect ratio is resized.
+
+    Args:
+        info: a sensor_msgs/CameraInfo message.
+        width, height: size of the image in pixels.
+
+    Returns:
+        Intrinsics at the size of the image.
+
+    Raises:
+        CameraError: if the calibration is missing, not finite, or of another aspect ratio.
+    """
+    p, k = info.p, info.k
+    if p[0] > 0 and p[5] > 0:
+        fx, fy, cx, cy = p[0], p[5], p[2], p[6]
+    else:
+        fx, fy, cx, cy = k[0], k[4], k[2], k[5]
+    if not all(math.isfinite(v) for v in (fx, fy, cx, cy)) or fx <= 0 or fy <= 0:
+        raise CameraError(
+            f'camera_info holds no usable intrinsics (fx={fx:g}, fy={fy:g}, cx={cx:g}, cy={cy:g} '
+            'in K and P); calibrate the camera or give its driver the calibration file')
+    if info.width <= 0 or info.height <= 0:
+        raise CameraError(f'camera_info says that the image is {info.width}x{info.height}; '
+                          'give the camera driver a calibration file with the image size')
+    camera = Intrinsics(fx, fy, cx, cy, info.width, info.height)
+    roi = info.roi
+    if roi.width > 0 and roi.height > 0:
+        camera = camera.cropped(roi.x_offset, roi.y_offset, roi.width, roi.height)
+    # Some drivers leave binning at its default although they bin; the size tells.
+    if abs(width * camera.height / (height * camera.width) - 1) > ASPECT_TOLERANCE:
+        raise CameraError(
+            f'camera_info is for {camera.width}x{camera.height} pixels, but the image is '
+            f'{width}x{height}: not the same view; publish the camera_info that belongs to the '
+            'image (check the camera_info remapping and the calibration file)')
+    return camera.resized(width, height)
+
+
+@dataclass(frozen=True)
+class ImageFit:
+    """How a camera image and a network's image lie on each other.
+
+    The network sees a region of the camera image, resized to its input size. ``stretch`` takes
+    the whole image. ``crop`` keeps pixels square relative to the training camera: it takes the
+    largest region with the network's aspect ratio, placed so that the principal point falls where
+    it was in training, as far as the image allows.
+
+    Attributes:
+        camera: the camera image.
+        network: the camera as the network sees it, at network size.
+        model: the training camera at network size.
+        x, y, width, height: the region of the camera image, in pixels.
+    """
+
+    camera: Intrinsics
+    network: Intrinsics
+    model: Intrinsics
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @classmethod
+    def create(cls, camera: Intrinsics, model: Intrinsics, mode: str = 'stretch') -> ImageFit:
+        """Fit a camera to the training camera of a model.
+
+        Args:
+            camera: intrinsics of the camera image.
+            model: intrinsics of the training camera at network size.
+            mode: ``stretch`` or ``crop``.
+
+        Raises:
+            ValueError: if ``mode`` is unknown.
+        """
+        if mode not in FIT_MODES:
+            raise ValueError(f"fit '{mode}' is unknown; choose one of {', '.join(FIT_MODES)}")
+        x, y, width, height = 0, 0, camera.width, camera.height
+        if mode == 'crop':
+            # Pixel aspect of the model's camera, so that a crop looks as the training images did.
+            aspect = (model.width / model.height) * (camera.fx / camera.fy) / (model.fx / model.fy)
+            width = max(1, min(camera.width, round(camera.height * aspect)))
+            height = max(1, min(camera.height, round(camera.width / aspect)))
+            x = _place(camera.cx, camera.width, width, (model.cx + 0.5) / model.width)
+            y = _place(camera.cy, camera.height, height, (model.cy + 0.5) / model.height)
+        network = camera.cropped(x, y, width, height).resized(model.width, model.height)
+        return cls(camera, network, model, x, y, width, height)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the network sees the whole camera image."""
+        return (self.width, self.height) == (self.camera.width, self.camera.height)
+
+    @property
+    def depth_factor(self) -> float:
+        """Factor from the network's depth to this camera's.
+
+        A network judges depth by the size of things in the image, and the size is proportional
+        to focal length over depth. Seen with another focal length than in training, depth is off
+        by the ratio: sqrt(fx_net / fx_model * fy_net / fy_model), both at network size.
+        """
+        return math.sqrt(self.network.fx / self.model.fx * self.network.fy / self.model.fy)
+
+    @property
+    def anisotropy(self) -> float:
+        """Distortion of the pixel aspect relative to training, >= 1; 1.1 is 10 %."""
+        ratio = (self.network.fx / self.network.fy) / (self.model.fx / self.model.fy)
+        return max(ratio, 1 / ratio)
+
+    def to_network(self, image: np.ndarray, out: np.ndarray) -> None:
+        """Resize the region of a camera image to network size.
+
+        Args:
+            image: uint8 [camera height, camera width, 3].
+            out: uint8 [network height, network width, 3], overwritten.
+        """
+        view = image[self.y:self.y + self.height, self.x:self.x + self.width]
+        height, width = out.shape[:2]
+        # Exact halvings average four pixels and are ten times faster than a general area
+        # resize; the linear step that is left shrinks by less than two on one axis.
+        while (view.shape[0] >= 2 * height and view.shape[1] >= 2 * width
+               and view.shape[0] % 2 == 0 and view.shape[1] % 2 == 0):
+            view = cv2.resize(view, (view.shape[1] // 2, view.shape[0] // 2),
+                              interpolation=cv2.INTER_AREA)
+        cv2.resize(view, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+
+    def to_camera(self, image: np.ndarray, out: np.ndarray, interpolation: int) -> None:
+        """Resize a network image back onto its region of the camera image.
+
+        Args:
+            image: [network height, network width, ...].
+            out: [camera height, camera width, ...]; only the region is overwritten.
+            interpolation: OpenCV's flag; nearest for class ids.
+        """
+        region = out[self.y:self.y + self.height, self.x:self.x + self.width]
+        cv2.resize(image, (self.width, self.height), dst=region, interpolation=interpolation)
+
+
+def _place(center: float, size: int, length: int, fraction: float) -> int:
+    """Start of a crop of ``length`` in 0..size with ``center`` at ``fraction`` of the crop."""
+    return min(max(round(center + 0.5 - fraction * length), 0), size - length)

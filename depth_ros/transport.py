@@ -1,0 +1,181 @@
+"""How images travel: quality of service, Fast DDS's shared memory, and the allocator.
+
+Measured on two cores, the defaults lose over 95 % of best-effort images above 512 KiB and spend
+most of the time of a large message on page faults. Three remedies live here: a Fast DDS profile
+with a large shared memory segment, subscriptions that follow what the publishers offer, and an
+allocator that keeps its memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+RELIABILITIES = ('auto', 'reliable', 'best_effort')
+
+OUTPUT_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE)
+"""Outputs are reliable, which serves reliable and best-effort subscribers alike."""
+
+PROFILE_VARIABLE = 'FASTDDS_DEFAULT_PROFILES_FILE'
+# Distributions before Jazzy know only this name; later ones warn of it.
+_OLD_PROFILE_VARIABLE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+_OLD_DISTRIBUTIONS = ('humble', 'iron')
+
+# mallopt's parameter number, the environment variable that glibc reads at start, and the value:
+# take buffers up to 32 MiB (the most that every glibc accepts) from the heap and keep its top, so
+# that a frame's memory is mapped once rather than on every frame.
+_MALLOC = (
+    (-3, 'MALLOC_MMAP_THRESHOLD_', 33_554_432),
+    (-1, 'MALLOC_TRIM_THRESHOLD_', 2_000_000_000),
+    (-2, 'MALLOC_TOP_PAD_', 33_554_432),
+)
+
+
+def share_path(relative: str) -> Path:
+    """A file of this package, such as ``config/fastdds.xml``, in a checkout or installed.
+
+    The checkout comes first, so that a developer's file wins over an older installation.
+
+    Raises:
+        FileNotFoundError: if neither has the file.
+    """
+    tried = [Path(__file__).resolve().parent.parent / relative]
+    if tried[0].exists():
+        return tried[0]
+    try:
+        from ament_index_python.packages import (
+            PackageNotFoundError,
+            get_package_share_directory,
+        )
+        tried.append(Path(get_package_share_directory('depth_ros')) / relative)
+    except (ImportError, PackageNotFoundError, LookupError):
+        pass
+    # pip installs data files below the interpreter's prefix, which is no ament prefix by itself.
+    import sysconfig
+    tried.append(Path(sysconfig.get_path('data')) / 'share' / 'depth_ros' / relative)
+    for path in tried[1:]:
+        if path.exists():
+            return path
+    raise FileNotFoundError(
+        f"depth_ros's file '{relative}' is not in {', '.join(map(str, tried))}; "
+        'install the package again')
+
+
+def profile_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables that make Fast DDS use the shipped profile; empty if the user has set one."""
+    if environment.get(PROFILE_VARIABLE) or environment.get(_OLD_PROFILE_VARIABLE):
+        return {}
+    old = environment.get('ROS_DISTRO') in _OLD_DISTRIBUTIONS
+    name = _OLD_PROFILE_VARIABLE if old else PROFILE_VARIABLE
+    return {name: str(share_path('config/fastdds.xml'))}
+
+
+def env(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """A complete environment for a child process that sends or receives images.
+
+    Args:
+        environment: what to start from; values that it already has are kept.
+    """
+    settings = {name: str(value) for _, name, value in _MALLOC}
+    return {**settings, **profile_environment(environment), **environment}
+
+
+def prepare_process() -> None:
+    """Give this process the settings of :func:`env`; call it before ``rclpy.init``."""
+    os.environ.update(profile_environment())
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # absent where libc is not glibc
+    if mallopt is not None:
+        for parameter, name, value in _MALLOC:
+            if name not in os.environ:  # a user's own setting was read by glibc at start
+                mallopt(parameter, value)
+
+
+def input_qos(publishers: Sequence[QoSProfile], reliability: str = 'auto') -> QoSProfile:
+    """QoS of an input subscription of depth 1 that matches all its publishers.
+
+    A reliable subscription does not match a best-effort publisher, so it is reliable only when
+    every publisher is. It asks for the last message (transient local) only when every publisher
+    offers that, as some drivers do for camera_info.
+
+    Args:
+        publishers: what the topic's publishers offer; may be empty.
+        reliability: ``auto``, or the reliability to force.
+    """
+    if reliability == 'auto':
+        reliable = bool(publishers) and all(
+            p.reliability == ReliabilityPolicy.RELIABLE for p in publishers)
+    else:
+        reliable = reliability == 'reliable'
+    latched = reliable and bool(publishers) and all(
+        p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in publishers)
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST, depth=1,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=(DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE))
+
+
+class FollowingSubscription:
+    """A subscription of depth 1 whose QoS follows the topic's publishers.
+
+    Attributes:
+        type_name: message type, such as ``sensor_msgs/msg/Image``.
+        topic: resolved topic name.
+    """
+
+    def __init__(self, node: Node, message_type: type, topic: str,
+                 callback: Callable[[Any], None], reliability: str) -> None:
+        """Subscribe.
+
+        Args:
+            node: the node that owns the subscription.
+            message_type: ROS message class.
+            topic: topic name; remapping applies.
+            callback: called with each message.
+            reliability: one of :data:`RELIABILITIES`.
+        """
+        package = message_type.__module__.split('.')[0]
+        self.type_name = f'{package}/msg/{message_type.__name__}'
+        self._node, self._type, self._callback = node, message_type, callback
+        self._reliability = reliability
+        self._name = topic
+        self._subscription = None
+        self._subscribe(input_qos([], reliability))
+        self.topic = self._subscription.topic_name
+        self.follow()
+
+    @property
+    def reliable(self) -> bool:
+        """Whether messages are sent again when they get lost."""
+        return self._qos.reliability == ReliabilityPolicy.RELIABLE
+
+    def publishers(self) -> list[TopicEndpointInfo]:
+        """The topic's publishers, of whatever type."""
+        return self._node.get_publishers_info_by_topic(self.topic)
+
+    def follow(self) -> None:
+        """Subscribe anew if the publishers have changed what they offer; call it now and then."""
+        qos = input_qos([p.qos_profile for p in self.publishers()
+                         if p.topic_type == self.type_name], self._reliability)
+        if (qos.reliability, qos.durability) != (self._qos.reliability, self._qos.durability):
+            self._subscribe(qos)
+
+    def _subscribe(self, qos: QoSProfile) -> None:
+        self.close()
+        self._qos = qos
+        self._subscription = self._node.create_subscription(
+            self._type, self._name, self._callback, qos)
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
