@@ -1,0 +1,1 @@
+"""Training of the networks that depth_ros runs: data in, losses, networks, export out."""

@@ -1,0 +1,44 @@
+"""``python -m train <command>``: everything that happens before a model reaches the robot."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    'synthesize': 'render drives through a synthetic street, with exact ground truth',
+    'make_bag': 'turn a folder of images into a rosbag2 recording',
+    'fit': 'train the networks',
+    'evaluate': 'judge exported models against ground truth',
+    'export': 'write models that depth_ros runs',
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, or 2 after an error that the user can mend.
+    """
+    parser = argparse.ArgumentParser(prog='python -m train', description=__doc__)
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    argv = sys.argv[1:] if argv is None else argv
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        # Only the command that is asked for is imported: torch alone takes seconds.
+        if name in argv[:1]:
+            module = importlib.import_module(f'train.{name}')
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        print(f'python -m train {args.command}: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""``python -m train export``: from a checkpoint to the two files that depth_ros runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import depth_ros
+from depth_ros.contract import POSE_CONVENTION, ModelContract, write_contract
+from train.classes import CITYSCAPES
+from train.config import Config
+from train.data import Sequence, find_sequences, read_image, scaled_intrinsics
+from train.networks.perception import MAX_DEPTH, MIN_DEPTH, PerceptionNet, resize
+from train.networks.pose import PoseNet
+from train.scale import camera_height
+from train.system import StreetSystem
+
+OPSET = 18  # what TensorRT 10.3 and every ONNX Runtime since 1.14 read
+
+
+class DeployedPerception(nn.Module):
+    """uint8 image in, depth and class ids at network size out."""
+
+    def __init__(self, net: PerceptionNet, scale: float) -> None:
+        super().__init__()
+        self.net, self.scale = net, scale
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Image uint8 (1, H, W, 3) -> depth float32 (H, W), labels uint8 (H, W)."""
+        size = image.shape[1:3]
+        disparities, logits = self.net(_normalised(image))
+        # Disparity, not depth, is what the training interpolates.
+        depth = self.scale / resize(disparities[0], *size)[0, 0]
+        return depth, resize(logits, *size)[0].argmax(0).to(torch.uint8)
+
+
+class DeployedPose(nn.Module):
+    """Two uint8 images in, relative pose out."""
+
+    def __init__(self, net: PoseNet, scale: float) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer('factors', torch.tensor([1, 1, 1, scale, scale, scale]))
+
+    def forward(self, previous: Tensor, current: Tensor) -> Tensor:
+        """Images uint8 (1, H, W, 3) -> pose float32 (6,)."""
+        return self.net(_normalised(previous), _normalised(current))[0] * self.factors
+
+
+def _normalised(image: Tensor) -> Tensor:
+    # TensorRT transposes floats but not bytes: cast first.
+    return image.float().permute(0, 3, 1, 2) / 255
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line."""
+    parser.add_argument('checkpoint', type=Path, help='best.ckpt or last.ckpt of a run')
+    parser.add_argument('--out', type=Path, default=Path('models'), help='folder (%(default)s)')
+    parser.add_argument('--data', type=Path,
+                        help='sequences of the camera, for its intrinsics and the metric scale '
+                             "(default: the run's training data)")
+    parser.add_argument('--camera-height', type=float, metavar='METRES',
+                        help='height of the camera over the road; makes the models metric')
+    parser.add_argument('--name', default='street', help='name of the networks (%(default)s)')
+    parser.add_argument('--license', default='unknown', help='licence of the weights')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export a checkpoint."""
+    if args.camera_height is not None and not args.camera_height > 0:
+        raise ValueError(f'--camera-height {args.camera_height}: must be positive, in metres')
+    if not args.checkpoint.is_file():
+        raise ValueError(f"checkpoint '{args.checkpoint}' does not exist")
+    checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
+    config = Config(**{**checkpoint['hyper_parameters'], 'pretrained': False})
+    system = StreetSystem(config)
+    system.load_state_dict(checkpoint['state_dict'])
+    system.eval()
+    sequences = find_sequences(args.data or config.data)
+    intrinsics = scaled_intrinsics(sequences[0], config.width, config.height).astype(float)
+    scale, frames = 1.0, 0
+    if args.camera_height is not None:
+        scale, frames = metric_scale(system.perception, sequences, config, args.camera_height)
+        print(f'metric scale {scale:.3f} from the road in {frames} frames')
+    provenance = {
+        'data': str(args.data or config.data), 'images': sum(len(s.images) for s in sequences),
+        'steps': checkpoint['global_step'], 'date': date.today().isoformat(),
+        'software': f'depth_ros {depth_ros.__version__}, torch {torch.__version__}',
+        'license': args.license, 'metric_scale': scale, 'camera_height': args.camera_height,
+    }
+    common = {
+        'input_width': config.width, 'input_height': config.height,
+        'intrinsics': tuple(float(intrinsics[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2))),
+        'metric': args.camera_height is not None, 'provenance': provenance,
+    }
+    image = torch.zeros(1, config.height, config.width, 3, dtype=torch.uint8)
+    write_model(
+        DeployedPerception(system.perception, scale), {'image': image},
+        ModelContract(task='perception', name=f'{args.name}_perception',
+                      outputs=('depth', 'labels'), classes=CITYSCAPES,
+                      depth_range=(MIN_DEPTH * scale, MAX_DEPTH * scale), **common),
+        args.out / 'perception.onnx')
+    write_model(
+        DeployedPose(system.pose, scale), {'previous': image, 'current': image.clone()},
+        ModelContract(task='pose', name=f'{args.name}_pose', outputs=('pose',),
+                      pose_convention=POSE_CONVENTION, **common),
+        args.out / 'pose.onnx')
+
+
+@torch.inference_mode()
+def metric_scale(net: PerceptionNet, sequences: list[Sequence], config: Config, height: float,
+                 frames: int = 200) -> tuple[float, int]:
+    """Metres per model unit: the median, over frames, of true by estimated camera height.
+
+    Raises:
+        ValueError: if hardly any frame shows a road.
+    """
+    images = [(s, path) for s in sequences for path in s.images]
+    images = [images[i] for i in np.linspace(0, len(images) - 1, min(frames, len(images)), dtype=int)]
+    intrinsics = {s.folder: scaled_intrinsics(s, config.width, config.height) for s in sequences}
+    deployed = DeployedPerception(net, 1.0)
+    ratios = []
+    for sequence, path in tqdm(images, desc='scale', unit='frame'):
+        image = torch.from_numpy(read_image(path, config.width, config.height))[None]
+        depth, labels = deployed(image)
+        estimate = camera_height(depth.numpy(), labels.numpy() == 0, intrinsics[sequence.folder])
+        if estimate is not None:
+            ratios.append(height / estimate)
+    if len(ratios) < max(3, len(images) // 10):
+        raise ValueError(f'the road is seen in {len(ratios)} of {len(images)} frames only: give '
+                         '--data with road in front of the camera, or leave out --camera-height')
+    return float(np.median(ratios)), len(ratios)
+
+
+def write_model(net: nn.Module, inputs: dict[str, Tensor], contract: ModelContract, path: Path
+                ) -> None:
+    """Export ``net`` to ``path`` with its contract; the file appears whole or not at all."""
+    program = torch.onnx.export(
+        net.eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, verbose=False,
+        input_names=list(inputs), output_names=list(contract.outputs), external_data=False)
+    model = program.model_proto
+    found = {o.domain: o.version for o in model.opset_import}['']
+    if found != OPSET:
+        raise RuntimeError(f'the exporter wrote opset {found}, asked for {OPSET}')
+    onnx.checker.check_model(model, full_check=True)
+    write_contract(model, contract)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix('.part')
+    onnx.save(model, part)
+    os.replace(part, path)
+    print(f'wrote {path} ({path.stat().st_size / 1e6:.1f} MB)')

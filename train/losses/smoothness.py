@@ -1,0 +1,26 @@
+"""Regularisers of the disparity."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def edge_aware_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
+    """First-order smoothness of the mean-normalised disparity (Godard et al. 2019, eq. 3).
+
+    |dx d*| exp(-|dx I|) + |dy d*| exp(-|dy I|) with d* = d / mean(d), which keeps the loss from
+    shrinking the disparity.
+
+    Args:
+        disparity: (B, 1, H, W).
+        image: (B, 3, H, W) in 0..1, at the same size.
+
+    Returns:
+        The mean, a scalar.
+    """
+    normalised = disparity / disparity.mean((2, 3), keepdim=True).clamp(min=1e-7)
+    loss = disparity.new_zeros(())
+    for dim in (2, 3):
+        edges = image.diff(dim=dim).abs().mean(1, keepdim=True)
+        loss = loss + (normalised.diff(dim=dim).abs() * (-edges).exp()).mean()
+    return loss
