@@ -1,7 +1,7 @@
-"""Triangle soups for everything in the street, in plain numpy.
+"""Meshes of everything in the street, in plain numpy.
 
-A mesh is float32 (n, 12), three rows a triangle: x y z, normal x y z, u v, layer, r g b; then the
-class id as a 13th column. Objects stand on z = 0, face +x, metres. A red of -1 marks surfaces
+A mesh is float32 (4 n, 13), four rows a quad: x y z, normal x y z, u v, texture layer, r g b,
+class id. Objects stand on z = 0, face +x, metres. A red of -1 marks surfaces
 that take the colour given when the object is placed.
 """
 
@@ -44,7 +44,7 @@ def quads(corners, uv, texture, color, label, normals=None):
     mesh[..., 8] = layer(texture) if isinstance(texture, str) else texture
     mesh[..., 9:12] = np.reshape(color, (-1, 1, 3))
     mesh[..., 12] = label
-    return mesh[:, [0, 1, 2, 0, 2, 3]].reshape(-1, COLUMNS)
+    return mesh.reshape(-1, COLUMNS)
 
 
 def box(low, high, texture, color, label, tile=2.0, sides=6, stretch=False):
@@ -84,7 +84,7 @@ def tube(base, top, r0, r1, texture, color, label, sides=7, tile=1.0):
     return quads(corners, uv, texture, color, label, normals)
 
 
-def blob(center, radii, texture, color, label, rng=None, rough=0.0, tile=2.0, rings=6, sides=9):
+def blob(center, radii, texture, color, label, rng=None, rough=0.0, tile=2.0, rings=5, sides=8):
     """An ellipsoid, its surface moved in and out by up to ``rough`` of its radius."""
     theta = np.linspace(0, np.pi, rings + 1)
     phi = np.linspace(0, 2 * np.pi, sides + 1)
@@ -235,10 +235,10 @@ def tree(variant):
         c = top + [reach * np.cos(a), reach * np.sin(a), rng.uniform(0.7, 3.0)]
         r = rng.uniform([0.9, 0.9, 0.8], [1.5, 1.5, 1.4])
         trunk.append(tube(top - [0, 0, 0.2], c, 0.09, 0.04, "bark", (1, 1, 1), VEGETATION, 5))
-        trunk.append(blob(c, r * 0.78, foliage, ANY, VEGETATION, rng, 0.16, 1.6, 5, 8))
-        n = rng.standard_normal((16, 3))
+        trunk.append(blob(c, r * 0.78, foliage, ANY, VEGETATION, rng, 0.16, 1.6, 4, 7))
+        n = rng.standard_normal((11, 3))
         n /= np.linalg.norm(n, axis=-1, keepdims=True)
-        cards.append(leaf_cards(rng, c + n * r * 0.85, n, 0.75, leaves))
+        cards.append(leaf_cards(rng, c + n * r * 0.85, n, 0.85, leaves))
     return join(trunk), join(cards)
 
 

@@ -1,11 +1,13 @@
 """Draws a world with OpenGL: picture, exact depth, class ids.
 
-One off-screen context through EGL, so a software rasterizer will do. The picture is drawn with
-multisampling; depth and ids in a second pass without, so that they are exact at pixel centres.
+One off-screen context through EGL, so a software rasterizer will do. One pass draws all three.
+With supersampling the drawn grid is twice as fine and shifted so that every second sample lies on
+a pixel's centre: depth and ids are those samples, exact; the picture is smoothed over all.
 """
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from train.synthetic import meshes as m
@@ -14,6 +16,8 @@ from train.synthetic.world import CHUNK, VIEW
 
 NEAR, FAR = 0.3, 900.0
 TERRAIN = 64.0
+MAX_QUADS = 40000
+TENT = np.array([0.25, 0.5, 0.25])
 
 VERTEX = """
 #version 330
@@ -29,12 +33,13 @@ void main() {
 }
 """
 
-COLOR = """
+SURFACE = """
 #version 330
 uniform sampler2DArray bank; uniform sampler2D variation;
 uniform vec3 sun; uniform vec3 sun_color; uniform vec3 ambient;
 in vec3 normal; in vec3 uv; in vec3 tint; in float depth; flat in int label;
-out vec4 color;
+layout(location = 0) out vec4 color; layout(location = 1) out float depth_out;
+layout(location = 2) out uint label_out;
 void main() {
     vec4 texel = texture(bank, uv);
     %s
@@ -43,22 +48,12 @@ void main() {
     vec3 n = normalize(normal);
     vec3 light = ambient * (0.8 + 0.2 * n.z) + sun_color * max(dot(n, sun), 0.0);
     float shade = (0.72 + 0.56 * fine) * (0.7 + 0.6 * coarse.b);
-    vec3 hue = vec3(1.0) + 0.16 * (coarse.rga - 0.5);
-    color = vec4(texel.rgb * tint * light * shade * hue, texel.a);
-}
-"""
-
-TRUTH = """
-#version 330
-uniform sampler2DArray bank;
-in vec3 normal; in vec3 uv; in vec3 tint; in float depth; flat in int label;
-layout(location = 0) out float depth_out; layout(location = 1) out uint label_out;
-void main() {
-    %s
+    vec3 hue = vec3(1.0) + 0.08 * (coarse.rga - 0.5);
+    color = vec4(texel.rgb * tint * light * (1.25 * shade) * hue, 1.0);
     depth_out = depth; label_out = uint(label);
 }
 """
-CUT = "if (texture(bank, uv).a < 0.5) discard;"
+CUT = "if (texel.a < 0.4) discard;"
 
 SKY_VERTEX = """
 #version 330
@@ -73,20 +68,17 @@ void main() {
 SKY = """
 #version 330
 uniform sampler2D variation; uniform vec3 sky_top; uniform vec3 sky_low; uniform vec3 hills;
-uniform float clouds; uniform vec2 shift; uniform bool truth;
+uniform float clouds; uniform vec2 shift;
 in vec3 ray;
-layout(location = 0) out vec4 color; layout(location = 1) out uint label_out;
+layout(location = 0) out vec4 color; layout(location = 1) out float depth_out;
+layout(location = 2) out uint label_out;
 void main() {
     vec3 r = normalize(ray);
     float around = atan(r.y, r.x) / 6.2831853;
     float ridge = 0.015 + 0.05 * texture(variation, vec2(around * 2.0, shift.x)).b
                         + 0.012 * texture(variation, vec2(around * 11.0, shift.y)).r;
     bool hill = r.z < ridge;
-    if (truth) {
-        color = vec4(0.0); label_out = hill ? 8u : 10u;
-        return;
-    }
-    label_out = 0u;
+    depth_out = 0.0; label_out = hill ? 8u : 10u;
     if (hill) {
         float n = texture(variation, vec2(around * 24.0, r.z * 9.0)).r;
         color = vec4(mix(hills, sky_low, 0.35) * (0.65 + 0.7 * n), 1.0);
@@ -130,7 +122,7 @@ def default_intrinsics(width, height):
 
 
 def projection(intrinsics, width, height):
-    """Clip matrix (4, 4) for optical coordinates; pixel centres at integers, row 0 on top."""
+    """Clip matrix (4, 4) for optical coordinates; pixel centres at integers, row 0 first."""
     fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
     return np.array([
         [2 * fx / width, 0, 2 * (cx + 0.5) / width - 1, 0],
@@ -143,7 +135,7 @@ def projection(intrinsics, width, height):
 class Renderer:
     """An off-screen renderer for pictures of one size; worlds are drawn one after another."""
 
-    def __init__(self, intrinsics, width, height, samples=4):
+    def __init__(self, intrinsics, width, height, supersample=1):
         try:
             import moderngl
 
@@ -155,33 +147,32 @@ class Renderer:
             ) from error
         self._moderngl = moderngl
         self.intrinsics, self.width, self.height = np.asarray(intrinsics, float), width, height
-        size = (width, height)
-        samples = min(samples, gl.max_samples)
-        self._multi = gl.framebuffer([gl.renderbuffer(size, 4, samples=samples)],
-                                     gl.depth_renderbuffer(size, samples=samples))
-        self._image = gl.framebuffer([gl.renderbuffer(size, 4)])
-        self._truth = gl.framebuffer([gl.renderbuffer(size, 1, dtype="f4"),
-                                      gl.renderbuffer(size, 1, dtype="u1")],
-                                     gl.depth_renderbuffer(size))
+        self._supersample = k = supersample
+        # k - 1 more samples on every side: the first pixel's centre is sample k - 1.
+        size = (k * width + k - 1, k * height + k - 1)
+        fine = self.intrinsics.copy()
+        fine[:2] *= k
+        fine[:2, 2] += k - 1
+        self._projection = projection(fine, *size)
+        self._target = gl.framebuffer(
+            [gl.renderbuffer(size, 4), gl.renderbuffer(size, 1, dtype="f4"),
+             gl.renderbuffer(size, 1, dtype="u1")], gl.depth_renderbuffer(size))
         _, images = m.bank()
         self._bank = gl.texture_array((*images.shape[2:0:-1], len(images)), 4, images.tobytes())
         self._variation = gl.texture((512, 512), 4, make_noise().tobytes())
         for texture in (self._bank, self._variation):
             texture.build_mipmaps()
             texture.filter = (gl.LINEAR_MIPMAP_LINEAR, gl.LINEAR)
-        self._bank.anisotropy = 4.0
         self._bank.use(0)
         self._variation.use(1)
-        self._programs = {
-            ("color", False): gl.program(VERTEX, COLOR % ""),
-            ("color", True): gl.program(VERTEX, COLOR % "if (texel.a < 0.35) discard;"),
-            ("truth", False): gl.program(VERTEX, TRUTH % ""),
-            ("truth", True): gl.program(VERTEX, TRUTH % CUT),
-        }
+        self._programs = {cut: gl.program(VERTEX, SURFACE % (CUT if cut else ""))
+                          for cut in (False, True)}
+        # Every mesh is made of quads: one index buffer serves all.
+        corner = np.array([0, 1, 2, 0, 2, 3], np.int32) + 4 * np.arange(MAX_QUADS, dtype=np.int32)[:, None]
+        self._indices = gl.buffer(corner.tobytes())
         self._sky = gl.program(SKY_VERTEX, SKY)
         corners = np.array([-1, -1, 3, -1, -1, 3], np.float32)
         self._sky_corners = gl.simple_vertex_array(self._sky, gl.buffer(corners), "in_position")
-        self._projection = projection(self.intrinsics, width, height)
         self._world = None
         self._meshes = {}
 
@@ -205,21 +196,17 @@ class Renderer:
             return []
         gl = self._gl
         buffer = gl.buffer(np.ascontiguousarray(mesh, np.float32).tobytes())
-        out = [cut, buffer]
-        for kind in ("color", "truth"):
-            program = self._programs[kind, cut]
-            names, layout = [], []
-            for name, width in (("in_position", 3), ("in_normal", 3), ("in_uv", 3), ("in_tint", 4)):
-                layout.append(f"{width}f" if name in program else f"{width}x4")
-                names += [name] if name in program else []
-            out.append(gl.vertex_array(program, [(buffer, " ".join(layout), *names)]))
-        return [out]
+        array = gl.vertex_array(
+            self._programs[cut],
+            [(buffer, "3f 3f 3f 4f", "in_position", "in_normal", "in_uv", "in_tint")],
+            index_buffer=self._indices)
+        return [(cut, len(mesh) // 4 * 6, array, buffer)]
 
     @staticmethod
     def _release(drawables):
         for drawable in drawables:
-            for thing in drawable[1:]:
-                thing.release()
+            drawable[2].release()
+            drawable[3].release()
 
     def _static(self, key, make):
         if key not in self._meshes:
@@ -274,39 +261,34 @@ class Renderer:
         clip = self._projection @ turn
         for program in self._programs.values():
             program["world_to_clip"].write(clip.T.astype(np.float32).tobytes())
-            if "world_to_depth" in program:
-                program["world_to_depth"].value = tuple(turn[2])
+            program["world_to_depth"].value = tuple(turn[2])
         rays = np.linalg.inv(self._projection)
         to_ray = np.eye(4)
         to_ray[:3] = pose[:3, :3] @ rays[:3]
         self._sky["clip_to_ray"].write(to_ray.T.astype(np.float32).tobytes())
 
         gl.enable(self._moderngl.DEPTH_TEST)
-        for kind, target in (("color", self._multi), ("truth", self._truth)):
-            target.use()
-            target.clear()
-            column = 2 if kind == "color" else 3
-            for cut in (False, True):
-                if cut and kind == "color":
-                    gl.enable_direct(0x809E)  # GL_SAMPLE_ALPHA_TO_COVERAGE
-                program = self._programs[kind, cut]
-                for place, drawables in scene:
-                    for drawable in drawables:
-                        if drawable[0] == cut:
-                            local = place.copy()
-                            local[:3, 3] -= pose[:3, 3]
-                            program["model"].write(local.T.astype(np.float32).tobytes())
-                            drawable[column].render()
-            gl.disable_direct(0x809E)
-            self._sky["truth"].value = kind == "truth"
-            self._sky_corners.render()
-        gl.copy_framebuffer(self._image, self._multi)
-        shape = (self.height, self.width)
-        image = np.frombuffer(self._image.read(components=3, alignment=1), np.uint8)
-        depth = np.frombuffer(self._truth.read(
-            components=1, attachment=0, alignment=1, dtype="f4"), np.float32)
-        labels = np.frombuffer(
-            self._truth.read(components=1, attachment=1, alignment=1, dtype="u1"), np.uint8)
+        self._target.use()
+        self._target.clear()
+        for cut in (False, True):
+            model = self._programs[cut]["model"]
+            for place, drawables in scene:
+                local = place.copy()
+                local[:3, 3] -= pose[:3, 3]
+                for drawable in drawables:
+                    if drawable[0] == cut:
+                        model.write(local.T.astype(np.float32).tobytes())
+                        drawable[2].render(vertices=drawable[1])
+        self._sky_corners.render()
+        image, depth, labels = (
+            np.frombuffer(self._target.read(components=c, attachment=i, alignment=1, dtype=dtype),
+                          kind).reshape(self._target.height, self._target.width, c)
+            for i, (c, dtype, kind) in enumerate(
+                ((3, "f1", np.uint8), (1, "f4", np.float32), (1, "u1", np.uint8))))
+        k = self._supersample
+        if k > 1:
+            image = cv2.sepFilter2D(image, -1, TENT, TENT)[k - 1 :: k, k - 1 :: k]
+        depth, labels = depth[k - 1 :: k, k - 1 :: k, 0], labels[k - 1 :: k, k - 1 :: k, 0]
         for _, drawables in passing:
             self._release(drawables)
-        return Frame(image.reshape(*shape, 3), depth.reshape(shape), labels.reshape(shape), pose)
+        return Frame(image, depth, labels, pose)

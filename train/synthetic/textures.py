@@ -24,7 +24,7 @@ def _color(rgb, shade, strength):
 
 
 def _grainy(rng, rgb, coarse=0.15, fine=0.15):
-    hue = np.stack([noise(rng, 1.2) for _ in range(3)], -1) * 0.05
+    hue = np.stack([noise(rng, 1.2) for _ in range(3)], -1) * 0.025
     return _color(rgb, noise(rng, 1.3) * coarse + noise(rng, 0.4, 24) * fine, 1.0) + hue * np.mean(rgb)
 
 
