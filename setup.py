@@ -16,6 +16,7 @@ setup(
     name=name,
     version=manifest.findtext('version'),
     license=manifest.findtext('license'),
+    python_requires='>=3.10',
     packages=[name],
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{name}']),

@@ -3,6 +3,7 @@
 import importlib.metadata
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -54,6 +55,24 @@ def check_share(prefix):
     assert (prefix / 'share/ament_index/resource_index/packages/depth_ros').is_file()
 
 
+def starts(node, command, folder, environment):
+    """An installed node becomes active with the installed model, far from the repository."""
+    from ros_process import Peer
+
+    process = subprocess.Popen(['bash', '-c', command], cwd=folder, env=environment, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        with Peer() as peer:
+            peer.wait_state(node, 'active')
+    except AssertionError as error:
+        process.terminate()
+        pytest.fail(f'{error}\n{process.communicate(timeout=30)[0]}')
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
 def test_colcon_build(source, clean_environment, tmp_path):
     pytest.importorskip('colcon_ros', reason='colcon is not installed (colcon-common-extensions)')
     install = tmp_path / 'install'
@@ -72,6 +91,9 @@ def test_colcon_build(source, clean_environment, tmp_path):
         cwd=tmp_path, env=environment).splitlines()
     assert sourced[-2].split(':')[0] == str(prefix)
     assert Path(sourced[-1]).is_relative_to(prefix)
+    for node in ('perception_node', 'odometry_node'):
+        starts(node, f'source {install}/setup.bash && exec {prefix}/lib/depth_ros/{node}',
+               tmp_path, environment)
 
 
 def test_pip_install(source, clean_environment, tmp_path):
