@@ -55,7 +55,6 @@ demo: $(demo_venv)/.complete ## replay a recording through the nodes; writes out
 
 .PHONY: test
 test: .venv/.complete ## everything that CI checks
-	$(call in,.venv) ruff check .
 	$(call in,.venv) python -m pytest $(ARGS)
 
 .PHONY: bench
