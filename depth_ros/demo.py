@@ -368,8 +368,9 @@ def _collect(plan: Plan, sent: dict, arrived: Path) -> Run:
     published = {stamp: at for topic, stamp, at in sent['published']
                  if topic == plan.streams.image}
     latencies: dict[str, list[float]] = {}
+    played = set(vars(plan.streams).values())
     for topic, stamp, received in _arrivals(arrived):
-        if stamp in published:
+        if stamp in published and topic not in played:
             latencies.setdefault(topic, []).append((received - published[stamp]) / 1e6)
     run = Run(
         frames_in=len(published),

@@ -266,7 +266,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     top = ''.join(f'<th>{escape(name)}</th>' for name in head)
     body = ''.join('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>'
                    for row in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+            '</div>')
 
 
 def _card(value: str, unit: str, text: str) -> str:
@@ -345,8 +346,8 @@ def _semantics_section(found: Mapping) -> str:
     return f'''<section><h2>Semantics against ground truth</h2>
 <table class="iou"><thead><tr><th>class</th><th>IoU</th><th></th></tr></thead>
 <tbody>{rows}</tbody></table>
-<p class="caption">Intersection over union over all pixels of {found["semantics"]["frames"]} frames,
-for the classes that the ground truth has; mean {found["semantics"]["mean_iou"]:.3f}.</p></section>'''
+<p class="caption">Intersection over union over all pixels of
+{found["semantics"]["frames"]} frames, for the classes that the ground truth has; mean {found["semantics"]["mean_iou"]:.3f}.</p></section>'''
 
 
 def _trajectory_section(found: Mapping, evaluation: Evaluation, metric: bool) -> str:
@@ -364,8 +365,8 @@ def _trajectory_section(found: Mapping, evaluation: Evaluation, metric: bool) ->
              ('ATE (Sim3) / length', f'{100 * t["ate_sim3_m"] / t["length_m"]:.2f} %'),
              ('scale of the alignment', f'{t["scale"]:.4f}'),
              ('poses compared', f'{t["poses"]}')])
-        caption = ('From above, x forward at the start of a camera looking along x. The odometry is '
-                   'aligned with scale; ATE is the RMSE of position after the alignment.')
+        caption = ('From above. The odometry is aligned with scale; ATE is the RMSE of position '
+                   'after the alignment.')
     return f'''<section><h2>Trajectory</h2>
 <div class="split"><figure>{_trajectory_figure(evaluation, metric)}
 <figcaption>{caption}</figcaption></figure>{table}</div></section>'''
@@ -375,9 +376,8 @@ def _time_section(found: Mapping, latencies: Mapping[str, np.ndarray]) -> str:
     shown = {t: v for t, v in latencies.items()
              if t.endswith(('/depth/image_rect', '/odom')) and len(v)} or {
         t: v for t, v in latencies.items() if t.endswith('/semantics/labels') and len(v)}
-    shown = {t: v for t, v in shown.items() if not t.startswith('/ground_truth')}
-    figure = (f'<figure>{_latency_figure(shown)}<figcaption>Latency of every frame; dashed: median. '
-              'Both ends read the same monotonic clock.</figcaption></figure>') if shown else ''
+    figure = (f'<figure>{_latency_figure(shown)}<figcaption>Latency of every frame; dashed: the '
+              'median. Both ends read the same clock.</figcaption></figure>') if shown else ''
     table = ''
     if found['stages_ms']:
         stages = list(dict.fromkeys(s for times in found['stages_ms'].values() for s in times))
@@ -480,7 +480,8 @@ th { font-weight: 600; color: #56616c; font-size: .85rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .iou { max-width: 38rem; }
 .meter { width: 60%; }
-.meter i { display: block; height: .65rem; border-radius: 4px; background: #1f6feb; min-width: 1px; }
+.meter i { display: block; height: .65rem; border-radius: 4px; background: #1f6feb;
+  min-width: 1px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; font-size: .9rem; }
 dt { color: #56616c; }
 dd { margin: 0; overflow-wrap: anywhere; }
@@ -520,8 +521,8 @@ def _page(
 <body>
 <main>
 <h1>One camera in; depth, masks and odometry out</h1>
-<p class="lead">depth_ros on the recording <strong>{name}</strong>: {found["frames_in"]} images{size},
-replayed through the ROS 2 nodes.</p>
+<p class="lead">depth_ros on the recording <strong>{name}</strong>:
+{found["frames_in"]} images{size}, replayed through the ROS 2 nodes.</p>
 {_cards(found, metric_motion)}
 {notes}
 {_frames_section(evaluation, contract)}
