@@ -32,8 +32,10 @@ LABEL_TOPICS = {
     'color': ('semantics/color', Image),
 }
 
-# Near is warm and bright, far is dark blue; OpenCV's tables are BGR.
-_COLORMAP = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO)[:, 0, ::-1]
+# RGB of 1 (far, dark blue) to 255 (near, red); 0 is black. OpenCV's own tables are BGR.
+_COLORMAP = np.ascontiguousarray(
+    cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO)[..., ::-1])
+_COLORMAP[0] = 0
 
 
 class Canvas:
@@ -86,20 +88,20 @@ class DepthColors:
     def __init__(self) -> None:
         """Start without a scene."""
         self._near = 0.0
-        self._table = np.ascontiguousarray(_COLORMAP)
-        self._table[0] = 0
 
     def __call__(self, depth: np.ndarray) -> np.ndarray:
         """Colour float32 [H, W] depth as uint8 [H, W, 3] RGB."""
-        valid = np.isfinite(depth)
-        inverse = np.zeros_like(depth)
-        np.divide(1.0, depth, out=inverse, where=valid)
-        if valid.any():
-            near = float(np.percentile(inverse[::4, ::4], 98))
+        inverse = 1.0 / depth
+        sample = inverse[::4, ::4]
+        sample = sample[np.isfinite(sample)]
+        if sample.size:
+            near = float(np.percentile(sample, 98))
             self._near = near if self._near == 0 else 0.95 * self._near + 0.05 * near
-        scale = 254.0 / max(self._near, 1e-9)
-        index = np.where(valid, 1 + np.minimum(inverse * scale, 254.0), 0).astype(np.uint8)
-        return np.take(self._table, index, axis=0)
+        inverse *= 254.0 / max(self._near, 1e-9)
+        np.minimum(inverse, 254.0, out=inverse)
+        inverse += 1.0
+        inverse[np.isnan(inverse)] = 0.0
+        return cv2.applyColorMap(inverse.astype(np.uint8), _COLORMAP)
 
 
 class PerceptionNode(CameraNode):
@@ -121,7 +123,7 @@ class PerceptionNode(CameraNode):
             topics.update(LABEL_TOPICS)
         self._outputs = {name: self.create_lifecycle_publisher(kind, topic, OUTPUT_QOS)
                          for name, (topic, kind) in topics.items()}
-        self._palette = np.zeros((256, 3), np.uint8)
+        self._palette = np.zeros((256, 1, 3), np.uint8)
         for item in contract.classes:
             self._palette[item.id] = item.color
         self._sky = contract.class_id('sky')
@@ -161,7 +163,7 @@ class PerceptionNode(CameraNode):
             if 'depth_color' in wanted:
                 images['depth_color'] = self._colors(images['depth'])
             if 'color' in wanted:
-                images['color'] = np.take(self._palette, labels, axis=0)
+                images['color'] = cv2.applyColorMap(labels, self._palette)
         for name in ('depth', 'labels', 'depth_color', 'color'):
             if name in wanted:
                 with self.times.stage('postprocess'):
@@ -194,12 +196,15 @@ class PerceptionNode(CameraNode):
         factor = frame.fit.depth_factor
         if not contract.metric:
             factor *= self.settings.depth_scale or 1.0
-        limit = self.settings.max_depth or np.inf
+        if self.settings.max_depth:
+            far = min(far, self.settings.max_depth / factor)
         # Comparisons with NaN are false, so this rejects NaN, too.
-        valid = (depth >= near) & (depth <= far) & (depth * factor <= limit)
+        valid = depth >= near
+        valid &= depth <= far
         if self._sky is not None and labels is not None:
             valid &= labels != self._sky
-        return np.where(valid, depth * np.float32(factor), np.float32(np.nan))
+        result = np.full_like(depth, np.nan)
+        return cv2.copyTo(depth * np.float32(factor), valid.view(np.uint8), result)
 
     def _points(self, frame: Frame, canvas: Canvas, depth: np.ndarray,
                 labels: np.ndarray | None) -> PointCloud2:
