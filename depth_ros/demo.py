@@ -58,6 +58,7 @@ class Processes:
         self._logs = logs
         self._environment = environment
         self._children: dict[str, subprocess.Popen] = {}
+        self._asked: set[str] = set()
         logs.mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str, *command: str) -> subprocess.Popen:
@@ -66,7 +67,7 @@ class Processes:
         with self.log(name).open('w') as log:
             child = subprocess.Popen(
                 [sys.executable, '-m', f'depth_ros.{command[0]}', *command[1:]],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
                 env=self._environment, start_new_session=True,
                 preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
             )
@@ -86,21 +87,28 @@ class Processes:
         """Raise DemoError with the last lines of a child that has ended and should not have."""
         for name, child in self._children.items():
             status = child.poll()
-            if status is not None and (status != 0 or name != 'player'):
+            # Only the player ends by itself, at the end of the recording.
+            if status is not None and (status or name != 'player'):
                 how = f'signal {-status}' if status < 0 else f'status {status}'
                 raise DemoError(f'{name} ended with {how}; its last lines:\n{self.tail(name)}')
 
-    def stop(self, name: str, patience_s: float = 20.0) -> None:
-        """End a child: SIGINT, then SIGTERM, then SIGKILL."""
+    def ask_to_stop(self, name: str) -> None:
+        """Send SIGINT to a child, the first time only: a second one would hurt its clean-up."""
+        child = self._children[name]
+        if name not in self._asked and child.poll() is None:
+            self._asked.add(name)
+            child.send_signal(signal.SIGINT)
+
+    def stop(self, name: str, patience_s: float) -> int:
+        """End a child: SIGINT, then SIGTERM, then SIGKILL; returns its exit status."""
+        self.ask_to_stop(name)
         child = self._children.pop(name)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            if child.poll() is not None:
-                return
-            child.send_signal(number)
+        for force in (child.terminate, child.kill):
             try:
-                child.wait(patience_s)
+                return child.wait(patience_s)
             except subprocess.TimeoutExpired:
-                continue
+                force()
+        return child.wait()
 
     def __enter__(self) -> Processes:
         return self
@@ -111,9 +119,8 @@ class Processes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for child in self._children.values():
-            if child.poll() is None:
-                child.send_signal(signal.SIGINT)
+        for name in self._children:
+            self.ask_to_stop(name)
         for name in list(self._children):
             self.stop(name, 5.0)
 
@@ -205,13 +212,15 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
         processes.start(
             'recorder', 'record', str(plan.out / 'recording'), '--log', str(arrived),
             '--topics', *recorded, '--ros-args', '-p', 'use_sim_time:=true')
+        player = processes.start('player', 'replay', *_player_arguments(plan, logs))
         say('Starting the nodes')
         with _Observer() as observer:
             for node in NODES:
                 observer.wait_until_active(f'{plan.namespace}/{node}', processes)
             wanted = [plan.output(t) for t in _model_topics(plan)]
             observer.wait_until_recorded(wanted, processes)
-        player = processes.start('player', 'replay', *_player_arguments(plan, logs))
+        player.stdin.write(b'\n')
+        player.stdin.close()
         with Bag(plan.bag) as bag:
             frames = bag.topics[plan.streams.image].count
             seconds = (bag.end_ns - bag.start_ns) / 1e9 / plan.rate
@@ -228,10 +237,8 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
         last = max((stamp for topic, stamp, _ in sent['published']
                     if topic == plan.streams.image), default=0)
         _drain(arrived, last, wanted, processes)
-        processes.stop('recorder', 60.0)
-        if not (plan.out / 'recording').exists():
-            raise DemoError(f'the recording was not written; the recorder\'s last lines:\n'
-                            f'{processes.tail("recorder")}')
+        if processes.stop('recorder', 60.0):
+            raise DemoError(f'the recorder failed; its last lines:\n{processes.tail("recorder")}')
         processes.check()
         run = _collect(plan, sent, arrived)
         if not run.frames_out(wanted[0]):
@@ -274,7 +281,7 @@ def _player_arguments(plan: Plan, logs: Path) -> list[str]:
             remap = ['--remap', f'{streams.image}:={streams.image}/compressed']
             readers -= 1
     return [
-        str(plan.bag), '--rate', str(plan.rate), '--log', str(logs / 'sent.json'),
+        str(plan.bag), '--paused', '--rate', str(plan.rate), '--log', str(logs / 'sent.json'),
         '--topics', *filter(None, vars(streams).values()), *static, *remap,
         '--wait-for', f'{streams.image}={readers}', f'{streams.camera_info}={len(NODES) + 1}']
 

@@ -32,6 +32,7 @@ class Picture:
         rgb: The camera's image, uint8 (H, W, 3).
         depth, true_depth: float32 (H, W), metres or model units; None without.
         labels, true_labels: uint8 (H, W), ids of the model's classes; None without.
+        abs_rel: Abs Rel of this frame's depth after median scaling; None without.
     """
 
     stamp_ns: int
@@ -40,6 +41,7 @@ class Picture:
     labels: np.ndarray | None = None
     true_depth: np.ndarray | None = None
     true_labels: np.ndarray | None = None
+    abs_rel: float | None = None
 
 
 @dataclass
@@ -140,6 +142,7 @@ def _depth(
             continue
         if stamp in pictures:
             pictures[stamp].true_depth = truth
+            pictures[stamp].abs_rel = scaled[-1].abs_rel
     result.depth_frames = len(scaled)
     if not scaled:
         result.notes.append(

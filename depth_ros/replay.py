@@ -11,6 +11,7 @@ import argparse
 import importlib
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Collection, Mapping
@@ -97,6 +98,18 @@ class Player(Node):
                 self._tick(self._bag.start_ns)
                 _sleep(0.02)
 
+    def wait_for_line(self) -> None:
+        """Wait for a line on standard input.
+
+        Raises:
+            ExternalShutdownException: Standard input has ended.
+        """
+        while not select.select([sys.stdin], [], [], 0.02)[0]:
+            self._tick(self._bag.start_ns)
+            _sleep(0.0)
+        if not sys.stdin.readline():
+            raise ExternalShutdownException
+
     def play(self, rate: float = 1.0, clock_hz: float = 100.0) -> None:
         """Publish the recording once, `rate` times as fast as it was recorded."""
         start, first = time.monotonic(), self._bag.start_ns
@@ -159,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--wait-for', nargs='+', default=[], metavar='TOPIC=COUNT',
         help='start when these topics have so many subscribers')
+    parser.add_argument('--paused', action='store_true', help='start at a line on standard input')
     parser.add_argument('--timeout', type=positive, default=60.0, help='seconds for --wait-for')
     parser.add_argument('--loop', action='store_true', help='begin again at the end')
     parser.add_argument('--log', type=Path, help='write what was sent when, as JSON, to this file')
@@ -173,6 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         with Bag(arguments.recording) as bag:
             player = Player(bag, arguments.topics, remap)
             player.wait_for_subscribers(wait_for, arguments.timeout)
+            if arguments.paused:
+                player.wait_for_line()
             player.play(arguments.rate, arguments.clock)
             while arguments.loop:
                 player.play(arguments.rate, arguments.clock)

@@ -119,11 +119,14 @@ def _embed(data: bytes, kind: str, alt: str) -> str:
     return f'<img src="data:{kind};base64,{text}" alt="{escape(alt)}">'
 
 
-def _near(picture: Picture) -> float:
-    """Depth that the warm end of the colours stands for: only 5 % of the scene is nearer."""
-    depth = picture.true_depth if picture.true_depth is not None else picture.depth
-    valid = depth[np.isfinite(depth)] if depth is not None else np.empty(0)
-    return float(np.percentile(valid, 5)) if valid.size else 1.0
+def _near(pictures: Sequence[Picture]) -> float:
+    """Depth that the warm end of the colours stands for: about 5 % of the scenes is nearer."""
+    near = []
+    for picture in pictures:
+        depth = picture.true_depth if picture.true_depth is not None else picture.depth
+        if depth is not None and np.isfinite(depth).any():
+            near.append(np.nanpercentile(depth, 5))
+    return float(np.median(near)) if near else 1.0
 
 
 def _to_scale(picture: Picture, metric: bool) -> np.ndarray:
@@ -134,44 +137,42 @@ def _to_scale(picture: Picture, metric: bool) -> np.ndarray:
 
 
 def _frame(
-    picture: Picture, start_ns: int, classes: Sequence[SemanticClass], metric: bool
+    picture: Picture, start_ns: int, near: float, classes: Sequence[SemanticClass], metric: bool
 ) -> str:
-    near = _near(picture)
-    cells = [(_image(picture.rgb, 'camera image'), 'Camera image')]
+    """One frame: what came out in a row, and the truth below it."""
+    time = f'{(picture.stamp_ns - start_ns) / 1e9:.1f} s'
+    above = [_figure(picture.rgb, f'Camera image at {time}')]
+    below = ['<div></div>']
     if picture.depth is not None:
-        colored = color_depth(_to_scale(picture, metric), near)
-        cells.append((_image(colored, 'predicted depth'), 'Depth'))
+        above.append(_figure(color_depth(_to_scale(picture, metric), near), 'Depth'))
+        if picture.true_depth is not None:
+            caption = f'True depth (Abs Rel {picture.abs_rel:.3f})'
+            below.append(_figure(color_depth(picture.true_depth, near), caption))
+        else:
+            below.append('<div></div>')
     if picture.labels is not None:
-        colored = color_labels(picture.labels, classes, picture.rgb)
-        cells.append((_image(colored, 'predicted masks'), 'Semantic masks'))
-    columns = len(cells)
-    if picture.true_depth is not None or picture.true_labels is not None:
-        cells.append(('', ''))
-        if picture.depth is not None:
-            cells.append((_image(color_depth(picture.true_depth, near), 'true depth'),
-                          'True depth') if picture.true_depth is not None else ('', ''))
-        if picture.labels is not None:
-            cells.append((_image(color_labels(picture.true_labels, classes, picture.rgb),
-                                 'true masks'), 'True masks')
-                         if picture.true_labels is not None else ('', ''))
-    unit = 'm' if metric or picture.true_depth is not None else 'model units'
-    bar = _color_bar(near, unit) if picture.depth is not None else ''
-    seconds = (picture.stamp_ns - start_ns) / 1e9
-    info = f'<div class="info"><strong>{seconds:.1f} s</strong>{bar}</div>'
-    body = ''.join(
-        f'<figure>{image}<figcaption>{text}</figcaption></figure>' if image
-        else f'<div class="blank">{info if index == columns else ""}</div>'
-        for index, (image, text) in enumerate(cells))
-    above = '' if len(cells) > columns else info
-    return f'<div class="frame columns{columns}">{above}{body}</div>'
+        above.append(_figure(color_labels(picture.labels, classes, picture.rgb), 'Masks'))
+        if picture.true_labels is not None:
+            colored = color_labels(picture.true_labels, classes, picture.rgb)
+            below.append(_figure(colored, 'True masks'))
+        else:
+            below.append('<div></div>')
+    truth = picture.true_depth is not None or picture.true_labels is not None
+    return (f'<div class="frame columns{len(above)}">{"".join(above)}'
+            f'{"".join(below) if truth else ""}</div>')
+
+
+def _figure(rgb: np.ndarray, caption: str) -> str:
+    return f'<figure>{_image(rgb, caption)}<figcaption>{caption}</figcaption></figure>'
 
 
 def _color_bar(near: float, unit: str) -> str:
     stops = ', '.join(f'rgb({r},{g},{b})' for r, g, b in _TURBO[::-15])
     marks = ''.join(f'<span style="left:{100 * (1 - 1 / f):.0f}%">{near * f:.3g}</span>'
                     for f in (1, 1.5, 2.5, 6))
-    return (f'<div class="bar" style="background:linear-gradient(to right, {stops})"></div>'
-            f'<div class="marks">{marks}<span style="left:100%">∞ {unit}</span></div>')
+    return (f'<div class="scale"><div class="bar" style="background:linear-gradient(to right, '
+            f'{stops})"></div><div class="marks">{marks}<span style="left:100%">∞ {unit}</span>'
+            '</div></div>')
 
 
 # Figures ----------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def _overview(evaluation: Evaluation, contract: ModelContract) -> bytes:
     picture = evaluation.pictures[len(evaluation.pictures) // 2]
     panels = [('camera', picture.rgb)]
     if picture.depth is not None:
-        near = _near(picture)
+        near = _near([picture])
         panels.append(('depth', color_depth(_to_scale(picture, contract.metric), near)))
     if picture.labels is not None:
         panels.append(('masks', color_labels(picture.labels, contract.classes, picture.rgb)))
@@ -304,23 +305,27 @@ def _cards(found: Mapping, metric: bool) -> str:
 
 
 def _frames_section(evaluation: Evaluation, contract: ModelContract) -> str:
-    if not evaluation.pictures:
+    pictures = evaluation.pictures
+    if not pictures:
         return ''
-    start = min(p.stamp_ns for p in evaluation.pictures)
-    frames = ''.join(_frame(p, start, contract.classes, contract.metric)
-                     for p in evaluation.pictures)
-    seen = {int(i) for p in evaluation.pictures for image in (p.labels, p.true_labels)
+    start = min(p.stamp_ns for p in pictures)
+    near = _near(pictures)
+    frames = ''.join(
+        _frame(p, start, near, contract.classes, contract.metric) for p in pictures)
+    seen = {int(i) for p in pictures for image in (p.labels, p.true_labels)
             if image is not None for i in np.unique(image)}
-    legend = ''.join(
-        f'<span><i style="background:rgb{c.color}"></i>{escape(c.name)}</span>'
-        for c in contract.classes if c.id in seen)
-    with_truth = any(p.true_depth is not None for p in evaluation.pictures)
-    note = ('Depth and true depth share the colours' + (
-        '' if contract.metric else ', after the prediction is scaled to the median of the truth')
-        + '. ') if with_truth else ''
+    keys = ''.join(f'<span><i style="background:rgb{c.color}"></i>{escape(c.name)}</span>'
+                   for c in contract.classes if c.id in seen)
+    legend = f'<p class="legend">{keys}</p>' if keys else ''
+    truth = any(p.true_depth is not None for p in pictures)
+    bar = note = ''
+    if 'depth' in contract.outputs:
+        bar = _color_bar(near, 'm' if contract.metric or truth else 'model units')
+        note = 'Colours of depth, from near to far; black has no depth, as the sky.'
+        if truth and not contract.metric:
+            note += ' Each prediction is scaled to the median of the truth.'
     return f'''<section><h2>Frames</h2>
-<p>{note}Black is invalid: no depth, as in the sky, or outside of what was seen.</p>
-<p class="legend">{legend}</p>{frames}</section>'''
+<p class="caption">{note}</p>{bar}{legend}{frames}</section>'''
 
 
 def _depth_section(found: Mapping) -> str:
@@ -346,8 +351,9 @@ def _semantics_section(found: Mapping) -> str:
     return f'''<section><h2>Semantics against ground truth</h2>
 <table class="iou"><thead><tr><th>class</th><th>IoU</th><th></th></tr></thead>
 <tbody>{rows}</tbody></table>
-<p class="caption">Intersection over union over all pixels of
-{found["semantics"]["frames"]} frames, for the classes that the ground truth has; mean {found["semantics"]["mean_iou"]:.3f}.</p></section>'''
+<p class="caption">Intersection over union over all pixels of {found["semantics"]["frames"]}
+frames, for the classes that the ground truth has; mean
+{found["semantics"]["mean_iou"]:.3f}.</p></section>'''
 
 
 def _trajectory_section(found: Mapping, evaluation: Evaluation, metric: bool) -> str:
@@ -384,7 +390,9 @@ def _time_section(found: Mapping, latencies: Mapping[str, np.ndarray]) -> str:
         nodes = list(found['stages_ms'])
         rows = [(stage, *(f'{found["stages_ms"][n].get(stage, 0):.2f}' for n in nodes))
                 for stage in stages]
-        table = _table(('median, ms', *nodes), rows)
+        table = (f'<div>{_table(("median, ms", *nodes), rows)}<p class="caption">Inside the nodes, '
+                 'from their diagnostics. Overhead is all but inference; latency runs from the '
+                 "image's arrival to the last publication.</p></div>")
     return f'<section><h2>Time</h2><div class="split">{figure}{table}</div></section>'
 
 
@@ -457,13 +465,11 @@ figure { margin: 0; min-width: 0; }
 img { display: block; width: 100%; height: auto; border-radius: 6px; }
 figcaption, .caption { font-size: .86rem; margin: .35rem 0 0; }
 .frame { display: grid; gap: .7rem; padding: 1.1rem 0; border-top: 1px solid #e1e6ea; }
-.frame .info { grid-column: 1 / -1; }
-.frame .blank .info { max-width: 22rem; }
 .columns3 { grid-template-columns: repeat(3, 1fr); }
 .columns2 { grid-template-columns: repeat(2, 1fr); }
-.info strong { font-size: 1.05rem; }
-.bar { height: .6rem; border-radius: 4px; margin-top: .5rem; max-width: 22rem; }
-.marks { position: relative; height: 1.4rem; font-size: .75rem; color: #56616c; max-width: 22rem; }
+.scale { max-width: 26rem; margin: .6rem 0; }
+.bar { height: .6rem; border-radius: 4px; }
+.marks { position: relative; height: 1.4rem; font-size: .75rem; color: #56616c; }
 .marks span { position: absolute; transform: translateX(-50%); white-space: nowrap; }
 .marks span:first-child { transform: none; }
 .marks span:last-child { transform: translateX(-100%); }
@@ -488,6 +494,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .said { font-size: .86rem; padding-left: 1.2rem; overflow-wrap: anywhere; }
 @media (max-width: 820px) {
   .split, .columns3, .columns2 { grid-template-columns: 1fr; }
+  .frame > div:empty { display: none; }
   dl { grid-template-columns: 1fr; } dt { margin-top: .5rem; }
   main { padding-top: 1.5rem; } section { padding: 1.1rem; }
 }
