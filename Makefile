@@ -23,8 +23,8 @@ clean_env := env -u PYTHONPATH -u PYTHONHOME -u LD_LIBRARY_PATH -u _ROS_WHEELS_B
 
 # $(call in,VENV) runs a command in an environment, which is also an ament prefix. Discovery stays
 # on this machine.
-in = $(clean_env) VIRTUAL_ENV=$(CURDIR)/$(1) AMENT_PREFIX_PATH=$(CURDIR)/$(1) \
-	PATH=$(CURDIR)/$(1)/bin:$$PATH ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
+in = $(clean_env) VIRTUAL_ENV='$(CURDIR)/$(1)' AMENT_PREFIX_PATH='$(CURDIR)/$(1)' \
+	PATH='$(CURDIR)/$(1)/bin':"$$PATH" ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
 
 # Sets $python to an interpreter that runs, fits and can make virtual environments. Version
 # managers leave commands on the path that do not run: only a try tells.
@@ -51,15 +51,15 @@ help: ## show this list
 
 .PHONY: demo
 demo: $(demo_venv)/.complete ## replay a recording through the nodes; writes out/demo/
-	$(call in,$(demo_venv)) python -m depth_ros.demo $(if $(BAG),--bag '$(BAG)') $(ARGS)
+	@$(call in,$(demo_venv)) python -m depth_ros.demo $(if $(BAG),--bag '$(BAG)') $(ARGS)
 
 .PHONY: test
 test: .venv/.complete ## everything that CI checks
-	$(call in,.venv) python -m pytest $(ARGS)
+	@$(call in,.venv) python -m pytest $(ARGS)
 
 .PHONY: bench
 bench: .venv/.complete ## inference time, node overhead, end-to-end latency
-	$(call in,.venv) python -m depth_ros.bench $(ARGS)
+	@$(call in,.venv) python -m depth_ros.bench $(ARGS)
 
 .PHONY: env
 env: .venv/.complete ## the development environment with everything, in .venv

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -13,6 +14,9 @@ LARGEST = 5 * 2**20
 
 TORCH_WORLD = {'lightning', 'moderngl', 'onnxscript', 'timm', 'torch', 'torchvision', 'train'}
 ROS_WORLD = {'launch', 'launch_ros', 'rclpy', 'sensor_msgs', 'nav_msgs', 'tf2_ros', 'cv_bridge'}
+
+# Python packages that pyproject.toml names and rosdep does not know. Nodes need onnx only.
+NO_ROSDEP_KEY = {'evo', 'google', 'matplotlib', 'onnx', 'openvino', 'rosbags', 'scipy'}
 
 
 def tracked(repository, *patterns):
@@ -42,6 +46,18 @@ def test_package_stays_in_its_world(repository, package, forbidden):
     assert files
     found = {str(f.relative_to(repository)): bad for f in files if (bad := imports(f) & forbidden)}
     assert not found
+
+
+def test_package_xml_names_what_the_nodes_import(repository):
+    manifest = ElementTree.parse(repository / 'package.xml')
+    depends = {element.text for element in manifest.iter('exec_depend')}
+    keys = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv',
+            'onnxruntime': 'python3-onnxruntime-pip'}
+    used = set()
+    for path in tracked(repository, 'depth_ros/*.py', 'launch/*.py'):
+        used |= imports(path)
+    used -= set(sys.stdlib_module_names) | {'depth_ros'} | NO_ROSDEP_KEY
+    assert {keys.get(name, name) for name in used} - depends == set()
 
 
 def test_modules_that_training_shares_need_no_ros(repository):
