@@ -242,9 +242,11 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
         processes.check()
         run = _collect(plan, sent, arrived)
         if not run.frames_out(wanted[0]):
+            said = _node_messages([processes.log('perception_node')])[:5]
             raise DemoError(
-                f'no frame came out on {wanted[0]} for {run.frames_in} images; the last lines of '
-                f'perception_node:\n{processes.tail("perception_node")}')
+                f'no frame came out on {wanted[0]} for {run.frames_in} images; perception_node '
+                'says:\n' + ('\n'.join(f'  | {line}' for line in said)
+                             or processes.tail('perception_node')))
     # Read after the nodes have ended, for their last words.
     run.messages = _node_messages([processes.log(node) for node in NODES])
     return run
@@ -352,7 +354,7 @@ class _Observer:
 
 
 def _drain(
-    arrived: Path, last: int, topics: Sequence[str], processes: Processes, timeout_s: float = 15.0
+    arrived: Path, last: int, topics: Sequence[str], processes: Processes, timeout_s: float = 10.0
 ) -> None:
     """Wait for the outputs of the last image, which the nodes never drop; or give up."""
     end = time.monotonic() + timeout_s

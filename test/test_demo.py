@@ -1,0 +1,284 @@
+"""The demo from the command line: the real nodes, player and recorder over real DDS, with tiny
+networks whose outputs are known."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx_models
+import pytest
+from test_bag import camera_info, compressed, header, image, odometry
+
+from depth_ros import bag as bags
+from depth_ros.bag import Bag, BagWriter, decode_depth, header_stamp
+
+WIDTH, HEIGHT = 128, 96  # twice the networks' size
+FRAMES, PERIOD_NS, START_NS = 20, 100_000_000, 1_700_000_000 * 10**9
+STEP = 0.5  # metres forward that the pose network says
+
+
+def info(stamp_ns: int):
+    """The networks' own camera, at twice the size: depth needs no correction."""
+    message = camera_info(stamp_ns)
+    fx, fy, cx, cy = onnx_models.INTRINSICS
+    message.width, message.height = WIDTH, HEIGHT
+    message.k = np.array([2 * fx, 0, 2 * cx + 0.5, 0, 2 * fy, 2 * cy + 0.5, 0, 0, 1])
+    message.p = np.insert(message.k.reshape(3, 3), 3, 0, axis=1).ravel()
+    return message
+
+
+def pixels() -> np.ndarray:
+    """Grey 50: the class road everywhere, no sky."""
+    return np.full((HEIGHT, WIDTH, 3), 50, np.uint8)
+
+
+def truth_depth() -> np.ndarray:
+    """The depth that the network returns, at the image's size, but 10 % farther."""
+    rows = onnx_models.row_depth()
+    return 1.1 * cv2.resize(rows, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+
+
+def write(path: Path, *, truth: bool, frames: int = FRAMES, storage: str = 'mcap') -> Path:
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[:, : WIDTH // 4] = 13  # a quarter is car, in Cityscapes' ids
+    labels[0] = 255
+    millimetres = np.round(truth_depth() * 1000).astype(np.uint16)
+    with BagWriter(path, storage) as writer:
+        for index in range(frames):
+            stamp = START_NS + index * PERIOD_NS
+
+            def add(topic, message, stamp=stamp):
+                message.header.stamp = header(stamp).stamp
+                writer.write(topic, message.__msgtype__, stamp, message)
+
+            if truth:
+                add('/camera/image_rect/compressed',
+                    compressed(pixels(), '.png', 'bgr8; png compressed bgr8'))
+                add('/ground_truth/depth/image_rect/compressedDepth', compressed(
+                    millimetres, '.png', '16UC1; compressedDepth png', bytes(12)))
+                add('/ground_truth/semantics/labels/compressed',
+                    compressed(labels, '.png', 'mono8; png compressed mono8'))
+                pose = odometry()
+                position = pose.pose.pose.position
+                position.x, position.y, position.z = 2 * STEP * index, 0.0, 0.0
+                add('/ground_truth/odom', pose)
+                add('/camera/camera_info', info(stamp))
+            else:
+                add('/front/image', image(pixels(), 'rgb8', stamp))
+                add('/front/camera_info', info(stamp))
+    return path
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    """Options that name the tiny networks."""
+    folder = tmp_path_factory.mktemp('models')
+    perception = onnx_models.save_perception(folder / 'perception.onnx')
+    pose = onnx_models.save_pose(folder / 'pose.onnx')
+    return ['--perception-model', str(perception), '--odometry-model', str(pose), '--threads', '1']
+
+
+def start(*options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, '-m', 'depth_ros.demo', '--domain', os.environ['ROS_DOMAIN_ID'],
+         *map(str, options)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def demo(*options) -> tuple[int, str, str]:
+    process = start(*options)
+    try:
+        out, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def children_of(out: Path) -> list[int]:
+    """Processes that have a file of this demo open as their output."""
+    found = []
+    for entry in Path('/proc').iterdir():
+        try:
+            if entry.name.isdigit() and os.readlink(entry / 'fd' / '1').startswith(str(out)):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope='module')
+def judged(models, tmp_path_factory):
+    """A whole run on a recording with ground truth."""
+    folder = tmp_path_factory.mktemp('demo')
+    out = folder / 'out'
+    status, printed, errors = demo(
+        '--bag', write(folder / 'tiny', truth=True), '--out', out, *models)
+    assert status == 0, errors
+    return out, printed, json.loads((out / 'metrics.json').read_text())
+
+
+def test_every_frame_comes_out(judged):
+    _, printed, found = judged
+    assert found['frames_in'] == FRAMES
+    # Newest-frame nodes may drop some on a busy machine; the last one never.
+    assert found['frames_out'] > FRAMES / 2
+    assert found['dropped_percent'] == pytest.approx(100 * (1 - found['frames_out'] / FRAMES))
+    assert f'{FRAMES} in, {found["frames_out"]} out' in printed
+    latency = found['latency_ms']['perception']
+    assert 0 < latency['p50'] <= latency['p95'] <= latency['max']
+
+
+def test_errors_are_those_of_the_networks(judged):
+    _, printed, found = judged
+    assert found['depth_frames'] == found['frames_out']
+    assert found['depth_median_scaled']['abs_rel'] == pytest.approx(0, abs=2e-3)
+    assert found['depth']['abs_rel'] == pytest.approx(1 - 1 / 1.1, abs=2e-3)
+    # Everything is called road, a quarter is car.
+    assert found['semantics']['iou'] == pytest.approx({'road': 0.75, 'car': 0.0})
+    assert found['semantics']['road_iou'] == pytest.approx(0.75)
+    # The truth goes twice as far as the odometry says.
+    assert found['trajectory']['ate_sim3_m'] == pytest.approx(0, abs=0.2)
+    assert found['trajectory']['ate_se3_m'] > 1
+    assert 'median-scaled' in printed and 'road IoU 0.750' in printed and 'ATE' in printed
+
+
+def test_the_recording_has_input_truth_and_outputs(judged):
+    out, _, found = judged
+    with Bag(out / 'recording') as bag:
+        assert {'/camera/image_rect/compressed', '/camera/camera_info', '/ground_truth/odom',
+                '/ground_truth/depth/image_rect/compressedDepth', '/depth/image_rect',
+                '/depth/camera_info', '/depth/color', '/semantics/labels', '/semantics/color',
+                '/odom', '/path'} <= bag.topics.keys()
+        assert bag.topics['/depth/image_rect'].count == found['frames_out']
+        stamps = {header_stamp(m.data) for m in bag.messages(['/depth/image_rect'])}
+        assert START_NS + (FRAMES - 1) * PERIOD_NS in stamps
+        assert stamps <= {START_NS + i * PERIOD_NS for i in range(FRAMES)}
+        depth = decode_depth(bag.first('/depth/image_rect'))
+    assert np.allclose(depth, truth_depth() / 1.1, atol=1e-3)
+
+
+def test_nothing_is_left_over(judged):
+    out, _, _ = judged
+    assert children_of(out) == []
+    assert sorted(os.listdir(out)) == [
+        'logs', 'metrics.json', 'overview.jpg', 'recording', 'report.html']
+
+
+def test_the_nodes_leave_in_peace(judged):
+    out, _, found = judged
+    logs = ''.join(p.read_text() for p in (out / 'logs').glob('*.log'))
+    assert 'Traceback' not in logs
+    assert found['stages_ms'].keys() == {'perception_node', 'odometry_node'}
+
+
+def test_a_recording_without_ground_truth(models, tmp_path):
+    bag = write(tmp_path / 'plain', truth=False, storage='sqlite3')
+    status, printed, errors = demo('--bag', bag, '--out', tmp_path / 'out', '--rate', 2, *models)
+    assert status == 0, errors
+    assert 'no ground truth in this recording' in printed
+    found = json.loads((tmp_path / 'out/metrics.json').read_text())
+    assert found['topics'] == {'image': '/front/image', 'camera_info': '/front/camera_info'}
+    assert found['depth'] is None and found['semantics'] is None and found['trajectory'] is None
+    page = (tmp_path / 'out/report.html').read_text()
+    assert 'No ground truth in this recording' in page and page.count('<img') > 10
+
+
+# What goes wrong
+
+
+def test_bad_options_end_with_one_line(models, tmp_path):
+    bag = write(tmp_path / 'tiny', truth=True, frames=2)
+    cases = [
+        (['--bag', tmp_path / 'nothing', *models], 'nothing does not exist'),
+        (['--bag', bag, *models, '--perception-model', tmp_path / 'no.onnx'], 'no.onnx'),
+        (['--bag', bag, *models, '--perception-model', models[3]], "has the task 'pose'"),
+        (['--bag', bag, *models, '--image-topic', '/x'], 'has no topic /x'),
+        (['--bag', bag, *models, '--out', tmp_path], 'lies in the output folder'),
+    ]
+    for options, message in cases:
+        if '--out' not in options:
+            options = [*options, '--out', tmp_path / 'out']
+        status, _, errors = demo(*options)
+        assert status == 1, message
+        assert message in errors and 'Traceback' not in errors
+        assert errors.count('\n') == 1
+
+
+def test_a_recording_without_images(models, tmp_path):
+    with BagWriter(tmp_path / 'b') as writer:
+        writer.write('/odom', bags.ODOMETRY, 1, odometry())
+    status, _, errors = demo('--bag', tmp_path / 'b', '--out', tmp_path / 'out', *models)
+    assert status == 1
+    assert 'no camera image topic' in errors and '/odom (nav_msgs/msg/Odometry, 1)' in errors
+
+
+def test_no_frame_out_is_a_failure_with_its_reason(models, tmp_path):
+    bag = tmp_path / 'unusable'
+    with BagWriter(bag) as writer:
+        for index in range(5):
+            stamp = START_NS + index * PERIOD_NS
+            writer.write('/cam/image', bags.IMAGE, stamp, image(pixels(), 'rgb8', stamp))
+            message = info(stamp)
+            message.k = message.k * 0
+            message.p = message.p * 0
+            writer.write('/cam/camera_info', bags.CAMERA_INFO, stamp, message)
+    status, _, errors = demo('--bag', bag, '--out', tmp_path / 'out', *models)
+    assert status == 1
+    assert 'no frame came out on /depth/image_rect for 5 images' in errors
+    assert 'camera_info' in errors  # what the node said
+    assert not (tmp_path / 'out/report.html').exists()
+    assert children_of(tmp_path / 'out') == []
+
+
+def wait_for_children(out: Path, count: int, timeout: float = 60) -> list[int]:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if len(found := children_of(out)) >= count:
+            return found
+        time.sleep(0.1)
+    raise TimeoutError(f'{out} has {len(children_of(out))} processes')
+
+
+def test_a_node_that_dies_is_reported(models, tmp_path):
+    out = tmp_path / 'out'
+    process = start('--bag', write(tmp_path / 'tiny', truth=True), '--out', out, *models,
+                    '--rate', 0.2)
+    try:
+        wait_for_children(out, 4)
+        node = next(pid for pid in children_of(out)
+                    if os.readlink(f'/proc/{pid}/fd/1').endswith('odometry_node.log'))
+        os.kill(node, signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert 'odometry_node ended with signal 9' in errors and 'Traceback' not in errors
+    assert children_of(out) == []
+
+
+@pytest.mark.parametrize('number, status', [
+    (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_an_interrupted_demo_leaves_no_process(models, tmp_path, number, status):
+    out = tmp_path / 'out'
+    process = start('--bag', write(tmp_path / 'tiny', truth=True), '--out', out, *models,
+                    '--rate', 0.1)
+    try:
+        assert len(wait_for_children(out, 4)) == 4
+        time.sleep(2)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == status
+    assert 'Traceback' not in errors
+    end = time.monotonic() + 30
+    while children_of(out) and time.monotonic() < end:  # the kernel tells them if we were killed
+        time.sleep(0.2)
+    assert children_of(out) == []
+    assert not (out / 'report.html').exists()
