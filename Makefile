@@ -67,7 +67,7 @@ env: .venv/.complete ## the development environment with everything, in .venv
 
 .PHONY: lock
 lock: ## renew constraints.txt from pyproject.toml
-	$(find_python); $(clean_env) "$$python" -m venv --clear .venv-lock
+	@$(find_python); $(clean_env) "$$python" -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip install -q uv
 	.venv-lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
 	  --upgrade --no-emit-index-url --no-annotate --no-header -q -o constraints.txt
