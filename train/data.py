@@ -1,15 +1,7 @@
-"""Training data: folders of consecutive images.
-
-A sequence is a folder with ``images/`` (jpg or png; the names' order is the order in time),
-``intrinsics.txt`` (3x3, pixels) and, where known, ``times.txt`` (seconds), ``poses.txt`` (3x4
-camera-to-world a row, metres), ``depth/`` (16-bit png, millimetres along the optical axis,
-0 = unknown) and ``semantics/`` (8-bit png, class ids, 255 = ignore). Files of one frame share
-their stem. A data set is a sequence, or a folder of sequences.
-"""
+"""Training samples: triplets of consecutive images of the sequences of a data set."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -18,108 +10,7 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-IGNORE = 255
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
-
-
-class DataError(ValueError):
-    """The data on disk cannot be used; the message names the file and the remedy."""
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """One recorded drive.
-
-    Attributes:
-        folder: where it lies.
-        images: paths in temporal order.
-        intrinsics: (3, 3) in pixels of the images as stored.
-        times: (N,) seconds, or ``None``.
-        poses: (N, 4, 4) camera-to-world, metres, or ``None``.
-    """
-
-    folder: Path
-    images: tuple[Path, ...]
-    intrinsics: np.ndarray
-    times: np.ndarray | None
-    poses: np.ndarray | None
-
-    def depth_path(self, index: int) -> Path:
-        """Where the depth map of frame ``index`` lies, if there is one."""
-        return self.folder / 'depth' / f'{self.images[index].stem}.png'
-
-    def semantics_path(self, index: int) -> Path:
-        """Where the label image of frame ``index`` lies, if there is one."""
-        return self.folder / 'semantics' / f'{self.images[index].stem}.png'
-
-
-def find_sequences(root: str | Path) -> list[Sequence]:
-    """All sequences in or directly under ``root``, sorted by name.
-
-    Raises:
-        DataError: if there are none, or one is incomplete.
-    """
-    root = Path(root)
-    if (root / 'images').is_dir():
-        return [read_sequence(root)]
-    folders = sorted(p.parent for p in root.glob('*/images') if p.is_dir())
-    if not folders:
-        raise DataError(f"no sequences in '{root}': expected images/ in it or in its sub-folders")
-    return [read_sequence(folder) for folder in folders]
-
-
-def read_sequence(folder: Path) -> Sequence:
-    """Read the list of a sequence's files.
-
-    Raises:
-        DataError: if images or intrinsics are missing or the lists differ in length.
-    """
-    images = tuple(sorted(p for p in (folder / 'images').iterdir()
-                          if p.suffix.lower() in IMAGE_SUFFIXES))
-    if not images:
-        raise DataError(f"'{folder}/images' holds no jpg or png images")
-    times = _read_table(folder / 'times.txt', len(images), 1, optional=True)
-    poses = _read_table(folder / 'poses.txt', len(images), 12, optional=True)
-    if poses is not None:
-        matrices = np.tile(np.eye(4), (len(images), 1, 1))
-        matrices[:, :3] = poses.reshape(-1, 3, 4)
-        poses = matrices
-    return Sequence(
-        folder=folder, images=images,
-        intrinsics=_read_table(folder / 'intrinsics.txt', 3, 3, optional=False),
-        times=None if times is None else times[:, 0], poses=poses)
-
-
-def _read_table(path: Path, rows: int, columns: int, optional: bool) -> np.ndarray | None:
-    """Read a text table of known size."""
-    if optional and not path.exists():
-        return None
-    try:
-        table = np.loadtxt(path, ndmin=2)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read '{path}': {error}") from error
-    if table.shape != (rows, columns) or not np.isfinite(table).all():
-        raise DataError(f"'{path}' holds {table.shape[0]}x{table.shape[1]} numbers, "
-                        f'needed are {rows}x{columns} finite ones')
-    return table
-
-
-def read_image(path: Path, width: int, height: int) -> np.ndarray:
-    """RGB image (height, width, 3) uint8, resized the way the nodes do (pixel areas)."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"image '{path}' is missing or damaged: restore or delete it")
-    if image.shape[:2] != (height, width):
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def read_map(path: Path, scale: float = 1.0) -> np.ndarray:
-    """A single-channel png (H, W) as stored, times ``scale`` where that is not one."""
-    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if values is None or values.ndim != 2:
-        raise DataError(f"map '{path}' is missing, damaged or has several channels")
-    return values if scale == 1.0 else values.astype(np.float32) * scale
+from train.sequences import IGNORE, DataError, Sequence, find_sequences, read_image, read_map
 
 
 def scaled_intrinsics(sequence: Sequence, width: int, height: int) -> np.ndarray:

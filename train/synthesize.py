@@ -53,7 +53,7 @@ def run(args):
         renderer = Renderer(intrinsics, args.width, args.height, 1 if args.fast else 2)
     except RendererError as error:
         raise SystemExit(str(error)) from error
-    with tqdm(total=len(todo) * args.frames, unit="frame", desc=str(args.out)) as progress:
+    with tqdm(total=len(todo) * args.frames, unit="frame", desc=str(args.out), disable=None) as progress:
         for i in todo:
             folder = args.out / f"{i:04d}"
             write_sequence(renderer, args.seed + i, folder, args.frames, args.rate,

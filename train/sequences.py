@@ -1,0 +1,182 @@
+"""Folders of consecutive images: the input of training and of recordings.
+
+A sequence is a folder with ``images/`` (jpg or png; the names' order is the order in time),
+``intrinsics.txt`` (3x3, pixels) and, where known, ``times.txt`` (seconds), ``poses.txt`` (3x4
+camera-to-world a row, metres), ``depth/`` (16-bit png, millimetres along the optical axis,
+0 = unknown) and ``semantics/`` (8-bit png, class ids, 255 = ignore). Files of one frame share
+their stem. A data set is a sequence, or a folder of sequences.
+
+Other names that public data sets use are understood too: ``image_0/`` and the like for the
+images, ``K.txt`` or KITTI's ``calib.txt`` for the intrinsics, 4x4 poses.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+IGNORE = 255
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
+
+
+class DataError(ValueError):
+    """The data on disk cannot be used; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One recorded drive.
+
+    Attributes:
+        folder: where it lies.
+        images: paths in temporal order.
+        intrinsics: (3, 3) in pixels of the images as stored.
+        times: (N,) seconds, or ``None``.
+        poses: (N, 4, 4) camera-to-world, metres, or ``None``.
+    """
+
+    folder: Path
+    images: tuple[Path, ...]
+    intrinsics: np.ndarray
+    times: np.ndarray | None
+    poses: np.ndarray | None
+
+    def depth_path(self, index: int) -> Path:
+        """Where the depth map of frame ``index`` lies, if there is one."""
+        return self.folder / 'depth' / f'{self.images[index].stem}.png'
+
+    def semantics_path(self, index: int) -> Path:
+        """Where the label image of frame ``index`` lies, if there is one."""
+        return self.folder / 'semantics' / f'{self.images[index].stem}.png'
+
+
+def find_sequences(root: str | Path) -> list[Sequence]:
+    """All sequences in or directly under ``root``, sorted by name.
+
+    Raises:
+        DataError: if there are none, or one is incomplete.
+    """
+    root = Path(root)
+    if (root / 'images').is_dir():
+        return [read_sequence(root)]
+    folders = sorted(p.parent for p in root.glob('*/images') if p.is_dir())
+    if not folders:
+        raise DataError(f"no sequences in '{root}': expected images/ in it or in its sub-folders")
+    return [read_sequence(folder) for folder in folders]
+
+
+def read_sequence(folder: str | Path, image_dir: str | None = None) -> Sequence:
+    """Read the list of a sequence's files.
+
+    Args:
+        folder: the sequence.
+        image_dir: where in it the images lie; found if not given.
+
+    Raises:
+        DataError: if images or intrinsics are missing or the lists differ in length.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"there is no folder '{folder}': check the path")
+    where = folder / image_dir if image_dir else _find_images(folder)
+    if not where.is_dir():
+        raise DataError(f"there is no folder '{where}': check the name of the images' folder")
+    images = tuple(sorted(p for p in where.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
+    if not images:
+        raise DataError(f"'{where}' holds no jpg or png images")
+    times = _read_table(folder / 'times.txt', len(images), (1,))
+    poses = _read_table(folder / 'poses.txt', len(images), (12, 16))
+    return Sequence(folder, images, _read_intrinsics(folder, where.name),
+                    None if times is None else times[:, 0],
+                    None if poses is None else _matrices(poses, folder / 'poses.txt'))
+
+
+def _find_images(folder: Path) -> Path:
+    """The only folder in ``folder`` that can hold the images; ``images`` wins."""
+    if (folder / 'images').is_dir():
+        return folder / 'images'
+    found = sorted(p for p in folder.glob('image*') if p.is_dir())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DataError(f"'{folder}' has several folders of images: choose one of "
+                        + ', '.join(p.name for p in found))
+    raise DataError(f"'{folder}' has no folder of images: expected images/")
+
+
+def _read_intrinsics(folder: Path, images: str) -> np.ndarray:
+    """Pinhole matrix (3, 3) from whichever file there is."""
+    for name in ('intrinsics.txt', 'K.txt'):
+        matrix = _read_table(folder / name, 3, (3,))
+        if matrix is not None:
+            return _pinhole(matrix, folder / name)
+    path = folder / 'calib.txt'
+    if not path.exists():
+        raise DataError(f"'{folder}' has no intrinsics: write fx 0 cx / 0 fy cy / 0 0 1, in "
+                        "pixels of the images, to its intrinsics.txt")
+    # KITTI numbers cameras and folders alike: P2 belongs to image_2.
+    number = re.search(r'_0?(\d)$', images)
+    name = f'P{number[1] if number else 0}'
+    row = re.search(rf'^{name}:(.*)$', path.read_text(errors='replace'), re.MULTILINE)
+    try:
+        matrix = np.array(row[1].split() if row else [], float).reshape(3, 4)
+    except ValueError as error:
+        raise DataError(f"'{path}' has no row '{name}:' of 12 numbers") from error
+    return _pinhole(matrix[:, :3], path)
+
+
+def _pinhole(matrix: np.ndarray, path: Path) -> np.ndarray:
+    if min(matrix[0, 0], matrix[1, 1]) <= 0 or (matrix[2] != [0, 0, 1]).any():
+        raise DataError(f"'{path}' is no camera matrix: expected fx 0 cx / 0 fy cy / 0 0 1 with "
+                        'positive fx and fy')
+    return matrix
+
+
+def _matrices(rows: np.ndarray, path: Path) -> np.ndarray:
+    """Poses (N, 4, 4) of rows of 12 or 16 numbers."""
+    matrices = np.tile(np.eye(4), (len(rows), 1, 1))
+    matrices[:, :rows.shape[1] // 4] = rows.reshape(len(rows), -1, 4)
+    rotations = matrices[:, :3, :3]
+    skewed = np.abs(rotations.transpose(0, 2, 1) @ rotations - np.eye(3)).max((1, 2)) > 1e-2
+    wrong = skewed | (np.linalg.det(rotations) < 0) | (matrices[:, 3] != [0, 0, 0, 1]).any(1)
+    if wrong.any():
+        raise DataError(f"'{path}', row {wrong.argmax() + 1}, is no camera pose: expected a "
+                        'rotation and a translation, [R t]')
+    return matrices
+
+
+def _read_table(path: Path, rows: int, columns: tuple[int, ...]) -> np.ndarray | None:
+    """Read a text table of known size; ``None`` if there is no such file."""
+    if not path.exists():
+        return None
+    try:
+        table = np.loadtxt(path, ndmin=2)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read '{path}': {error}") from error
+    if len(table) != rows or table.shape[1] not in columns or not np.isfinite(table).all():
+        wanted = ' or '.join(f'{rows}x{n}' for n in columns)
+        raise DataError(f"'{path}' holds {table.shape[0]}x{table.shape[1]} numbers, "
+                        f'needed are {wanted} finite ones')
+    return table
+
+
+def read_image(path: Path, width: int, height: int) -> np.ndarray:
+    """RGB image (height, width, 3) uint8, resized the way the nodes do (pixel areas)."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"image '{path}' is missing or damaged: restore or delete it")
+    if image.shape[:2] != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_map(path: Path, scale: float = 1.0) -> np.ndarray:
+    """A single-channel png (H, W) as stored, times ``scale`` where that is not one."""
+    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if values is None or values.ndim != 2:
+        raise DataError(f"map '{path}' is missing, damaged or has several channels")
+    return values if scale == 1.0 else values.astype(np.float32) * scale
