@@ -26,7 +26,6 @@ class Config:
         batch_size: samples a step.
         steps: optimiser steps in all.
         learning_rate: peak of the schedule (linear warm-up, then cosine to a twentieth).
-        loss_downscale: the photometric loss compares images at 1/loss_downscale of network size.
         smoothness: weight of edge-aware smoothness.
         semantic: weight of the cross-entropy.
         precision: Lightning's precision, such as 32-true or bf16-mixed.
@@ -45,7 +44,6 @@ class Config:
     batch_size: int
     steps: int
     learning_rate: float
-    loss_downscale: int
     smoothness: float
     semantic: float
     precision: str

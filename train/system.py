@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import lightning
 import torch
 import torch.nn.functional as F
@@ -43,32 +45,47 @@ class StreetSystem(lightning.LightningModule):
         disparities, logits = self.perception(inputs[:, 1])
         transforms = self.transforms(inputs)
 
-        height = config.height // config.loss_downscale
-        width = config.width // config.loss_downscale
-        previous, target, following = (
-            F.avg_pool2d(image, config.loss_downscale) for image in images.unbind(1))
-        sources = (previous, following)
         with torch.autocast(self.device.type, enabled=False):
-            scale = 1 / config.loss_downscale
-            intrinsics = scale_intrinsics(batch['intrinsics'], scale, scale)
-            identity = torch.minimum(*(photometric_error(s, target) for s in sources))
-            # Where motion and no motion explain equally well, a random choice avoids a bias.
-            identity = identity + torch.rand_like(identity) * 1e-5
-            photometric = smoothness = identity.new_zeros(())
+            photometric = smoothness = images.new_zeros(())
             moving = []
             for s, disparity in enumerate(disparities):
-                depth = 1 / resize(disparity, height, width)
-                warps = [warp(image, depth, transform, intrinsics)
-                         for image, transform in zip(sources, transforms, strict=True)]
-                term, mask = minimum_reprojection(*zip(*warps, strict=True), identity, target)
-                photometric = photometric + term / 2 ** s
+                loss, mask = self.view_synthesis(disparity, images, transforms,
+                                                 batch['intrinsics'])
+                photometric = photometric + loss / 2 ** s
                 moving.append(mask.float().mean())
-                small = F.adaptive_avg_pool2d(target, disparity.shape[2:])
-                smoothness = smoothness + edge_aware_smoothness(disparity, small) / 2 ** s
+                target = F.adaptive_avg_pool2d(images[:, 1], disparity.shape[2:])
+                smoothness = smoothness + edge_aware_smoothness(disparity, target) / 2 ** s
             semantic = self.cross_entropy(logits.float(), batch['labels'])
         loss = photometric + config.smoothness * smoothness + config.semantic * semantic
         return {'loss': loss, 'photometric': photometric, 'smoothness': smoothness,
                 'semantic': semantic, 'moving': torch.stack(moving).mean()}
+
+    @staticmethod
+    def view_synthesis(disparity: Tensor, images: Tensor, transforms: Sequence[Tensor],
+                       intrinsics: Tensor) -> tuple[Tensor, Tensor]:
+        """Photometric loss at the disparity's own resolution, as SfMLearner (section 3.2) does.
+
+        Args:
+            disparity: (B, 1, h, w) of the target.
+            images: (B, 3, 3, H, W) previous, target, next.
+            transforms: T_previous_target, T_next_target (B, 4, 4).
+            intrinsics: (B, 3, 3) at the images' size.
+
+        Returns:
+            As :func:`minimum_reprojection`.
+        """
+        height, width = disparity.shape[2:]
+        previous, target, following = (
+            F.adaptive_avg_pool2d(image, (height, width)) for image in images.unbind(1))
+        intrinsics = scale_intrinsics(
+            intrinsics, width / images.shape[-1], height / images.shape[-2])
+        sources = (previous, following)
+        identity = torch.minimum(*(photometric_error(s, target) for s in sources))
+        # Where motion and no motion explain equally well, a random choice avoids a bias.
+        identity = identity + torch.rand_like(identity) * 1e-5
+        warps = [warp(image, 1 / disparity, transform, intrinsics)
+                 for image, transform in zip(sources, transforms, strict=True)]
+        return minimum_reprojection(*zip(*warps, strict=True), identity, target)
 
     def transforms(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """T_previous_target and T_next_target (B, 4, 4) of image triplets (B, 3, 3, H, W)."""
