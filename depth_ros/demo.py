@@ -28,7 +28,7 @@ import numpy as np
 
 from depth_ros import metrics
 from depth_ros.bag import COMPRESSED_IMAGE, Bag, BagError, Streams, find_streams
-from depth_ros.contract import ContractError, ModelContract, read_contract
+from depth_ros.contract import ContractError, read_contract
 from depth_ros.evaluation import Evaluation, Outputs, evaluate
 from depth_ros.replay import positive
 
@@ -140,7 +140,7 @@ class Plan:
         domain: ROS domain.
         models: Model file of each node, by node name.
         parameters: Further parameters of both nodes, by name.
-        points: Whether to record the point cloud, too.
+        outputs: Names of the outputs to record; what nobody records is not computed.
     """
 
     bag: Path
@@ -150,7 +150,7 @@ class Plan:
     rate: float = 1.0
     domain: int = 1
     parameters: dict[str, str] = field(default_factory=dict)
-    points: bool = False
+    outputs: tuple[str, ...] = OUTPUT_TOPICS
 
     @property
     def namespace(self) -> str:
@@ -205,9 +205,7 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
         for node in NODES:
             processes.start(node, node, *_node_arguments(plan, node))
         recorded = [*filter(None, vars(plan.streams).values()), '/diagnostics',
-                    *(plan.output(t) for t in OUTPUT_TOPICS)]
-        if plan.points:
-            recorded.append(plan.output('points'))
+                    *map(plan.output, plan.outputs)]
         arrived = logs / 'arrived.csv'
         processes.start(
             'recorder', 'record', str(plan.out / 'recording'), '--log', str(arrived),
@@ -524,8 +522,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--bag', type=Path, help='rosbag2 recording (default: the shipped one)')
     parser.add_argument('--out', type=Path, default=Path('out/demo'), help='folder for the results')
     parser.add_argument('--rate', type=positive, default=1.0, help='speed, 1 = as recorded')
-    parser.add_argument('--perception-model', type=Path, help='(default: the shipped one)')
-    parser.add_argument('--odometry-model', type=Path, help='(default: the shipped one)')
+    add_model_options(parser)
     for option, what in (
         ('image-topic', 'camera images'), ('camera-info-topic', 'their camera_info'),
         ('depth-gt', 'true depth'), ('labels-gt', 'true class ids'), ('odom-gt', 'true poses'),
@@ -540,16 +537,37 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the models."""
+    for option in ('perception-model', 'odometry-model'):
+        parser.add_argument(f'--{option}', type=Path, help='(default: the shipped one)')
+
+
+def chosen_models(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Return the model file of each node, by node name, after a look at their contracts.
+
+    Raises:
+        DemoError: A shipped model is missing, or a model is of another task.
+        ContractError: A model file cannot be used.
+    """
+    models = {
+        'perception_node': arguments.perception_model
+        or _shipped('models/perception.onnx', '--perception-model'),
+        'odometry_node': arguments.odometry_model or _shipped('models/pose.onnx',
+                                                              '--odometry-model')}
+    for path, task in zip(models.values(), ('perception', 'pose'), strict=True):
+        found = read_contract(path).task
+        if found != task:
+            raise DemoError(f"model '{path}' has the task '{found}', not '{task}': were the two "
+                            'models swapped?')
+    return models
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from depth_ros.report import write_report
 
-    models = {
-        'perception_node': arguments.perception_model or _shipped('models/perception.onnx',
-                                                                  '--perception-model'),
-        'odometry_node': arguments.odometry_model or _shipped('models/pose.onnx',
-                                                              '--odometry-model')}
-    contracts = {node: _contract(path, task) for (node, path), task in
-                 zip(models.items(), ('perception', 'pose'), strict=True)}
+    models = chosen_models(arguments)
+    contracts = {node: read_contract(path) for node, path in models.items()}
     path = arguments.bag or _shipped('demo/street', '--bag')
     with Bag(path) as bag:
         streams = find_streams(bag, arguments.image_topic, arguments.camera_info_topic,
@@ -559,7 +577,7 @@ def _demo(arguments: argparse.Namespace) -> None:
         domain=arguments.domain or random.randint(1, LAST_DOMAIN),
         parameters={name: str(value) for name in ('threads', 'backend', 'fit')
                     if (value := getattr(arguments, name)) is not None},
-        points=arguments.points)
+        outputs=(*OUTPUT_TOPICS, 'points') if arguments.points else OUTPUT_TOPICS)
     _clear(plan)
     run = run_nodes(plan)
     print('Judging the outputs')
@@ -585,14 +603,6 @@ def _shipped(relative: str, option: str) -> Path:
         return share_path(relative)
     except FileNotFoundError as error:
         raise DemoError(f'{relative} is not installed: give another one with {option}') from error
-
-
-def _contract(path: Path, task: str) -> ModelContract:
-    contract = read_contract(path)
-    if contract.task != task:
-        raise DemoError(f"model '{path}' has the task '{contract.task}', not '{task}': were the "
-                        'two models swapped?')
-    return contract
 
 
 def _clear(plan: Plan) -> None:

@@ -282,3 +282,19 @@ def test_an_interrupted_demo_leaves_no_process(models, tmp_path, number, status)
         time.sleep(0.2)
     assert children_of(out) == []
     assert not (out / 'report.html').exists()
+
+
+def test_bench_prints_a_row_for_each_model_node_and_size(models):
+    command = [sys.executable, '-m', 'depth_ros.bench', *models, '--runs', '3', '--frames', '25']
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert {row[0] for row in rows if len(row) > 2 and row[1] == '64x48'} == {
+        'tiny_perception', 'tiny_pose'}
+    nodes = [row for row in rows if len(row) == 7 and row[1].endswith('_node')]
+    assert [row[:2] for row in nodes] == [
+        [size, node] for size in ('1280x720', '640x192')
+        for node in ('perception_node', 'odometry_node')]
+    for _, _, inference, other, ratio, latency, _ in nodes:
+        assert float(ratio) == pytest.approx(float(other) / float(inference), rel=0.3, abs=0.02)
+        assert float(latency) > 0
