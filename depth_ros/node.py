@@ -20,6 +20,7 @@ from statistics import median
 
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time as BuiltinTime
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -47,6 +48,9 @@ from depth_ros.transport import (
 
 REPORT_PERIOD = 5.0
 """Seconds between two reports of the same cause, and of silence before an input is missed."""
+
+INFO_PATIENCE = 0.05
+"""Seconds to wait for the camera_info of an image where the two come together."""
 
 STAGES = ('decode', 'preprocess', 'inference', 'postprocess', 'publish')
 """What the time of a frame is spent on."""
@@ -92,7 +96,7 @@ class Reporter:
         self._said: dict[str, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, cause: str, message: str, level: str = 'warning') -> None:
+    def __call__(self, cause: str, message: str, error: bool = False) -> None:
         """Report ``message``, at most every REPORT_PERIOD seconds for the same ``cause``."""
         now = time.monotonic()
         with self._lock:
@@ -104,7 +108,10 @@ class Reporter:
             self._said[cause] = now, self.counts[cause]
         if held_back:
             message += f' ({held_back} more like this)'
-        getattr(self._logger, level)(message)
+        if error:  # a call of rclpy's logger may not change its severity
+            self._logger.error(message)
+        else:
+            self._logger.warning(message)
 
     def once(self, cause: str, message: str) -> None:
         """Warn of ``message`` the first time only."""
@@ -234,7 +241,9 @@ class CameraNode(LifecycleNode):
 
         self._frames = NewestFrame()
         self._worker: threading.Thread | None = None
-        self._info: CameraInfo | None = None
+        self._infos: deque[CameraInfo] = deque(maxlen=20)
+        self._image_stamp: BuiltinTime | None = None
+        self._in_step = True  # camera_info comes with each image
         self._image_input: FollowingSubscription | None = None
         self._info_input: FollowingSubscription | None = None
         self._model_name = self._model_hash = ''
@@ -312,7 +321,8 @@ class CameraNode(LifecycleNode):
         def activate() -> None:
             self.engine.warm_up()
             super(CameraNode, self).on_activate(state)
-            self._info = None
+            self._infos.clear()
+            self._in_step = True
             self._frames = NewestFrame()
             self._last_image = self._last_info = time.monotonic()
             self.start()
@@ -402,12 +412,17 @@ class CameraNode(LifecycleNode):
 
     def _on_info(self, message: CameraInfo) -> None:
         self._last_info = time.monotonic()
-        self._info = message
+        self._infos.append(message)
+        if message.header.stamp == self._image_stamp:
+            self._in_step = True
         self._frames.wake()
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self._last_image = time.monotonic()
-        self._age = (self.get_clock().now() - Time.from_msg(message.header.stamp)).nanoseconds / 1e9
+        stamp = self._image_stamp = message.header.stamp
+        if self._infos and self._infos[-1].header.stamp == stamp:
+            self._in_step = True
+        self._age = (self.get_clock().now() - Time.from_msg(stamp)).nanoseconds / 1e9
         self._frames.put((message, time.perf_counter()))
 
     def _watch_inputs(self) -> None:
@@ -419,7 +434,7 @@ class CameraNode(LifecycleNode):
         if now - self._last_image > REPORT_PERIOD:
             self.report('no image', self._silence(self._image_input, 'image'))
             self._last_info = now  # of two missing inputs, one is enough to say
-        elif self._info is None and now - self._last_info > REPORT_PERIOD:
+        elif not self._infos and now - self._last_info > REPORT_PERIOD:
             self.report('no camera_info', self._silence(self._info_input, 'camera_info')
                         + '; images wait for it')
 
@@ -461,7 +476,7 @@ class CameraNode(LifecycleNode):
 
     def _work(self, frames: NewestFrame) -> None:
         while True:
-            item = frames.take(lambda: self._info is not None)
+            item = frames.take(lambda: bool(self._infos))
             if item is None:
                 return
             message, arrived = item
@@ -484,14 +499,14 @@ class CameraNode(LifecycleNode):
     def _fail(self, cause: str, message: str) -> None:
         self._failed += 1
         self.times.discard()
-        self.report(cause, f'frame dropped: {message}', 'error')
+        self.report(cause, f'frame dropped: {message}', error=True)
 
     def _frame(self, message: Image | CompressedImage) -> Frame:
         """Decode a message and find its calibration.
 
         Raises:
             ConversionError: if the image cannot be decoded.
-            CameraError: if there is no fitting calibration.
+            CameraError: if its calibration does not fit.
         """
         with self.times.stage('decode'):
             rgb = (image_to_rgb if isinstance(message, Image) else compressed_to_rgb)(message)
@@ -499,26 +514,26 @@ class CameraNode(LifecycleNode):
         stamp = message.header.stamp
         seconds = stamp.sec + stamp.nanosec * 1e-9
         with self.times.stage('preprocess'):
-            camera, info = self._calibration(width, height, seconds)
+            info = self._info_for(stamp)
+            camera = intrinsics_from_info(info, width, height)
             contract = self.engine.contract
             model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
             fit = ImageFit.create(camera, model, self.settings.fit)
         self._check_input(message, info, fit)
         return Frame(message.header, seconds, rgb, info, fit)
 
-    def _calibration(self, width: int, height: int,
-                     seconds: float) -> tuple[Intrinsics, CameraInfo]:
-        """Intrinsics at the image's size, and the message that they come from."""
-        while True:
-            info = self._info
-            try:
-                return intrinsics_from_info(info, width, height), info
-            except CameraError:
-                # After a change of resolution the new camera_info may be a moment behind.
-                older = info.header.stamp.sec + info.header.stamp.nanosec * 1e-9 < seconds
-                if not older or not self._frames.wait(
-                        lambda old=info: self._info is not old, 0.1) or self._info is info:
-                    raise
+    def _info_for(self, stamp: BuiltinTime) -> CameraInfo:
+        """The camera_info of an image: that of the same stamp, or else the latest.
+
+        Where the camera publishes both together, a camera_info that is a moment behind its image
+        is waited for, so that a change of resolution or zoom takes effect with the right image.
+        """
+        def same() -> CameraInfo | None:
+            return next((i for i in tuple(self._infos) if i.header.stamp == stamp), None)
+
+        if self._in_step and same() is None:
+            self._in_step = self._frames.wait(lambda: same() is not None, INFO_PATIENCE)
+        return same() or self._infos[-1]
 
     def _check_input(self, message: Image | CompressedImage, info: CameraInfo,
                      fit: ImageFit) -> None:
@@ -589,7 +604,7 @@ class CameraNode(LifecycleNode):
             level, text = DiagnosticStatus.OK, values['state']
         elif time.monotonic() - self._last_image > REPORT_PERIOD:
             level, text = DiagnosticStatus.WARN, 'no image'
-        elif self._info is None:
+        elif not self._infos:
             level, text = DiagnosticStatus.WARN, 'no camera_info'
         else:
             level, text = DiagnosticStatus.OK, f'{values["rate_hz"]} Hz'
@@ -632,7 +647,8 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
             except Exception:
                 if not rclpy.ok():
                     break
-                node.report('internal error', f'internal error: {traceback.format_exc()}', 'error')
+                node.report('internal error', f'internal error: {traceback.format_exc()}',
+                            error=True)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

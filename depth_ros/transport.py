@@ -52,13 +52,10 @@ def share_path(relative: str) -> Path:
     if tried[0].exists():
         return tried[0]
     try:
-        from ament_index_python.packages import (
-            PackageNotFoundError,
-            get_package_share_directory,
-        )
+        from ament_index_python.packages import get_package_share_directory
         tried.append(Path(get_package_share_directory('depth_ros')) / relative)
-    except (ImportError, PackageNotFoundError, LookupError):
-        pass
+    except (ImportError, LookupError, OSError):
+        pass  # no ament, not installed there, or no AMENT_PREFIX_PATH
     # pip installs data files below the interpreter's prefix, which is no ament prefix by itself.
     import sysconfig
     tried.append(Path(sysconfig.get_path('data')) / 'share' / 'depth_ros' / relative)

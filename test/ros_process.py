@@ -29,7 +29,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from depth_ros import transport
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 FRAME = 'camera_optical_frame'
 
 
@@ -239,8 +239,8 @@ def image_message(rgb: np.ndarray, seconds: float, encoding: str = 'rgb8',
                   frame: str = FRAME) -> Image:
     """An image message of an array whose last axis is the channels, or a mono image."""
     message = Image(height=rgb.shape[0], width=rgb.shape[1], encoding=encoding,
-                    step=rgb.strides[0])
-    message.data.frombytes(np.ascontiguousarray(rgb).tobytes())
+                    step=rgb.nbytes // rgb.shape[0])
+    message.data.frombytes(rgb.tobytes())
     set_stamp(message, seconds, frame)
     return message
 
