@@ -102,8 +102,8 @@ def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
             bag = write_recording(Path(folder) / 'images', width, height, frames, contract)
             with Bag(bag) as opened:
                 streams = find_streams(opened)
-            plan = Plan(bag=bag, streams=streams, out=Path(folder) / 'out', models=dict(models),
-                        domain=random.randint(1, LAST_DOMAIN),
+            plan = Plan(bag=bag, streams=streams, compressed=False, out=Path(folder) / 'out',
+                        models=dict(models), domain=random.randint(1, LAST_DOMAIN),
                         parameters={'threads': str(threads)}, outputs=OUTPUTS)
             run = run_nodes(plan, say=lambda text: None)
         for node, topic in (('perception_node', OUTPUTS[0]), ('odometry_node', 'odom')):

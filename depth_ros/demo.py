@@ -135,6 +135,7 @@ class Plan:
     Attributes:
         bag: The recording to play.
         streams: Its topics.
+        compressed: Whether the images are CompressedImages.
         out: Folder for the results.
         rate: Speed of the replay.
         domain: ROS domain.
@@ -145,6 +146,7 @@ class Plan:
 
     bag: Path
     streams: Streams
+    compressed: bool
     out: Path
     models: dict[str, Path]
     rate: float = 1.0
@@ -155,8 +157,20 @@ class Plan:
     @property
     def namespace(self) -> str:
         """Namespace of the nodes: none, unless a played topic has the name of an output."""
-        played = {t for t in vars(self.streams).values() if t}
-        return '/depth_ros' if played & {f'/{t}' for t in OUTPUT_TOPICS} else ''
+        taken = {f'/{topic}' for topic in (*OUTPUT_TOPICS, 'points')}
+        return '/depth_ros' if taken & set(self.played) else ''
+
+    @property
+    def image(self) -> str:
+        """Base name of the image topic; compressed images are played at `<image>/compressed`."""
+        name = self.streams.image
+        return name.removesuffix('/compressed') if self.compressed else name
+
+    @property
+    def played(self) -> list[str]:
+        """Names of the topics as they are played, the images first."""
+        others = [t for t in vars(self.streams).values() if t and t != self.streams.image]
+        return [self.image + ('/compressed' if self.compressed else ''), *others]
 
     def output(self, name: str) -> str:
         """Return the full name of an output topic."""
@@ -204,8 +218,7 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
     with Processes(logs, environment) as processes:
         for node in NODES:
             processes.start(node, node, *_node_arguments(plan, node))
-        recorded = [*filter(None, vars(plan.streams).values()), '/diagnostics',
-                    *map(plan.output, plan.outputs)]
+        recorded = [*plan.played, '/diagnostics', *map(plan.output, plan.outputs)]
         arrived = logs / 'arrived.csv'
         processes.start(
             'recorder', 'record', str(plan.out / 'recording'), '--log', str(arrived),
@@ -251,16 +264,13 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
 
 
 def _node_arguments(plan: Plan, node: str) -> list[str]:
-    image = plan.streams.image.removesuffix('/compressed')
-    with Bag(plan.bag) as bag:
-        compressed = bag.topics[plan.streams.image].msgtype == COMPRESSED_IMAGE
     parameters = {
         'use_sim_time': 'true',
         'model': str(plan.models[node].resolve()),
-        'image_transport': 'compressed' if compressed else 'raw',
+        'image_transport': 'compressed' if plan.compressed else 'raw',
         **plan.parameters,
     }
-    arguments = ['--ros-args', '-r', f'image:={image}',
+    arguments = ['--ros-args', '-r', f'image:={plan.image}',
                  '-r', f'camera_info:={plan.streams.camera_info}']
     if plan.namespace:
         arguments += ['-r', f'__ns:={plan.namespace}']
@@ -271,19 +281,14 @@ def _node_arguments(plan: Plan, node: str) -> list[str]:
 
 def _player_arguments(plan: Plan, logs: Path) -> list[str]:
     streams = plan.streams
-    readers = len(NODES) + 1  # and the recorder
+    topics = list(filter(None, vars(streams).values()))
     with Bag(plan.bag) as bag:
-        static = [t for t in ('/tf', '/tf_static') if t in bag.topics]
-        remap = []
-        # The nodes add this suffix to the image's name.
-        if (bag.topics[streams.image].msgtype == COMPRESSED_IMAGE
-                and not streams.image.endswith('/compressed')):
-            remap = ['--remap', f'{streams.image}:={streams.image}/compressed']
-            readers -= 1
+        topics += [t for t in ('/tf', '/tf_static') if t in bag.topics]
+    readers = len(NODES) + 1  # and the recorder
     return [
         str(plan.bag), '--paused', '--rate', str(plan.rate), '--log', str(logs / 'sent.json'),
-        '--topics', *filter(None, vars(streams).values()), *static, *remap,
-        '--wait-for', f'{streams.image}={readers}', f'{streams.camera_info}={len(NODES) + 1}']
+        '--topics', *topics, '--remap', f'{streams.image}:={plan.played[0]}',
+        '--wait-for', f'{streams.image}={readers}', f'{streams.camera_info}={readers}']
 
 
 def _model_topics(plan: Plan) -> list[str]:
@@ -375,9 +380,8 @@ def _collect(plan: Plan, sent: dict, arrived: Path) -> Run:
     published = {stamp: at for topic, stamp, at in sent['published']
                  if topic == plan.streams.image}
     latencies: dict[str, list[float]] = {}
-    played = set(vars(plan.streams).values())
     for topic, stamp, received in _arrivals(arrived):
-        if stamp in published and topic not in played:
+        if stamp in published and topic not in plan.played:
             latencies.setdefault(topic, []).append((received - published[stamp]) / 1e6)
     run = Run(
         frames_in=len(published),
@@ -572,8 +576,10 @@ def _demo(arguments: argparse.Namespace) -> None:
     with Bag(path) as bag:
         streams = find_streams(bag, arguments.image_topic, arguments.camera_info_topic,
                                arguments.depth_gt, arguments.labels_gt, arguments.odom_gt)
+        compressed = bag.topics[streams.image].msgtype == COMPRESSED_IMAGE
     plan = Plan(
-        bag=path, streams=streams, out=arguments.out, models=models, rate=arguments.rate,
+        bag=path, streams=streams, compressed=compressed, out=arguments.out, models=models,
+        rate=arguments.rate,
         domain=arguments.domain or random.randint(1, LAST_DOMAIN),
         parameters={name: str(value) for name in ('threads', 'backend', 'fit')
                     if (value := getattr(arguments, name)) is not None},

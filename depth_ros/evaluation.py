@@ -108,7 +108,10 @@ def evaluate(
     with Bag(source) as given, Bag(recording) as published:
         stamps = _stamps(published, outputs.depth or outputs.labels)
         tolerance = _half_period(_stamps(given, streams.image))
-        chosen = [stamps[i] for i in np.linspace(0, len(stamps) - 1, pictures).round().astype(int)]
+        # Ground truth may come with fewer frames: those with it are better to look at.
+        true = np.array(_stamps(given, streams.depth or streams.labels), np.int64)
+        judged = [s for s in stamps if true.size and np.abs(true - s).min() <= tolerance] or stamps
+        chosen = [judged[i] for i in np.linspace(0, len(judged) - 1, pictures).round().astype(int)]
         looked_at = _pictures(given, streams.image, sorted(set(chosen)))
         if outputs.depth:
             _depth(result, given, streams, published, outputs.depth, looked_at, tolerance, metric)

@@ -189,6 +189,30 @@ def test_a_recording_without_ground_truth(models, tmp_path):
     assert 'No ground truth in this recording' in page and page.count('<img') > 10
 
 
+def test_awkward_topic_names(models, tmp_path):
+    """Compressed images without the usual suffix, and a true pose named like our output."""
+    with BagWriter(tmp_path / 'awkward') as writer:
+        for index in range(10):
+            stamp = START_NS + index * PERIOD_NS
+            picture = compressed(pixels(), '.jpg', 'jpeg')
+            picture.header.stamp = header(stamp).stamp
+            pose = odometry(stamp)
+            pose.pose.pose.position.x = float(index)
+            for topic, message in (
+                    ('/front/picture', picture), ('/front/camera_info', info(stamp)),
+                    ('/odom', pose)):
+                writer.write(topic, message.__msgtype__, stamp, message)
+    out = tmp_path / 'out'
+    status, printed, errors = demo(
+        '--bag', tmp_path / 'awkward', '--out', out, '--odom-gt', '/odom', *models)
+    assert status == 0, errors
+    with Bag(out / 'recording') as bag:
+        assert {'/front/picture/compressed', '/odom', '/depth_ros/odom',
+                '/depth_ros/depth/image_rect'} <= bag.topics.keys()
+        assert bag.topics['/odom'].count == 10
+    assert 'ATE' in printed and json.loads((out / 'metrics.json').read_text())['frames_out'] > 5
+
+
 # What goes wrong
 
 
