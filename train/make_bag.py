@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
             raise DataError(f"'{args.out}' is no recording, so --force will not replace it: "
                             'choose another path')
     sequence = read_sequence(args.folder, args.image_dir)
-    stamps = _stamps(sequence, args.rate)
+    stamps = image_stamps(sequence, args.rate)
     counts = write_bag(sequence, stamps, args.out, args.storage, args.raw, args.jpeg_quality)
     size = sum(p.stat().st_size for p in args.out.iterdir())
     print(f'{args.out}: {(stamps[-1] - stamps[0]) / 1e9:.1f} s, {size / 1e6:.1f} MB')
@@ -88,8 +88,12 @@ def run(args: argparse.Namespace) -> None:
         print(f'  {count:6d}  {topic}')
 
 
-def _stamps(sequence: Sequence, rate: float | None) -> list[int]:
-    """Stamp of each image, nanoseconds."""
+def image_stamps(sequence: Sequence, rate: float | None = None) -> list[int]:
+    """Stamp of each image in nanoseconds, from times.txt or ``rate`` images a second (or 10).
+
+    Raises:
+        DataError: the times do not grow.
+    """
     times = sequence.times
     if rate is not None or times is None:
         times = np.arange(len(sequence.images)) / (rate or 10.0)
@@ -190,7 +194,7 @@ def _open(path: Path) -> tuple[Image.Image, bytes]:
     try:
         picture = Image.open(io.BytesIO(data))
         picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"image '{path}' is damaged or truncated ({error}): restore it, or remove "
                         'it and all that belongs to it') from error
     return picture, data
