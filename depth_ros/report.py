@@ -458,7 +458,8 @@ section { background: #fff; border: 1px solid #e1e6ea; border-radius: 12px; padd
   margin-top: 1.5rem; }
 .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(12.5rem, 1fr)); }
 .card { background: #fff; border: 1px solid #e1e6ea; border-radius: 12px; padding: 1.1rem 1.25rem; }
-.value { font-size: 1.75rem; font-weight: 650; letter-spacing: -.02em; white-space: nowrap; }
+.value { font-size: 1.75rem; font-weight: 650; letter-spacing: -.02em;
+  line-height: 1.25; }
 .value small { font-size: .95rem; font-weight: 400; color: #56616c; letter-spacing: 0; }
 .what { font-size: .88rem; line-height: 1.4; margin-top: .2rem; }
 figure { margin: 0; min-width: 0; }
