@@ -61,7 +61,12 @@ class Engine(ABC):
                 raise EngineError(
                     f"input '{name}' is {array.dtype} {list(array.shape)}, "
                     f'must be {dtype} {list(shape)}')
-        return self._run({n: np.ascontiguousarray(inputs[n]) for n in self.contract.inputs})
+        try:
+            return self._run({n: np.ascontiguousarray(inputs[n]) for n in self.contract.inputs})
+        except EngineError:
+            raise
+        except Exception as error:  # each runtime has its own exception types
+            raise EngineError(f'{self.backend} failed on {self.contract.name}: {error}') from error
 
     def warm_up(self) -> None:
         """Run once on grey images, so that the first real frame does not pay for set-up."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
@@ -35,12 +36,42 @@ def run(args: argparse.Namespace) -> None:
     fit(config, resume_from=last if resume else None)
 
 
+class KeepLast(Callback):
+    """Saves where training is: every 100 steps, at the end, and on an interrupt or a failure."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Write the checkpoint, whole or not at all."""
+        part = self.path.with_suffix('.part')
+        trainer.save_checkpoint(part)
+        os.replace(part, self.path)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        """After each step."""
+        if trainer.global_step % 100 == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        """After the last step."""
+        self.save(trainer)
+
+    def on_exception(self, trainer: lightning.Trainer, *_: object) -> None:
+        """Before the training ends early."""
+        if trainer.global_step:
+            self.save(trainer)
+
+
 def fit(config: Config, resume_from: Path | None = None) -> StreetSystem:
     """Train as ``config`` says.
 
-    Checkpoints ``last.ckpt`` and ``best.ckpt`` (by validation Abs Rel, or by the
-    photometric loss where there is no true depth) and ``metrics.csv`` go to
-    ``config.out``; an interrupt saves ``last.ckpt``.
+    ``config.out`` receives the checkpoints ``last.ckpt`` and ``best.ckpt`` (by validation Abs Rel,
+    or by the photometric loss where there is no true depth) and, for each start of the training,
+    ``logs/version_N/metrics.csv``.
+
+    Raises:
+        DataError: if a data set is incomplete.
     """
     lightning.seed_everything(config.seed, workers=True)
     size = (config.width, config.height)
@@ -55,24 +86,19 @@ def fit(config: Config, resume_from: Path | None = None) -> StreetSystem:
     )
     out = Path(config.out)
     judge = 'val/abs_rel' if 'depth' in val.ground_truth() else 'val/photometric'
-    checkpoints = [
-        ModelCheckpoint(out, filename='best', monitor=judge, mode='min',
-                        enable_version_counter=False),
-        ModelCheckpoint(out, filename='last', every_n_train_steps=100,
-                        enable_version_counter=False),
-        OnExceptionCheckpoint(out, filename='last'),
-    ]
+    best = ModelCheckpoint(out, filename='best', monitor=judge, mode='min',
+                           enable_version_counter=False)
     trainer = lightning.Trainer(
         max_steps=config.steps, precision=config.precision, default_root_dir=out,
-        logger=CSVLogger(out, name='', version=''), log_every_n_steps=20,
+        logger=CSVLogger(out, name='logs'), log_every_n_steps=20,
         check_val_every_n_epoch=None, val_check_interval=config.val_every,
         num_sanity_val_steps=0, gradient_clip_val=10.0,
-        callbacks=[*checkpoints, TQDMProgressBar(refresh_rate=10)])
+        callbacks=[best, KeepLast(out / 'last.ckpt'), TQDMProgressBar(refresh_rate=10)])
     # Convolutions run a third faster on CPUs in this memory layout, and not slower on GPUs.
     system = StreetSystem(config).to(memory_format=torch.channels_last)
     system.save_hyperparameters(asdict(config))
     if config.init and resume_from is None:
         weights = torch.load(config.init, map_location='cpu', weights_only=True)['state_dict']
         system.load_state_dict(weights)
-    trainer.fit(system, *loaders, ckpt_path=resume_from, weights_only=False)
+    trainer.fit(system, *loaders, ckpt_path=resume_from, weights_only=True)
     return system
