@@ -1,6 +1,9 @@
 """The synthetic street: geometry is exact, the seed decides everything, nothing is half written."""
 
 import argparse
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 
 from train import synthesize
 
-pytest.importorskip("moderngl")
+pytest.importorskip('moderngl')
 
 from train.synthetic.path import MAX_HEADING, MIN_RADIUS, Drive, RoadPath  # noqa: E402
 from train.synthetic.renderer import (  # noqa: E402
@@ -22,7 +25,7 @@ from train.synthetic.world import World  # noqa: E402
 WIDTH, HEIGHT = 320, 96
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope='module')
 def renderer():
     try:
         return Renderer(default_intrinsics(WIDTH, HEIGHT), WIDTH, HEIGHT, 2)
@@ -60,7 +63,7 @@ def test_camera_drives_like_a_car():
     speed = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1) / 0.1
     assert 4.0 < speed.min() and speed.max() < 13.0
     step = np.linalg.inv(poses[:-1]) @ poses[1:]
-    assert (step[:, 2, 3] > 0.4).all(), "forward along the optical axis"
+    assert (step[:, 2, 3] > 0.4).all(), 'forward along the optical axis'
     assert np.abs(step[:, 0, 3]).max() < 0.1
     ground = path.elevation(poses[:, :2, 3])
     assert poses[:, 2, 3] - ground == pytest.approx(1.65, abs=0.03)
@@ -132,32 +135,59 @@ def arguments(*words):
 
 
 def test_synthesize_writes_and_keeps_sequences(tmp_path, renderer):
-    args = arguments("--out", tmp_path / "a", "--sequences", 1, "--frames", 3, "--width", WIDTH,
-                     "--height", HEIGHT, "--seed", 4)
+    args = arguments('--out', tmp_path / 'a', '--sequences', 1, '--frames', 3, '--width', WIDTH,
+                     '--height', HEIGHT, '--seed', 4)
     synthesize.run(args)
-    folder = tmp_path / "a" / "0000"
-    assert [p.name for p in sorted((tmp_path / "a").iterdir())] == ["0000"]
-    stems = ["000000", "000001", "000002"]
-    for kind in ("images", "depth", "semantics"):
+    folder = tmp_path / 'a' / '0000'
+    assert [p.name for p in sorted((tmp_path / 'a').iterdir())] == ['0000']
+    stems = ['000000', '000001', '000002']
+    for kind in ('images', 'depth', 'semantics'):
         assert sorted(p.stem for p in (folder / kind).iterdir()) == stems
-    depth = cv2.imread(str(folder / "depth" / "000001.png"), cv2.IMREAD_UNCHANGED)
+    depth = cv2.imread(str(folder / 'depth' / '000001.png'), cv2.IMREAD_UNCHANGED)
     assert depth.dtype == np.uint16 and depth.shape == (HEIGHT, WIDTH)
-    poses = np.loadtxt(folder / "poses.txt").reshape(-1, 3, 4)
+    poses = np.loadtxt(folder / 'poses.txt').reshape(-1, 3, 4)
     assert poses[0] == pytest.approx(np.eye(4)[:3], abs=1e-9)
     assert (np.diff(poses[:, 2, 3]) > 0.3).all()
-    assert np.loadtxt(folder / "intrinsics.txt") == pytest.approx(
+    assert np.loadtxt(folder / 'intrinsics.txt') == pytest.approx(
         default_intrinsics(WIDTH, HEIGHT))
-    again = arguments("--out", tmp_path / "b", "--frames", 3, "--width", WIDTH, "--height", HEIGHT,
-                      "--seed", 4)
+    again = arguments('--out', tmp_path / 'b', '--frames', 3, '--width', WIDTH, '--height', HEIGHT,
+                      '--seed', 4)
     synthesize.run(again)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        other = tmp_path / "b" / "0000" / path.relative_to(folder)
+    for path in sorted(p for p in folder.rglob('*') if p.is_file()):
+        other = tmp_path / 'b' / '0000' / path.relative_to(folder)
         assert path.read_bytes() == other.read_bytes(), path.name
-    before = (folder / "times.txt").stat().st_mtime_ns
+    before = (folder / 'times.txt').stat().st_mtime_ns
     synthesize.run(args)
-    assert (folder / "times.txt").stat().st_mtime_ns == before
+    assert (folder / 'times.txt').stat().st_mtime_ns == before
 
 
-def test_bad_sizes_are_refused(tmp_path):
-    with pytest.raises(SystemExit, match="--width"):
-        synthesize.run(arguments("--out", tmp_path, "--width", 0))
+def test_an_interrupted_sequence_is_rendered_again(tmp_path, renderer):
+    """What a killed run left behind is neither kept nor mixed in."""
+    left = tmp_path / '.0000.part' / 'images'
+    left.mkdir(parents=True)
+    (left / '000007.jpg').write_bytes(b'half')
+    synthesize.run(arguments('--out', tmp_path, '--frames', 1, '--width', WIDTH, '--height', HEIGHT,
+                             '--fast', '--png'))
+    assert [p.name for p in tmp_path.iterdir()] == ['0000']
+    assert [p.name for p in (tmp_path / '0000' / 'images').iterdir()] == ['000000.png']
+
+
+@pytest.mark.parametrize(('option', 'value'), [
+    ('--width', 0), ('--frames', -1), ('--rate', 'nan'), ('--seed', -1), ('--fy', -3),
+    ('--cx', 'inf'), ('--jpeg-quality', 0)])
+def test_bad_options_are_refused(tmp_path, option, value):
+    with pytest.raises(ValueError, match=option):
+        synthesize.run(arguments('--out', tmp_path / 'out', f'{option}={value}'))
+    assert not (tmp_path / 'out').exists()
+
+
+def test_without_opengl_the_remedy_is_named(tmp_path, repository):
+    """EGL with no driver to load, as on a machine without Mesa."""
+    result = subprocess.run(
+        [sys.executable, '-m', 'train', 'synthesize', '--out', str(tmp_path / 'out')],
+        cwd=repository, text=True, capture_output=True,
+        env={**os.environ, '__EGL_VENDOR_LIBRARY_FILENAMES': str(tmp_path / 'none.json')})
+    assert result.returncode == 2
+    assert 'apt install libegl1 libgl1-mesa-dri' in result.stderr
+    assert 'Traceback' not in result.stderr
+    assert not (tmp_path / 'out').exists()

@@ -13,12 +13,19 @@ OPTICAL_IN_BODY = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
 
 
 class SmoothNoise:
-    """A sum of sinusoids with random phases: zero mean, bounded by ``amplitude``, any argument."""
+    """A sum of sinusoids with random phases: zero mean, bounded by ``amplitude``.
+
+    Args:
+        rng: decides the phases.
+        amplitude: in the unit that the values are to have.
+        frequencies: of the sinusoids, cycles a unit of the argument; each varies by a quarter.
+    """
 
     def __init__(self, rng, amplitude, frequencies):
-        self.frequency = 2 * np.pi * np.asarray(frequencies) * rng.uniform(0.8, 1.25, len(frequencies))
-        self.phase = rng.uniform(0, 2 * np.pi, len(frequencies))
-        weight = rng.uniform(0.5, 1.0, len(frequencies))
+        n = len(frequencies)
+        self.frequency = 2 * np.pi * np.asarray(frequencies) * rng.uniform(0.8, 1.25, n)
+        self.phase = rng.uniform(0, 2 * np.pi, n)
+        weight = rng.uniform(0.5, 1.0, n)
         self.weight = amplitude * weight / weight.sum()
 
     def __call__(self, t):
@@ -79,6 +86,18 @@ class RoadPath:
         shape = np.clip(np.minimum(s, length - s) / ramp, 0, 1)
         return sign * shape * angle / (shape.sum() * STEP)
 
+    def near(self, x, reach):
+        """Centreline points (n, 2), 2 m apart, whose world x is within ``reach`` metres of ``x``.
+
+        All points if there are none: the road begins further on.
+        """
+        # The road heads east and never turns back, so its x only grows.
+        while self._xy[-1, 0] < x + reach:
+            self._extend(self._next_section())
+        points = self._xy[::4]
+        close = np.abs(points[:, 0] - x) < reach
+        return points[close] if close.any() else points
+
     def require(self, s):
         """Compute the road up to arc length ``s``."""
         while self.length < s:
@@ -108,9 +127,17 @@ class RoadPath:
 
 
 class Drive:
-    """A car's drive along a road: where its camera is at any time ``t`` (seconds)."""
+    """A car's drive along a road: where its camera is at any time ``t`` (seconds).
 
-    DT = 0.02
+    Args:
+        seed: decides speed, wander within the lane and the body's motion on its springs.
+        path: the road.
+        lane_offset: metres left of the centreline at which the car keeps.
+        camera_height: metres above the ground.
+        start: arc length at ``t`` = 0, metres.
+    """
+
+    DT = 0.02  # seconds between stored arc lengths
 
     def __init__(self, seed, path, lane_offset, camera_height=1.65, start=70.0):
         rng = np.random.default_rng([seed, 3])

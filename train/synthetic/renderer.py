@@ -53,7 +53,7 @@ void main() {
     depth_out = depth; label_out = uint(label);
 }
 """
-CUT = "if (texel.a < 0.4) discard;"
+CUT = 'if (texel.a < 0.4) discard;'
 
 SKY_VERTEX = """
 #version 330
@@ -94,7 +94,7 @@ void main() {
 """
 
 
-class RendererError(RuntimeError):
+class RendererError(OSError):
     """OpenGL cannot be used here; the message names the remedy."""
 
 
@@ -122,7 +122,12 @@ def default_intrinsics(width, height):
 
 
 def projection(intrinsics, width, height):
-    """Clip matrix (4, 4) for optical coordinates; pixel centres at integers, row 0 first."""
+    """Clip matrix (4, 4) for points in optical coordinates, metres.
+
+    Args:
+        intrinsics: (3, 3) pixels; the first pixel's centre is (0, 0).
+        width, height: pixels. Row 0 of the picture is row 0 of the framebuffer.
+    """
     fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
     return np.array([
         [2 * fx / width, 0, 2 * (cx + 0.5) / width - 1, 0],
@@ -133,13 +138,22 @@ def projection(intrinsics, width, height):
 
 
 class Renderer:
-    """An off-screen renderer for pictures of one size; worlds are drawn one after another."""
+    """An off-screen renderer for pictures of one size; worlds are drawn one after another.
+
+    Args:
+        intrinsics: (3, 3) pixels.
+        width, height: of the pictures, pixels.
+        supersample: 1 for speed, or 2 for smooth pictures.
+
+    Raises:
+        RendererError: OpenGL cannot be used here.
+    """
 
     def __init__(self, intrinsics, width, height, supersample=1):
         try:
             import moderngl
 
-            self._gl = gl = moderngl.create_standalone_context(backend="egl")
+            self._gl = gl = moderngl.create_standalone_context(backend='egl')
         except Exception as error:  # what EGL raises depends on what is missing
             raise RendererError(
                 f"cannot make an off-screen OpenGL context ({error}): install the Python package "
@@ -154,9 +168,11 @@ class Renderer:
         fine[:2] *= k
         fine[:2, 2] += k - 1
         self._projection = projection(fine, *size)
+        # Not multisampled, and no anisotropic filter below: Mesa's llvmpipe 22.3 hung at both
+        # together. Supersampling replaces them, and keeps depth and ids exact.
         self._target = gl.framebuffer(
-            [gl.renderbuffer(size, 4), gl.renderbuffer(size, 1, dtype="f4"),
-             gl.renderbuffer(size, 1, dtype="u1")], gl.depth_renderbuffer(size))
+            [gl.renderbuffer(size, 4), gl.renderbuffer(size, 1, dtype='f4'),
+             gl.renderbuffer(size, 1, dtype='u1')], gl.depth_renderbuffer(size))
         _, images = m.bank()
         self._bank = gl.texture_array((*images.shape[2:0:-1], len(images)), 4, images.tobytes())
         self._variation = gl.texture((512, 512), 4, make_noise().tobytes())
@@ -165,14 +181,15 @@ class Renderer:
             texture.filter = (gl.LINEAR_MIPMAP_LINEAR, gl.LINEAR)
         self._bank.use(0)
         self._variation.use(1)
-        self._programs = {cut: gl.program(VERTEX, SURFACE % (CUT if cut else ""))
+        self._programs = {cut: gl.program(VERTEX, SURFACE % (CUT if cut else ''))
                           for cut in (False, True)}
         # Every mesh is made of quads: one index buffer serves all.
-        corner = np.array([0, 1, 2, 0, 2, 3], np.int32) + 4 * np.arange(MAX_QUADS, dtype=np.int32)[:, None]
+        quad = 4 * np.arange(MAX_QUADS, dtype=np.int32)[:, None]
+        corner = np.array([0, 1, 2, 0, 2, 3], np.int32) + quad
         self._indices = gl.buffer(corner.tobytes())
         self._sky = gl.program(SKY_VERTEX, SKY)
         corners = np.array([-1, -1, 3, -1, -1, 3], np.float32)
-        self._sky_corners = gl.simple_vertex_array(self._sky, gl.buffer(corners), "in_position")
+        self._sky_corners = gl.simple_vertex_array(self._sky, gl.buffer(corners), 'in_position')
         self._world = None
         self._meshes = {}
 
@@ -182,10 +199,10 @@ class Renderer:
         self._meshes = {}
         self._world = world
         style = world.style
-        values = {"bank": 0, "variation": 1, "sun": style.sun, "sun_color": style.sun_color,
-                  "ambient": style.ambient, "sky_top": style.sky_top, "sky_low": style.sky_low,
-                  "clouds": style.clouds, "shift": style.sky_shift,
-                  "hills": style.ambient * style.leaf_tint * [0.26, 0.36, 0.2]}
+        values = {'bank': 0, 'variation': 1, 'sun': style.sun, 'sun_color': style.sun_color,
+                  'ambient': style.ambient, 'sky_top': style.sky_top, 'sky_low': style.sky_low,
+                  'clouds': style.clouds, 'shift': style.sky_shift,
+                  'hills': style.ambient * style.leaf_tint * [0.26, 0.36, 0.2]}
         for program in (*self._programs.values(), self._sky):
             for name, value in values.items():
                 if name in program:
@@ -198,7 +215,7 @@ class Renderer:
         buffer = gl.buffer(np.ascontiguousarray(mesh, np.float32).tobytes())
         array = gl.vertex_array(
             self._programs[cut],
-            [(buffer, "3f 3f 3f 4f", "in_position", "in_normal", "in_uv", "in_tint")],
+            [(buffer, '3f 3f 3f 4f', 'in_position', 'in_normal', 'in_uv', 'in_tint')],
             index_buffer=self._indices)
         return [(cut, len(mesh) // 4 * 6, array, buffer)]
 
@@ -219,14 +236,14 @@ class Renderer:
         """Drawables around the camera: (object-to-world (4, 4), drawables), nearest first."""
         world, eye = self._world, pose[:3, 3]
         first, last = int((s - 40) // CHUNK), int((s + VIEW) // CHUNK)
-        wanted = [(("road", i), lambda i=i: world.chunk(i)) for i in range(max(first, 0), last + 1)]
+        wanted = [(('road', i), lambda i=i: world.chunk(i)) for i in range(max(first, 0), last + 1)]
         ci, cj = (np.floor(eye[:2] / TERRAIN)).astype(int)
         reach = int(np.ceil(VIEW / TERRAIN))
         for i in range(ci - reach, ci + reach + 1):
             for j in range(cj - reach, cj + reach + 1):
                 center = (np.array([i, j]) + 0.5) * TERRAIN - eye[:2]
                 if center @ pose[:2, 2] > -70 and np.hypot(*center) < VIEW + 40:
-                    wanted.append((("ground", i, j), lambda i=i, j=j: world.terrain(i, j, TERRAIN)))
+                    wanted.append((('ground', i, j), lambda i=i, j=j: world.terrain(i, j, TERRAIN)))
         for key in [k for k in self._meshes if k not in {w[0] for w in wanted}]:
             self._release(self._meshes.pop(key)[1])
         half = np.array([self.intrinsics[0, 2] + 1, self.width - self.intrinsics[0, 2]])
@@ -239,12 +256,20 @@ class Renderer:
             if z > -chunk.radius and abs(x) < slope * max(z, 0) + margin:
                 place = np.eye(4)
                 place[:3, 3] = chunk.origin
-                out.append((np.hypot(x, z) + 1000 * (key[0] == "ground"), place, drawables))
+                out.append((np.hypot(x, z) + 1000 * (key[0] == 'ground'), place, drawables))
         out.sort(key=lambda item: item[0])
         return [item[1:] for item in out]
 
     def render(self, world, t):
-        """Draw ``world`` as its camera sees it at time ``t`` seconds: a ``Frame``."""
+        """Draw a world as its camera sees it.
+
+        Args:
+            world: a ``train.synthetic.world.World``.
+            t: seconds since the drive's start.
+
+        Returns:
+            A ``Frame``.
+        """
         if world is not self._world:
             self._use(world)
         gl, pose = self._gl, world.drive.camera(t)
@@ -260,18 +285,18 @@ class Renderer:
         turn[:3, :3] = pose[:3, :3].T
         clip = self._projection @ turn
         for program in self._programs.values():
-            program["world_to_clip"].write(clip.T.astype(np.float32).tobytes())
-            program["world_to_depth"].value = tuple(turn[2])
+            program['world_to_clip'].write(clip.T.astype(np.float32).tobytes())
+            program['world_to_depth'].value = tuple(turn[2])
         rays = np.linalg.inv(self._projection)
         to_ray = np.eye(4)
         to_ray[:3] = pose[:3, :3] @ rays[:3]
-        self._sky["clip_to_ray"].write(to_ray.T.astype(np.float32).tobytes())
+        self._sky['clip_to_ray'].write(to_ray.T.astype(np.float32).tobytes())
 
         gl.enable(self._moderngl.DEPTH_TEST)
         self._target.use()
         self._target.clear()
         for cut in (False, True):
-            model = self._programs[cut]["model"]
+            model = self._programs[cut]['model']
             for place, drawables in scene:
                 local = place.copy()
                 local[:3, 3] -= pose[:3, 3]
@@ -284,7 +309,7 @@ class Renderer:
             np.frombuffer(self._target.read(components=c, attachment=i, alignment=1, dtype=dtype),
                           kind).reshape(self._target.height, self._target.width, c)
             for i, (c, dtype, kind) in enumerate(
-                ((3, "f1", np.uint8), (1, "f4", np.float32), (1, "u1", np.uint8))))
+                ((3, 'f1', np.uint8), (1, 'f4', np.float32), (1, 'u1', np.uint8))))
         k = self._supersample
         if k > 1:
             image = cv2.sepFilter2D(image, -1, TENT, TENT)[k - 1 :: k, k - 1 :: k]

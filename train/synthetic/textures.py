@@ -2,6 +2,7 @@
 
 All layers are tileable, 512 x 512 RGBA, made of multi-octave noise so that there is something to
 track at every distance. Layers that end in nothing (leaves, signs, mesh) have an alpha channel.
+Images in the making are float (512, 512, 3 or 4), RGB in 0..1.
 """
 
 from functools import cache
@@ -41,7 +42,8 @@ def _color(rgb, shade, strength):
 
 def _grainy(rng, rgb, coarse=0.15, fine=0.15):
     hue = np.stack([noise(rng, 1.2) for _ in range(3)], -1) * 0.025
-    return _color(rgb, noise(rng, 1.3) * coarse + noise(rng, 0.4, 24) * fine, 1.0) + hue * np.mean(rgb)
+    shade = noise(rng, 1.3) * coarse + noise(rng, 0.4, 24) * fine
+    return _color(rgb, shade, 1.0) + hue * np.mean(rgb)
 
 
 def _asphalt(rng, level):
@@ -131,8 +133,8 @@ def _facade(rng, wall):
             _window(rng, image, x, row * cell_h + (cell_h - h) // 2, w, h, frame)
         if rng.uniform() < 0.7:
             image[(row + 1) * cell_h - 7 : (row + 1) * cell_h - 1] *= rng.uniform(0.6, 1.3)
-    streaks = cv2.resize(rng.uniform(0.82, 1.08, (3, 128)), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
-    return image * streaks[..., None]
+    streaks = rng.uniform(0.82, 1.08, (3, 128))
+    return image * cv2.resize(streaks, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)[..., None]
 
 
 def _shop(rng, wall):
@@ -166,7 +168,7 @@ def _text(rng, image, x, y, w, h):
     """A board with letters."""
     board = rng.uniform(0.05, 0.9, 3)
     ink = np.where(board.mean() > 0.45, rng.uniform(0, 0.25, 3), rng.uniform(0.7, 1, 3))
-    word = "".join(rng.choice(list("ABCDEFGHIKLMNOPRSTUVXYZ"), max(2, w // 26)))
+    word = ''.join(rng.choice(list('ABCDEFGHIKLMNOPRSTUVXYZ'), max(2, w // 26)))
     patch = np.empty((h, w, 3), np.float32)
     patch[:] = board
     cv2.putText(patch, word, (6, int(h * 0.75)), cv2.FONT_HERSHEY_DUPLEX, h / 50, ink.tolist(), 3)
@@ -174,7 +176,7 @@ def _text(rng, image, x, y, w, h):
 
 
 def _leaves(rng, rgb, cover):
-    """Leaves with holes between them, RGBA; the tile's border is clear so that cards have no edge."""
+    """Leaves with holes between them, RGBA; the border is clear so that cards have no edge."""
     image = np.zeros((SIZE, SIZE, 4))
     image[..., :3] = np.multiply(rgb, 0.6)
     r = np.linspace(-1, 1, SIZE)
@@ -218,23 +220,23 @@ def _sign(rng, shape):
     image = np.zeros((SIZE, SIZE, 4))
     c, white, red, blue = 256, (0.9, 0.9, 0.9, 1), (0.75, 0.08, 0.08, 1), (0.1, 0.25, 0.65, 1)
     ink = (0.08, 0.08, 0.08, 1)
-    if shape == "limit":
+    if shape == 'limit':
         cv2.circle(image, (c, c), 250, red, -1)
         cv2.circle(image, (c, c), 190, white, -1)
         cv2.putText(image, str(rng.choice([30, 50, 60])), (110, 330), 2, 6.5, ink, 24)
-    elif shape == "warning":
+    elif shape == 'warning':
         for scale, color in ((1.0, red), (0.7, white)):
             k = np.array([[0, -250], [240, 200], [-240, 200]]) * scale + [c, c + 30]
             cv2.fillPoly(image, [k.astype(np.int32)], color)
         cv2.rectangle(image, (240, 200), (272, 330), ink, -1)
         cv2.circle(image, (256, 370), 18, ink, -1)
-    elif shape == "parking":
+    elif shape == 'parking':
         cv2.rectangle(image, (6, 6), (506, 506), blue, -1)
-        cv2.putText(image, "P", (130, 400), 2, 11, white, 40)
-    elif shape == "board":
+        cv2.putText(image, 'P', (130, 400), 2, 11, white, 40)
+    elif shape == 'board':
         cv2.rectangle(image, (2, 60), (510, 450), blue, -1)
         for y in (180, 290, 400):
-            word = "".join(rng.choice(list("abcdefghiklmnorstu"), 9))
+            word = ''.join(rng.choice(list('abcdefghiklmnorstu'), 9))
             cv2.putText(image, word, (20, y), 2, 2.8, white, 8)
     else:
         cv2.circle(image, (c, c), 250, blue, -1)
@@ -311,42 +313,42 @@ def make_bank():
     ]
     panel = _cells(rng, 6, 8, 0, 0.004, [0.6, 0.6, 0.6], [0.3, 0.3, 0.3], 0.12)
     walls = [*plaster, *brick, panel]
-    layers = {f"wall{i}": w for i, w in enumerate(walls)}
-    layers |= {f"facade{i}": _facade(rng, walls[i % len(walls)]) for i in range(16)}
-    layers |= {f"shop{i}": _shop(rng, walls[(3 * i) % len(walls)]) for i in range(5)}
-    layers |= {f"asphalt{i}": _asphalt(rng, level) for i, level in enumerate((0.3, 0.38, 0.46))}
-    layers["pavers0"] = _cells(rng, 16, 12, 0.5, 0.004, [0.58, 0.56, 0.53], [0.3, 0.3, 0.28], 0.14)
-    layers["pavers1"] = _cells(rng, 10, 10, 0, 0.005, [0.62, 0.6, 0.58], [0.38, 0.37, 0.35], 0.12)
-    layers["pavers2"] = _cells(rng, 20, 20, 0.5, 0.006, [0.56, 0.44, 0.4], [0.3, 0.28, 0.26], 0.2)
-    layers["concrete"] = _grainy(rng, [0.62, 0.61, 0.58], 0.25, 0.18)
-    layers["marking"] = _grainy(rng, [0.85, 0.85, 0.82], 0.2, 0.2)
+    layers = {f'wall{i}': w for i, w in enumerate(walls)}
+    layers |= {f'facade{i}': _facade(rng, walls[i % len(walls)]) for i in range(16)}
+    layers |= {f'shop{i}': _shop(rng, walls[(3 * i) % len(walls)]) for i in range(5)}
+    layers |= {f'asphalt{i}': _asphalt(rng, level) for i, level in enumerate((0.3, 0.38, 0.46))}
+    layers['pavers0'] = _cells(rng, 16, 12, 0.5, 0.004, [0.58, 0.56, 0.53], [0.3, 0.3, 0.28], 0.14)
+    layers['pavers1'] = _cells(rng, 10, 10, 0, 0.005, [0.62, 0.6, 0.58], [0.38, 0.37, 0.35], 0.12)
+    layers['pavers2'] = _cells(rng, 20, 20, 0.5, 0.006, [0.56, 0.44, 0.4], [0.3, 0.28, 0.26], 0.2)
+    layers['concrete'] = _grainy(rng, [0.62, 0.61, 0.58], 0.25, 0.18)
+    layers['marking'] = _grainy(rng, [0.85, 0.85, 0.82], 0.2, 0.2)
     worn = noise(rng, 0.9, 4) > 0.55
-    layers["marking"][worn] = _asphalt(rng, 0.42)[worn]
-    layers["grass0"] = _grass(rng, [0.3, 0.4, 0.16])
-    layers["grass1"] = _grass(rng, [0.38, 0.42, 0.2])
-    layers["dirt"] = _grainy(rng, [0.45, 0.38, 0.28], 0.3, 0.3)
-    layers["roof0"] = _cells(rng, 22, 22, 0.5, 0.006, [0.52, 0.26, 0.18], [0.2, 0.1, 0.08], 0.25)
-    layers["roof1"] = _cells(rng, 18, 14, 0.5, 0.005, [0.33, 0.33, 0.36], [0.14, 0.14, 0.15], 0.2)
-    layers["wood"] = _planks(rng, [0.48, 0.34, 0.22])
-    layers["stone"] = _stones(rng)
+    layers['marking'][worn] = _asphalt(rng, 0.42)[worn]
+    layers['grass0'] = _grass(rng, [0.3, 0.4, 0.16])
+    layers['grass1'] = _grass(rng, [0.38, 0.42, 0.2])
+    layers['dirt'] = _grainy(rng, [0.45, 0.38, 0.28], 0.3, 0.3)
+    layers['roof0'] = _cells(rng, 22, 22, 0.5, 0.006, [0.52, 0.26, 0.18], [0.2, 0.1, 0.08], 0.25)
+    layers['roof1'] = _cells(rng, 18, 14, 0.5, 0.005, [0.33, 0.33, 0.36], [0.14, 0.14, 0.15], 0.2)
+    layers['wood'] = _planks(rng, [0.48, 0.34, 0.22])
+    layers['stone'] = _stones(rng)
     bark = cv2.resize(noise(rng, 0.8, 6), (SIZE, 4 * SIZE))[:SIZE]
-    layers["bark"] = _color([0.36, 0.29, 0.22], bark, 0.6)
-    layers["metal"] = _grainy(rng, [0.55, 0.56, 0.57], 0.3, 0.12)
-    layers["foliage0"] = _foliage(rng, [0.3, 0.42, 0.15])
-    layers["foliage1"] = _foliage(rng, [0.38, 0.45, 0.18])
-    layers["paint"] = _paint(rng)
-    layers["glass"] = _glass(rng)
-    layers["tyre"] = _grainy(rng, [0.07, 0.07, 0.07], 0.3, 0.3)
-    layers["wheel"] = _wheel(rng)
-    layers["skin"] = _grainy(rng, [0.75, 0.55, 0.44], 0.15, 0.05)
-    layers["cloth"] = _cells(rng, 14, 14, 0.5, 0.012, [0.8, 0.8, 0.8], [0.5, 0.5, 0.5], 0.25)
-    layers |= {f"poster{i}": _poster(rng) for i in range(3)}
-    layers["leaves0"] = _leaves(rng, [0.3, 0.44, 0.15], 330)
-    layers["leaves1"] = _leaves(rng, [0.4, 0.47, 0.18], 260)
-    layers["leaves2"] = _leaves(rng, [0.24, 0.36, 0.18], 400)
-    layers["railing"] = _mesh_fence(rng)
-    for i, shape in enumerate(("limit", "warning", "parking", "board", "arrow")):
-        layers[f"sign{i}"] = _sign(rng, shape)
+    layers['bark'] = _color([0.36, 0.29, 0.22], bark, 0.6)
+    layers['metal'] = _grainy(rng, [0.55, 0.56, 0.57], 0.3, 0.12)
+    layers['foliage0'] = _foliage(rng, [0.3, 0.42, 0.15])
+    layers['foliage1'] = _foliage(rng, [0.38, 0.45, 0.18])
+    layers['paint'] = _paint(rng)
+    layers['glass'] = _glass(rng)
+    layers['tyre'] = _grainy(rng, [0.07, 0.07, 0.07], 0.3, 0.3)
+    layers['wheel'] = _wheel(rng)
+    layers['skin'] = _grainy(rng, [0.75, 0.55, 0.44], 0.15, 0.05)
+    layers['cloth'] = _cells(rng, 14, 14, 0.5, 0.012, [0.8, 0.8, 0.8], [0.5, 0.5, 0.5], 0.25)
+    layers |= {f'poster{i}': _poster(rng) for i in range(3)}
+    layers['leaves0'] = _leaves(rng, [0.3, 0.44, 0.15], 330)
+    layers['leaves1'] = _leaves(rng, [0.4, 0.47, 0.18], 260)
+    layers['leaves2'] = _leaves(rng, [0.24, 0.36, 0.18], 400)
+    layers['railing'] = _mesh_fence(rng)
+    for i, shape in enumerate(('limit', 'warning', 'parking', 'board', 'arrow')):
+        layers[f'sign{i}'] = _sign(rng, shape)
     stack = np.full((len(layers), SIZE, SIZE, 4), 255, np.uint8)
     for target, layer in zip(stack, layers.values(), strict=True):
         target[..., : layer.shape[-1]] = np.clip(layer, 0, 1) * 255

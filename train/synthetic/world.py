@@ -15,13 +15,21 @@ from train.synthetic.path import Drive, RoadPath
 CHUNK = 40.0
 VIEW = 260.0  # metres of road drawn ahead
 CAR_COLORS = np.array([[.95, .95, .95], [.15, .15, .16], [.5, .52, .54], [.7, .72, .74],
-                       [.6, .1, .1], [.12, .2, .45], [.2, .3, .25], [.75, .65, .4], [.35, .22, .16]])
+                       [.6, .1, .1], [.12, .2, .45], [.2, .3, .25], [.75, .65, .4],
+                       [.35, .22, .16]])
 UV_PERIOD = 1000.0
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Meshes relative to ``origin`` (world xyz): solid, and cut out by the texture's alpha."""
+    """Meshes of one place.
+
+    Attributes:
+        origin: world xyz that the meshes are relative to, metres.
+        center, radius: a sphere around all of it, world xyz, metres.
+        opaque: mesh of what is solid, in the format of ``train.synthetic.meshes``.
+        cutout: mesh of what ends where its texture's alpha does.
+    """
 
     origin: np.ndarray
     center: np.ndarray
@@ -39,7 +47,7 @@ class Actor:
 
 
 class Style:
-    """What a seed decides for a whole street."""
+    """What a seed decides for a whole street: lengths in metres, colours RGB in 0..1."""
 
     def __init__(self, seed):
         rng = np.random.default_rng([seed, 4])
@@ -47,9 +55,9 @@ class Style:
         self.parking = [rng.uniform(2.0, 2.3) if rng.uniform() < 0.55 else 0.0 for _ in range(2)]
         self.sidewalk = rng.uniform(1.5, 3.5, 2)
         self.kerb = rng.uniform(0.08, 0.16)
-        self.asphalt = f"asphalt{rng.integers(3)}"
-        self.pavers = str(rng.choice(["pavers0", "pavers1", "pavers2", "concrete", "asphalt2"]))
-        self.grass = f"grass{rng.integers(2)}"
+        self.asphalt = f'asphalt{rng.integers(3)}'
+        self.pavers = str(rng.choice(['pavers0', 'pavers1', 'pavers2', 'concrete', 'asphalt2']))
+        self.grass = f'grass{rng.integers(2)}'
         self.road_tint = rng.uniform(0.75, 1.2) * rng.uniform(0.95, 1.05, 3)
         self.walk_tint = rng.uniform(0.8, 1.15) * rng.uniform(0.95, 1.05, 3)
         self.ground_tint = rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, 3)
@@ -75,7 +83,8 @@ class Style:
         self.sun_color = (0.95 - 0.55 * overcast) * np.array([1.0, 0.97 - 0.1 * warm,
                                                                0.92 - 0.25 * warm])
         self.ambient = (0.48 + 0.32 * overcast) * np.array([0.95, 0.98, 1.05])
-        self.sky_top = (1 - overcast) * np.array([.25, .45, .8]) + overcast * np.array([.68, .72, .78])
+        blue, grey = np.array([.25, .45, .8]), np.array([.68, .72, .78])
+        self.sky_top = (1 - overcast) * blue + overcast * grey
         self.sky_low = np.array([.78, .83, .88]) * rng.uniform(0.9, 1.1)
         self.clouds = rng.uniform(0.2, 0.9)
         self.sky_shift = rng.uniform(0, 1, 2)
@@ -101,7 +110,7 @@ class World:
     # -- what moves -----------------------------------------------------------------------------
 
     def actors(self, t):
-        """Moving things near the camera at time ``t`` (seconds)."""
+        """List of each ``Actor`` near the camera at time ``t`` (seconds)."""
         style, s_camera = self.style, self.drive.arc_length(t)
         near, far = s_camera - 15, s_camera + 160
         out = []
@@ -133,7 +142,7 @@ class World:
         color = CAR_COLORS[rng.integers(len(CAR_COLORS))] * rng.uniform(0.85, 1.15)
         if rng.uniform() < trucks:
             return m.place(m.truck(), [0, 0, 0], color=0.6 + 0.4 * color)
-        shape = str(rng.choice(["hatch", "sedan", "suv", "van"], p=[0.35, 0.3, 0.25, 0.1]))
+        shape = str(rng.choice(['hatch', 'sedan', 'suv', 'van'], p=[0.35, 0.3, 0.25, 0.1]))
         return m.place(m.car(shape), [0, 0, 0], color=color)
 
     def _actor(self, mesh, s, d, reverse):
@@ -151,7 +160,7 @@ class World:
     # -- what stands ----------------------------------------------------------------------------
 
     def chunk(self, index):
-        """Build the chunk of road from ``index * CHUNK`` on."""
+        """The ``Chunk`` of road from arc length ``index * CHUNK`` on, with all beside it."""
         rng = np.random.default_rng([self.seed, 8, index])
         s0 = index * CHUNK
         xy, heading, _ = self.path.at(np.array([s0 + CHUNK / 2]))
@@ -166,10 +175,15 @@ class World:
         return Chunk(origin, center, reach, opaque, cutout)
 
     def terrain(self, i, j, size=64.0):
-        """The open ground of one square of the world's grid, under and around the street."""
+        """The open ground of a square of the world's grid, as a ``Chunk``.
+
+        Args:
+            i, j: number of the square along world x and y.
+            size: its sides, metres.
+        """
         origin = np.array([i * size, j * size, 0.0])
         grid = np.linspace(0, size, 9)
-        xy = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1)
+        xy = np.stack(np.meshgrid(grid, grid, indexing='ij'), -1)
         world = (xy + origin[:2]).reshape(-1, 2)
         center = origin[:2] + size / 2
         away = self._distance(world, center)
@@ -189,15 +203,9 @@ class World:
         return window.query(xy)[0]
 
     def _window(self, near):
-        # The road's x never decreases by much: points within 250 m along x are enough.
-        reach = near[0] + 300.0
-        while self.path._xy[-1, 0] < reach:
-            self.path.require(self.path.length + 100)
-        points = self.path._xy[::4]
-        keep = np.abs(points[:, 0] - near[0]) < 250
-        if not keep.any():
-            keep = np.ones(len(points), bool)
-        return cKDTree(points[keep])
+        """Search tree of the centreline points around ``near`` (world x, y)."""
+        # Points within 250 m along x hold all that is nearer than 100 m.
+        return cKDTree(self.path.near(near[0], 250.0))
 
 
 def _wrap(uv):
@@ -274,7 +282,7 @@ class _Builder:
                 dashed = style.center_dashed
                 on = np.floor(s[:-1] / 3.75) % 2 == 0 if dashed else on
                 on &= style.center_line
-            for flag, texture, tint in ((True, "marking", np.ones(3)),
+            for flag, texture, tint in ((True, 'marking', np.ones(3)),
                                         (False, style.asphalt, style.road_tint)):
                 for i in np.flatnonzero(on == flag):
                     self.strip(s[i : i + 2], [(a, 0), (b, 0)], texture, tint, m.ROAD)
@@ -285,7 +293,7 @@ class _Builder:
             far = side * 15.0
             order = slice(None, None, -side)
             stone = [(e, 0), (e, k), (e + 0.16 * side, k)]
-            self.strip(s, stone[order], "concrete", np.ones(3) * 0.95, m.SIDEWALK, 2.0)
+            self.strip(s, stone[order], 'concrete', np.ones(3) * 0.95, m.SIDEWALK, 2.0)
             walk = [(e + 0.16 * side, k), (c, k)]
             self.strip(s, walk[order], style.pavers, style.walk_tint, m.SIDEWALK, 2.5)
             verge = [(c, k), (far, 0.05), (far, -0.6)]
@@ -297,7 +305,7 @@ class _Builder:
         s = self.s0 + self.rng.uniform(6, CHUNK - 10)
         left, right = style.edge(1), style.edge(-1)
         for d in np.arange(-right + 0.4, left - 0.8, 1.0):
-            self.strip(np.array([s, s + 1.5, s + 3.0]), [(d + 0.5, 0.006), (d, 0.006)], "marking",
+            self.strip(np.array([s, s + 1.5, s + 3.0]), [(d + 0.5, 0.006), (d, 0.006)], 'marking',
                        np.ones(3), m.ROAD)
         if self.rng.uniform() < 0.6:
             self.put(m.traffic_light(), s - 1.0, -right - 0.5)
@@ -344,12 +352,12 @@ class _Builder:
     def border(self, side, d):
         """Fence, wall, hedge or nothing between sidewalk and lots."""
         rng, style = self.rng, self.style
-        kind = rng.choice(["none", "wall", "wood", "railing", "hedge"],
+        kind = rng.choice(['none', 'wall', 'wood', 'railing', 'hedge'],
                           p=[0.25 + 0.35 * style.urban, 0.2 - 0.08 * style.urban,
                              0.2 - 0.12 * style.urban, 0.15 - 0.05 * style.urban,
                              0.2 - 0.1 * style.urban])
-        self.setback = 0.0 if kind == "none" else 1.5
-        if kind == "none":
+        self.setback = 0.0 if kind == 'none' else 1.5
+        if kind == 'none':
             return
         a, b = rng.uniform(0, 6), CHUNK - rng.uniform(0, 6)
         s = self.s0 + np.linspace(a, b, int((b - a) / 2.5))
@@ -357,23 +365,23 @@ class _Builder:
         tint = rng.uniform(0.7, 1.2) * rng.uniform(0.9, 1.1, 3)
         x0, x1 = side * d, side * (d + 0.25)
         order = slice(None, None, -side)
-        if kind == "wall":
-            texture = str(rng.choice(["stone", "wall4", "wall5", "wall0"]))
+        if kind == 'wall':
+            texture = str(rng.choice(['stone', 'wall4', 'wall5', 'wall0']))
             h = rng.uniform(0.8, 2.0)
             profile = [(x0, k - 0.3), (x0, k + h), (x1, k + h), (x1, k - 0.3)]
             self.strip(s, profile[order], texture, tint, m.WALL, 3.0)
-        elif kind == "wood":
+        elif kind == 'wood':
             h = rng.uniform(1.0, 1.8)
-            self.strip(s, [(x0, k - 0.2), (x0, k + h)][order], "wood", tint, m.FENCE, 3.0)
+            self.strip(s, [(x0, k - 0.2), (x0, k + h)][order], 'wood', tint, m.FENCE, 3.0)
             for at in s:
-                self.put(m.box([-.06, -.06, -.3], [.06, .06, h + 0.1], "wood", tint, m.FENCE), at,
+                self.put(m.box([-.06, -.06, -.3], [.06, .06, h + 0.1], 'wood', tint, m.FENCE), at,
                          side * (d + 0.08))
-        elif kind == "railing":
+        elif kind == 'railing':
             h = rng.uniform(1.0, 1.6)
             before = len(self.opaque)
-            self.strip(s, [(x0, k), (x0, k + h)][order], "railing", tint, m.FENCE, h)
+            self.strip(s, [(x0, k), (x0, k + h)][order], 'railing', tint, m.FENCE, h)
             self.cutout.append(self.opaque.pop(before))
-            self.strip(s, [(x0, k - 0.3), (x0, k + 0.2), (x1, k + 0.2), (x1, -0.3)][order], "stone",
+            self.strip(s, [(x0, k - 0.3), (x0, k + 0.2), (x1, k + 0.2), (x1, -0.3)][order], 'stone',
                        tint, m.WALL, 3.0)
         else:
             h = rng.uniform(0.9, 1.8)
@@ -381,13 +389,13 @@ class _Builder:
             x1 = side * (d + 0.9)
             profile = [(x0, k - 0.2), (x0 - 0.05 * side, k + 0.7 * h), (x0 + 0.15 * side, k + h),
                        (x1, k + h), (x1, k - 0.2)]
-            self.strip(s, profile[order], f"foliage{rng.integers(2)}", tint, m.VEGETATION, 2.0)
+            self.strip(s, profile[order], f'foliage{rng.integers(2)}', tint, m.VEGETATION, 2.0)
             n = 60
             along, up = rng.uniform(a, b, n) + self.s0, rng.uniform(0.1, 1, n) * h
             p = self.points(along, np.full(n, x0 + 0.05 * side), up + k)
             normal = self.points(along, np.full(n, x0 - side), up + k) - p
             normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-            cards = m.leaf_cards(rng, p, normal + [0, 0, 0.3], 0.3, f"leaves{rng.integers(3)}")
+            cards = m.leaf_cards(rng, p, normal + [0, 0, 0.3], 0.3, f'leaves{rng.integers(3)}')
             self.cutout.append(m.place(cards, [0, 0, 0], color=tint))
 
     def lots(self, side, corridor):
