@@ -119,7 +119,7 @@ class ModelContract:
             bool(self.outputs) and len(set(self.outputs)) == len(self.outputs)
             and set(self.outputs) <= allowed,
             'outputs', f'is {self.outputs!r}, must be some of {sorted(allowed)}, each once')
-        _check(isinstance(self.metric, bool), 'metric', f'is {self.metric!r}, must be true or false')
+        _check(isinstance(self.metric, bool), 'metric', f'is {self.metric!r}, not true or false')
         if 'depth' in self.outputs:
             _check(
                 self.depth_range is not None and len(self.depth_range) == 2

@@ -76,6 +76,7 @@ class Engine(ABC):
     def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run on checked, contiguous inputs."""
 
+    @abstractmethod
     def close(self) -> None:
         """Release the runtime's memory; the engine cannot be used afterwards."""
 

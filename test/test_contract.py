@@ -127,7 +127,7 @@ def test_files_that_are_no_models_are_refused_by_name(tmp_path):
     with pytest.raises(ContractError, match='cut.onnx'):
         read_contract(tmp_path / 'cut.onnx')
     onnx.save(identity_model(), tmp_path / 'foreign.onnx')
-    with pytest.raises(ContractError, match=f"foreign.onnx' has no metadata field '{METADATA_KEY}'"):
+    with pytest.raises(ContractError, match=f"foreign.onnx' has no .*'{METADATA_KEY}'"):
         read_contract(tmp_path / 'foreign.onnx')
     with pytest.raises(ContractError, match='does not exist'):
         read_contract(tmp_path / 'nowhere.onnx')

