@@ -169,6 +169,13 @@ def test_sqlite_storage(folder, tmp_path):
     assert len(read(tmp_path / 'bag')[IMAGE]) == FRAMES
 
 
+def test_what_is_no_ground_truth_can_be_left_out(folder, tmp_path):
+    assert make(folder, tmp_path / 'bag', '--without', 'semantics', 'poses') == 0
+    with Bag(tmp_path / 'bag') as bag:
+        streams = find_streams(bag)
+    assert (streams.depth, streams.labels, streams.odom) == (DEPTH, None, None)
+
+
 def test_times(folder, tmp_path):
     """Of the clock: kept. None: 10 a second. --rate wins over all."""
     (folder / 'times.txt').write_text('1700000000.1\n1700000000.2\n1700000000.3\n1700000000.4\n')

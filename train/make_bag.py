@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import struct
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ CAMERA_FRAME, ODOM_FRAME, BASE_FRAME = 'camera_optical_frame', 'odom', 'base_lin
 BASE_CAMERA = pose_from_list(OPTICAL_IN_BASE)  # T_base_camera
 VARIANCE = 1e-6  # of ground truth, m^2 and rad^2: small, but never zero, which means unknown
 CLASSES = 19
+GROUND_TRUTH = ('poses', 'depth', 'semantics')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +61,9 @@ the images. Images must be rectified. Not every frame needs depth and semantics.
                         'files already, which are recorded as they are; 1 to 100 (default 95)')
     parser.add_argument('--image-dir', help='folder of the images in FOLDER (default: images, or '
                         'the only one that is called image...)')
+    parser.add_argument('--without', nargs='+', choices=GROUND_TRUTH, default=(), metavar='WHAT',
+                        help=f'leave out some of {", ".join(GROUND_TRUTH)}: what an estimate made, '
+                        'such as the labels of another network, is no ground truth')
     parser.add_argument('--force', action='store_true', help='replace a recording at OUT_BAG')
 
 
@@ -81,7 +86,8 @@ def run(args: argparse.Namespace) -> None:
                             'choose another path')
     sequence = read_sequence(args.folder, args.image_dir)
     stamps = image_stamps(sequence, args.rate)
-    counts = write_bag(sequence, stamps, args.out, args.storage, args.raw, args.jpeg_quality)
+    counts = write_bag(sequence, stamps, args.out, args.storage, args.raw, args.jpeg_quality,
+                       args.without)
     size = sum(p.stat().st_size for p in args.out.iterdir())
     print(f'{args.out}: {(stamps[-1] - stamps[0]) / 1e9:.1f} s, {size / 1e6:.1f} MB')
     for topic, count in counts.items():
@@ -107,7 +113,8 @@ def image_stamps(sequence: Sequence, rate: float | None = None) -> list[int]:
 
 
 def write_bag(sequence: Sequence, stamps: list[int], out: Path, storage: str = 'mcap',
-              raw: bool = False, jpeg_quality: int = 95) -> dict[str, int]:
+              raw: bool = False, jpeg_quality: int = 95,
+              without: Collection[str] = ()) -> dict[str, int]:
     """Write a recording, which appears at its path only when it is complete.
 
     Args:
@@ -117,6 +124,7 @@ def write_bag(sequence: Sequence, stamps: list[int], out: Path, storage: str = '
         storage: 'mcap' or 'sqlite3'.
         raw: record sensor_msgs/Image instead of CompressedImage with JPEG.
         jpeg_quality: of images that are not JPEG files already.
+        without: which of the folder's GROUND_TRUTH to leave out.
 
     Returns:
         Number of messages by topic.
@@ -133,7 +141,7 @@ def write_bag(sequence: Sequence, stamps: list[int], out: Path, storage: str = '
             bag.write(topic, msgtype, stamp, message)
             counts[topic] = counts.get(topic, 0) + 1
 
-        motions = _motions(sequence.poses, stamps)
+        motions = _motions(None if 'poses' in without else sequence.poses, stamps)
         for i, stamp in enumerate(tqdm(stamps, unit='image', desc=str(out), disable=None)):
             put('/camera/camera_info', CAMERA_INFO, make.camera_info(stamp))
             if raw:
@@ -141,11 +149,11 @@ def write_bag(sequence: Sequence, stamps: list[int], out: Path, storage: str = '
             else:
                 put('/camera/image_rect/compressed', COMPRESSED_IMAGE,
                     make.jpeg(stamp, sequence.images[i], jpeg_quality))
-            if sequence.depth_path(i).exists():
+            if 'depth' not in without and sequence.depth_path(i).exists():
                 put('/ground_truth/depth/camera_info', CAMERA_INFO, make.camera_info(stamp))
                 put('/ground_truth/depth/image_rect/compressedDepth', COMPRESSED_IMAGE,
                     make.depth(stamp, sequence.depth_path(i)))
-            if sequence.semantics_path(i).exists():
+            if 'semantics' not in without and sequence.semantics_path(i).exists():
                 put('/ground_truth/semantics/labels/compressed', COMPRESSED_IMAGE,
                     make.labels(stamp, sequence.semantics_path(i)))
             if motions:
