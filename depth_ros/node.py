@@ -8,6 +8,7 @@ waits, so latency cannot grow.
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 import traceback
@@ -445,9 +446,7 @@ class CameraNode(LifecycleNode):
         publishers = subscription.publishers()
         types = {p.topic_type for p in publishers}
         if not publishers:
-            others = sorted(t for t, kinds in self.get_topic_names_and_types()
-                            if wanted in kinds and t != topic
-                            and self.count_publishers(t) > 0)
+            others = self._topics_of_type(wanted)
             if wanted.endswith('CompressedImage'):
                 others = [t.removesuffix('/compressed') for t in others
                           if t.endswith('/compressed')]
@@ -469,6 +468,13 @@ class CameraNode(LifecycleNode):
                      f'with {self._profile_hint()}')
         return f'{start}{len(publishers)} publisher(s), but no message comes; {hint}'
 
+    def _topics_of_type(self, kind: str) -> list[str]:
+        """Topics of a type that others publish, the likeliest cameras first."""
+        own = {p.topic_name for p in self.publishers}
+        found = [topic for topic, kinds in self.get_topic_names_and_types()
+                 if kind in kinds and topic not in own and self.count_publishers(topic) > 0]
+        return sorted(found, key=lambda t: ('depth' in t or 'semantics' in t, t))
+
     def _profile_hint(self) -> str:
         return f"{PROFILE_VARIABLE}={share_path('config/fastdds.xml')}"
 
@@ -487,7 +493,8 @@ class CameraNode(LifecycleNode):
                     continue
                 self.process(self._frame(message))
             except (ConversionError, CameraError, EngineError, ConfigurationError) as error:
-                self._fail(type(error).__name__, str(error))
+                # The same sentence with other numbers is the same cause.
+                self._fail(re.sub(r'\d+', '#', str(error))[:60], str(error))
             except Exception:  # a frame must never take the node down
                 if not self.context.ok():  # Ctrl-C closed the publishers under us
                     return

@@ -40,6 +40,7 @@ def ros_environment() -> dict[str, str]:
     environment['PYTHONPATH'] = os.pathsep.join(
         filter(None, [str(ROOT), environment.get('PYTHONPATH')]))
     environment['RCUTILS_COLORIZED_OUTPUT'] = '0'
+    environment['PYTHONFAULTHANDLER'] = '1'
     return environment
 
 
@@ -90,8 +91,9 @@ class NodeProcess:
         try:
             code = self.process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+            self.process.send_signal(signal.SIGABRT)  # faulthandler prints where it hangs
+            self.process.wait(TIMEOUT)
+            raise AssertionError(f'{self.name} does not end:\n{self.output}') from None
         self._reader.join(TIMEOUT)
         self.process.stdout.close()
         return code
@@ -205,34 +207,43 @@ class Peer:
         """Collect /diagnostics."""
         self.listen(DiagnosticArray, '/diagnostics')
 
+    def diagnostics_after(self, node: str,
+                          condition: Callable[[dict[str, str]], object]) -> dict[str, str]:
+        """The node's first diagnostics from now on that satisfy ``condition``."""
+        self.messages['/diagnostics'].clear()
+        self.spin_until(lambda: self.diagnostics(node) and condition(self.diagnostics(node)),
+                        what='such diagnostics')
+        return self.diagnostics(node)
+
 
 class Camera:
     """A camera on a peer: an image topic and its camera_info."""
 
-    def __init__(self, peer: Peer, image: str = '/image', info: str | None = '/camera_info',
+    def __init__(self, peer: Peer, image: str = '/image', info: str = '/camera_info',
                  reliable: bool = True, compressed: bool = False) -> None:
-        """Create the publishers; no ``info`` topic if it is ``None``."""
+        """Create the publishers."""
         self.peer = peer
         self._image = peer.publisher(CompressedImage if compressed else Image,
                                      image + ('/compressed' if compressed else ''), reliable)
-        self._info = peer.publisher(CameraInfo, info, reliable) if info else None
+        self._info = peer.publisher(CameraInfo, info, reliable)
 
-    def wait_matched(self) -> None:
+    def wait_matched(self, with_info: bool = True) -> None:
         """Wait until the node has subscribed, with a QoS that has settled."""
         def matched() -> bool:
             return self._image.get_subscription_count() > 0 and (
-                self._info is None or self._info.get_subscription_count() > 0)
+                not with_info or self._info.get_subscription_count() > 0)
         self.peer.spin_until(matched, what='subscription')
         # The node subscribes anew once it has seen the publishers' reliability.
         self.peer.spin_for(0.6)
         self.peer.spin_until(matched, what='subscription')
 
-    def publish(self, image: Image | CompressedImage, info: CameraInfo | None = None) -> None:
-        """Publish an image and then its camera_info."""
+    def publish(self, image: Image | CompressedImage, info: CameraInfo,
+                info_frame: str | None = None) -> None:
+        """Publish an image and then its camera_info, of the same frame unless told otherwise."""
         self._image.publish(image)
-        if info is not None:
-            info.header = image.header
-            self._info.publish(info)
+        info.header.stamp = image.header.stamp
+        info.header.frame_id = image.header.frame_id if info_frame is None else info_frame
+        self._info.publish(info)
 
 
 def image_message(rgb: np.ndarray, seconds: float, encoding: str = 'rgb8',
