@@ -252,7 +252,7 @@ class CameraNode(LifecycleNode):
         self._processed = self._unwanted = self._failed = 0
         self._last_image = self._last_info = 0.0
         self._age: float | None = None
-        self._published_counts = (time.monotonic(), 0, 0)
+        self._last_count = (time.monotonic(), 0, 0)
 
         # Steady time, so that the node also speaks while a simulated clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -324,8 +324,10 @@ class CameraNode(LifecycleNode):
             super(CameraNode, self).on_activate(state)
             self._infos.clear()
             self._in_step = True
-            self._frames = NewestFrame()
+            self._frames, self.times = NewestFrame(), StageTimes()
+            self._processed = self._unwanted = self._failed = 0
             self._last_image = self._last_info = time.monotonic()
+            self._last_count = (time.monotonic(), 0, 0)
             self.start()
             self._subscribe()
             self._worker = threading.Thread(
@@ -575,7 +577,7 @@ class CameraNode(LifecycleNode):
     def diagnostics(self) -> dict[str, str]:
         """What the node knows about itself, as published on /diagnostics."""
         now = time.monotonic()
-        since, processed, dropped = self._published_counts
+        since, processed, dropped = self._last_count
         span = max(now - since, 1e-3)
         frames = self._frames
         image = self._image_input
@@ -615,7 +617,7 @@ class CameraNode(LifecycleNode):
             level, text = DiagnosticStatus.WARN, 'no camera_info'
         else:
             level, text = DiagnosticStatus.OK, f'{values["rate_hz"]} Hz'
-        self._published_counts = time.monotonic(), self._processed, self._frames.dropped
+        self._last_count = time.monotonic(), self._processed, self._frames.dropped
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         message.status = [DiagnosticStatus(
