@@ -226,14 +226,21 @@ class Camera:
         self._image = peer.publisher(CompressedImage if compressed else Image,
                                      image + ('/compressed' if compressed else ''), reliable)
         self._info = peer.publisher(CameraInfo, info, reliable)
+        self._reliability = (ReliabilityPolicy.RELIABLE if reliable
+                             else ReliabilityPolicy.BEST_EFFORT)
 
-    def wait_matched(self, with_info: bool = True) -> None:
-        """Wait until the node has subscribed, with a QoS that has settled."""
+    def wait_matched(self, with_info: bool = True, nodes: int = 1) -> None:
+        """Wait until ``nodes`` nodes have subscribed, with a QoS that has settled."""
+        publishers = [self._image, self._info] if with_info else [self._image]
+
         def matched() -> bool:
-            return self._image.get_subscription_count() > 0 and (
-                not with_info or self._info.get_subscription_count() > 0)
+            # A node subscribes anew once it has seen the publishers' reliability.
+            return all(
+                p.get_subscription_count() >= nodes and all(
+                    s.qos_profile.reliability == self._reliability
+                    for s in self.peer.node.get_subscriptions_info_by_topic(p.topic_name))
+                for p in publishers)
         self.peer.spin_until(matched, what='subscription')
-        # The node subscribes anew once it has seen the publishers' reliability.
         self.peer.spin_for(0.6)
         self.peer.spin_until(matched, what='subscription')
 

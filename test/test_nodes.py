@@ -159,7 +159,7 @@ def test_models_in_unknown_units(tmp_path):
         peer.listen(Image, '/depth/image_rect')
         peer.listen(Odometry, '/odom')
         running = Scene(peer, first)
-        running.camera.wait_matched()
+        running.camera.wait_matched(nodes=2)
         found = running.answer(['/depth/image_rect'])
         # Without labels there is no sky.
         plain = cv2.resize(row_depth(), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
