@@ -191,10 +191,15 @@ class StageTimes:
         finally:
             self._frame[name] += time.perf_counter() - start
 
-    def finish(self, latency: float) -> None:
-        """Close the present frame, ``latency`` seconds after its message came."""
+    def finish(self, work: float, latency: float) -> None:
+        """Close the present frame.
+
+        Args:
+            work: seconds since the worker took it.
+            latency: seconds since its message came.
+        """
         frame = {name: self._frame[name] for name in STAGES}
-        frame['overhead'] = sum(frame.values()) - frame['inference']
+        frame['overhead'] = work - frame['inference']
         frame['latency'] = latency
         self._history.append(frame)
         self._frame.clear()
@@ -204,8 +209,9 @@ class StageTimes:
         self._frame.clear()
 
     def medians(self) -> dict[str, float]:
-        """Median milliseconds of each stage, of everything but inference (``overhead``), and from
-        the message's arrival to the last publication (``latency``); empty without a frame."""
+        """Median milliseconds of each stage, of the worker's time outside inference
+        (``overhead``), and from the message's arrival to the last publication (``latency``);
+        empty without a frame."""
         frames = list(self._history)
         if not frames:
             return {}
@@ -488,6 +494,7 @@ class CameraNode(LifecycleNode):
             if item is None:
                 return
             message, arrived = item
+            started = time.perf_counter()
             try:
                 self.settings = parameters.read(self, self._table)
                 if not self.wanted():
@@ -503,7 +510,8 @@ class CameraNode(LifecycleNode):
                 self._fail('internal error', f'internal error: {traceback.format_exc()}')
             else:
                 self._processed += 1
-                self.times.finish(time.perf_counter() - arrived)
+                ended = time.perf_counter()
+                self.times.finish(ended - started, ended - arrived)
 
     def _fail(self, cause: str, message: str) -> None:
         self._failed += 1

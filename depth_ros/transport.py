@@ -2,8 +2,8 @@
 
 Measured on two cores, the defaults lose over 95 % of best-effort images above 512 KiB and spend
 most of the time of a large message on page faults. Three remedies live here: a Fast DDS profile
-with a large shared memory segment, subscriptions that follow what the publishers offer, and an
-allocator that keeps its memory.
+with a large shared memory segment (and sending in the background), subscriptions that follow what
+the publishers offer, and an allocator that keeps its memory.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ PROFILE_VARIABLE = 'FASTDDS_DEFAULT_PROFILES_FILE'
 # Distributions before Jazzy know only this name; later ones warn of it.
 _OLD_PROFILE_VARIABLE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 _OLD_DISTRIBUTIONS = ('humble', 'iron')
+
+# A large message leaves in fragments of 64 KiB. The middleware's own thread sends them, so that
+# the thread that publishes goes on with the next image.
+_PUBLICATION_MODE = {'RMW_FASTRTPS_PUBLICATION_MODE': 'ASYNCHRONOUS'}
 
 # mallopt's parameter number, the environment variable that glibc reads at start, and the value:
 # take buffers up to 32 MiB (the most that every glibc accepts) from the heap and keep its top, so
@@ -83,12 +87,12 @@ def env(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         environment: what to start from; values that it already has are kept.
     """
     settings = {name: str(value) for _, name, value in _MALLOC}
-    return {**settings, **profile_environment(environment), **environment}
+    return {**settings, **_PUBLICATION_MODE, **profile_environment(environment), **environment}
 
 
 def prepare_process() -> None:
     """Give this process the settings of :func:`env`; call it before ``rclpy.init``."""
-    os.environ.update(profile_environment())
+    os.environ.update({**_PUBLICATION_MODE, **profile_environment(), **os.environ})
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # absent where libc is not glibc
     if mallopt is not None:
         for parameter, name, value in _MALLOC:

@@ -52,6 +52,7 @@ def test_a_users_own_settings_are_kept():
     found = transport.env(given)
     assert found | given == found
     assert found['MALLOC_MMAP_THRESHOLD_'] == '33554432'
+    assert found['RMW_FASTRTPS_PUBLICATION_MODE'] == 'ASYNCHRONOUS'
     assert transport.env({})[transport.PROFILE_VARIABLE].endswith('config/fastdds.xml')
     assert 'FASTRTPS_DEFAULT_PROFILES_FILE' in transport.env({'ROS_DISTRO': 'humble'})
 
