@@ -45,6 +45,7 @@ from depth_ros.transport import (
     FollowingSubscription,
     prepare_process,
     share_path,
+    shared_memory_problem,
 )
 
 REPORT_PERIOD = 5.0
@@ -649,10 +650,13 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
     node = None
     try:
         rclpy.init(args=args)
+        logger = rclpy.logging.get_logger('depth_ros')
+        if problem := shared_memory_problem():
+            logger.warning(problem)
         try:
             node = make_node()
         except ValueError as error:
-            rclpy.logging.get_logger('depth_ros').fatal(str(error))
+            logger.fatal(str(error))
             return 1
         executor = SingleThreadedExecutor()
         executor.add_node(node)

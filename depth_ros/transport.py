@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ OUTPUT_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE)
 """Outputs are reliable, which serves reliable and best-effort subscribers alike."""
+
+SHARED_MEMORY = Path('/dev/shm')
+SEGMENT_SIZE = 64 * 2**20
+"""Bytes that the shipped profile reserves in shared memory for each process."""
 
 PROFILE_VARIABLE = 'FASTDDS_DEFAULT_PROFILES_FILE'
 # Distributions before Jazzy know only this name; later ones warn of it.
@@ -98,6 +103,18 @@ def prepare_process() -> None:
         for parameter, name, value in _MALLOC:
             if name not in os.environ:  # a user's own setting was read by glibc at start
                 mallopt(parameter, value)
+
+
+def shared_memory_problem() -> str:
+    """Why large images will not go through shared memory; empty if they will."""
+    if not SHARED_MEMORY.is_dir():
+        return ''
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free > SEGMENT_SIZE:
+        return ''
+    return (f'{SHARED_MEMORY} has {free >> 20} MiB left, but each process needs '
+            f'{SEGMENT_SIZE >> 20} MiB there to pass on large images, which will get lost; give a '
+            'container more (option --shm-size=1g), or close other processes')
 
 
 def input_qos(publishers: Sequence[QoSProfile], reliability: str = 'auto') -> QoSProfile:

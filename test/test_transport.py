@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_profile_has_a_large_segment_and_udp():
     root = ElementTree.parse(path).getroot()
     kinds = {d.findtext(f'{name}type'): d.findtext(f'{name}segment_size')
              for d in root.iter(f'{name}transport_descriptor')}
-    assert kinds.keys() == {'SHM', 'UDPv4'} and int(kinds['SHM']) == 64 * 2**20
+    assert kinds.keys() == {'SHM', 'UDPv4'} and int(kinds['SHM']) == transport.SEGMENT_SIZE
     used = {e.text for e in root.find(f'.//{name}userTransports')}
     defined = {e.text for e in root.iter(f'{name}transport_id')}
     assert used == defined
@@ -64,6 +65,17 @@ def test_preparing_the_process_sets_the_profile(monkeypatch):
     monkeypatch.setenv(transport.PROFILE_VARIABLE, '/my.xml')
     transport.prepare_process()
     assert os.environ[transport.PROFILE_VARIABLE] == '/my.xml'
+
+
+def test_scarce_shared_memory_is_pointed_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(transport, 'SHARED_MEMORY', tmp_path)
+    monkeypatch.setattr(transport.shutil, 'disk_usage', lambda path: SimpleNamespace(free=9 << 20))
+    assert '9 MiB left' in transport.shared_memory_problem()
+    assert '--shm-size' in transport.shared_memory_problem()
+    monkeypatch.setattr(transport.shutil, 'disk_usage', lambda path: SimpleNamespace(free=9 << 30))
+    assert transport.shared_memory_problem() == ''
+    monkeypatch.setattr(transport, 'SHARED_MEMORY', tmp_path / 'absent')
+    assert transport.shared_memory_problem() == ''
 
 
 def test_missing_shared_files_are_named():
