@@ -115,6 +115,10 @@ class Reporter:
         else:
             self._logger.warning(message)
 
+    def __contains__(self, cause: str) -> bool:
+        """Whether ``cause`` was reported before."""
+        return cause in self._said
+
     def once(self, cause: str, message: str) -> None:
         """Warn of ``message`` the first time only."""
         with self._lock:
@@ -495,13 +499,14 @@ class CameraNode(LifecycleNode):
             if item is None:
                 return
             message, arrived = item
-            started = time.perf_counter()
             try:
                 self.settings = parameters.read(self, self._table)
                 if not self.wanted():
                     self._unwanted += 1
                     continue
-                self.process(self._frame(message))
+                info = self._info_for(message.header.stamp)
+                started = time.perf_counter()
+                self.process(self._frame(message, info))
             except (ConversionError, CameraError, EngineError, ConfigurationError) as error:
                 # The same sentence with other numbers is the same cause.
                 self._fail(re.sub(r'\d+', '#', str(error))[:60], str(error))
@@ -519,8 +524,8 @@ class CameraNode(LifecycleNode):
         self.times.discard()
         self.report(cause, f'frame dropped: {message}', error=True)
 
-    def _frame(self, message: Image | CompressedImage) -> Frame:
-        """Decode a message and find its calibration.
+    def _frame(self, message: Image | CompressedImage, info: CameraInfo) -> Frame:
+        """Decode a message and fit it to the network.
 
         Raises:
             ConversionError: if the image cannot be decoded.
@@ -532,7 +537,6 @@ class CameraNode(LifecycleNode):
         stamp = message.header.stamp
         seconds = stamp.sec + stamp.nanosec * 1e-9
         with self.times.stage('preprocess'):
-            info = self._info_for(stamp)
             camera = intrinsics_from_info(info, width, height)
             contract = self.engine.contract
             model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
@@ -547,7 +551,8 @@ class CameraNode(LifecycleNode):
         is waited for, so that a change of resolution or zoom takes effect with the right image.
         """
         def same() -> CameraInfo | None:
-            return next((i for i in tuple(self._infos) if i.header.stamp == stamp), None)
+            return next(
+                (i for i in reversed(tuple(self._infos)) if i.header.stamp == stamp), None)
 
         if self._in_step and same() is None:
             self._in_step = self._frames.wait(lambda: same() is not None, INFO_PATIENCE)
@@ -572,7 +577,8 @@ class CameraNode(LifecycleNode):
                              f'{100 * (fit.anisotropy - 1):.0f} % to fit the model\'s aspect '
                              f'ratio ({fit.model.width}x{fit.model.height}); set the parameter '
                              'fit to crop, or use a model trained for this camera')
-        if not self._image_input_reliable() and len(message.data) > BIG_IMAGE:
+        if len(message.data) > BIG_IMAGE and not self._image_input_reliable() and (
+                'best effort' not in self.report):
             self.report.once('best effort', f'images of {len(message.data) // 1024} KiB come best '
                              'effort; if many are missing, start the camera\'s process with '
                              f'{self._profile_hint()}')
