@@ -62,9 +62,9 @@ def street(tmp_path_factory):
 def config(street, out, **changes):
     values = {
         'data': str(street), 'val': str(street), 'out': str(out), 'init': '', 'width': WIDTH,
-        'height': HEIGHT, 'pretrained': False, 'batch_size': 2, 'steps': 4,
-        'learning_rate': 1e-3, 'smoothness': 1e-3, 'semantic': 0.3, 'precision': '32-true',
-        'val_every': 2, 'workers': 0, 'seed': 1}
+        'height': HEIGHT, 'max_gap': 1, 'train_perception': True, 'pretrained': False,
+        'batch_size': 2, 'steps': 4, 'learning_rate': 1e-3, 'smoothness': 1e-3,
+        'semantic': 0.3, 'precision': '32-true', 'val_every': 2, 'workers': 0, 'seed': 1}
     return Config(**{**values, **changes})
 
 
@@ -257,6 +257,31 @@ def test_an_interrupted_training_goes_on(street, tmp_path):
     system = fit(config(street, tmp_path, steps=step + 2, val_every=100000),
                  resume_from=tmp_path / 'last.ckpt')
     assert system.global_step == step + 2
+
+
+def test_gaps_reach_farther_frames(street):
+    data = TripletDataset(street, WIDTH, HEIGHT, augment=False, max_gap=2)
+    torch.manual_seed(0)
+
+    def slides(index):
+        """Pixels from target to next frame, in several draws."""
+        found = set()
+        for _ in range(12):
+            target, following = data[index]['images'][1:]
+            found |= {s for s in (2, 4) if torch.equal(following[..., :-s], target[..., s:])}
+        return found
+    assert slides(1) == {2, 4}
+    assert slides(0) == {2}  # the second frame has one before it only
+
+
+def test_a_phase_for_the_pose_network_alone(street, trained, tmp_path):
+    system = fit(config(street, tmp_path, init=str(trained / 'last.ckpt'), max_gap=2,
+                        train_perception=False))
+    before = torch.load(trained / 'last.ckpt', weights_only=True)['state_dict']
+    same = {n: torch.equal(v, before[n]) for n, v in system.state_dict().items()}
+    assert all(v for n, v in same.items() if n.startswith('perception.'))
+    assert not any(v for n, v in same.items() if n.startswith('pose.') and n.endswith('weight'))
+    assert (tmp_path / 'best.ckpt').exists()
 
 
 def test_bad_requests_are_named(street, tmp_path, capsys):

@@ -22,6 +22,10 @@ class Config:
         out: folder for checkpoints and logs.
         init: checkpoint whose weights to start from, or empty; for a later phase of a training.
         width, height: network size in pixels, multiples of 32.
+        max_gap: neighbours are drawn from 1 to max_gap frames away, so that the pose network sees
+            a wider range of speeds than was driven.
+        train_perception: whether depth and semantics learn, too; if not, the pose network is
+            refined on the depth as it is.
         pretrained: start the encoder from ImageNet weights.
         batch_size: samples a step.
         steps: optimiser steps in all.
@@ -40,6 +44,8 @@ class Config:
     init: str
     width: int
     height: int
+    max_gap: int
+    train_perception: bool
     pretrained: bool
     batch_size: int
     steps: int

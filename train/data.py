@@ -41,12 +41,16 @@ class TripletDataset(Dataset):
     Args:
         root: a data set.
         width, height: network size.
+        max_gap: neighbours are drawn from 1 to this many frames away, the same on both sides; at
+            the ends of a sequence from as many as there are.
         augment: random horizontal flips and colour jitter (brightness, contrast, saturation 0.2,
             hue 0.1, each with probability 0.5, as in both papers).
     """
 
-    def __init__(self, root: str | Path, width: int, height: int, augment: bool) -> None:
+    def __init__(self, root: str | Path, width: int, height: int, augment: bool,
+                 max_gap: int = 1) -> None:
         self.width, self.height, self.augment = width, height, augment
+        self.max_gap = max_gap
         self.sequences = find_sequences(root)
         self._intrinsics = [scaled_intrinsics(s, width, height) for s in self.sequences]
         self._items = [(s, i) for s, sequence in enumerate(self.sequences)
@@ -66,7 +70,9 @@ class TripletDataset(Dataset):
         number, frame = self._items[index]
         sequence = self.sequences[number]
         size = (self.width, self.height)
-        images = np.stack([read_image(sequence.images[frame + k], *size) for k in (-1, 0, 1)])
+        most = min(self.max_gap, frame, len(sequence.images) - 1 - frame)
+        gap = int(torch.randint(1, most + 1, ()))
+        images = np.stack([read_image(sequence.images[frame + k], *size) for k in (-gap, 0, gap)])
         images = torch.from_numpy(images).permute(0, 3, 1, 2)
         intrinsics = torch.from_numpy(self._intrinsics[number].copy())
         labels = torch.from_numpy(self._map(sequence.semantics_path(frame), IGNORE, 1.0)).long()

@@ -67,15 +67,15 @@ def fit(config: Config, resume_from: Path | None = None) -> StreetSystem:
     """Train as ``config`` says.
 
     ``config.out`` receives the checkpoints ``last.ckpt`` and ``best.ckpt`` (by validation Abs Rel,
-    or by the photometric loss where there is no true depth) and, for each start of the training,
-    ``logs/version_N/metrics.csv``.
+    or by the photometric loss where there is no true depth or depth does not learn) and, for each
+    start of the training, ``logs/version_N/metrics.csv``.
 
     Raises:
         DataError: if a data set is incomplete.
     """
     lightning.seed_everything(config.seed, workers=True)
     size = (config.width, config.height)
-    train = TripletDataset(config.data, *size, augment=True)
+    train = TripletDataset(config.data, *size, augment=True, max_gap=config.max_gap)
     val = TripletDataset(config.val, *size, augment=False)
     print(f'training on {len(train)} triplets of {len(train.sequences)} sequences, '
           f'validating on {len(val)}', flush=True)
@@ -85,7 +85,8 @@ def fit(config: Config, resume_from: Path | None = None) -> StreetSystem:
         DataLoader(val, config.batch_size, **keep),
     )
     out = Path(config.out)
-    judge = 'val/abs_rel' if 'depth' in val.ground_truth() else 'val/photometric'
+    by_depth = config.train_perception and 'depth' in val.ground_truth()
+    judge = 'val/abs_rel' if by_depth else 'val/photometric'
     best = ModelCheckpoint(out, filename='best', monitor=judge, mode='min',
                            enable_version_counter=False)
     trainer = lightning.Trainer(

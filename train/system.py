@@ -32,6 +32,16 @@ class StreetSystem(lightning.LightningModule):
         self.config = config
         self.perception = PerceptionNet(CLASSES, config.pretrained)
         self.pose = PoseNet()
+        if not config.train_perception:
+            self.perception.requires_grad_(False)
+        self.train()  # Lightning leaves the modes as it finds them
+
+    def train(self, mode: bool = True) -> StreetSystem:
+        """Switch to training mode, but for a perception network that does not learn."""
+        super().train(mode)
+        if not self.config.train_perception:
+            self.perception.eval()
+        return self
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every term of the loss on a batch of :class:`train.data.TripletDataset`.
@@ -136,8 +146,9 @@ class StreetSystem(lightning.LightningModule):
 
     def configure_optimizers(self):
         """Adam with a short linear warm-up and a cosine decay to a twentieth."""
-        optimizer = torch.optim.AdamW(self.parameters(), self.config.learning_rate,
-                                      weight_decay=1e-4)
+        optimizer = torch.optim.AdamW(
+            [p for p in self.parameters() if p.requires_grad], self.config.learning_rate,
+            weight_decay=1e-4)
         warm_up = min(200, self.config.steps // 10 + 1)
         schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [
             torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=warm_up),
