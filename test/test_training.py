@@ -306,6 +306,8 @@ def test_exported_models_describe_themselves(exported):
     assert not contract.metric and contract.depth_range == (MIN_DEPTH, MAX_DEPTH)
     assert contract.provenance['steps'] == 4
     assert read_contract(exported / 'pose.onnx').pose_convention == POSE_CONVENTION
+    for name in ('perception', 'pose'):  # and tell nothing of the machine that exported them
+        assert b'site-packages' not in (exported / f'{name}.onnx').read_bytes()
 
 
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])

@@ -152,9 +152,20 @@ def write_model(net: nn.Module, inputs: dict[str, Tensor], contract: ModelContra
     if found != OPSET:
         raise RuntimeError(f'the exporter wrote opset {found}, asked for {OPSET}')
     onnx.checker.check_model(model, full_check=True)
+    _strip(model)
     write_contract(model, contract)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix('.part')
     onnx.save(model, part)
     os.replace(part, path)
     print(f'wrote {path} ({path.stat().st_size / 1e6:.1f} MB)')
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove the exporter's debugging notes: each node carries its Python stack, with the paths of
+    the machine that exported it."""
+    graph = model.graph
+    for item in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input,
+                 *graph.output):
+        del item.metadata_props[:]
+        item.doc_string = ''
