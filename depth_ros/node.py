@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import threading
 import time
 import traceback
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
+import cv2
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time as BuiltinTime
@@ -653,6 +655,11 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
         Exit code: 0 after SIGINT or SIGTERM, 1 if the initial parameters are wrong.
     """
     prepare_process()
+    # A thread that computes keeps the interpreter for this long, 5 ms by default: too long beside a
+    # worker whose steps take one.
+    sys.setswitchinterval(5e-4)
+    # Likewise, waking OpenCV's threads takes longer than the millisecond of work they would share.
+    cv2.setNumThreads(1)
     node = None
     try:
         rclpy.init(args=args)
