@@ -104,7 +104,7 @@ def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
                 streams = find_streams(opened)
             plan = Plan(bag=bag, streams=streams, compressed=False, out=Path(folder) / 'out',
                         models=dict(models), domain=random.randint(1, LAST_DOMAIN),
-                        parameters={'threads': str(threads)}, outputs=OUTPUTS)
+                        parameters={'threads': str(threads)}, outputs=OUTPUTS, timing=True)
             run = run_nodes(plan, say=lambda text: None)
         for node, topic in (('perception_node', OUTPUTS[0]), ('odometry_node', 'odom')):
             topic = plan.output(topic)

@@ -142,6 +142,7 @@ class Plan:
         models: Model file of each node, by node name.
         parameters: Further parameters of both nodes, by name.
         outputs: Names of the outputs to record; what nobody records is not computed.
+        timing: Record no inputs and do not compress, since both take a processor's time.
     """
 
     bag: Path
@@ -153,6 +154,7 @@ class Plan:
     domain: int = 1
     parameters: dict[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = OUTPUT_TOPICS
+    timing: bool = False
 
     @property
     def namespace(self) -> str:
@@ -218,10 +220,13 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
     with Processes(logs, environment) as processes:
         for node in NODES:
             processes.start(node, node, *_node_arguments(plan, node))
-        recorded = [*plan.played, '/diagnostics', *map(plan.output, plan.outputs)]
+        recorded = ['/diagnostics', *map(plan.output, plan.outputs)]
+        if not plan.timing:
+            recorded = [*plan.played, *recorded]
         arrived = logs / 'arrived.csv'
         processes.start(
             'recorder', 'record', str(plan.out / 'recording'), '--log', str(arrived),
+            *(['--uncompressed'] if plan.timing else []),
             '--topics', *recorded, '--ros-args', '-p', 'use_sim_time:=true')
         player = processes.start('player', 'replay', *_player_arguments(plan, logs))
         say('Starting the nodes')
@@ -284,7 +289,7 @@ def _player_arguments(plan: Plan, logs: Path) -> list[str]:
     topics = list(filter(None, vars(streams).values()))
     with Bag(plan.bag) as bag:
         topics += [t for t in ('/tf', '/tf_static') if t in bag.topics]
-    readers = len(NODES) + 1  # and the recorder
+    readers = len(NODES) + (not plan.timing)  # the recorder
     return [
         str(plan.bag), '--paused', '--rate', str(plan.rate), '--log', str(logs / 'sent.json'),
         '--topics', *topics, '--remap', f'{streams.image}:={plan.played[0]}',

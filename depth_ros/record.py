@@ -115,6 +115,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('recording', type=Path, help='rosbag2 folder to create')
     parser.add_argument('--topics', nargs='+', required=True, help='topics to record')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing recording')
+    parser.add_argument('--uncompressed', action='store_true',
+                        help='larger files for less time of the processor')
     parser.add_argument('--log', type=Path, help='write what arrived when, as CSV, to this file')
     arguments = parser.parse_args(rclpy.utilities.remove_ros_args(argv)[1:]
                                   if argv is None else argv)
@@ -125,7 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     rclpy.init(args=argv)
     try:
         with BagWriter(
-            arguments.recording, compress=True, overwrite=arguments.overwrite
+            arguments.recording, compress=not arguments.uncompressed,
+            overwrite=arguments.overwrite
         ) as writer:
             recorder = Recorder(arguments.topics, log)
             thread = threading.Thread(target=_write, args=(recorder, writer, failed))
