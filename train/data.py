@@ -15,11 +15,10 @@ from train.sequences import IGNORE, DataError, Sequence, find_sequences, read_im
 
 def scaled_intrinsics(sequence: Sequence, width: int, height: int) -> np.ndarray:
     """Intrinsics (3, 3) float32 of the sequence's images resized to (width, height)."""
-    image = cv2.imread(str(sequence.images[0]), cv2.IMREAD_REDUCED_GRAYSCALE_8)
-    full = cv2.imread(str(sequence.images[0])) if image is not None else None
-    if full is None:
+    image = cv2.imread(str(sequence.images[0]))
+    if image is None:
         raise DataError(f"image '{sequence.images[0]}' is missing or damaged")
-    x_scale, y_scale = width / full.shape[1], height / full.shape[0]
+    x_scale, y_scale = width / image.shape[1], height / image.shape[0]
     matrix = sequence.intrinsics.copy()
     matrix[0] *= x_scale
     matrix[1] *= y_scale

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from depth_ros.camera import ImageFit, Intrinsics
 from depth_ros.contract import ContractError
 from depth_ros.engine import BACKENDS, Engine, load_engine
 from depth_ros.metrics import (
@@ -143,10 +144,11 @@ def _read(path: Path, engine: Engine) -> np.ndarray:
 
 def _focal_ratio(sequence: Sequence, shape: tuple[int, int], engine: Engine) -> float:
     """Camera's focal length over the model's, at network size: what depth is multiplied by."""
+    (fx, _, cx), (_, fy, cy), _ = sequence.intrinsics
     contract = engine.contract
-    x = sequence.intrinsics[0, 0] * contract.input_width / shape[1] / contract.intrinsics[0]
-    y = sequence.intrinsics[1, 1] * contract.input_height / shape[0] / contract.intrinsics[1]
-    return float(np.sqrt(x * y))
+    return ImageFit.create(
+        Intrinsics(fx, fy, cx, cy, shape[1], shape[0]),
+        Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)).depth_factor
 
 
 def _table(report: Mapping) -> str:
