@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,6 +11,21 @@ from train.networks.decoder import Decoder
 from train.networks.encoder import Encoder
 
 MIN_DEPTH, MAX_DEPTH = 0.1, 100.0
+
+
+class Prediction(NamedTuple):
+    """What a depth network says about images (B, 3, H, W).
+
+    Attributes:
+        disparities: (B, 1, h, w) 1/depth in 1/model units, finest first.
+        logits: (B, classes, h, w), or None without semantics.
+        features: of the depth decoder, finest first, for the semantics-guided triplet loss; empty
+            where the network has none to offer.
+    """
+
+    disparities: list[Tensor]
+    logits: Tensor | None
+    features: list[Tensor]
 
 
 class PerceptionNet(nn.Module):
@@ -25,15 +42,16 @@ class PerceptionNet(nn.Module):
         self.depth = Decoder(self.encoder.channels, 1, heads=3)
         self.semantics = Decoder(self.encoder.channels, classes, heads=1)
 
-    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(self, image: Tensor) -> Prediction:
         """Predict from images (B, 3, H, W) in 0..1.
 
         Returns:
-            Disparities (B, 1, H/2^s, W/2^s), s = 1..3, in 0.01..10 (see
-            :func:`disparity`), and class logits (B, classes, H/2, W/2).
+            Disparities at 1/2, 1/4 and 1/8 of the image size, in 0.01..10 (see
+            :func:`disparity`), and class logits at 1/2.
         """
         features = self.encoder(image)
-        return [disparity(x) for x in self.depth(features)], self.semantics(features)[0]
+        return Prediction([disparity(x) for x in self.depth(features)],
+                          self.semantics(features)[0], [])
 
 
 def disparity(logits: Tensor) -> Tensor:
