@@ -1,10 +1,20 @@
 """Folders of consecutive images: the input of training and of recordings.
 
 A sequence is a folder with ``images/`` (jpg or png; the names' order is the order in time),
-``intrinsics.txt`` (3x3, pixels) and, where known, ``times.txt`` (seconds), ``poses.txt`` (3x4
-camera-to-world a row, metres), ``depth/`` (16-bit png, millimetres along the optical axis,
-0 = unknown) and ``semantics/`` (8-bit png, class ids, 255 = ignore). Files of one frame share
-their stem. A data set is a sequence, or a folder of sequences.
+``intrinsics.txt`` (3x3, pixels of the images; or the word ``unknown``) and, where known,
+
+- ``times.txt``: seconds, a row a frame;
+- ``poses.txt``: 3x4 camera-to-world a row, metres; ground truth, for evaluation only;
+- ``odometry.txt``: 3x4 body-to-world a row, metres, as wheels or GPS measured it: gives the
+  distances that metric training uses;
+- ``speed.txt``: m/s, a row a frame: gives them, too, with ``times.txt``;
+- ``depth/``: 16-bit png, millimetres along the optical axis, 0 = unknown, of any size;
+- ``semantics/``: 8-bit png, class ids, 255 = ignore;
+- ``frames.txt``: a row a frame, its number in the recording and whether it may be a target
+  (1 or 0), where the folder holds a selection. Without it, successive images are neighbours, and
+  each may be a target.
+
+Files of one frame share their stem. A data set is a sequence, or a folder of sequences.
 
 Other names that public data sets use are understood too: ``image_0/`` and the like for the
 images, ``K.txt`` or KITTI's ``calib.txt`` for the intrinsics, 4x4 poses.
@@ -19,7 +29,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from depth_ros.camera import ImageFit, Intrinsics
+
 IGNORE = 255
+UNKNOWN = 'unknown'
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
@@ -34,9 +47,12 @@ class Sequence:
     Attributes:
         folder: where it lies.
         images: paths in temporal order.
-        intrinsics: (3, 3) in pixels of the images as stored.
+        intrinsics: (3, 3) in pixels of the images as stored; NaN where unknown.
         times: (N,) seconds, or ``None``.
         poses: (N, 4, 4) camera-to-world, metres, or ``None``.
+        odometry: (N, 4, 4) body-to-world as measured, metres, or ``None``.
+        speeds: (N,) m/s as measured, or ``None``.
+        frames: (N, 2) int, number in the recording and whether it may be a target, or ``None``.
     """
 
     folder: Path
@@ -44,6 +60,22 @@ class Sequence:
     intrinsics: np.ndarray
     times: np.ndarray | None
     poses: np.ndarray | None
+    odometry: np.ndarray | None = None
+    speeds: np.ndarray | None = None
+    frames: np.ndarray | None = None
+
+    def distance(self, a: int, b: int) -> float:
+        """Metres between frames ``a`` and ``b``, NaN where they were not measured.
+
+        From odometry the straight distance of the body; otherwise the integral of the speed.
+        """
+        if self.odometry is not None:
+            return float(np.linalg.norm(self.odometry[b, :3, 3] - self.odometry[a, :3, 3]))
+        if self.speeds is None or self.times is None:
+            return float('nan')
+        span = slice(min(a, b), max(a, b) + 1)
+        speeds, times = self.speeds[span], self.times[span]
+        return float(abs(np.sum((speeds[1:] + speeds[:-1]) / 2 * np.diff(times))))
 
     def depth_path(self, index: int) -> Path:
         """Where the depth map of frame ``index`` lies, if there is one."""
@@ -88,11 +120,17 @@ def read_sequence(folder: str | Path, image_dir: str | None = None) -> Sequence:
     images = tuple(sorted(p for p in where.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
     if not images:
         raise DataError(f"'{where}' holds no jpg or png images")
-    times = _read_table(folder / 'times.txt', len(images), (1,))
-    poses = _read_table(folder / 'poses.txt', len(images), (12, 16))
+    times, speeds = (_read_table(folder / f'{name}.txt', len(images), (1,))
+                     for name in ('times', 'speed'))
+    poses, odometry = (_read_poses(folder / f'{name}.txt', len(images))
+                       for name in ('poses', 'odometry'))
+    frames = _read_table(folder / 'frames.txt', len(images), (2,))
+    if frames is not None and (np.diff(frames[:, 0]) <= 0).any():
+        raise DataError(f"'{folder / 'frames.txt'}': the frames' numbers must grow")
     return Sequence(folder, images, _read_intrinsics(folder, where.name),
-                    None if times is None else times[:, 0],
-                    None if poses is None else _matrices(poses, folder / 'poses.txt'))
+                    None if times is None else times[:, 0], poses, odometry,
+                    None if speeds is None else speeds[:, 0],
+                    None if frames is None else frames.astype(int))
 
 
 def _find_images(folder: Path) -> Path:
@@ -109,7 +147,10 @@ def _find_images(folder: Path) -> Path:
 
 
 def _read_intrinsics(folder: Path, images: str) -> np.ndarray:
-    """Pinhole matrix (3, 3) from whichever file there is."""
+    """Pinhole matrix (3, 3) from whichever file there is, NaN if it says that it is unknown."""
+    path = folder / 'intrinsics.txt'
+    if path.exists() and path.read_text(errors='replace').strip() == UNKNOWN:
+        return np.full((3, 3), np.nan)
     for name in ('intrinsics.txt', 'K.txt'):
         matrix = _read_table(folder / name, 3, (3,))
         if matrix is not None:
@@ -117,7 +158,8 @@ def _read_intrinsics(folder: Path, images: str) -> np.ndarray:
     path = folder / 'calib.txt'
     if not path.exists():
         raise DataError(f"'{folder}' has no intrinsics: write fx 0 cx / 0 fy cy / 0 0 1, in "
-                        "pixels of the images, to its intrinsics.txt")
+                        f"pixels of the images, to its intrinsics.txt, or '{UNKNOWN}' to learn "
+                        'them')
     # KITTI numbers cameras and folders alike: P2 belongs to image_2.
     number = re.search(r'_0?(\d)$', images)
     name = f'P{number[1] if number else 0}'
@@ -136,8 +178,11 @@ def _pinhole(matrix: np.ndarray, path: Path) -> np.ndarray:
     return matrix
 
 
-def _matrices(rows: np.ndarray, path: Path) -> np.ndarray:
-    """Poses (N, 4, 4) of rows of 12 or 16 numbers."""
+def _read_poses(path: Path, count: int) -> np.ndarray | None:
+    """Poses (N, 4, 4) of rows of 12 or 16 numbers; ``None`` if there is no such file."""
+    rows = _read_table(path, count, (12, 16))
+    if rows is None:
+        return None
     matrices = np.tile(np.eye(4), (len(rows), 1, 1))
     matrices[:, :rows.shape[1] // 4] = rows.reshape(len(rows), -1, 4)
     rotations = matrices[:, :3, :3]
@@ -164,14 +209,41 @@ def _read_table(path: Path, rows: int, columns: tuple[int, ...]) -> np.ndarray |
     return table
 
 
+def scale_intrinsics(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
+    """Intrinsics (3, 3) of an image whose width and height were multiplied by ``x`` and ``y``."""
+    matrix = np.array(matrix, float)
+    matrix[0] *= x
+    matrix[1] *= y
+    matrix[0, 2] += 0.5 * (x - 1)  # pixel centres are at integer coordinates
+    matrix[1, 2] += 0.5 * (y - 1)
+    return matrix
+
+
+def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """An image (h, w, 3) uint8 at (height, width), resized exactly as the nodes do."""
+    if image.shape[:2] == (height, width):
+        return image
+    # Where a resize samples does not depend on the intrinsics.
+    fit = ImageFit.create(Intrinsics(1, 1, 0, 0, image.shape[1], image.shape[0]),
+                          Intrinsics(1, 1, 0, 0, width, height))
+    out = np.empty((height, width, 3), np.uint8)
+    fit.to_network(image, out)
+    return out
+
+
+def resize_map(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A map (h, w) at (height, width); each pixel takes the value nearest to its centre."""
+    if values.shape == (height, width):
+        return values
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
 def read_image(path: Path, width: int, height: int) -> np.ndarray:
-    """RGB image (height, width, 3) uint8, resized the way the nodes do (pixel areas)."""
+    """RGB image (height, width, 3) uint8, resized as the nodes do."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise DataError(f"image '{path}' is missing or damaged: restore or delete it")
-    if image.shape[:2] != (height, width):
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(resize_image(image, width, height), cv2.COLOR_BGR2RGB)
 
 
 def read_map(path: Path, scale: float = 1.0) -> np.ndarray:
