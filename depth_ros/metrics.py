@@ -2,14 +2,17 @@
 
 Depth follows Eigen et al. 2014 ("Depth Map Prediction from a Single Image using a Multi-Scale Deep
 Network") with the crop of Garg et al. 2016, as every self-supervised depth paper reports it.
-Trajectories are aligned and measured by `evo`.
+Trajectories are aligned and measured by `evo`; snippets follow SfMLearner (Zhou et al. 2017), drift
+per distance the development kit of the KITTI odometry benchmark (Geiger et al. 2012).
+
+A pose is a 4x4 matrix that takes points from the camera to the world (or to the first camera).
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -44,7 +47,21 @@ def garg_crop(height: int, width: int) -> tuple[slice, slice]:
     return slice(*rows), slice(*columns)
 
 
-def depth_metrics(
+class JudgedDepth(NamedTuple):
+    """A prediction made comparable with its ground truth.
+
+    Attributes:
+        depth: float64 (H, W), scaled, then clamped to the limits, metres.
+        counts: bool (H, W), the pixels that count.
+        scale: What the prediction was multiplied by.
+    """
+
+    depth: np.ndarray
+    counts: np.ndarray
+    scale: float
+
+
+def judged_depth(
     predicted: np.ndarray,
     truth: np.ndarray,
     *,
@@ -52,19 +69,22 @@ def depth_metrics(
     max_depth: float = 80.0,
     median_scaling: bool = False,
     crop: str | None = None,
-) -> DepthMetrics:
-    """Compare one depth image with ground truth.
+    limit_truth: bool = True,
+) -> JudgedDepth:
+    """Choose the pixels that count, scale the prediction and clamp it, in this order.
 
     Pixels count where the ground truth is finite and between the limits and the prediction is
-    finite and positive. The prediction is clamped to the limits, after scaling.
+    finite and positive.
 
     Args:
         predicted: Depth along the optical axis, float (H, W), metres (any unit if
             `median_scaling`); NaN = invalid.
         truth: The same, metres; NaN or 0 = invalid.
         min_depth, max_depth: Limits, exclusive for the ground truth, metres.
-        median_scaling: Multiply the prediction by the ratio of the medians first.
+        median_scaling: Multiply the prediction by the ratio of the medians.
         crop: None or 'garg'.
+        limit_truth: Whether ground truth outside the limits is left out. False is the protocol
+            of KITTI's improved ground truth, where every depth above 0 counts.
 
     Raises:
         ValueError: The shapes differ, the crop is unknown, or no pixel counts.
@@ -76,22 +96,38 @@ def depth_metrics(
         )
     if crop not in (None, 'garg'):
         raise ValueError(f"crop {crop!r} is unknown: use None or 'garg'")
-    if crop == 'garg':
-        window = garg_crop(*truth.shape)
-        predicted, truth = predicted[window], truth[window]
+    low, high = (min_depth, max_depth) if limit_truth else (0.0, np.inf)
     with np.errstate(invalid='ignore'):
-        counts = (truth > min_depth) & (truth < max_depth) & (predicted > 0)
-    counts &= np.isfinite(predicted)
+        counts = (truth > low) & (truth < high) & (predicted > 0) & np.isfinite(predicted)
+    if crop == 'garg':
+        inside = np.zeros_like(counts)
+        inside[garg_crop(*truth.shape)] = True
+        counts &= inside
     if not counts.any():
         raise ValueError(
-            f'no valid pixels: nowhere has the ground truth a depth between {min_depth} and '
-            f'{max_depth} m and the prediction a positive one'
+            f'no valid pixels: nowhere has the ground truth a depth between {low} and '
+            f'{high} m and the prediction a positive one'
         )
-    d = predicted[counts].astype(np.float64)
-    g = truth[counts].astype(np.float64)
+    depth = predicted.astype(np.float64)
+    scale = 1.0
     if median_scaling:
-        d *= np.median(g) / np.median(d)
-    d = np.clip(d, min_depth, max_depth)
+        scale = float(np.median(truth[counts].astype(np.float64)) / np.median(depth[counts]))
+    return JudgedDepth(np.clip(depth * scale, min_depth, max_depth), counts, scale)
+
+
+def depth_metrics(predicted: np.ndarray, truth: np.ndarray, **options) -> DepthMetrics:
+    """Compare one depth image with ground truth: `judged_depth`, which see, then its errors.
+
+    Raises:
+        ValueError: The shapes differ, the crop is unknown, or no pixel counts.
+    """
+    judged = judged_depth(predicted, truth, **options)
+    return depth_errors(judged.depth[judged.counts], np.asarray(truth)[judged.counts])
+
+
+def depth_errors(d: np.ndarray, g: np.ndarray) -> DepthMetrics:
+    """Return the seven metrics of depths (N,) against true ones, N > 0, metres."""
+    d, g = d.astype(np.float64), g.astype(np.float64)
     error = d - g
     ratio = np.maximum(d / g, g / d)
     return DepthMetrics(
@@ -103,6 +139,31 @@ def depth_metrics(
         a2=float(np.mean(ratio < 1.25**2)),
         a3=float(np.mean(ratio < 1.25**3)),
     )
+
+
+def edge_mask(labels: np.ndarray, radius: float) -> np.ndarray:
+    """Return which pixels, bool (H, W), lie within `radius` pixels of a semantic edge.
+
+    An edge runs between two pixels that touch along a side and are of different classes; one to
+    an unlabelled pixel (255) is none. Radius 1 is the pixels on both sides of the edge, radius 2
+    their neighbours too, and so on, by Euclidean distance.
+
+    Raises:
+        ValueError: `labels` is not (H, W) or the radius is not positive.
+    """
+    import cv2
+
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or not radius > 0:
+        raise ValueError(f'labels {labels.shape} must be (H, W) and the radius {radius} positive')
+    away = np.ones(labels.shape, np.uint8)
+    for a, b in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        edge = (labels[a] != labels[b]) & (labels[a] != IGNORE) & (labels[b] != IGNORE)
+        away[a][edge] = 0
+        away[b][edge] = 0
+    if away.all():
+        return np.zeros(labels.shape, bool)
+    return cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) < radius
 
 
 def mean_depth_metrics(images: Iterable[DepthMetrics]) -> DepthMetrics:
@@ -204,27 +265,11 @@ def trajectory_metrics(estimate: np.ndarray, truth: np.ndarray) -> TrajectoryMet
         ValueError: The shapes differ, there are fewer than two positions, one is not finite, or
             the estimate or the truth does not move.
     """
-    from evo.core.geometry import GeometryException, umeyama_alignment
-
     estimate, truth = np.asarray(estimate, np.float64), np.asarray(truth, np.float64)
-    if estimate.shape != truth.shape or truth.ndim != 2 or truth.shape[1] != 3 or len(truth) < 2:
-        raise ValueError(
-            f'estimate {estimate.shape} and truth {truth.shape} must be the same two or more 3D '
-            'positions'
-        )
-    if not (np.isfinite(estimate).all() and np.isfinite(truth).all()):
-        raise ValueError('a position is not finite')
-    length = path_length(truth)
-    for name, path in (('estimate', estimate), ('truth', truth)):
-        if path_length(path) < 1e-9:
-            raise ValueError(f'the {name} does not move, so the paths cannot be aligned')
 
     def aligned(with_scale: bool) -> tuple[np.ndarray, float]:
-        try:
-            rotation, translation, scale = umeyama_alignment(estimate.T, truth.T, with_scale)
-        except GeometryException:
-            rotation, translation, scale = _straight_alignment(estimate, truth, with_scale)
-        return scale * estimate @ rotation.T + translation, float(scale)
+        rotation, translation, scale = _alignment(estimate, truth, with_scale)
+        return scale * estimate @ rotation.T + translation, scale
 
     rigid, _ = aligned(False)
     similar, scale = aligned(True)
@@ -232,7 +277,232 @@ def trajectory_metrics(estimate: np.ndarray, truth: np.ndarray) -> TrajectoryMet
     def rmse(path: np.ndarray) -> float:
         return float(np.sqrt(np.mean(np.sum((path - truth) ** 2, axis=1))))
 
-    return TrajectoryMetrics(rmse(rigid), rmse(similar), scale, length, similar)
+    return TrajectoryMetrics(rmse(rigid), rmse(similar), scale, path_length(truth), similar)
+
+
+Alignment = Literal['se3', 'sim3', 'scale']
+
+
+class PoseMetrics(NamedTuple):
+    """How estimated poses compare with the true ones.
+
+    Attributes:
+        ate: Absolute trajectory error: RMSE of the positions after alignment, metres.
+        rpe_translation: Relative pose error of consecutive poses, RMSE of its translation, metres.
+        rpe_rotation: The same, RMSE of its angle, degrees.
+        scale: Factor that the alignment gives to the estimate.
+        aligned: The aligned estimate, (N, 4, 4).
+    """
+
+    ate: float
+    rpe_translation: float
+    rpe_rotation: float
+    scale: float
+    aligned: np.ndarray
+
+
+def pose_metrics(estimate: np.ndarray, truth: np.ndarray, alignment: Alignment) -> PoseMetrics:
+    """Compare estimated poses with the true ones, through `evo`.
+
+    Args:
+        estimate, truth: Poses at the same instants, (N, 4, 4), N >= 2, metres.
+        alignment: What the whole estimate is first fitted to the truth with: 'se3' (evo's
+            `--align`), 'sim3' (`--align --correct_scale`), or 'scale': the first poses are laid
+            on each other and the rest is scaled (`--align_origin --correct_scale`).
+
+    Raises:
+        ValueError: The shapes differ, there are fewer than two poses, one is not finite, the
+            estimate or the truth does not move, or the alignment is unknown.
+    """
+    from evo.core import metrics
+    from evo.core.trajectory import PosePath3D
+
+    if alignment not in ('se3', 'sim3', 'scale'):
+        raise ValueError(f"alignment {alignment!r} is unknown: use 'se3', 'sim3' or 'scale'")
+    estimate, truth = _poses(estimate), _poses(truth)
+    rotation, translation, scale = _alignment(
+        estimate[:, :3, 3], truth[:, :3, 3], alignment != 'se3')
+    if alignment == 'scale':
+        aligned = scaled_poses(estimate, scale)
+        aligned = truth[0] @ np.linalg.inv(aligned[0]) @ aligned
+    else:
+        transform = np.eye(4)
+        transform[:3, :3], transform[:3, 3] = rotation, translation
+        aligned = transform @ scaled_poses(estimate, scale)
+    paths = tuple(PosePath3D(poses_se3=list(p)) for p in (truth, aligned))
+
+    def rmse(metric: metrics.PE) -> float:
+        metric.process_data(paths)
+        return float(metric.get_statistic(metrics.StatisticsType.rmse))
+
+    relation = metrics.PoseRelation
+    return PoseMetrics(
+        ate=rmse(metrics.APE(relation.translation_part)),
+        rpe_translation=rmse(metrics.RPE(relation.translation_part)),
+        rpe_rotation=rmse(metrics.RPE(relation.rotation_angle_deg)),
+        scale=scale,
+        aligned=aligned,
+    )
+
+
+def scaled_poses(poses: np.ndarray, scale: float) -> np.ndarray:
+    """Return poses (N, 4, 4) with their translations multiplied by `scale`."""
+    poses = poses.copy()
+    poses[:, :3, 3] *= scale
+    return poses
+
+
+class SnippetMetrics(NamedTuple):
+    """Errors of a snippet of poses, SfMLearner's measure of odometry.
+
+    Attributes:
+        ate: |scale * estimate - truth| / N over all N positions together (a Frobenius norm, *not*
+            a root mean square), metres.
+        re: Mean angle between estimated and true orientation, radians.
+    """
+
+    ate: float
+    re: float
+
+
+def snippet_metrics(estimate: np.ndarray, truth: np.ndarray) -> SnippetMetrics:
+    """Compare a snippet of (usually five) poses with the true ones.
+
+    Both are taken relative to their first pose; then the scale that fits the positions best,
+    sum(truth * estimate) / sum(estimate^2), is given to the estimate. SfMLearner's paper (section
+    4.4) calls the result the absolute trajectory error; its code divides the norm by N, and so
+    does every number published since. The rotation error is that of its PyTorch port.
+
+    Args:
+        estimate, truth: Poses at the same instants, (N, 4, 4), N >= 2.
+
+    Raises:
+        ValueError: The shapes differ, there are fewer than two poses or one is not finite.
+    """
+    estimate, truth = _poses(estimate), _poses(truth)
+    _check_alike(estimate, truth)
+    estimate, truth = (np.linalg.inv(p[0]) @ p for p in (estimate, truth))
+    e, t = estimate[:, :3, 3], truth[:, :3, 3]
+    # An estimate that stands still is at the first position whatever its scale.
+    scale = np.sum(t * e) / np.sum(e**2) if e.any() else 0.0
+    angles = _angles(np.linalg.inv(estimate) @ truth)
+    return SnippetMetrics(float(np.linalg.norm(scale * e - t) / len(t)), float(angles.mean()))
+
+
+KITTI_LENGTHS = (100, 200, 300, 400, 500, 600, 700, 800)
+"""Lengths of the segments that drift is averaged over, metres."""
+
+
+class Drift(NamedTuple):
+    """Drift over segments of a path.
+
+    Attributes:
+        t_err: Mean translation error, percent of the segment's length.
+        r_err: Mean rotation error, degrees per 100 m.
+        segments: Number of segments.
+    """
+
+    t_err: float
+    r_err: float
+    segments: int
+
+
+def kitti_drift(
+    estimate: np.ndarray, truth: np.ndarray, lengths: Iterable[float] = KITTI_LENGTHS
+) -> Drift:
+    """Return the drift that KITTI's odometry benchmark ranks by.
+
+    From every tenth frame on, for each length, the segment ends at the first frame that is
+    farther away along the true path; the relative pose over it is compared with the true one. As
+    the benchmark is metric, scale an estimate of unknown scale first (`pose_metrics`).
+
+    Args:
+        estimate: Poses, (N, 4, 4), metres; NaN where there is none: segments that begin or end
+            there are left out.
+        truth: True poses at the same instants, (N, 4, 4), metres.
+        lengths: Lengths of the segments, metres.
+
+    Raises:
+        ValueError: The shapes differ, or no segment is within the path.
+    """
+    estimate, truth = np.asarray(estimate, np.float64), _poses(truth)
+    if estimate.shape != truth.shape:
+        raise ValueError(f'estimate {estimate.shape} and truth {truth.shape} must be alike')
+    steps = np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1)
+    distance = np.concatenate([[0.0], np.cumsum(steps)])
+    known = np.isfinite(estimate).all(axis=(1, 2))
+    starts = np.arange(0, len(truth), 10)
+    translation, rotation = [], []
+    for length in lengths:
+        ends = np.searchsorted(distance, distance[starts] + length, side='right')
+        within = ends < len(truth)
+        first, last = starts[within], ends[within]
+        both = known[first] & known[last]
+        first, last = first[both], last[both]
+        moved, should = (np.linalg.inv(p[first]) @ p[last] for p in (estimate, truth))
+        error = np.linalg.inv(moved) @ should
+        translation.append(np.linalg.norm(error[:, :3, 3], axis=1) / length)
+        rotation.append(_angles(error) / length)
+    errors = np.concatenate(translation)
+    if not len(errors):
+        raise ValueError(
+            f'no segment to measure drift on: the path is {distance[-1]:.0f} m long, the shortest '
+            f'segment {min(lengths)} m')
+    return Drift(
+        t_err=100 * float(errors.mean()),
+        r_err=100 * float(np.degrees(np.concatenate(rotation).mean())),
+        segments=len(errors),
+    )
+
+
+def _angles(transforms: np.ndarray) -> np.ndarray:
+    """Angles of rotation (N,) of transforms (N, 4, 4), radians; accurate for small ones too."""
+    r = transforms[:, :3, :3]
+    twice_sine = np.linalg.norm(
+        [r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], axis=0)
+    return np.arctan2(twice_sine, np.trace(r, axis1=1, axis2=2) - 1)
+
+
+def _poses(poses: np.ndarray) -> np.ndarray:
+    poses = np.asarray(poses, np.float64)
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4):
+        raise ValueError(f'poses {poses.shape} must be (N, 4, 4)')
+    return poses
+
+
+def _check_alike(estimate: np.ndarray, truth: np.ndarray) -> None:
+    if estimate.shape != truth.shape or len(truth) < 2:
+        raise ValueError(
+            f'estimate {estimate.shape} and truth {truth.shape} must be the same two or more')
+    if not (np.isfinite(estimate).all() and np.isfinite(truth).all()):
+        raise ValueError('a pose is not finite')
+
+
+def _alignment(
+    estimate: np.ndarray, truth: np.ndarray, with_scale: bool
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Rotation, translation and scale that fit positions (N, 3) to the true ones.
+
+    Raises:
+        ValueError: see `trajectory_metrics`.
+    """
+    from evo.core.geometry import GeometryException, umeyama_alignment
+
+    if estimate.shape != truth.shape or truth.ndim != 2 or truth.shape[1] != 3 or len(truth) < 2:
+        raise ValueError(
+            f'estimate {estimate.shape} and truth {truth.shape} must be the same two or more 3D '
+            'positions'
+        )
+    if not (np.isfinite(estimate).all() and np.isfinite(truth).all()):
+        raise ValueError('a position is not finite')
+    for name, path in (('estimate', estimate), ('truth', truth)):
+        if path_length(path) < 1e-9:
+            raise ValueError(f'the {name} does not move, so the paths cannot be aligned')
+    try:
+        rotation, translation, scale = umeyama_alignment(estimate.T, truth.T, with_scale)
+    except GeometryException:
+        rotation, translation, scale = _straight_alignment(estimate, truth, with_scale)
+    return rotation, translation, float(scale)
 
 
 def _straight_alignment(
