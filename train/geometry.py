@@ -6,9 +6,13 @@ Conventions: optical frames (x right, y down, z forward), pixel centres at integ
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+MIN_DEPTH = 1e-3  # nearer points do not count as in front of a camera
 
 
 def rotation_from_vector(vector: Tensor) -> Tensor:
@@ -32,9 +36,32 @@ def rotation_from_vector(vector: Tensor) -> Tensor:
 
 def transform_from_pose(pose: Tensor) -> Tensor:
     """Rigid transforms (B, 4, 4) of pose outputs (B, 6): rotation vector, then translation."""
-    top = torch.cat([rotation_from_vector(pose[:, :3]), pose[:, 3:, None]], -1)
-    bottom = pose.new_tensor([0, 0, 0, 1]).expand(len(pose), 1, 4)
-    return torch.cat([top, bottom], 1)
+    return _transform(rotation_from_vector(pose[:, :3]), pose[:, 3:])
+
+
+def _transform(rotation: Tensor, translation: Tensor) -> Tensor:
+    bottom = rotation.new_tensor([0, 0, 0, 1]).expand(len(rotation), 1, 4)
+    return torch.cat([torch.cat([rotation, translation[..., None]], -1), bottom], 1)
+
+
+def rotation_from_euler(angles: Tensor) -> Tensor:
+    """Rotation matrices Rx Ry Rz (B, 3, 3) of Euler angles (B, 3) in radians.
+
+    The order of SfMLearner's code, which clips the angles to -pi..pi, too.
+    """
+    x, y, z = angles.clamp(-math.pi, math.pi).unbind(-1)
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    cos, sin = torch.cos, torch.sin
+    about_x = [one, zero, zero, zero, cos(x), -sin(x), zero, sin(x), cos(x)]
+    about_y = [cos(y), zero, sin(y), zero, one, zero, -sin(y), zero, cos(y)]
+    about_z = [cos(z), -sin(z), zero, sin(z), cos(z), zero, zero, zero, one]
+    rx, ry, rz = (torch.stack(m, -1).view(-1, 3, 3) for m in (about_x, about_y, about_z))
+    return rx @ ry @ rz
+
+
+def transform_from_euler_pose(pose: Tensor) -> Tensor:
+    """Rigid transforms (B, 4, 4) of SfMLearner's poses (B, 6): tx, ty, tz, rx, ry, rz."""
+    return _transform(rotation_from_euler(pose[:, 3:]), pose[:, :3])
 
 
 def invert_transform(transform: Tensor) -> Tensor:
@@ -56,6 +83,59 @@ def scale_intrinsics(intrinsics: Tensor, x_scale: float, y_scale: float) -> Tens
     scaled[:, 0, 2] = (intrinsics[:, 0, 2] + 0.5) * x_scale - 0.5
     scaled[:, 1, 2] = (intrinsics[:, 1, 2] + 0.5) * y_scale - 0.5
     return scaled
+
+
+class Projection:
+    """Where a source camera sees the target's pixels: p_s ~ K R K^-1 p_t + disparity K t.
+
+    SfMLearner's eq. 2 times the disparity. All but the disparity is computed once, for every
+    disparity map of the same target (several scales, say).
+
+    Args:
+        transform: (B, 4, 4) T_source_target.
+        intrinsics: (B, 3, 3) of both cameras at this size.
+        height, width: of both images, in pixels.
+    """
+
+    def __init__(self, transform: Tensor, intrinsics: Tensor, height: int, width: int) -> None:
+        # Image coordinates -1..1 from outermost pixel centre to outermost pixel centre, as
+        # grid_sample has them.
+        to_grid = intrinsics.new_tensor(
+            [[2 / (width - 1), 0, -1], [0, 2 / (height - 1), -1], [0, 0, 1]])
+        camera = to_grid @ intrinsics
+        rotated = camera @ transform[:, :3, :3] @ torch.linalg.inv(intrinsics)
+        u = torch.arange(width, dtype=rotated.dtype, device=rotated.device)
+        v = torch.arange(height, dtype=rotated.dtype, device=rotated.device)[:, None]
+        # (B, 3, 1, W) + (B, 3, H, 1): pixels at infinity; (B, 3, 1, 1): how nearness moves them.
+        columns = rotated[..., None, None]
+        self._far = columns[:, :, 0] * u + (columns[:, :, 1] * v + columns[:, :, 2])
+        self._near = (camera @ transform[:, :3, 3:])[..., None]
+
+    def __call__(self, disparity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project disparity (B, 1, H, W), 1/depth.
+
+        Returns:
+            Sampling grid (B, H, W, 2) for ``grid_sample(align_corners=True)``; depth in the source
+            frame times disparity (B, 1, H, W); and which points are in front of the source camera
+            (B, 1, H, W): the grid of the others is meaningless.
+        """
+        points = torch.addcmul(self._far, disparity, self._near)
+        nearness = points[:, 2:]
+        with torch.no_grad():
+            in_front = nearness > MIN_DEPTH * disparity
+        grid = points[:, :2] / nearness.clamp(min=1e-5)
+        return grid.permute(0, 2, 3, 1), nearness, in_front
+
+
+def in_view(grid: Tensor) -> Tensor:
+    """Which points (B, 1, H, W) of a sampling grid (B, H, W, 2) lie inside the image."""
+    # Rounding must not put the border itself, where much lands without motion, outside.
+    return (grid.detach().abs() <= 1 + 1e-5).all(-1)[:, None]
+
+
+def sample(source: Tensor, grid: Tensor) -> Tensor:
+    """Bilinear values (B, C, H, W) of a source image at a grid, beyond it those of its border."""
+    return F.grid_sample(source, grid, padding_mode='border', align_corners=True)
 
 
 def unproject(depth: Tensor, intrinsics: Tensor) -> Tensor:
@@ -103,10 +183,5 @@ def warp(
         The warped image (B, C, H, W), and a mask (B, 1, H, W) of the pixels that really are seen
         in the source: in front of the camera and inside its image.
     """
-    batch, _, height, width = depth.shape
-    pixels, z = project(unproject(depth, intrinsics), transform, intrinsics)
-    size = pixels.new_tensor([width - 1, height - 1])
-    grid = (pixels / size * 2 - 1).view(batch, height, width, 2)
-    inside = (grid.abs() <= 1).all(-1) & (z.view(batch, height, width) > 1e-3)
-    warped = F.grid_sample(source, grid, padding_mode='border', align_corners=True)
-    return warped, inside[:, None]
+    grid, _, in_front = Projection(transform, intrinsics, *depth.shape[2:])(1 / depth)
+    return sample(source, grid), in_front & in_view(grid)

@@ -24,3 +24,17 @@ def edge_aware_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
         edges = image.diff(dim=dim).abs().mean(1, keepdim=True)
         loss = loss + (normalised.diff(dim=dim).abs() * (-edges).exp()).mean()
     return loss
+
+
+def second_order_smoothness(disparity: Tensor) -> Tensor:
+    """|dxx d| + 2 |dxy d| + |dyy d|, the mean of each (SfMLearner, section 3.3).
+
+    A plane is perfectly smooth: its disparity is linear in the image. (SfMLearner's PyTorch port
+    smooths the depth instead.)
+
+    Args:
+        disparity: (B, 1, H, W), at least 3x3.
+    """
+    dx, dy = disparity.diff(dim=3), disparity.diff(dim=2)
+    return (dx.diff(dim=3).abs().mean() + 2 * dx.diff(dim=2).abs().mean()
+            + dy.diff(dim=2).abs().mean())

@@ -1,0 +1,37 @@
+"""Means over some of the pixels, the same on one process and on many."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor, empty: str = 'error') -> Tensor:
+    """Mean of the values where the mask is true.
+
+    Where torch.distributed runs, the sum of this process is divided by the number of true
+    elements *per process, averaged over all processes*. The mean over the processes, which is
+    what DistributedDataParallel takes of the gradients, is then the mean over the whole batch,
+    although the processes do not have equally many true elements.
+
+    Args:
+        values: any shape; may hold anything, NaN included, where the mask is false.
+        mask: bool, of the same shape.
+        empty: what to do without a single true element on any process: 'error', or 'zero' for a
+            zero that can be differentiated.
+
+    Raises:
+        ValueError: without a true element, if ``empty`` is 'error'.
+    """
+    total = values.masked_fill(~mask, 0).sum()
+    count = mask.sum().to(total.dtype)
+    processes = 1
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        processes = torch.distributed.get_world_size()
+    if empty == 'error' and count == 0:
+        raise ValueError('a loss over no valid pixel: every pixel of the batch is out of view, '
+                         'masked or unknown; check the intrinsics, masks and labels, or lower the '
+                         'learning rate')
+    return total * processes / count.clamp(min=1)

@@ -1,0 +1,134 @@
+"""View synthesis as supervision: how well do the neighbours, warped, explain the target image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train.geometry import Projection, in_view, sample
+from train.losses.photometric import PhotometricError
+from train.losses.reduction import masked_mean
+
+REDUCTIONS = ('minimum', 'mean')
+
+
+class Synthesis(NamedTuple):
+    """What one disparity map makes of the sources.
+
+    Attributes:
+        loss: scalar.
+        error: (B, 1, H, W), what the loss is the mean of; 0 where nothing counts.
+        warped: per source, its image seen from the target (B, 3, H, W).
+        valid: per source, the pixels that count (B, 1, H, W), bool.
+        moving: (B, 1, H, W) bool, pixels that count and that the motion explains better than no
+            motion does; without auto-masking all that count.
+    """
+
+    loss: Tensor
+    error: Tensor
+    warped: list[Tensor]
+    valid: list[Tensor]
+    moving: Tensor
+
+
+class ViewSynthesis:
+    """Photometric loss of a target image and its sources, for any number of disparity maps.
+
+    All that does not depend on the disparity (the target's SSIM statistics, the error of the
+    sources left where they are, the rotational part of the projection) is computed once.
+
+    A pixel counts for a source that really sees it: in front of that camera and inside its
+    image. The papers' code differs: SfMLearner's counts what lies outside as grey, FSRE-Depth's
+    as the colour of the border, and in both a prediction that throws pixels out of view changes
+    what the loss compares. ``validity=False`` counts out-of-view pixels with the border's colour
+    as FSRE-Depth does, for comparisons with it; points behind a camera never count.
+
+    Args:
+        target: (B, 3, H, W) in 0..1.
+        sources: images (B, 3, H, W) in 0..1.
+        transforms: per source, T_source_target (B, 4, 4).
+        intrinsics: (B, 3, 3) at this size.
+        ssim_weight: weight of SSIM, the rest is L1; 0 is SfMLearner's L1. (Its images are in
+            -1..1: twice the error.)
+        reduction: 'minimum': the least error over the sources (Godard et al. 2019, eq. 4), mean
+            over the pixels that any source sees. 'mean': over all pixels that sources see.
+        automask: use the error of the unmoved source where that is less (ibid., eq. 5): what
+            does not move in the image (still cars ahead, a standing robot) teaches nothing.
+        keep: (B, 1, H, W) bool, pixels that count; such as those not of movable classes.
+        validity: see above.
+        noise: generator of the noise of 1e-5 that decides between motion and no motion where
+            both explain equally well.
+
+    Raises:
+        ValueError: if ``reduction`` is unknown.
+    """
+
+    def __init__(self, target: Tensor, sources: Sequence[Tensor], transforms: Sequence[Tensor],
+                 intrinsics: Tensor, *, ssim_weight: float = 0.85, reduction: str = 'minimum',
+                 automask: bool = True, keep: Tensor | None = None, validity: bool = True,
+                 noise: torch.Generator | None = None) -> None:
+        if reduction not in REDUCTIONS:
+            raise ValueError(f'reduction {reduction!r}, must be one of {REDUCTIONS}')
+        self.size = target.shape[2:]
+        self.sources = list(sources)
+        self.reduction = reduction
+        self.keep = keep
+        self.validity = validity
+        self.photometric = PhotometricError(target, ssim_weight)
+        self.projections = [Projection(t, intrinsics, *self.size) for t in transforms]
+        self.identity = None
+        if automask:
+            errors = torch.stack([self.photometric(source) for source in sources])
+            errors = errors + 1e-5 * torch.randn(
+                errors.shape, generator=noise, dtype=errors.dtype, device=errors.device)
+            self.identity = errors.amin(0, keepdim=True) if reduction == 'minimum' else errors
+
+    def __call__(self, disparity: Tensor, weights: Sequence[Tensor] | None = None) -> Synthesis:
+        """Compare the target with what a disparity map makes of the sources.
+
+        Args:
+            disparity: (B, 1, h, w), 1/depth; upsampled to the images' size if smaller
+                (Godard et al. 2019, section 3.2).
+            weights: per source (B, 1, h, w), factors of its error: explainability (SfMLearner,
+                eq. 3) or geometric consistency. The least error is found without them, lest a
+                source win by its low weight.
+
+        Raises:
+            ValueError: if no pixel counts.
+        """
+        disparity = self._resize(disparity)
+        warped, valid = [], []
+        for source, projection in zip(self.sources, self.projections, strict=True):
+            grid, _, counts = projection(disparity)
+            if self.validity:
+                counts = counts & in_view(grid)
+            if self.keep is not None:
+                counts = counts & self.keep
+            warped.append(sample(source, grid))
+            valid.append(counts)
+        errors = torch.stack([self.photometric(image) for image in warped])
+        seen = torch.stack(valid)
+        factors = None if weights is None else torch.stack([self._resize(w) for w in weights])
+        if self.reduction == 'minimum':
+            # A source that does not see the pixel must not win.
+            errors, best = errors.masked_fill(~seen, torch.inf).min(0, keepdim=True)
+            seen = seen.any(0, keepdim=True)
+            factors = None if factors is None else factors.gather(0, best)
+        moving = seen if self.identity is None else seen & (errors < self.identity)
+        errors = errors.masked_fill(~seen, 0)
+        if factors is not None:
+            errors = errors * factors
+        if self.identity is not None:
+            errors = torch.where(moving, errors, self.identity).masked_fill(~seen, 0)
+        count = seen.sum(0)
+        return Synthesis(masked_mean(errors, seen), errors.sum(0) / count.clamp(min=1), warped,
+                         valid, moving.any(0))
+
+    def _resize(self, x: Tensor) -> Tensor:
+        if x.shape[2:] == self.size:
+            return x
+        return F.interpolate(x, self.size, mode='bilinear', align_corners=False)
