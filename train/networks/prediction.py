@@ -1,0 +1,36 @@
+"""What every depth network returns, and how raw outputs become disparities."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+MIN_DEPTH, MAX_DEPTH = 0.1, 100.0
+
+
+class Prediction(NamedTuple):
+    """What a depth network says about images (B, 3, H, W).
+
+    Attributes:
+        disparities: (B, 1, h, w) 1/depth in 1/model units, finest first.
+        logits: (B, classes, h, w), or None without semantics.
+        features: (B, C, h, w) of the depth decoder, finest first, on which the semantics-guided
+            triplet loss acts; empty where the network has none.
+    """
+
+    disparities: list[Tensor]
+    logits: Tensor | None
+    features: list[Tensor]
+
+
+def disparity(logits: Tensor) -> Tensor:
+    """Disparity 1/depth of raw head outputs, so that depth lies in 0.1..100 model units."""
+    low, high = 1 / MAX_DEPTH, 1 / MIN_DEPTH
+    return low + (high - low) * logits.float().sigmoid()
+
+
+def resize(x: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resize (B, C, h, w) -> (B, C, height, width), edges aligned to edges."""
+    return F.interpolate(x, (height, width), mode='bilinear', align_corners=False)
