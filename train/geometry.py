@@ -138,36 +138,6 @@ def sample(source: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(source, grid, padding_mode='border', align_corners=True)
 
 
-def unproject(depth: Tensor, intrinsics: Tensor) -> Tensor:
-    """Points (B, 3, H*W) of depth maps (B, 1, H, W): D K^-1 p (SfMLearner, eq. 2)."""
-    _, _, height, width = depth.shape
-    v, u = torch.meshgrid(
-        torch.arange(height, dtype=depth.dtype, device=depth.device),
-        torch.arange(width, dtype=depth.dtype, device=depth.device), indexing='ij')
-    pixels = torch.stack([u.flatten(), v.flatten(), torch.ones_like(u.flatten())])
-    rays = torch.linalg.inv(intrinsics) @ pixels
-    return rays * depth.flatten(2)
-
-
-def project(points: Tensor, transform: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixel coordinates of points seen from another camera: K T x.
-
-    Args:
-        points: (B, 3, N) in the target frame.
-        transform: (B, 4, 4) T_source_target.
-        intrinsics: (B, 3, 3) of the source camera.
-
-    Returns:
-        Pixels (B, N, 2) as (u, v), and depth (B, N) in the source frame, which is not positive
-        for points behind the camera: their pixels are meaningless.
-    """
-    moved = transform[:, :3, :3] @ points + transform[:, :3, 3:]
-    image = intrinsics @ moved
-    z = image[:, 2]
-    pixels = image[:, :2] / z.clamp(min=1e-3)[:, None]
-    return pixels.transpose(1, 2), z
-
-
 def warp(
     source: Tensor, depth: Tensor, transform: Tensor, intrinsics: Tensor
 ) -> tuple[Tensor, Tensor]:
