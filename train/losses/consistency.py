@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -40,50 +42,50 @@ def geometry_consistency(
     return masked_mean(difference, valid), (1 - difference).masked_fill(~valid, 0)
 
 
-def velocity_loss(transforms: Tensor, distances: Tensor) -> Tensor:
+def velocity_loss(transforms: Sequence[Tensor], distances: Tensor) -> Tensor:
     """| |t| - distance |, which makes a model unit a metre (PackNet, Guizilini et al. 2020, eq. 6).
 
     Args:
-        transforms: T_source_target (B, S, 4, 4) of the S sources, in model units.
+        transforms: per source, T_source_target (B, 4, 4) in model units.
         distances: (B, S) metres travelled between target and each source, NaN where unknown.
 
     Returns:
         The mean over the known distances, in metres; 0 if none is known.
     """
-    lengths = transforms[..., :3, 3].norm(dim=-1)
+    lengths = torch.stack([t[:, :3, 3].norm(dim=1) for t in transforms], 1)
     known = distances.isfinite()
     return masked_mean((lengths - distances.nan_to_num()).abs(), known, empty='zero')
 
 
-def camera_height(depth: Tensor, road: Tensor, intrinsics: Tensor) -> Tensor:
-    """Distance of the camera from the road plane, in the unit of the depth; differentiable.
+def camera_height(disparity: Tensor, road: Tensor, intrinsics: Tensor) -> Tensor:
+    """Distance of the camera from the road plane, in the unit of 1/disparity; differentiable.
 
-    As :func:`train.scale.camera_height`, which sets the scale of finished models. The plane
-    n.X = 1 through the points X = depth ray is linear in the image: n.ray = 1 / depth.
+    As :func:`train.scale.camera_height`, which judges finished models. The plane n.X = 1 through
+    the points X = ray / disparity is linear in the image: n.ray = disparity.
 
     Args:
-        depth: (B, 1, H, W).
-        road: (B, 1, H, W) bool, pixels of the road.
+        disparity: (B, 1, H, W).
+        road: (B, H, W) bool, pixels of the road.
         intrinsics: (B, 3, 3) at this size.
 
     Returns:
         (B,), NaN where too little road is seen or its pixels form no plane below the camera.
     """
-    height, width = depth.shape[2:]
+    height, width = disparity.shape[2:]
     near = torch.zeros_like(road)
-    near[..., int(0.6 * height):, width // 4: width - width // 4] = True
+    near[:, int(0.6 * height):, width // 4: width - width // 4] = True
     inverses = torch.linalg.inv(intrinsics.double()).mT
-    return torch.stack([_plane_distance(*sample) for sample in zip(
-        depth[:, 0], (road & near)[:, 0], inverses, strict=True)])
+    return torch.stack([_plane_distance(*image) for image in zip(
+        disparity[:, 0], road & near, inverses, strict=True)])
 
 
-def _plane_distance(depth: Tensor, road: Tensor, inverse: Tensor) -> Tensor:
+def _plane_distance(disparity: Tensor, road: Tensor, inverse: Tensor) -> Tensor:
     """:func:`camera_height` of one image, of transposed inverse intrinsics."""
     v, u = road.nonzero(as_tuple=True)
     if len(v) < 0.02 * road.numel():
-        return depth.new_full((), torch.nan)
+        return disparity.new_full((), torch.nan)
     rays = torch.stack([u, v, torch.ones_like(u)], 1).double() @ inverse
-    nearness = 1 / depth[v, u].double()
+    nearness = disparity[v, u].double()
     weight = torch.ones_like(nearness)
     for _ in range(3):
         weighted = rays * weight[:, None]
@@ -93,18 +95,23 @@ def _plane_distance(depth: Tensor, road: Tensor, inverse: Tensor) -> Tensor:
         weight = 1 / (error / error.median().clamp(min=1e-9)).clamp(min=1)
     size = normal.norm()
     # The optical y axis points down, towards the road.
-    return torch.where(normal[1] < 0.9 * size, torch.nan, 1 / size).to(depth.dtype)
+    return torch.where(normal[1] < 0.9 * size, torch.nan, 1 / size).to(disparity.dtype)
 
 
-def camera_height_loss(depth: Tensor, road: Tensor, intrinsics: Tensor, height: float) -> Tensor:
-    """|h / height - 1| of the camera's height h over the road, which makes a model unit a metre.
+def camera_height_loss(
+    disparity: Tensor, road: Tensor, intrinsics: Tensor, height: Tensor
+) -> Tensor:
+    """|h / height - 1| of the camera's height over the road, which makes a model unit a metre.
 
     Args:
-        depth, road, intrinsics: as of :func:`camera_height`.
-        height: metres, as measured on the vehicle.
+        disparity, road, intrinsics: as of :func:`camera_height`.
+        height: (B,) metres, as measured on the vehicle; NaN where unknown.
 
     Returns:
         The mean over the images whose road shows; 0 without any.
     """
-    seen = camera_height(depth, road, intrinsics)
-    return masked_mean((seen / height - 1).abs(), seen.isfinite(), empty='zero')
+    seen = camera_height(disparity, road, intrinsics)
+    known = seen.isfinite() & height.isfinite()
+    # NaN must be gone before the division, whose gradient it would spoil.
+    relative = torch.where(known, seen, 1) / torch.where(known, height, 1) - 1
+    return masked_mean(relative.abs(), known, empty='zero')

@@ -6,16 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def explainability_weights(logits: Tensor) -> Tensor:
-    """Trust in each source (B, S, H, W), 0..1: the pairwise softmax (SfMLearner, section 3.5).
+def explainability_weights(logits: Tensor) -> list[Tensor]:
+    """Per source, the trust (B, 1, H, W) in 0..1 of the pairwise softmax (SfMLearner, sec. 3.5).
 
     Args:
         logits: (B, 2 S, H, W), for each of the S sources two channels: 'no' and 'yes'.
     """
-    return _log_odds(logits).sigmoid()
+    return list(_log_odds(logits).sigmoid().split(1, 1))
 
 
-def explainability_regularizer(logits: Tensor) -> Tensor:
+def explainability_loss(logits: Tensor) -> Tensor:
     """Cross-entropy of the masks to 1, the mean over sources and pixels (SfMLearner, sec. 3.3).
 
     Without it, trusting no source at all would be the best mask.
