@@ -17,42 +17,64 @@ import depth_ros
 from depth_ros.contract import POSE_CONVENTION, ModelContract, write_contract
 from train.classes import CITYSCAPES
 from train.config import Config
-from train.data import Sequence, find_sequences, read_image, scaled_intrinsics
-from train.networks.perception import MAX_DEPTH, MIN_DEPTH, PerceptionNet, resize
-from train.networks.pose import PoseNet
+from train.geometry import rotation_from_euler
+from train.networks.perception import MAX_DEPTH, MIN_DEPTH, fuse_for_inference, resize
+from train.networks.pose import SfmPoseNet
 from train.scale import camera_height
-from train.system import StreetSystem
+from train.sequences import Sequence, find_sequences, read_image, scaled_intrinsics
+from train.system import ROAD, load_system
 
 OPSET = 18  # what TensorRT 10.3 and every ONNX Runtime since 1.14 read
 
 
 class DeployedPerception(nn.Module):
-    """uint8 image in, depth and class ids at network size out."""
+    """uint8 image in, depth and, if the network has them, class ids at network size out."""
 
-    def __init__(self, net: PerceptionNet, scale: float) -> None:
+    def __init__(self, net: nn.Module, scale: float) -> None:
         super().__init__()
         self.net, self.scale = net, scale
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Image uint8 (1, H, W, 3) -> depth float32 (H, W), labels uint8 (H, W)."""
         size = image.shape[1:3]
-        disparities, logits = self.net(_normalised(image))
+        prediction = self.net(_normalised(image))
         # Disparity, not depth, is what the training interpolates.
-        depth = self.scale / resize(disparities[0], *size)[0, 0]
-        return depth, resize(logits, *size)[0].argmax(0).to(torch.uint8)
+        depth = self.scale / resize(prediction.disparities[0], *size)[0, 0]
+        if prediction.logits is None:
+            return (depth,)
+        return depth, resize(prediction.logits, *size)[0].argmax(0).to(torch.uint8)
 
 
 class DeployedPose(nn.Module):
     """Two uint8 images in, relative pose out."""
 
-    def __init__(self, net: PoseNet, scale: float) -> None:
+    def __init__(self, net: nn.Module, scale: float) -> None:
         super().__init__()
-        self.net = net
-        self.register_buffer('factors', torch.tensor([1, 1, 1, scale, scale, scale]))
+        self.net, self.scale = net, scale
 
     def forward(self, previous: Tensor, current: Tensor) -> Tensor:
         """Images uint8 (1, H, W, 3) -> pose float32 (6,)."""
-        return self.net(_normalised(previous), _normalised(current))[0] * self.factors
+        frames = _normalised(previous), _normalised(current)
+        if isinstance(self.net, SfmPoseNet):
+            poses, _ = self.net(torch.stack(frames, 1))
+            translation, angles = poses[0, 0, :3], poses[0, :, 3:]
+            rotation = vector_from_rotation(rotation_from_euler(angles))[0]
+        else:
+            rotation, translation = self.net(*frames)[0].split(3)
+        return torch.cat([rotation, self.scale * translation])
+
+
+def vector_from_rotation(rotation: Tensor) -> Tensor:
+    """Rotation vectors (B, 3), radians, of matrices (B, 3, 3) that turn less than 120 degrees.
+
+    Through the quaternion, 2 atan(|v| / w) v / |v|, with operators that every runtime has.
+    """
+    trace = rotation[:, 0, 0] + rotation[:, 1, 1] + rotation[:, 2, 2]
+    w = (1 + trace).sqrt() / 2
+    v = torch.stack([rotation[:, 2, 1] - rotation[:, 1, 2], rotation[:, 0, 2] - rotation[:, 2, 0],
+                     rotation[:, 1, 0] - rotation[:, 0, 1]], 1) / (4 * w[:, None])
+    length = ((v * v).sum(1, keepdim=True) + 1e-20).sqrt()
+    return 2 * torch.atan(length / w[:, None]) / length * v
 
 
 def _normalised(image: Tensor) -> Tensor:
@@ -77,37 +99,39 @@ def run(args: argparse.Namespace) -> None:
     """Export a checkpoint."""
     if args.camera_height is not None and not args.camera_height > 0:
         raise ValueError(f'--camera-height {args.camera_height}: must be positive, in metres')
-    if not args.checkpoint.is_file():
-        raise ValueError(f"checkpoint '{args.checkpoint}' does not exist")
-    checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
-    config = Config(**{**checkpoint['hyper_parameters'], 'pretrained': False})
-    system = StreetSystem(config)
-    system.load_state_dict(checkpoint['state_dict'])
-    system.eval()
+    system = load_system(args.checkpoint)
+    config = system.config
     sequences = find_sequences(args.data or config.data)
-    intrinsics = scaled_intrinsics(sequences[0], config.width, config.height).astype(float)
-    scale, frames = 1.0, 0
+    fx, fy, cx, cy = system.intrinsics(sequences)
+    scale, metric = 1.0, bool(config.velocity or config.camera_height)
+    net = fuse_for_inference(system.perception)
     if args.camera_height is not None:
-        scale, frames = metric_scale(system.perception, sequences, config, args.camera_height)
+        scale, frames = metric_scale(net, sequences, config, args.camera_height)
         print(f'metric scale {scale:.3f} from the road in {frames} frames')
+        metric = True
     provenance = {
         'data': str(args.data or config.data), 'images': sum(len(s.images) for s in sequences),
-        'steps': checkpoint['global_step'], 'date': date.today().isoformat(),
+        'steps': system.trained_steps, 'date': date.today().isoformat(),
         'software': f'depth_ros {depth_ros.__version__}, torch {torch.__version__}',
         'license': args.license, 'metric_scale': scale, 'camera_height': args.camera_height,
     }
     common = {
         'input_width': config.width, 'input_height': config.height,
-        'intrinsics': tuple(float(intrinsics[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2))),
-        'metric': args.camera_height is not None, 'provenance': provenance,
+        'intrinsics': (fx, fy, cx, cy), 'metric': metric, 'provenance': provenance,
     }
     image = torch.zeros(1, config.height, config.width, 3, dtype=torch.uint8)
+    labels = system.has_semantics
     write_model(
-        DeployedPerception(system.perception, scale), {'image': image},
+        DeployedPerception(net, scale), {'image': image},
         ModelContract(task='perception', name=f'{args.name}_perception',
-                      outputs=('depth', 'labels'), classes=CITYSCAPES,
+                      outputs=('depth', 'labels') if labels else ('depth',),
+                      classes=CITYSCAPES if labels else (),
                       depth_range=(MIN_DEPTH * scale, MAX_DEPTH * scale), **common),
         args.out / 'perception.onnx')
+    if config.pose_network == 'sfm' and config.views > 2:
+        print(f'no pose model: this pose network sees {config.views} frames at once, the odometry '
+              'node has two. Train it with --views 2, or with --pose-network light or resnet')
+        return
     write_model(
         DeployedPose(system.pose, scale), {'previous': image, 'current': image.clone()},
         ModelContract(task='pose', name=f'{args.name}_pose', outputs=('pose',),
@@ -116,9 +140,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 @torch.inference_mode()
-def metric_scale(net: PerceptionNet, sequences: list[Sequence], config: Config, height: float,
+def metric_scale(net: nn.Module, sequences: list[Sequence], config: Config, height: float,
                  frames: int = 200) -> tuple[float, int]:
     """Metres per model unit: the median, over frames, of true by estimated camera height.
+
+    The road is where the network says so; without a semantic decoder, the ground ahead.
 
     Raises:
         ValueError: if hardly any frame shows a road.
@@ -129,10 +155,11 @@ def metric_scale(net: PerceptionNet, sequences: list[Sequence], config: Config, 
     intrinsics = {s.folder: scaled_intrinsics(s, config.width, config.height) for s in sequences}
     deployed = DeployedPerception(net, 1.0)
     ratios = []
-    for sequence, path in tqdm(images, desc='scale', unit='frame'):
+    for sequence, path in tqdm(images, desc='scale', unit='frame', disable=None):
         image = torch.from_numpy(read_image(path, config.width, config.height))[None]
-        depth, labels = deployed(image)
-        estimate = camera_height(depth.numpy(), labels.numpy() == 0, intrinsics[sequence.folder])
+        depth, *labels = (x.numpy() for x in deployed(image))
+        road = labels[0] == ROAD if labels else np.ones_like(depth, bool)
+        estimate = camera_height(depth, road, intrinsics[sequence.folder])
         if estimate is not None:
             ratios.append(height / estimate)
     if len(ratios) < max(3, len(images) // 10):

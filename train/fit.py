@@ -1,27 +1,36 @@
-"""``python -m train fit``: train both networks on a data set."""
+"""``python -m train fit``: train depth, semantics and motion on a data set."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import asdict
+import signal
+import warnings
 from pathlib import Path
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, DistributedSampler
 
+from train.augment import Augmentation
 from train.config import Config, add_config_arguments, read_config
-from train.data import TripletDataset
-from train.system import StreetSystem
-
-HELP = 'train depth, semantics and pose networks on a data set'
+from train.data import FrameDataset, StepSampler, init_worker
+from train.pictures import Pictures
+from train.system import System
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = '''\
+Writes OUT/last.ckpt (every 100 steps), OUT/best.ckpt (by the error of depth where --val has true
+depth, else by the photometric error) and OUT/logs (`tensorboard --logdir OUT/logs`; also CSV).
+The same command again goes on where an interrupted training stopped. Ctrl-C ends it after the
+present step, with a checkpoint.
+'''
     add_config_arguments(parser)
     parser.add_argument('--restart', action='store_true',
                         help='start over even where the run folder holds a checkpoint')
@@ -30,23 +39,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, or go on where an interrupted training stopped."""
     config = read_config(args)
-    out = Path(config.out)
-    last = out / 'last.ckpt'
-    resume = last.exists() and not args.restart
-    fit(config, resume_from=last if resume else None)
+    last = Path(config.out) / 'last.ckpt'
+    fit(config, resume_from=last if last.exists() and not args.restart else None)
+
+
+class Data(lightning.LightningDataModule):
+    """The loaders of a training: samples depend on the seed and the step only, so that a training
+    that goes on sees what it would have seen.
+
+    Raises:
+        DataError: if a data set has nothing to offer.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        size = (config.width, config.height)
+        augmentation = Augmentation(flip=config.flip, jitter=config.jitter, scale=config.scale,
+                                    night=config.night, rain=config.rain, blur=config.blur)
+        self.train = FrameDataset(config.data, *size, views=config.views, max_gap=config.max_gap,
+                                  augment=augmentation)
+        self.val = FrameDataset(config.val, *size, views=config.views)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches from the present step to the last."""
+        config, trainer = self.config, self.trainer
+        sampler = StepSampler(
+            len(self.train), config.batch_size // trainer.world_size, config.steps, config.seed,
+            start_step=trainer.global_step, rank=trainer.global_rank,
+            world_size=trainer.world_size)
+        return DataLoader(self.train, batch_sampler=sampler, num_workers=config.workers,
+                          worker_init_fn=init_worker,
+                          pin_memory=trainer.strategy.root_device.type == 'cuda')
+
+    def val_dataloader(self) -> DataLoader:
+        """Every sample once, shared among the processes."""
+        trainer = self.trainer
+        sampler = None
+        if trainer.world_size > 1:
+            sampler = DistributedSampler(self.val, trainer.world_size, trainer.global_rank,
+                                         shuffle=False)
+        return DataLoader(self.val, max(1, self.config.batch_size // trainer.world_size),
+                          sampler=sampler, num_workers=self.config.workers,
+                          worker_init_fn=init_worker, persistent_workers=self.config.workers > 0)
 
 
 class KeepLast(Callback):
-    """Saves where training is: every 100 steps, at the end, and on an interrupt or a failure."""
+    """Saves where training is: every 100 steps, at the end, on Ctrl-C and on a failure."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._handler = None
 
     def save(self, trainer: lightning.Trainer) -> None:
         """Write the checkpoint, whole or not at all."""
         part = self.path.with_suffix('.part')
         trainer.save_checkpoint(part)
-        os.replace(part, self.path)
+        if trainer.is_global_zero:
+            os.replace(part, self.path)
+
+    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        """From now on the first Ctrl-C lets the step end; in the middle of it the weights are
+        half changed."""
+        def stop(*_: object) -> None:
+            print('\nstopping after this step; Ctrl-C again stops at once', flush=True)
+            trainer.should_stop = True
+            signal.signal(signal.SIGINT, self._handler)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._handler = signal.signal(signal.SIGINT, stop)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
         """After each step."""
@@ -56,50 +116,60 @@ class KeepLast(Callback):
     def on_train_end(self, trainer: lightning.Trainer, *_: object) -> None:
         """After the last step."""
         self.save(trainer)
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
 
     def on_exception(self, trainer: lightning.Trainer, *_: object) -> None:
         """Before the training ends early."""
-        if trainer.global_step:
+        # Where one process of several fails, the others do not come to help writing.
+        if trainer.global_step and trainer.world_size == 1:
             self.save(trainer)
 
 
-def fit(config: Config, resume_from: Path | None = None) -> StreetSystem:
+def fit(config: Config, resume_from: Path | None = None) -> System:
     """Train as ``config`` says.
 
     ``config.out`` receives the checkpoints ``last.ckpt`` and ``best.ckpt`` (by validation Abs Rel,
     or by the photometric loss where there is no true depth or depth does not learn) and, for each
-    start of the training, ``logs/version_N/metrics.csv``.
+    start of the training, ``logs/version_N`` with CSV and TensorBoard files.
 
     Raises:
         DataError: if a data set is incomplete.
+        ValueError: if the loss has no valid pixel, see :mod:`train.losses.view_synthesis`.
     """
-    lightning.seed_everything(config.seed, workers=True)
-    size = (config.width, config.height)
-    train = TripletDataset(config.data, *size, augment=True, max_gap=config.max_gap)
-    val = TripletDataset(config.val, *size, augment=False)
-    print(f'training on {len(train)} triplets of {len(train.sequences)} sequences, '
-          f'validating on {len(val)}', flush=True)
-    keep = {'persistent_workers': config.workers > 0, 'num_workers': config.workers}
-    loaders = (
-        DataLoader(train, config.batch_size, shuffle=True, drop_last=True, **keep),
-        DataLoader(val, config.batch_size, **keep),
-    )
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data = Data(config)
+    rank_zero_info(f'training on {len(data.train)} samples of {len(data.train.sequences)} '
+                   f'sequences, validating on {len(data.val)}')
     out = Path(config.out)
-    by_depth = config.train_perception and 'depth' in val.ground_truth()
+    by_depth = config.train_perception and data.val.has('depth')
     judge = 'val/abs_rel' if by_depth else 'val/photometric'
     best = ModelCheckpoint(out, filename='best', monitor=judge, mode='min',
                            enable_version_counter=False)
+    board = TensorBoardLogger(out, name='logs')
+    processes = config.devices * config.nodes
     trainer = lightning.Trainer(
         max_steps=config.steps, precision=config.precision, default_root_dir=out,
-        logger=CSVLogger(out, name='logs'), log_every_n_steps=20,
+        accelerator=config.accelerator, devices=config.devices, num_nodes=config.nodes,
+        strategy='ddp' if processes > 1 else 'auto', use_distributed_sampler=False,
+        # Batch norm over all processes exists on GPUs only.
+        sync_batchnorm=processes > 1 and config.accelerator != 'cpu'
+        and torch.cuda.is_available(),
+        logger=[board, CSVLogger(out, name='logs', version=board.version)], log_every_n_steps=20,
         check_val_every_n_epoch=None, val_check_interval=config.val_every,
-        num_sanity_val_steps=0, gradient_clip_val=10.0,
-        callbacks=[best, KeepLast(out / 'last.ckpt'), TQDMProgressBar(refresh_rate=10)])
-    # The memory layout that convolutions on CPUs prefer.
-    system = StreetSystem(config).to(memory_format=torch.channels_last)
-    system.save_hyperparameters(asdict(config))
+        num_sanity_val_steps=0, gradient_clip_val=config.gradient_clip or None,
+        callbacks=[best, KeepLast(out / 'last.ckpt'), Pictures(),
+                   TQDMProgressBar(refresh_rate=10)])
+    # The memory layout that convolutions prefer.
+    system = System(config).to(memory_format=torch.channels_last)
     if config.init and resume_from is None:
         weights = torch.load(config.init, map_location='cpu', weights_only=True)['state_dict']
         system.load_state_dict(weights)
-    trainer.fit(system, *loaders, ckpt_path=resume_from, weights_only=True)
+    with warnings.catch_warnings():
+        # Lightning cannot know that the sampler starts at the checkpoint's step.
+        warnings.filterwarnings('ignore', message='.*dataloader is not resumable')
+        trainer.fit(system, data, ckpt_path=resume_from, weights_only=True)
+    if trainer.global_step < config.steps:
+        rank_zero_info(f'stopped at step {trainer.global_step} of {config.steps}; the same command '
+                       'goes on')
     return system

@@ -1,160 +1,338 @@
-"""Both networks and the losses that train them together, as a Lightning module."""
+"""The networks and the losses that train them together, as a Lightning module."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
 
 import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.classes import CITYSCAPES
 from train.config import Config
-from train.data import IGNORE
-from train.geometry import invert_transform, scale_intrinsics, transform_from_pose, warp
-from train.losses.photometric import minimum_reprojection, photometric_error
-from train.losses.smoothness import edge_aware_smoothness
-from train.networks.perception import PerceptionNet, resize
-from train.networks.pose import PoseNet
+from train.geometry import (
+    invert_transform,
+    scale_intrinsics,
+    transform_from_euler_pose,
+    transform_from_pose,
+)
+from train.losses.consistency import camera_height_loss, geometry_consistency, velocity_loss
+from train.losses.explainability import explainability_loss, explainability_weights
+from train.losses.semantic import IGNORE, cross_entropy
+from train.losses.smoothness import edge_aware_smoothness, second_order_smoothness
+from train.losses.triplet import semantic_triplet_loss
+from train.losses.view_synthesis import Synthesis, ViewSynthesis
+from train.networks.intrinsics import IntrinsicsHead
+from train.networks.perception import Prediction, make_perception, resize
+from train.networks.pose import SfmPoseNet, make_pose
 
-CLASSES = 19
+ROAD = 0
+MOVABLE = (11, 12, 13, 14, 15, 16, 17, 18)
+"""Class ids of what can move by itself: person to bicycle."""
 
 
-class StreetSystem(lightning.LightningModule):
-    """Self-supervised depth and pose with supervised semantics.
+class Motion(NamedTuple):
+    """What the pose network says of a batch.
 
-    Loss = sum_s 2^-s (photometric_s + w_smooth smoothness_s) + w_sem cross-entropy, over the
-    disparity outputs s = 0 (finest), 1, 2 (FSRE-Depth, section 3.1).
+    Attributes:
+        transforms: per source, T_source_target (B, 4, 4).
+        intrinsics: (B, 3, 3) at the images' size, given or estimated.
+        masks: per scale, finest first, explainability logits (B, 2 sources, h, w).
     """
 
-    def __init__(self, config: Config) -> None:
+    transforms: list[Tensor]
+    intrinsics: Tensor
+    masks: list[Tensor]
+
+
+class Losses(NamedTuple):
+    """What :meth:`System.losses` returns.
+
+    Attributes:
+        terms: scalars by name, and ``loss``, their weighted sum.
+        prediction: of the target images.
+        synthesis: of the finest disparity.
+        weights: per source the trust in it (B, 1, h, w) at the finest scale, or ``None``.
+    """
+
+    terms: dict[str, Tensor]
+    prediction: Prediction
+    synthesis: Synthesis
+    weights: list[Tensor] | None
+
+
+class System(lightning.LightningModule):
+    """Depth, semantics and motion from video.
+
+    Loss = sum_s (d^s photometric_s + 2^-s w smoothness_s) + the other terms with their weights,
+    over the disparities s = 0 (finest), 1, ...; d is 1/2 in FSRE-Depth and 1 in SfMLearner.
+
+    Args:
+        config: settings of the training.
+        fresh: start the encoders from the weights that ``config`` names; false where those of a
+            checkpoint will replace them.
+    """
+
+    def __init__(self, config: Config, fresh: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.perception = PerceptionNet(CLASSES, config.pretrained)
-        self.pose = PoseNet()
+        self.trained_steps = 0
+        self.perception = make_perception(
+            config.network, config.encoder, config.weights if fresh else '', len(CITYSCAPES),
+            config.semantics, config.attention)
+        self.pose = make_pose(
+            config.pose_network, config.pose_encoder, config.pose_weights if fresh else '',
+            config.views, config.explainability > 0)
+        self.camera = None
+        if config.learn_intrinsics:
+            self.camera = IntrinsicsHead(self.pose.feature_channels)
         if not config.train_perception:
             self.perception.requires_grad_(False)
+        self.save_hyperparameters(asdict(config))
         self.train()  # Lightning leaves the modes as it finds them
 
-    def train(self, mode: bool = True) -> StreetSystem:
+    def train(self, mode: bool = True) -> System:
         """Switch to training mode, but for a perception network that does not learn."""
         super().train(mode)
         if not self.config.train_perception:
             self.perception.eval()
         return self
 
-    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every term of the loss on a batch of :class:`train.data.TripletDataset`.
+    @property
+    def target(self) -> int:
+        """Index of the target among the frames of a sample."""
+        return self.config.views // 2
 
-        Returns:
-            Scalars: photometric, smoothness, semantic, and their weighted sum, loss; and
-            moving, the share of pixels that the motion explains better than no motion.
+    # Loss
+
+    def losses(self, batch: dict[str, Tensor], noise: torch.Generator | None = None) -> Losses:
+        """Every term of the loss on a batch of :class:`train.data.FrameDataset`.
+
+        Args:
+            batch: as collated.
+            noise: see :class:`ViewSynthesis`.
+
+        Raises:
+            ValueError: if no pixel of the batch is seen by any source image.
         """
         config = self.config
         images, inputs = (batch[k].float() / 255 for k in ('images', 'inputs'))
-        disparities, logits = self.perception(inputs[:, 1])
-        transforms = self.transforms(inputs)
+        target, size = images[:, self.target], images.shape[-2:]
+        judged = bool(config.consistency or config.moving == 'consistency')
+        prediction, source_disparities = self._predict(inputs, with_sources=judged)
+        motion = self._motion(inputs, batch['intrinsics'])
 
         with torch.autocast(self.device.type, enabled=False):
-            photometric = smoothness = images.new_zeros(())
-            moving = []
+            terms: dict[str, Tensor] = {}
+            disparities = [d.float() for d in prediction.disparities]
+            weights: list[list[Tensor]] = []  # by scale, then source
+            if config.explainability:
+                weights = [explainability_weights(m.float()) for m in motion.masks]
+                terms['explainability'] = sum(explainability_loss(m.float())
+                                              for m in motion.masks)
+            if judged:
+                terms['consistency'], consistent = self._consistency(
+                    resize(disparities[0], *size), source_disparities, motion)
+                if config.moving == 'consistency':
+                    weights = [consistent] * len(disparities)
+            keep = None
+            if config.moving == 'semantic':
+                keep = ~torch.isin(batch['labels'], batch['labels'].new_tensor(MOVABLE))[:, None]
+
+            views: dict[tuple[int, ...], ViewSynthesis] = {}
+            synthesis = []
             for s, disparity in enumerate(disparities):
-                loss, mask = self.view_synthesis(disparity, images, transforms,
-                                                 batch['intrinsics'])
-                photometric = photometric + loss / 2 ** s
-                moving.append(mask.float().mean())
-                target = F.adaptive_avg_pool2d(images[:, 1], disparity.shape[2:])
-                smoothness = smoothness + edge_aware_smoothness(disparity, target) / 2 ** s
-            semantic = self.cross_entropy(logits.float(), batch['labels'])
-        loss = photometric + config.smoothness * smoothness + config.semantic * semantic
-        return {'loss': loss, 'photometric': photometric, 'smoothness': smoothness,
-                'semantic': semantic, 'moving': torch.stack(moving).mean()}
+                shape = tuple(size if config.full_resolution else disparity.shape[2:])
+                if shape not in views:
+                    views[shape] = self._view_synthesis(images, motion, keep, noise, shape)
+                synthesis.append(views[shape](disparity, weights[s] if weights else None))
+            terms['photometric'] = sum(x.loss * config.scale_decay ** s
+                                       for s, x in enumerate(synthesis))
+            terms['smoothness'] = sum(self._smoothness(d, target) / 2 ** s
+                                      for s, d in enumerate(disparities))
+            if prediction.logits is not None:
+                terms['semantic'] = cross_entropy(prediction.logits.float(), batch['labels'])
+            if config.triplet:
+                terms['triplet'], _ = semantic_triplet_loss(prediction.features, batch['labels'])
+            if config.velocity:
+                terms['velocity'] = velocity_loss(motion.transforms, batch['distance'])
+            if config.camera_height:
+                terms['height'] = camera_height_loss(
+                    resize(disparities[0], *size), batch['labels'] == ROAD, motion.intrinsics,
+                    disparities[0].new_full((len(images),), config.camera_height))
+        factors = {'photometric': 1.0, 'height': config.height_weight}
+        terms['loss'] = sum(factors.get(n, getattr(config, n, None)) * v
+                            for n, v in terms.items())
+        return Losses(terms, prediction, synthesis[0], weights[0] if weights else None)
 
-    @staticmethod
-    def view_synthesis(disparity: Tensor, images: Tensor, transforms: Sequence[Tensor],
-                       intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-        """Photometric loss at the disparity's own resolution, as SfMLearner (section 3.2) does.
-
-        Args:
-            disparity: (B, 1, h, w) of the target.
-            images: (B, 3, 3, H, W) previous, target, next.
-            transforms: T_previous_target, T_next_target (B, 4, 4).
-            intrinsics: (B, 3, 3) at the images' size.
-
-        Returns:
-            As :func:`minimum_reprojection`.
-        """
-        height, width = disparity.shape[2:]
-        previous, target, following = (
-            F.adaptive_avg_pool2d(image, (height, width)) for image in images.unbind(1))
-        intrinsics = scale_intrinsics(
-            intrinsics, width / images.shape[-1], height / images.shape[-2])
-        sources = (previous, following)
-        identity = torch.minimum(*(photometric_error(s, target) for s in sources))
-        # Where motion and no motion explain equally well, a random choice avoids a bias.
-        identity = identity + torch.rand_like(identity) * 1e-5
-        warps = [warp(image, 1 / disparity, transform, intrinsics)
-                 for image, transform in zip(sources, transforms, strict=True)]
-        return minimum_reprojection(*zip(*warps, strict=True), identity, target)
-
-    def transforms(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """T_previous_target and T_next_target (B, 4, 4) of image triplets (B, 3, 3, H, W)."""
+    def _predict(self, inputs: Tensor, with_sources: bool) -> tuple[Prediction, list[Tensor]]:
+        """Prediction of the target, and the sources' finest disparities at the images' size."""
         batch = len(inputs)
-        # Both pairs in temporal order, as the robot sees them, in one pass.
-        poses = self.pose(torch.cat([inputs[:, 0], inputs[:, 1]]),
-                          torch.cat([inputs[:, 1], inputs[:, 2]]))
-        transforms = transform_from_pose(poses)
-        return transforms[:batch], invert_transform(transforms[batch:])
+        if not with_sources:
+            return self.perception(inputs[:, self.target]), []
+        # One pass: batch norm sees all frames, as the robot will.
+        order = [self.target, *self._sources()]
+        whole = self.perception(torch.cat([inputs[:, k] for k in order]))
+        finest = resize(whole.disparities[0].float(), *inputs.shape[-2:])
+        return Prediction(
+            [d[:batch] for d in whole.disparities],
+            None if whole.logits is None else whole.logits[:batch],
+            [f[:batch] for f in whole.features]), list(finest[batch:].split(batch))
+
+    def _sources(self) -> list[int]:
+        return [k for k in range(self.config.views) if k != self.target]
+
+    def _view_synthesis(self, images: Tensor, motion: Motion, keep: Tensor | None,
+                        noise: torch.Generator | None, size: tuple[int, ...]) -> ViewSynthesis:
+        """The photometric term of images (B, views, 3, H, W), shrunk to ``size``."""
+        config, (height, width) = self.config, images.shape[-2:]
+        frames, intrinsics = images.unbind(1), motion.intrinsics
+        if size != (height, width):
+            # Pixel areas, as in SfMLearner.
+            frames = [F.interpolate(x, size, mode='area') for x in frames]
+            intrinsics = scale_intrinsics(intrinsics, size[1] / width, size[0] / height)
+            if keep is not None:
+                keep = F.interpolate(keep.float(), size, mode='nearest-exact') > 0
+        return ViewSynthesis(
+            frames[self.target], [frames[k] for k in self._sources()], motion.transforms,
+            intrinsics, ssim_weight=config.ssim, reduction=config.reduction,
+            automask=config.automask, keep=keep, validity=config.validity, noise=noise)
+
+    def _smoothness(self, disparity: Tensor, target: Tensor) -> Tensor:
+        """Smoothness of a disparity at its own scale."""
+        if self.config.smoothness_order == 2:
+            return second_order_smoothness(disparity)
+        return edge_aware_smoothness(
+            disparity, F.interpolate(target, disparity.shape[2:], mode='area'))
 
     @staticmethod
-    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy at the logits' resolution; 0 for data without labels."""
-        labels = F.interpolate(labels[:, None].float(), logits.shape[2:], mode='nearest-exact')
-        labels = labels[:, 0].long()
-        if (labels == IGNORE).all():
-            return logits.sum() * 0
-        return F.cross_entropy(logits, labels, ignore_index=IGNORE)
+    def _consistency(disparity: Tensor, source_disparities: list[Tensor], motion: Motion
+                     ) -> tuple[Tensor, list[Tensor]]:
+        """Mean inconsistency of the target's depth with each source's, and each one's weights."""
+        losses, weights = zip(*(
+            geometry_consistency(disparity, source, transform, motion.intrinsics)
+            for source, transform in zip(source_disparities, motion.transforms, strict=True)),
+            strict=True)
+        return torch.stack(losses).mean(), [w.detach() for w in weights]
+
+    # Motion
+
+    def transforms(self, frames: Tensor) -> Tensor:
+        """T_source_target (B, views - 1, 4, 4) of frames (B, views, 3, H, W) in 0..1."""
+        return torch.stack(self._motion(frames, None).transforms, 1)
+
+    def _motion(self, frames: Tensor, intrinsics: Tensor | None) -> Motion:
+        """What the pose network says of frames in temporal order.
+
+        Raises:
+            ValueError: if the intrinsics are unknown and not to be learned.
+        """
+        batch, (height, width) = len(frames), frames.shape[-2:]
+        if isinstance(self.pose, SfmPoseNet):
+            features = self.pose.encode(frames)
+            bottleneck = features[-1]
+            poses, masks = self.pose.decode(features)
+            transforms = [transform_from_euler_pose(p) for p in poses.unbind(1)]
+        else:
+            # All pairs in temporal order, as the robot sees them, in one pass.
+            pairs = [sorted((k, self.target)) for k in self._sources()]
+            bottleneck = self.pose.encode(torch.cat([frames[:, a] for a, _ in pairs]),
+                                          torch.cat([frames[:, b] for _, b in pairs]))
+            steps = transform_from_pose(self.pose.decode(bottleneck)).split(batch)
+            transforms = [step if k < self.target else invert_transform(step)
+                          for k, step in zip(self._sources(), steps, strict=True)]
+            masks = []
+        if self.camera is not None:
+            intrinsics = self.camera(bottleneck, width, height)
+            intrinsics = intrinsics.unflatten(0, (-1, batch)).mean(0)  # over a sample's pairs
+        elif intrinsics is not None and not intrinsics.isfinite().all():
+            raise ValueError("the data has sequences of unknown intrinsics: write them to their "
+                             "intrinsics.txt, or set learn_intrinsics: true")
+        return Motion(transforms, intrinsics, masks)
+
+    # Training
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """One step."""
-        losses = self.losses(batch)
-        self.log_dict({f'train/{k}': v for k, v in losses.items()}, prog_bar=False)
-        self.log('photo', losses['photometric'], prog_bar=True)
-        self.log('ce', losses['semantic'], prog_bar=True)
-        return losses['loss']
+        terms = self.losses(batch, self._noise(self.global_step)).terms
+        self.log_dict({f'train/{name}': value for name, value in terms.items()})
+        self.log('loss', terms['loss'], prog_bar=True, logger=False)
+        return terms['loss']
+
+    def _noise(self, step: int) -> torch.Generator:
+        """Random numbers that depend on the step only, so that a resumed training has the same."""
+        generator = torch.Generator(self.device)
+        return generator.manual_seed((self.config.seed << 32) + (step << 8) + self.global_rank)
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        """Median-scaled Abs Rel and road IoU where there is ground truth, and the losses."""
-        losses = self.losses(batch)
+        """The photometric error; Abs Rel (scaled by the medians), scale and IoU of the road where
+        there is ground truth."""
+        losses = self.losses(batch, self._noise(0))
         size = len(batch['images'])
-        self.log('val/photometric', losses['photometric'], batch_size=size)
-        disparities, logits = self.perception(batch['images'][:, 1].float() / 255)
+
+        def log(name: str, value: Tensor, size: int = size, bar: bool = True) -> None:
+            self.log(f'val/{name}', value, batch_size=size, sync_dist=True, prog_bar=bar)
+
+        log('photometric', losses.terms['photometric'], bar=False)
         shape = batch['depth'].shape[1:]
-        predicted = 1 / resize(disparities[0], *shape)[:, 0]
+        predicted = 1 / resize(losses.prediction.disparities[0].float(), *shape)[:, 0]
         for depth, truth in zip(predicted, batch['depth'], strict=True):
             valid = (truth > 1e-3) & (truth < 80)
             if valid.any():
                 ratio = truth[valid].median() / depth[valid].median()
                 error = (depth[valid] * ratio - truth[valid]).abs() / truth[valid]
-                self.log('val/abs_rel', error.mean(), batch_size=1, prog_bar=True)
-        if (batch['labels'] != IGNORE).any():
-            labels = resize(logits, *shape).argmax(1)
-            road, truth = labels == 0, batch['labels'] == 0
-            known = batch['labels'] != IGNORE
+                log('abs_rel', error.mean(), 1)
+                log('scale', ratio, 1, bar=False)
+        known = batch['labels'] != IGNORE
+        if losses.prediction.logits is not None and known.any():
+            found = resize(losses.prediction.logits.float(), *shape).argmax(1)
+            road, truth = found == ROAD, batch['labels'] == ROAD
             union = ((road | truth) & known).sum().clamp(min=1)
-            self.log('val/road_iou', (road & truth).sum() / union, batch_size=size, prog_bar=True)
+            log('road_iou', (road & truth).sum() / union)
 
-    def configure_optimizers(self):
-        """Adam with a short linear warm-up and a cosine decay to a twentieth."""
-        optimizer = torch.optim.AdamW(
-            [p for p in self.parameters() if p.requires_grad], self.config.learning_rate,
-            weight_decay=1e-4)
-        warm_up = min(200, self.config.steps // 10 + 1)
-        schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=warm_up),
-            torch.optim.lr_scheduler.CosineAnnealingLR(
-                optimizer, max(1, self.config.steps - warm_up),
-                eta_min=self.config.learning_rate / 20),
-        ], [warm_up])
+    def configure_optimizers(self) -> dict:
+        """AdamW (Adam without weight decay) and the schedule, both counted in steps."""
+        config = self.config
+        optimizer = torch.optim.AdamW([p for p in self.parameters() if p.requires_grad],
+                                      config.learning_rate, weight_decay=config.weight_decay)
+        warm_up = min(200, config.steps // 10 + 1) if config.schedule == 'cosine' else 0
+
+        def factor(step: int) -> float:
+            done = step / config.steps
+            if config.schedule == 'steps':  # FSRE-Depth: after 10 and 15 of 20 epochs
+                return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
+            if config.schedule == 'cosine':
+                if step < warm_up:
+                    return 0.05 + 0.95 * step / warm_up
+                progress = (step - warm_up) / max(1, config.steps - warm_up)
+                return 0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+            return 1.0
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {'optimizer': optimizer,
                 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
+
+
+def load_system(path: str | Path) -> System:
+    """The networks of a checkpoint, in evaluation mode.
+
+    Raises:
+        ValueError: if the file is missing or no checkpoint of this version.
+    """
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"checkpoint '{path}' does not exist") from error
+    except Exception as error:  # pickle, zip and torch each have their own
+        raise ValueError(f"'{path}' is no checkpoint of python -m train fit: {error}") from error
+    try:
+        system = System(Config(**checkpoint['hyper_parameters']), fresh=False)
+        system.load_state_dict(checkpoint['state_dict'])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"checkpoint '{path}' is of another version of the training: {error}"
+                         ) from error
+    system.trained_steps = checkpoint['global_step']
+    return system.eval()

@@ -1,0 +1,106 @@
+"""What the networks do, as pictures in TensorBoard after each validation."""
+
+from __future__ import annotations
+
+import cv2
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from train.classes import CITYSCAPES
+from train.losses.triplet import boundary_anchors
+from train.networks.perception import resize
+
+_PALETTE = np.zeros((256, 3), np.uint8)
+for _item in CITYSCAPES:
+    _PALETTE[_item.id] = _item.color
+
+
+class Pictures(Callback):
+    """Draws a few samples of the validation set, the same each time.
+
+    Per sample: the target image, the image warped onto it, the photometric error, disparity; and
+    where there are some, the pixels that the motion explains, classes found and given, the anchors of the triplet
+    loss, and the trust in
+    the first source.
+
+    Args:
+        samples: how many.
+    """
+
+    def __init__(self, samples: int = 3) -> None:
+        self.samples = samples
+
+    def on_validation_end(self, trainer: lightning.Trainer, system: lightning.LightningModule
+                          ) -> None:
+        """Draw, in the first process only."""
+        board = next((x for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None)
+        if board is None or not trainer.is_global_zero or trainer.world_size > 1:
+            return
+        data = trainer.datamodule.val
+        chosen = np.linspace(0, len(data) - 1, min(self.samples, len(data)), dtype=int)
+        batch = default_collate([data[int(i)] for i in chosen])
+        batch = {name: value.to(system.device) for name, value in batch.items()}
+        for index, panels in enumerate(draw(system, batch)):
+            board.experiment.add_image(f'validation/{index}', tile(panels), trainer.global_step,
+                                       dataformats='HWC')
+
+
+@torch.no_grad()
+def draw(system: lightning.LightningModule, batch: dict[str, Tensor]
+         ) -> list[dict[str, np.ndarray]]:
+    """Panels by name, uint8 (H, W, 3) RGB, of each sample of a batch."""
+    terms = system.losses(batch)
+    prediction, synthesis = terms.prediction, terms.synthesis
+    height, width = batch['images'].shape[-2:]
+    anchors = None
+    if system.config.triplet:
+        anchors = boundary_anchors(batch['labels'])
+    result = []
+    for i in range(len(batch['images'])):
+        disparity = resize(prediction.disparities[0][i:i + 1].float(), height, width)[0, 0]
+        panels = {
+            'target': _rgb(batch['images'][i, system.target].float() / 255),
+            'warped': _rgb(synthesis.warped[0][i]),
+            'error': _heat(synthesis.error[i, 0], 0.5),
+            'disparity': _heat(disparity, float(torch.quantile(disparity, 0.98))),
+            'moving': _heat(synthesis.moving[i, 0].float(), 1.0),
+        }
+        if prediction.logits is not None:
+            labels = resize(prediction.logits[i:i + 1].float(), height, width)[0].argmax(0)
+            panels['classes'] = _PALETTE[labels.cpu().numpy()]
+            panels['classes given'] = _PALETTE[batch['labels'][i].cpu().numpy()]
+        if anchors is not None:
+            panels['anchors'] = _heat(anchors[i].float(), 1.0)
+        if terms.weights is not None:
+            panels['trust'] = _heat(terms.weights[0][i, 0].float(), 1.0)
+        result.append(panels)
+    return result
+
+
+def tile(panels: dict[str, np.ndarray], columns: int = 2) -> np.ndarray:
+    """One picture of named panels of any sizes, in rows of ``columns``."""
+    height, width = panels['target'].shape[:2]
+    cells = []
+    for name, panel in panels.items():
+        cell = cv2.resize(panel, (width, height), interpolation=cv2.INTER_NEAREST)
+        cells.append(cv2.putText(cell, name, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
+                                 (255, 255, 255), 1, cv2.LINE_AA))
+    cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
+    return np.vstack([np.hstack(cells[i:i + columns]) for i in range(0, len(cells), columns)])
+
+
+def _rgb(image: Tensor) -> np.ndarray:
+    """uint8 (H, W, 3) of a float image (3, H, W) in 0..1."""
+    pixels = (image.float() * 255).clamp(0, 255).byte()
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def _heat(values: Tensor, top: float) -> np.ndarray:
+    """uint8 (H, W, 3) colours of values (H, W) from 0 to ``top``."""
+    scaled = (values.float() * (255 / max(top, 1e-9))).nan_to_num().clamp(0, 255).byte()
+    return cv2.applyColorMap(scaled.cpu().numpy(), cv2.COLORMAP_TURBO)[..., ::-1].copy()
