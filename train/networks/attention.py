@@ -15,16 +15,21 @@ HEADS = 4
 
 
 class Merged(NamedTuple):
-    """Products of the embeddings' matrices, in which attention needs 8 C^2 operations a pixel in
-    place of the embeddings' own 26 C^2. For head h with embeddings of D channels:
+    """Products of the embeddings' matrices, in which attention needs 7 C^2 operations a pixel in
+    place of the embeddings' own 26 C^2.
+
+    Softmax weights neither change when all scores move together, nor do they sum to anything but 1:
+    scores and values of the first head can be taken from those of the others, n = HEADS - 1.
+    For head h with embeddings of D channels, as weights and biases of 1x1 convolutions, differences
+    to the first head's:
 
     Attributes:
-        score: (HEADS, C, C) Wq_h^T Wk_h / sqrt(HEADS D).
-        score_bias: (HEADS, C) Wq_h^T bk_h / sqrt(HEADS D).
-        offset: (HEADS, C) Wk_h^T bq_h / sqrt(HEADS D).
-        offset_bias: (HEADS,) bq_h^T bk_h / sqrt(HEADS D).
-        value: (HEADS, C, C) P Wv_h, with the projection P.
-        value_bias: (HEADS, C) P bv_h.
+        score: (n C, C, 1, 1) Wq_h^T Wk_h / sqrt(HEADS D).
+        score_bias: (n C,) Wq_h^T bk_h / sqrt(HEADS D).
+        offset: (n, C, 1, 1) Wk_h^T bq_h / sqrt(HEADS D).
+        offset_bias: (n,) bq_h^T bk_h / sqrt(HEADS D).
+        value: (n C, C, 1, 1) P Wv_h, with the projection P.
+        value_bias: (n C,) P bv_h.
     """
 
     score: Tensor
@@ -36,7 +41,8 @@ class Merged(NamedTuple):
 
 
 def attend(own: Tensor, other: Tensor, merged: Merged) -> Tensor:
-    """sum_h softmax_h(<q_h, k_h> / sqrt(HEADS D)) P v_h, at every pixel by itself.
+    """sum_h softmax_h(<q_h, k_h> / sqrt(HEADS D)) P v_h, at every pixel by itself, less the first
+    head's P v.
 
     Args:
         own: (B, C, h, w) of the task to refine, whence keys k and values v.
@@ -44,16 +50,15 @@ def attend(own: Tensor, other: Tensor, merged: Merged) -> Tensor:
         merged: of the embeddings.
 
     Returns:
-        (B, C, h, w).
+        (B, C, h, w), to which the first head's P v is to be added.
     """
-    offsets = F.conv2d(own, merged.offset[:, :, None, None], merged.offset_bias)
-    # A loop over few heads: 4-D operations, which every runtime and memory format is fast at.
-    scores = [(F.conv2d(own, matrix[:, :, None, None], bias) * other).sum(1, keepdim=True)
-              for matrix, bias in zip(merged.score, merged.score_bias, strict=True)]
-    weights = F.softmax(torch.cat(scores, 1) + offsets, 1)
-    terms = [F.conv2d(own, matrix[:, :, None, None], bias) * weight
-             for matrix, bias, weight in zip(merged.value, merged.value_bias,
-                                             weights.split(1, 1), strict=True)]
+    # By chunks of few heads: 4-D operations, which every runtime and memory format is fast at.
+    keys = F.conv2d(own, merged.score, merged.score_bias).chunk(HEADS - 1, 1)
+    scores = torch.cat([(key * other).sum(1, keepdim=True) for key in keys], 1)
+    scores = scores + F.conv2d(own, merged.offset, merged.offset_bias)
+    weights = F.softmax(torch.cat([torch.zeros_like(scores[:, :1]), scores], 1), 1)
+    values = F.conv2d(own, merged.value, merged.value_bias).chunk(HEADS - 1, 1)
+    terms = [value * weight for value, weight in zip(values, weights.split(1, 1)[1:], strict=True)]
     return sum(terms[1:], terms[0])
 
 
@@ -81,19 +86,23 @@ class CrossTaskAttention(nn.Module):
         """Features (B, C, h, w) of both tasks -> refined features of ``own`` (B, C, h, w)."""
         pixels, channels = own[:, 0].numel(), own.shape[1]
         # To merge the matrices takes as long as the embeddings of about as many pixels.
-        attended = (attend(own, other, self.merge()) if pixels > 2 * channels
-                    else self._embed(own, other))
+        if pixels > 2 * channels:
+            merged, *first = self.merge()
+            attended = attend(own, other, merged) + F.conv2d(own, *first)
+        else:
+            attended = self._embed(own, other)
         return self.out(self.fuse(torch.cat([own, self.norm(attended)], 1)))
 
     def _embed(self, own: Tensor, other: Tensor) -> Tensor:
-        """The same as :func:`attend`, by the embeddings themselves."""
+        """The attended values (B, C, h, w) by the embeddings themselves."""
         query, key, value = (layer(x).unflatten(1, (HEADS, -1)) for layer, x in (
             (self.query, other), (self.key, own), (self.value, own)))
         scores = (query * key).sum(2) / self.query.out_channels ** 0.5
         return self.project((F.softmax(scores, 1)[:, :, None] * value).sum(1))
 
-    def merge(self) -> Merged:
-        """The embeddings' products, differentiable; in full precision under autocast."""
+    def merge(self) -> tuple[Merged, Tensor, Tensor]:
+        """The embeddings' products, differentiable, in full precision under autocast; and the first
+        head's value P Wv (C, C, 1, 1) and value bias P bv (C,) themselves."""
         with torch.autocast(self.query.weight.device.type, enabled=False):
             (wq, bq), (wk, bk), (wv, bv) = (
                 (layer.weight.flatten(1).unflatten(0, (HEADS, -1)),
@@ -101,8 +110,12 @@ class CrossTaskAttention(nn.Module):
             scale = self.query.out_channels ** -0.5
             wq, bq = scale * wq.transpose(1, 2), scale * bq.transpose(1, 2)
             projection = self.project.weight.flatten(1)
-            return Merged(wq @ wk, (wq @ bk)[..., 0], (bq @ wk)[:, 0], (bq @ bk).flatten(),
-                          projection @ wv, (projection @ bv)[..., 0])
+            products = (wq @ wk, (wq @ bk)[..., 0], bq @ wk, (bq @ bk)[..., 0],
+                        projection @ wv, (projection @ bv)[..., 0])
+            merged = ((x[1:] - x[0]).flatten(0, 1) for x in products)
+            value, value_bias = (x[0] for x in products[4:])
+            return (Merged(*(x[:, :, None, None] if x.dim() == 2 else x for x in merged)),
+                    value[:, :, None, None], value_bias)
 
 
 class FusedAttention(nn.Module):
@@ -111,14 +124,20 @@ class FusedAttention(nn.Module):
     def __init__(self, attention: CrossTaskAttention) -> None:
         super().__init__()
         dtype = attention.out.weight.dtype
-        attention = copy.deepcopy(attention).double()
-        with torch.no_grad():
-            exact, norm = attention.merge(), attention.norm
-            factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
-            # The weights of a pixel sum to 1, so that each head may carry the whole shift.
-            merged = exact._replace(
-                value=factor[:, None] * exact.value,
-                value_bias=factor * (exact.value_bias - norm.running_mean) + norm.bias)
+        attention = copy.deepcopy(attention).double().requires_grad_(False)
+        merged, first, first_bias = attention.merge()
+        norm, conv = attention.norm, attention.fuse[0]
+        factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = factor * (first_bias - norm.running_mean) + norm.bias
+        # The first head's value is a matrix times ``own``, which the convolution after it can take
+        # in: reflection padding commutes with what acts on pixels one by one.
+        of_own, of_attended = conv.weight.chunk(2, 1)
+        of_first = torch.einsum('oikl,ij->ojkl', of_attended, factor[:, None] * first[:, :, 0, 0])
+        conv.bias += torch.einsum('oikl,i->o', of_attended, shift)
+        conv.weight.copy_(torch.cat([of_own + of_first, of_attended], 1))
+        factor = factor.repeat(HEADS - 1)
+        merged = merged._replace(value=factor.view(-1, 1, 1, 1) * merged.value,
+                                 value_bias=factor * merged.value_bias)
         for name, tensor in merged._asdict().items():
             self.register_buffer(name, tensor.to(dtype))
         self.fuse, self.out = attention.fuse.to(dtype), attention.out.to(dtype)
