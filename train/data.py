@@ -131,7 +131,7 @@ class FrameDataset(Dataset):
             'inputs': stack if inputs is images else _tensor(inputs),
             'intrinsics': torch.tensor(intrinsics, dtype=torch.float32),
             'labels': torch.from_numpy(maps[0].astype(np.int64)),
-            'depth': torch.from_numpy(maps[1].astype(np.float32) * np.float32(1e-3)),
+            'depth': torch.from_numpy(maps[1] * np.float32(sequence.depth_scale)),
             'distance': torch.tensor([sequence.distance(target, i) for i in frames
                                       if i != target], dtype=torch.float32),
         }

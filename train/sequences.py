@@ -6,9 +6,10 @@ A sequence is a folder with ``images/`` (jpg or png; the names' order is the ord
 - ``times.txt``: seconds, a row a frame;
 - ``poses.txt``: 3x4 camera-to-world a row, metres; ground truth, for evaluation only;
 - ``odometry.txt``: 3x4 body-to-world a row, metres, as wheels or GPS measured it: gives the
-  distances that metric training uses;
-- ``speed.txt``: m/s, a row a frame: gives them, too, with ``times.txt``;
-- ``depth/``: 16-bit png, millimetres along the optical axis, 0 = unknown, of any size;
+  distances that metric training uses; rows of NaN where it was not measured;
+- ``speed.txt``: m/s or NaN, a row a frame: gives them, too, with ``times.txt``;
+- ``depth/``: 16-bit png, millimetres along the optical axis, 0 = unknown, of any size; another
+  unit where ``depth_scale.txt`` gives it in metres;
 - ``semantics/``: 8-bit png, class ids, 255 = ignore;
 - ``frames.txt``: a row a frame, its number in the recording and whether it may be a target
   (1 or 0), where the folder holds a selection. Without it, successive images are neighbours, and
@@ -50,9 +51,10 @@ class Sequence:
         intrinsics: (3, 3) in pixels of the images as stored; NaN where unknown.
         times: (N,) seconds, or ``None``.
         poses: (N, 4, 4) camera-to-world, metres, or ``None``.
-        odometry: (N, 4, 4) body-to-world as measured, metres, or ``None``.
-        speeds: (N,) m/s as measured, or ``None``.
+        odometry: (N, 4, 4) body-to-world as measured, metres, NaN in part, or ``None``.
+        speeds: (N,) m/s as measured, NaN in part, or ``None``.
         frames: (N, 2) int, number in the recording and whether it may be a target, or ``None``.
+        depth_scale: metres of one step of the depth maps' values.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Sequence:
     odometry: np.ndarray | None = None
     speeds: np.ndarray | None = None
     frames: np.ndarray | None = None
+    depth_scale: float = 1e-3
 
     def distance(self, a: int, b: int) -> float:
         """Metres between frames ``a`` and ``b``, NaN where they were not measured.
@@ -86,27 +89,33 @@ class Sequence:
         return self.folder / 'semantics' / f'{self.images[index].stem}.png'
 
 
-def find_sequences(root: str | Path) -> list[Sequence]:
+def find_sequences(root: str | Path, calibrated: bool = True) -> list[Sequence]:
     """All sequences in or directly under ``root``, sorted by name.
+
+    ``calibrated`` is as for :func:`read_sequence`.
 
     Raises:
         DataError: if there are none, or one is incomplete.
     """
     root = Path(root)
     if (root / 'images').is_dir():
-        return [read_sequence(root)]
-    folders = sorted(p.parent for p in root.glob('*/images') if p.is_dir())
+        return [read_sequence(root, calibrated=calibrated)]
+    folders = sorted(p.parent for p in root.glob('*/images')
+                     if p.is_dir() and not p.parent.name.startswith('.'))  # not finished
     if not folders:
         raise DataError(f"no sequences in '{root}': expected images/ in it or in its sub-folders")
-    return [read_sequence(folder) for folder in folders]
+    return [read_sequence(folder, calibrated=calibrated) for folder in folders]
 
 
-def read_sequence(folder: str | Path, image_dir: str | None = None) -> Sequence:
+def read_sequence(folder: str | Path, image_dir: str | None = None, *,
+                  calibrated: bool = True) -> Sequence:
     """Read the list of a sequence's files.
 
     Args:
         folder: the sequence.
         image_dir: where in it the images lie; found if not given.
+        calibrated: whether it is an error that there are no intrinsics; otherwise they are
+            unknown.
 
     Raises:
         DataError: if images or intrinsics are missing or the lists differ in length.
@@ -120,17 +129,19 @@ def read_sequence(folder: str | Path, image_dir: str | None = None) -> Sequence:
     images = tuple(sorted(p for p in where.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
     if not images:
         raise DataError(f"'{where}' holds no jpg or png images")
-    times, speeds = (_read_table(folder / f'{name}.txt', len(images), (1,))
-                     for name in ('times', 'speed'))
-    poses, odometry = (_read_poses(folder / f'{name}.txt', len(images))
-                       for name in ('poses', 'odometry'))
+    times = _read_table(folder / 'times.txt', len(images), (1,))
+    speeds = _read_table(folder / 'speed.txt', len(images), (1,), gaps=True)
+    poses = read_poses(folder / 'poses.txt', len(images))
+    odometry = read_poses(folder / 'odometry.txt', len(images), gaps=True)
+    scale = _read_table(folder / 'depth_scale.txt', 1, (1,))
     frames = _read_table(folder / 'frames.txt', len(images), (2,))
     if frames is not None and (np.diff(frames[:, 0]) <= 0).any():
         raise DataError(f"'{folder / 'frames.txt'}': the frames' numbers must grow")
-    return Sequence(folder, images, _read_intrinsics(folder, where.name),
+    return Sequence(folder, images, _read_intrinsics(folder, where.name, calibrated),
                     None if times is None else times[:, 0], poses, odometry,
                     None if speeds is None else speeds[:, 0],
-                    None if frames is None else frames.astype(int))
+                    None if frames is None else frames.astype(int),
+                    Sequence.depth_scale if scale is None else float(scale[0, 0]))
 
 
 def _find_images(folder: Path) -> Path:
@@ -146,17 +157,20 @@ def _find_images(folder: Path) -> Path:
     raise DataError(f"'{folder}' has no folder of images: expected images/")
 
 
-def _read_intrinsics(folder: Path, images: str) -> np.ndarray:
+def _read_intrinsics(folder: Path, images: str, calibrated: bool) -> np.ndarray:
     """Pinhole matrix (3, 3) from whichever file there is, NaN if it says that it is unknown."""
+    unknown = np.full((3, 3), np.nan)
     path = folder / 'intrinsics.txt'
     if path.exists() and path.read_text(errors='replace').strip() == UNKNOWN:
-        return np.full((3, 3), np.nan)
+        return unknown
     for name in ('intrinsics.txt', 'K.txt'):
         matrix = _read_table(folder / name, 3, (3,))
         if matrix is not None:
             return _pinhole(matrix, folder / name)
     path = folder / 'calib.txt'
     if not path.exists():
+        if not calibrated:
+            return unknown
         raise DataError(f"'{folder}' has no intrinsics: write fx 0 cx / 0 fy cy / 0 0 1, in "
                         f"pixels of the images, to its intrinsics.txt, or '{UNKNOWN}' to learn "
                         'them')
@@ -178,9 +192,18 @@ def _pinhole(matrix: np.ndarray, path: Path) -> np.ndarray:
     return matrix
 
 
-def _read_poses(path: Path, count: int) -> np.ndarray | None:
-    """Poses (N, 4, 4) of rows of 12 or 16 numbers; ``None`` if there is no such file."""
-    rows = _read_table(path, count, (12, 16))
+def read_poses(path: Path, count: int, gaps: bool = False) -> np.ndarray | None:
+    """Read poses (N, 4, 4) from rows of 12 or 16 numbers; ``None`` if there is no such file.
+
+    Args:
+        path: text file.
+        count: of rows that there must be.
+        gaps: whether rows of NaN are allowed.
+
+    Raises:
+        DataError: if there is another number of rows, or one is no pose.
+    """
+    rows = _read_table(path, count, (12, 16), gaps)
     if rows is None:
         return None
     matrices = np.tile(np.eye(4), (len(rows), 1, 1))
@@ -188,21 +211,24 @@ def _read_poses(path: Path, count: int) -> np.ndarray | None:
     rotations = matrices[:, :3, :3]
     skewed = np.abs(rotations.transpose(0, 2, 1) @ rotations - np.eye(3)).max((1, 2)) > 1e-2
     wrong = skewed | (np.linalg.det(rotations) < 0) | (matrices[:, 3] != [0, 0, 0, 1]).any(1)
+    wrong &= np.isfinite(rows).all(1)
     if wrong.any():
         raise DataError(f"'{path}', row {wrong.argmax() + 1}, is no camera pose: expected a "
                         'rotation and a translation, [R t]')
     return matrices
 
 
-def _read_table(path: Path, rows: int, columns: tuple[int, ...]) -> np.ndarray | None:
-    """Read a text table of known size; ``None`` if there is no such file."""
+def _read_table(path: Path, rows: int, columns: tuple[int, ...],
+                gaps: bool = False) -> np.ndarray | None:
+    """Read a text table of known size, finite but for ``gaps``; ``None`` if there is no file."""
     if not path.exists():
         return None
     try:
         table = np.loadtxt(path, ndmin=2)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read '{path}': {error}") from error
-    if len(table) != rows or table.shape[1] not in columns or not np.isfinite(table).all():
+    if (len(table) != rows or table.shape[1] not in columns
+            or not (gaps or np.isfinite(table).all())):
         wanted = ' or '.join(f'{rows}x{n}' for n in columns)
         raise DataError(f"'{path}' holds {table.shape[0]}x{table.shape[1]} numbers, "
                         f'needed are {wanted} finite ones')

@@ -1,0 +1,113 @@
+"""Recordings as others publish them, each made into one :class:`Recording`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from train.sequences import DataError
+
+Read = Callable[[], np.ndarray]
+Pictures = Callable[[Collection[int]], Iterator[tuple[int, Read]]]
+Map = Callable[[int], 'np.ndarray | None']
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One drive of one camera, to be written as a sequence.
+
+    Attributes:
+        name: of the sequence folder.
+        stems: (N) names of the frames' files, in temporal order.
+        size: width and height of the pictures.
+        intrinsics: (3, 3) in their pixels; NaN where unknown.
+        pictures: takes growing indices and gives each with a function that reads the picture,
+            BGR (H, W, 3) uint8, once; that function may run in another thread, and raises
+            ``ValueError`` for a damaged picture.
+        times, poses, odometry, speeds: as in :class:`train.sequences.Sequence`, or ``None``.
+        numbers: (N) the frames' numbers in the recording, where ``stems`` are a selection of
+            which not all successive frames are neighbours.
+        targets: (N) bool, which frames may be targets; ``None`` for all.
+        depth: metres (h, w) of a frame, 0 = unknown, or ``None`` where there is none.
+        labels: class ids (h, w) of a frame, uint8, likewise.
+        depth_scale: metres of one step of the depth files to be written.
+    """
+
+    name: str
+    stems: list[str]
+    size: tuple[int, int]
+    intrinsics: np.ndarray
+    pictures: Pictures
+    times: np.ndarray | None = None
+    poses: np.ndarray | None = None
+    odometry: np.ndarray | None = None
+    speeds: np.ndarray | None = None
+    numbers: np.ndarray | None = None
+    targets: np.ndarray | None = None
+    depth: Map = lambda _: None
+    labels: Map = lambda _: None
+    depth_scale: float = 1e-3
+
+    def only(self, indices: np.ndarray) -> Recording:
+        """The recording reduced to the frames with these growing ``indices``."""
+        def pictures(wanted: Collection[int]) -> Iterator[tuple[int, Read]]:
+            for new, (_, read) in zip(wanted, self.pictures([int(indices[i]) for i in wanted]),
+                                      strict=True):
+                yield new, read
+
+        tables = {name: None if getattr(self, name) is None else getattr(self, name)[indices]
+                  for name in ('times', 'poses', 'odometry', 'speeds', 'numbers', 'targets')}
+        return replace(self, stems=[self.stems[i] for i in indices], pictures=pictures,
+                       depth=lambda i: self.depth(indices[i]),
+                       labels=lambda i: self.labels(indices[i]), **tables)
+
+
+def files(paths: list[Path]) -> Pictures:
+    """Pictures that lie in one file each."""
+    return lambda wanted: ((i, lambda path=paths[i]: read_picture(path)) for i in wanted)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """An image file as BGR (H, W, 3) uint8.
+
+    Raises:
+        DataError: if it is missing, damaged or cut short.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read image '{path}': {error.strerror}") from error
+    # OpenCV fills what is missing of a file that was cut short with grey.
+    whole = data[:2] != b'\xff\xd8' or b'\xff\xd9' in data[-1024:]
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None or not whole:
+        raise DataError(f"image '{path}' is damaged or cut short")
+    return image
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file, from its header.
+
+    Raises:
+        DataError: if it has none.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise DataError(f"image '{path}' is missing or damaged") from error
+
+
+def first_size(paths: list[Path]) -> tuple[int, int]:
+    """Width and height of the first of some image files that has a header."""
+    for path in paths:
+        try:
+            return picture_size(path)
+        except DataError:
+            continue
+    raise DataError(f"not one of the {len(paths)} images in '{paths[0].parent}' can be read")
