@@ -20,19 +20,10 @@ from train.sequences import (
     read_image,
     read_map,
     resize_map,
-    scale_intrinsics,
+    scaled_intrinsics,
 )
 
 VIEWS = (2, 3, 5)
-
-
-def scaled_intrinsics(sequence: Sequence, width: int, height: int) -> np.ndarray:
-    """Intrinsics (3, 3) float32 of the sequence's images resized to (width, height)."""
-    image = cv2.imread(str(sequence.images[0]))
-    if image is None:
-        raise DataError(f"image '{sequence.images[0]}' is missing or damaged")
-    return scale_intrinsics(sequence.intrinsics, width / image.shape[1],
-                            height / image.shape[0]).astype(np.float32)
 
 
 class FrameDataset(Dataset):

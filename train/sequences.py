@@ -207,14 +207,15 @@ def read_poses(path: Path, count: int, gaps: bool = False) -> np.ndarray | None:
     if rows is None:
         return None
     matrices = np.tile(np.eye(4), (len(rows), 1, 1))
-    matrices[:, :rows.shape[1] // 4] = rows.reshape(len(rows), -1, 4)
+    known = np.isfinite(rows).all(1)
+    matrices[known, :rows.shape[1] // 4] = rows[known].reshape(known.sum(), -1, 4)
     rotations = matrices[:, :3, :3]
     skewed = np.abs(rotations.transpose(0, 2, 1) @ rotations - np.eye(3)).max((1, 2)) > 1e-2
     wrong = skewed | (np.linalg.det(rotations) < 0) | (matrices[:, 3] != [0, 0, 0, 1]).any(1)
-    wrong &= np.isfinite(rows).all(1)
     if wrong.any():
         raise DataError(f"'{path}', row {wrong.argmax() + 1}, is no camera pose: expected a "
                         'rotation and a translation, [R t]')
+    matrices[~known] = np.nan
     return matrices
 
 
@@ -243,6 +244,15 @@ def scale_intrinsics(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
     matrix[0, 2] += 0.5 * (x - 1)  # pixel centres are at integer coordinates
     matrix[1, 2] += 0.5 * (y - 1)
     return matrix
+
+
+def scaled_intrinsics(sequence: Sequence, width: int, height: int) -> np.ndarray:
+    """Intrinsics (3, 3) float32 of the sequence's images resized to (width, height)."""
+    image = cv2.imread(str(sequence.images[0]))
+    if image is None:
+        raise DataError(f"image '{sequence.images[0]}' is missing or damaged")
+    return scale_intrinsics(sequence.intrinsics, width / image.shape[1],
+                            height / image.shape[0]).astype(np.float32)
 
 
 def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:
