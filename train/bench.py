@@ -1,0 +1,296 @@
+"""How long losses, networks and a training step of FSRE-Depth take on this machine's processor.
+
+At 192x640, batch 1, on made-up images. With a clone of the paper's own code beside it, both take
+turns in one process, so that what else runs on the machine disturbs both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.config import Config
+from train.geometry import transform_from_pose
+from train.losses.triplet import semantic_triplet_loss
+from train.losses.view_synthesis import ViewSynthesis
+from train.networks.attention import CrossTaskAttention, FusedAttention
+from train.networks.perception import fuse_for_inference, make_perception
+from train.system import System
+
+HEIGHT, WIDTH = 192, 640
+CLASSES = 19
+ATTENTION = ((256, 16), (128, 8), (64, 4))
+"""Channels and shrinking factor of the features that attend to each other."""
+
+Work = Callable[[], Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument('--threads', type=int, default=1, help='1: processor time is measured; '
+                        'more: time on the clock (%(default)s)')
+    parser.add_argument('--runs', type=int, default=10, help='of which the median is taken '
+                        '(%(default)s)')
+    parser.add_argument('--reference', type=Path, metavar='FOLDER', help='clone of '
+                        'https://github.com/hyBlue/FSRE-Depth to compare with')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        ValueError: if the reference is no clone of FSRE-Depth, or a number is not positive.
+    """
+    if args.threads < 1 or args.runs < 1:
+        raise ValueError('--threads and --runs must be at least 1')
+    if args.reference and not (args.reference / 'trainer_parallel.py').is_file():
+        raise ValueError(f"'{args.reference}' is no clone of https://github.com/hyBlue/FSRE-Depth:"
+                         ' trainer_parallel.py is missing')
+    torch.set_num_threads(args.threads)
+    clock = time.process_time if args.threads == 1 else time.perf_counter
+    reference = Reference(args.reference) if args.reference else None
+    print(f'{WIDTH}x{HEIGHT}, batch 1, {args.threads} threads, median of {args.runs} runs, ms')
+    print(f'{"":44}{"ours":>10}' + (f'{"paper code":>12}{"ratio":>8}' if reference else ''))
+    for name, ours, theirs in works(reference):
+        times = alternate([ours, theirs] if theirs else [ours], args.runs, clock)
+        line = ''.join(f'{x:{w}.1f}' for x, w in zip(times, (10, 12), strict=False))
+        if theirs:
+            line += f'{times[1] / times[0]:8.2f}'
+        print(f'{name:44}{line}', flush=True)
+    peaks = [peak_memory(folder, args.threads)
+             for folder in ([None, args.reference] if reference else [None])]
+    line = ''.join(f'{x:{w}.0f}' for x, w in zip(peaks, (10, 12), strict=False))
+    if reference:
+        line += f'{peaks[1] / peaks[0]:8.2f}'
+    print(f'{"training step, peak memory, MB":44}{line}')
+
+
+def alternate(works: list[Work], runs: int, clock: Callable[[], float]) -> list[float]:
+    """Median time of each, ms, one after the other in turns."""
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(runs + 2):  # the first two warm up
+        for work, found in zip(works, times, strict=True):
+            start = clock()
+            work()
+            if turn >= 2:
+                found.append(1e3 * (clock() - start))
+    return [statistics.median(found) for found in times]
+
+
+def works(reference: Reference | None) -> Iterator[tuple[str, Work, Work | None]]:
+    """Name, our way and the paper's code's way of everything that is timed."""
+    scene = make_scene()
+    leaves = [*scene.disparities, *scene.poses]
+
+    def photometric() -> None:
+        # The paper's code counts what lies outside the view with the border's colour.
+        views = ViewSynthesis(scene.target, scene.sources, list(map(transform_from_pose,
+                              scene.poses)), scene.intrinsics, validity=False)
+        loss = sum(views(d).loss / 2 ** s for s, d in enumerate(scene.disparities))
+        torch.autograd.grad(loss, leaves)
+
+    yield ('photometric term, 4 scales, 2 sources', photometric,
+           reference and (lambda: torch.autograd.grad(reference.photometric(scene), leaves)))
+
+    def triplet() -> None:
+        loss, _ = semantic_triplet_loss(scene.features, scene.labels)
+        torch.autograd.grad(loss, scene.features)
+
+    yield ('triplet loss, 3 levels', triplet, reference and (
+        lambda: torch.autograd.grad(reference.triplet(scene), scene.features)))
+
+    pairs = [torch.rand(2, 1, c, HEIGHT // k, WIDTH // k) for c, k in ATTENTION]
+    with torch.no_grad():
+        fused = [FusedAttention(CrossTaskAttention(c).eval()) for c, _ in ATTENTION]
+    theirs = reference and [reference.attention(c) for c, _ in ATTENTION]
+
+    def attend(modules: list[nn.Module]) -> None:
+        for module, (own, other) in zip(modules, pairs, strict=True):
+            module(own, other)
+            module(other, own)
+
+    yield ('inference: attention, 3 levels, both ways', inference(lambda: attend(fused)),
+           theirs and inference(lambda: attend(theirs)))
+
+    net = make_perception('fsre', 'resnet18', '', CLASSES, True, True)
+    everything = reference and inference(lambda: reference.predict(scene.target))
+    for name, semantics in (('depth', False), ('depth and semantics', True)):
+        fast = fuse_for_inference(net, semantics)
+        image = scene.target.contiguous(memory_format=torch.channels_last)
+        yield (f'inference: network with attention, {name}',
+               inference(lambda fast=fast, image=image: fast(image)), everything)
+
+    yield 'training step', training_step(), reference and reference.training_step()
+
+
+def inference(work: Work) -> Work:
+    """Without a graph for gradients."""
+    return torch.no_grad()(work)
+
+
+def make_scene() -> SimpleNamespace:
+    """Images that move, labels in patches, random disparities, poses and features."""
+    torch.manual_seed(0)
+    texture = F.interpolate(torch.rand(1, 3, HEIGHT // 8, WIDTH // 8), (HEIGHT, WIDTH + 16),
+                            mode='bicubic')
+    texture = (texture + 0.1 * torch.rand_like(texture)).clamp(0, 1)
+    centres = torch.rand(40, 2) * torch.tensor([HEIGHT, WIDTH])
+    pixels = torch.cartesian_prod(torch.arange(HEIGHT), torch.arange(WIDTH)).float()
+    nearest = torch.cdist(pixels, centres).argmin(1)
+    labels = torch.randint(CLASSES, (40,))[nearest].view(1, HEIGHT, WIDTH)
+    return SimpleNamespace(
+        target=texture[..., 8:-8].contiguous(),
+        sources=[texture[..., k:k + WIDTH].contiguous() for k in (5, 11)],
+        labels=labels,
+        intrinsics=torch.tensor([[[0.58 * WIDTH, 0, 0.5 * WIDTH], [0, 1.92 * HEIGHT, 0.5 * HEIGHT],
+                                  [0, 0, 1]]]),
+        disparities=[(0.05 + 0.1 * torch.rand(1, 1, HEIGHT >> s, WIDTH >> s)).requires_grad_()
+                     for s in range(4)],
+        poses=[torch.tensor([[0.01, -0.01, 0.005, 0.1 * sign, 0.02, 0.3 * sign]]).requires_grad_()
+               for sign in (1, -1)],
+        features=[torch.randn(1, c, HEIGHT >> s, WIDTH >> s).requires_grad_()
+                  for s, c in ((1, 32), (2, 64), (3, 128))])
+
+
+def training_step() -> Work:
+    """One optimiser step of the whole system, as :mod:`train.fit` trains it."""
+    scene = make_scene()
+    system = System(Config(
+        data='', val='', out='', width=WIDTH, height=HEIGHT, attention=True, semantic=0.3,
+        triplet=0.1, batch_size=1, steps=1, learning_rate=1.5e-4))
+    system.to(memory_format=torch.channels_last)
+    optimizer = system.configure_optimizers()['optimizer']
+    images = (torch.stack([scene.sources[0], scene.target, scene.sources[1]], 1) * 255).byte()
+    batch = {'images': images, 'inputs': images, 'intrinsics': scene.intrinsics,
+             'labels': scene.labels}
+
+    def step() -> None:
+        optimizer.zero_grad()
+        system.losses(batch).terms['loss'].backward()
+        optimizer.step()
+    return step
+
+
+def peak_memory(reference: Path | None, threads: int) -> float:
+    """Most memory that a process ever has in two training steps, MB; ours or the reference's."""
+    # A fresh process: what others have used does not count.
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        return pool.submit(_peak_memory, reference, threads).result()
+
+
+def _peak_memory(reference: Path | None, threads: int) -> float:
+    torch.set_num_threads(threads)
+    step = Reference(reference).training_step() if reference else training_step()
+    for _ in range(2):
+        step()
+    # Not getrusage, which on Linux counts the parent's memory, too.
+    status = Path('/proc/self/status').read_text()
+    return int(status.split('VmHWM:')[1].split()[0]) / 1024
+
+
+class Reference:
+    """The paper's own code.
+
+    Args:
+        folder: clone of FSRE-Depth.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        sys.path.insert(0, str(folder))
+        trainer = importlib.import_module('trainer_parallel').TrainerParallel
+        self.options = SimpleNamespace(
+            num_layers=18, pretrained=False, no_cma=False, scales=[0, 1, 2, 3], batch_size=1,
+            height=HEIGHT, width=WIDTH, min_depth=0.1, max_depth=100.0, frame_ids=[0, -1, 1],
+            cma_layers=[3, 2, 1], num_head=4, head_ratio=2, reprojection=1.0,
+            disparity_smoothness=1e-3, semantic_distil=0.3, sgt=0.1, sgt_layers=[3, 2, 1],
+            sgt_kernel_size=[5, 5, 5], sgt_margin=0.3)
+        self.trainer = trainer(self.options)
+
+    def photometric(self, scene: SimpleNamespace) -> Tensor:
+        """The photometric term, projection included."""
+        camera, inverse = _cameras(scene)
+        inputs, outputs = _colours(scene), {}
+        for s, disparity in enumerate(scene.disparities):
+            if s:
+                disparity = F.interpolate(disparity, (HEIGHT, WIDTH), mode='bilinear')
+            for frame, pose in zip((-1, 1), scene.poses, strict=True):
+                points = self.trainer.backproject_depth(1 / disparity, inverse)
+                outputs['sample', frame, s], _ = self.trainer.project_3d(
+                    points, camera, transform_from_pose(pose))
+        with _on_the_processor():
+            return self.trainer.compute_reprojection(inputs, outputs)
+
+    def triplet(self, scene: SimpleNamespace) -> Tensor:
+        """The semantics-guided triplet loss."""
+        return self.trainer.compute_sgt_loss(
+            {('seg', 0, 0): scene.labels[:, None].float()},
+            {('d_feature', s + 1): f for s, f in enumerate(scene.features)})
+
+    def attention(self, channels: int) -> nn.Module:
+        """One module of cross-task attention."""
+        module = importlib.import_module('networks.multi_embedding').MultiEmbedding
+        return module(channels, self.options.num_head, self.options.head_ratio).eval()
+
+    def predict(self, image: Tensor) -> Any:
+        """Depth and semantics of one image."""
+        models = self.trainer.models.eval()
+        return models['decoder'](models['encoder'](image))
+
+    def training_step(self) -> Work:
+        """One optimiser step."""
+        scene = make_scene()
+        camera, inverse = _cameras(scene)
+        inputs = {**_colours(scene), 'K': camera, 'inv_K': inverse,
+                  ('seg', 0, 0): scene.labels[:, None].float()}
+        inputs.update({('color_aug', f, 0): inputs['color', f, 0] for f in (-1, 0, 1)})
+        for s in range(1, 4):
+            inputs['color', 0, s] = F.interpolate(
+                scene.target, (HEIGHT >> s, WIDTH >> s), mode='area')
+        optimizer = torch.optim.Adam(self.trainer.parameters_to_train, 1.5e-4)
+
+        def step() -> None:
+            self.trainer.train()
+            optimizer.zero_grad()
+            with _on_the_processor():
+                losses, _ = self.trainer(inputs)
+            losses['loss'].backward()
+            optimizer.step()
+        return step
+
+
+def _cameras(scene: SimpleNamespace) -> tuple[Tensor, Tensor]:
+    """Intrinsics (1, 4, 4) and their inverse."""
+    camera = torch.eye(4)[None]
+    camera[:, :3, :3] = scene.intrinsics
+    return camera, torch.linalg.inv(camera)
+
+
+def _colours(scene: SimpleNamespace) -> dict:
+    """Full-size images by the paper's code's keys."""
+    images = (scene.sources[0], scene.target, scene.sources[1])
+    return {('color', frame, 0): image for frame, image in zip((-1, 0, 1), images, strict=True)}
+
+
+@contextmanager
+def _on_the_processor() -> Iterator[None]:
+    """The paper's code moves its noise to a GPU by name: let it stay."""
+    cuda = Tensor.cuda
+    Tensor.cuda = lambda tensor, *_, **__: tensor
+    try:
+        yield
+    finally:
+        Tensor.cuda = cuda
