@@ -57,7 +57,7 @@ def test_a_sample_is_successive_frames_around_its_target(root, views, first, cou
     assert item['images'].dtype == torch.uint8
     assert item['inputs'] is item['images']
     assert item['labels'].dtype == torch.int64 and (item['labels'] == target).all()
-    assert item['depth'].dtype == torch.float32 
+    assert item['depth'].dtype == torch.float32
     torch.testing.assert_close(item['depth'], torch.full((HEIGHT, WIDTH), target + 1.0))
     np.testing.assert_allclose(item['intrinsics'], MATRIX, rtol=1e-7)
     assert item['distance'].shape == (views - 1,) and item['distance'].isnan().all()

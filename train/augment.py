@@ -171,10 +171,10 @@ def rain(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarra
 
 def blur(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
     """Blur along one line, as from motion, or all around, as from defocus."""
-    size = _uniform(1 / 300, 1 / 60, generator) * images[0].shape[1]
+    size = _uniform(1 / 200, 1 / 50, generator) * images[0].shape[1]
     moved, angle = _chance(0.5, generator), _uniform(0, 180, generator)
     if moved:
-        line = _line(max(2, round(size)), angle)
+        line = _line(max(3, round(size)), angle)
         return [cv2.filter2D(image, -1, line, borderType=cv2.BORDER_REPLICATE)
                 for image in images]
     return [cv2.GaussianBlur(image, (0, 0), size / 4, borderType=cv2.BORDER_REPLICATE)

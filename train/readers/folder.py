@@ -37,7 +37,9 @@ def folder_recordings(path: Path, intrinsics: np.ndarray | None = None) -> list[
         raise DataError(f"there is no video or folder '{path}': check the path")
     images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if images:
-        return [Recording(path.resolve().name, [p.stem for p in images], first_size(images),
+        name = path.resolve()
+        name = name.parent.name if name.name == 'images' else name.name
+        return [Recording(name, [p.stem for p in images], first_size(images),
                           _or_unknown(intrinsics), files(images))]
     try:
         return [_recording(read_sequence(path, calibrated=False), intrinsics)]
