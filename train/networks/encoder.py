@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import timm
@@ -151,10 +150,8 @@ def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:
     try:
         state = timm.models.load_state_dict(path)
         found = {key: tuple(value.shape) for key, value in state.items()}
-    except (RuntimeError, ValueError, AttributeError, pickle.UnpicklingError, EOFError) as error:
+    except Exception as error:  # torch, pickle, zipfile and safetensors each have their own
         raise ValueError(f"weights '{path}' are no state_dict: {error}") from error
-    except Exception as error:  # safetensors' own error has no base of its own
-        raise ValueError(f"weights '{path}' are unreadable: {error}") from error
     wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     classifier = net.pretrained_cfg['classifier']
     optional = tuple(f'{layer}.' for layer in

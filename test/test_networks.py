@@ -1,0 +1,511 @@
+"""The networks: sizes, attention by hand, gradients, and what inference leaves out."""
+
+import math
+
+import huggingface_hub.constants
+import onnxruntime
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from train.networks.attention import CrossTaskAttention, FusedAttention, attend
+from train.networks.dispnet import DispNet
+from train.networks.encoder import make_encoder
+from train.networks.intrinsics import IntrinsicsHead
+from train.networks.layers import crop_like
+from train.networks.perception import (
+    MAX_DEPTH,
+    MIN_DEPTH,
+    disparity,
+    fuse_for_inference,
+    make_perception,
+)
+from train.networks.pose import SfmPoseNet, make_pose
+
+WIDTH, HEIGHT = 96, 64
+
+DEPTH_NETWORKS = {
+    'light': {'network': 'light', 'encoder': 'efficientnet_lite0'},
+    'light, depth only': {'network': 'light', 'encoder': 'efficientnet_lite0', 'semantics': False},
+    'fsre': {'network': 'fsre', 'attention': True},
+    'fsre, no attention': {'network': 'fsre'},
+    'fsre, depth only': {'network': 'fsre', 'semantics': False},
+    'fsre, MobileNet': {'network': 'fsre', 'encoder': 'mobilenetv3_large_100', 'attention': True},
+    'dispnet': {'network': 'dispnet', 'semantics': False},
+}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def image(batch=1, height=HEIGHT, width=WIDTH, **kwargs):
+    return torch.rand(batch, 3, height, width, **kwargs)
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def trained(net):
+    """``net`` in eval mode, with batch-norm statistics and scales that are not the first ones."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return net.eval()
+
+
+# Sizes
+
+@pytest.mark.parametrize('kwargs', DEPTH_NETWORKS.values(), ids=DEPTH_NETWORKS)
+def test_depth_networks(kwargs):
+    net = make_perception(classes=7, **kwargs).eval()
+    with torch.no_grad():
+        prediction = net(image(2))
+    light, fsre = (kwargs['network'] == name for name in ('light', 'fsre'))
+    scales = (1, 2, 3) if light else (0, 1, 2, 3)
+    assert [d.shape for d in prediction.disparities] == [
+        (2, 1, HEIGHT >> s, WIDTH >> s) for s in scales]
+    for d in prediction.disparities:
+        assert d.dtype == torch.float32 and 0.01 <= d.min() and d.max() <= 10.01
+    if kwargs.get('semantics', True):
+        assert prediction.logits.shape == (2, 7, HEIGHT >> light, WIDTH >> light)
+    else:
+        assert prediction.logits is None
+    assert [f.shape for f in prediction.features] == ([
+        (2, 32, HEIGHT >> 1, WIDTH >> 1), (2, 64, HEIGHT >> 2, WIDTH >> 2),
+        (2, 128, HEIGHT >> 3, WIDTH >> 3)] if fsre else [])
+
+
+def test_parameter_counts_of_the_papers():
+    net = make_perception('fsre', attention=True)
+    assert count(net.encoder) == 11_176_512
+    assert round((count(net) - count(net.encoder)) / 1e6, 2) == 14.07
+    depth_only = make_perception('fsre', semantics=False)
+    assert round((count(depth_only) - count(depth_only.encoder)) / 1e6, 2) == 3.15
+    assert round(count(DispNet()) / 1e6, 2) == 31.60
+    assert round(count(SfmPoseNet(3)) / 1e6, 2) == 1.59
+    pose = make_pose('resnet')
+    # ResNet-18 with three more input channels, and 1.31 M of its decoder.
+    assert count(pose.encoder) == 11_176_512 + 64 * 3 * 7 * 7
+    assert round(count(pose.head) / 1e6, 2) == 1.31
+
+
+def test_range_of_disparity():
+    limits = 1 / disparity(torch.tensor([-100.0, 100.0]))
+    torch.testing.assert_close(limits, torch.tensor([MAX_DEPTH, MIN_DEPTH]))
+
+
+def test_contradictions_are_errors():
+    for kwargs in ({'network': 'light'}, {'network': 'dispnet'},
+                   {'network': 'fsre', 'semantics': False}):
+        with pytest.raises(ValueError, match='attention needs network: fsre'):
+            make_perception(attention=True, **kwargs)
+    with pytest.raises(ValueError, match="'unet', must be light, fsre or dispnet"):
+        make_perception('unet')
+    with pytest.raises(ValueError, match="'lstm', must be light, resnet or sfm"):
+        make_pose('lstm')
+
+
+@pytest.mark.parametrize('size', [(75, 101), (97, 130), (128, 416)])
+def test_dispnet_takes_any_size(size):
+    with torch.no_grad():
+        disparities = DispNet()(image(1, *size)).disparities
+    for s, d in enumerate(disparities):
+        assert d.shape[2:] == tuple(math.ceil(x / 2 ** s) for x in size)
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 7, 13, 38, 101])
+def test_cropping_is_the_nearest_resize_of_the_paper(size):
+    doubled = torch.rand(1, 1, 2 * math.ceil(size / 2), 2 * math.ceil(size / 2))
+    reference = torch.empty(1, 1, size, size)
+    assert torch.equal(crop_like(doubled, reference), F.interpolate(doubled, (size, size)))
+
+
+@pytest.mark.parametrize('views', [2, 3, 5])
+@pytest.mark.parametrize('size', [(128, 416), (75, 101)])
+def test_sfm_pose_network(views, size):
+    frames = torch.rand(2, views, 3, *size)
+    poses, logits = SfmPoseNet(views)(frames)
+    assert poses.shape == (2, views - 1, 6) and logits == []
+    net = SfmPoseNet(views, explainability=True)
+    poses, logits = net(frames)
+    assert [m.shape for m in logits] == [
+        (2, 2 * (views - 1), *(math.ceil(x / 2 ** s) for x in size)) for s in range(4)]
+    # The middle frame is the target and comes first, in -1..1.
+    order = {2: [1, 0], 3: [1, 0, 2], 5: [2, 0, 1, 3, 4]}[views]
+    torch.testing.assert_close(net.encode(frames)[0],
+                               torch.cat([2 * frames[:, i] - 1 for i in order], 1))
+    with pytest.raises(ValueError, match=f'takes {views}'):
+        net(frames[:, 1:])
+
+
+@pytest.mark.parametrize('network', ['light', 'resnet', 'sfm'])
+def test_poses_are_a_hundredth_of_the_mean(network):
+    net = make_pose(network, views=2).eval()
+    final = [m for m in net.modules() if isinstance(m, nn.Conv2d)][-1]
+    nn.init.zeros_(final.weight)
+    final.bias.data = torch.arange(6.0)
+    pair = image(), image()
+    poses = net(torch.stack(pair, 1))[0][:, 0] if network == 'sfm' else net(*pair)
+    torch.testing.assert_close(poses, torch.arange(6.0)[None] / 100)
+
+
+@pytest.mark.parametrize('network', ['light', 'resnet'])
+def test_pose_depends_on_the_order_of_a_pair(network):
+    net, (a, b) = trained(make_pose(network)), image(2).split(1)
+    bottleneck = net.encode(a, b)
+    assert bottleneck.shape[1] == net.feature_channels
+    assert torch.equal(net(a, b), net.decode(bottleneck))
+    assert not torch.allclose(net(a, b), net(b, a), rtol=1e-3)
+
+
+def test_intrinsics_by_hand():
+    head = IntrinsicsHead(8)
+    first = head(torch.rand(2, 8, 2, 3), 640, 192)
+    expected = torch.tensor([[math.log(2) * 640, 0, 319.5], [0, math.log(2) * 192, 95.5],
+                             [0, 0, 1]])
+    torch.testing.assert_close(first, expected.expand(2, 3, 3))
+    # softplus(log(e - 1)) = 1; a centre off to either side.
+    head.layer.bias.data = torch.tensor([math.log(math.e - 1), math.log(math.e ** 2 - 1), -0.1,
+                                         0.25])
+    expected = torch.tensor([[640, 0, 255.5], [0, 384, 143.5], [0, 0, 1]])
+    torch.testing.assert_close(head(torch.rand(1, 8, 2, 3), 640, 192)[0], expected)
+
+
+# Attention
+
+def hand_made():
+    """Attention on the first of two channels, whose output is what it attends to.
+
+    Head h = 0..3 makes of the other task's y the query (h y, 0, 0, 0), of the own x the key
+    (x, 0, 0, 0) and the value (h x, 1, 0, 0), of which the projection is h x + 2.
+    """
+    net = CrossTaskAttention(2).eval()
+    for parameter in net.parameters():
+        nn.init.zeros_(parameter)
+    heads = torch.arange(4.0)
+    net.query.weight.data.view(4, 4, 2)[:, 0, 0] = heads
+    net.key.weight.data.view(4, 4, 2)[:, 0, 0] = 1
+    net.value.weight.data.view(4, 4, 2)[:, 0, 0] = heads
+    net.value.bias.data.view(4, 4)[:, 1] = 1
+    net.project.weight.data[0, :2, 0, 0] = torch.tensor([1.0, 2.0])
+    net.norm.eps = 0
+    nn.init.ones_(net.norm.weight)
+    net.fuse[0].weight.data[0, 2, 1, 1] = 1
+    net.out.weight.data[0, 0] = 1
+    return net
+
+
+# The first size is attended to by embeddings, the second by merged matrices.
+@pytest.mark.parametrize('width', [2, 4])
+def test_attention_by_hand(width, monkeypatch):
+    calls = []
+    monkeypatch.setattr(CrossTaskAttention, '_embed', lambda *args, embed=CrossTaskAttention._embed:
+                        calls.append(args) or embed(*args))
+    own, other = torch.zeros(1, 2, 2, width), torch.zeros(1, 2, 2, width)
+    # A pixel attends to itself alone.
+    pixels = {(0, 0): (0.5, -1.0), (1, 1): (2.0, 3.0)}
+    for (v, u), (x, y) in pixels.items():
+        own[0, 0, v, u], other[0, 0, v, u] = x, y
+    net = hand_made()
+    for module in (net, FusedAttention(net)):
+        found = module(own, other)
+        for (v, u), (x, y) in pixels.items():
+            scores = [math.exp(h * x * y / math.sqrt(4 * 4)) for h in range(4)]
+            expected = sum(s * (h * x + 2) for h, s in enumerate(scores)) / sum(scores)
+            assert found[0, 0, v, u].item() == pytest.approx(expected, rel=1e-6)
+    assert len(calls) == (width == 2)
+
+
+def pair(channels, *size):
+    return [torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True)
+            for _ in range(2)]
+
+
+def test_merged_matrices_are_exact_in_value_and_gradient():
+    net = CrossTaskAttention(3).double()
+    own, other = pair(3, 4, 5)
+    target = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    merged, *first = net.merge()
+    learning = [own, other, *net.query.parameters(), *net.key.parameters(),
+                *net.value.parameters(), *net.project.parameters()]
+    results = [(x, *torch.autograd.grad((x * target).sum(), learning)) for x in (
+        attend(own, other, merged) + F.conv2d(own, *first), net._embed(own, other))]
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize('size', [(2, 2), (3, 3)], ids=['embedded', 'merged'])
+@pytest.mark.parametrize('training', [True, False])
+def test_gradients_of_attention(size, training):
+    net = trained(CrossTaskAttention(2)).double().train(training)
+    inputs = [x.detach()[:1].requires_grad_() for x in pair(2, *size)]
+    names = [name for name, _ in net.named_parameters()]
+
+    def function(own, other, *parameters):
+        return functional_call(net, dict(zip(names, parameters, strict=True)), (own, other))
+    assert torch.autograd.gradcheck(function, (*inputs, *net.parameters()))
+
+
+def test_gradients_of_fused_attention():
+    net = FusedAttention(trained(CrossTaskAttention(2)).double())
+    assert torch.autograd.gradcheck(net, pair(2, 3, 3))
+
+
+@pytest.mark.parametrize('channels', [1, 5, 64])
+def test_fused_attention_is_exact(channels):
+    net, inputs = trained(CrossTaskAttention(channels)).double(), pair(channels, 6, 7)
+    torch.testing.assert_close(FusedAttention(net)(*inputs), net(*inputs), rtol=1e-10, atol=1e-12)
+
+
+def test_merging_is_exact_under_autocast():
+    net = CrossTaskAttention(8)
+    with torch.autocast('cpu', torch.bfloat16):
+        merged, value, _ = net.merge()
+    assert value.dtype == torch.float32 and all(x.dtype == torch.float32 for x in merged)
+
+
+def test_both_tasks_read_features_from_before_attention():
+    net = make_perception('fsre', attention=True).eval()
+    seen = {}
+    for name in ('refine_depth', 'refine_semantics'):
+        for i, module in enumerate(getattr(net, name)):
+            module.register_forward_pre_hook(
+                lambda _, inputs, key=(name, i): seen.__setitem__(key, inputs))
+    with torch.no_grad():
+        net(image())
+    for i in range(3):
+        (depth, semantic), (own, other) = seen['refine_depth', i], seen['refine_semantics', i]
+        assert depth is other and semantic is own
+        assert depth.shape == (1, 256 >> i, HEIGHT >> (4 - i), WIDTH >> (4 - i))
+
+
+# Inference
+
+@pytest.mark.parametrize('semantics', [True, False])
+@pytest.mark.parametrize('kwargs', DEPTH_NETWORKS.values(), ids=DEPTH_NETWORKS)
+def test_fused_networks_say_the_same(kwargs, semantics):
+    net = trained(make_perception(classes=7, **kwargs)).double()
+    x = image(dtype=torch.float64)
+    with torch.no_grad():
+        expected = net(x)
+        fused = fuse_for_inference(net, semantics)
+        found = fused(x)
+        again = net(x)
+    torch.testing.assert_close(found.disparities[0], expected.disparities[0], rtol=1e-6, atol=0)
+    if semantics and expected.logits is not None:
+        torch.testing.assert_close(found.logits, expected.logits, rtol=1e-9, atol=1e-9)
+    else:
+        assert found.logits is None
+    assert not fused.training and not any(p.requires_grad for p in fused.parameters())
+    # The trained network is left as it was.
+    assert torch.equal(again.disparities[0], expected.disparities[0])
+    assert any(p.requires_grad for p in net.parameters())
+
+
+def test_depth_alone_needs_no_fine_semantics():
+    net = make_perception('fsre', attention=True)
+    fused = fuse_for_inference(net, semantics=False)
+    assert len(fused.depth.heads) == 1
+    assert len(fused.semantics.stages) == 3 and len(fused.semantics.heads) == 0
+    assert len(fused.refine_depth) == 3 and len(fused.refine_semantics) == 2
+    # All that is left bears on depth.
+    x = image()
+    fused.requires_grad_(True)(x).disparities[0].sum().backward()
+    assert all(p.grad is not None for p in fused.parameters())
+
+
+class Deployed(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        prediction = self.net(x)
+        return prediction.disparities[0], prediction.logits.argmax(1)
+
+
+def test_fused_network_in_onnx():
+    net = trained(make_perception('fsre', classes=5, attention=True))
+    x = image()
+    program = torch.onnx.export(Deployed(fuse_for_inference(net)).eval(), (x,), dynamo=True,
+                                opset_version=18, verbose=False, input_names=['image'])
+    model = program.model_proto
+    assert {node.op_type for node in model.graph.node} <= {
+        'Add', 'ArgMax', 'Concat', 'Conv', 'Div', 'Elu', 'MaxPool', 'Mul', 'Pad', 'ReduceSum',
+        'Relu', 'Resize', 'Sigmoid', 'Softmax', 'Split', 'Sub'}
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    found, labels = session.run(None, {'image': x.numpy()})
+    with torch.no_grad():
+        expected = net(x)
+    torch.testing.assert_close(torch.from_numpy(found), expected.disparities[0], rtol=1e-5, atol=0)
+    assert (torch.from_numpy(labels) == expected.logits.argmax(1)).float().mean() > 0.999
+
+
+# Gradients
+
+POSE_NETWORKS = {
+    'light': lambda: make_pose('light'),
+    'resnet': lambda: make_pose('resnet'),
+    'sfm': lambda: make_pose('sfm', views=3, explainability=True),
+}
+
+
+def assert_all_learn(net, outputs):
+    sum(x.square().sum() for x in outputs).backward()
+    idle = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+@pytest.mark.parametrize('kwargs', DEPTH_NETWORKS.values(), ids=DEPTH_NETWORKS)
+def test_every_parameter_of_depth_networks_learns(kwargs):
+    # A ResNet's branches begin at zero, and with them their gradients.
+    net = trained(make_perception(classes=7, **kwargs)).train()
+    prediction = net(image(2, 128, 128))
+    logits = [] if prediction.logits is None else [prediction.logits]
+    assert_all_learn(net, [*prediction.disparities, *logits])
+
+
+@pytest.mark.parametrize('make', POSE_NETWORKS.values(), ids=POSE_NETWORKS)
+def test_every_parameter_of_pose_networks_learns(make):
+    net = trained(make()).train()
+    frames = torch.rand(2, 3, 3, 256, 256)
+    if isinstance(net, SfmPoseNet):
+        poses, logits = net(frames)
+        outputs = [poses, *logits]
+    else:
+        outputs = [net(frames[:, 0], frames[:, 1])]
+    assert_all_learn(net, outputs)
+
+
+def test_every_parameter_of_the_intrinsics_head_learns():
+    head = IntrinsicsHead(8)
+    assert_all_learn(head, [head(torch.rand(2, 8, 2, 3), 640, 192)])
+
+
+# Encoders and their weights
+
+def test_light_network_keeps_the_names_of_released_checkpoints():
+    state = make_perception('light', 'efficientnet_lite0').state_dict()
+    assert {name.split('.')[0] for name in state} == {'encoder', 'depth', 'semantics'}
+    for name, shape in (('encoder.stem.0.weight', (32, 3, 3, 3)),
+                        ('encoder.stages.4.3.conv_pwl.weight', (192, 1152, 1, 1)),
+                        ('depth.reduce.0.weight', (64, 192, 1, 1)),
+                        ('depth.heads.2.bias', (1,)),
+                        ('semantics.fuse.3.1.running_var', (64,)),
+                        ('semantics.heads.0.weight', (19, 24, 3, 3))):
+        assert state[name].shape == shape
+    assert len(state) == 386
+
+
+def test_imagenet_weights_of_lite0_and_its_frozen_first_stages():
+    net = make_perception('light', 'efficientnet_lite0', 'imagenet').train()
+    stem = net.encoder.stem[1]
+    assert stem.running_mean.abs().max() > 0 and not stem.training
+    before = stem.running_mean.clone()
+    sum(d.sum() for d in net(image(2)).disparities).backward()
+    assert torch.equal(stem.running_mean, before)
+    assert all(p.grad is None for p in net.encoder.stem.parameters())
+    assert next(net.encoder.stages[4].parameters()).grad is not None
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'mobilenetv3_large_100', 'regnety_002',
+                                  'efficientnet_lite0'])
+def test_encoders(name):
+    net = make_encoder(name).eval()
+    features = net(image())
+    assert [f.shape for f in features] == [
+        (1, c, HEIGHT >> (i + 1), WIDTH >> (i + 1)) for i, c in enumerate(net.channels)]
+
+
+def test_colours_of_a_resnet_are_normalised_as_the_paper_does():
+    net, plain = make_encoder('resnet18').eval(), timm.create_model('resnet18').eval()
+    plain.load_state_dict(net.net.state_dict(), strict=False)
+    x = image()
+    scaled = (x - 0.45) / 0.225
+    expected = plain.act1(plain.bn1(plain.conv1(scaled)))
+    torch.testing.assert_close(net(x)[0], expected)
+    torch.testing.assert_close(net(x)[-1], plain.forward_features(scaled))
+
+
+@pytest.mark.parametrize('form', ['state_dict', 'wrapped', 'safetensors', 'no classifier'])
+def test_weights_from_a_file(tmp_path, form):
+    source = trained(timm.create_model('resnet18'))
+    state, path = source.state_dict(), tmp_path / 'weights.bin'
+    if form == 'safetensors':
+        path = tmp_path / 'weights.safetensors'
+        safetensors.torch.save_file(state, path)
+    elif form == 'wrapped':
+        torch.save({'state_dict': state, 'epoch': 3}, path)
+    else:
+        if form == 'no classifier':
+            state = {k: v for k, v in state.items() if not k.startswith('fc.')}
+        torch.save(state, path)
+    net = make_encoder('resnet18', str(path)).eval()
+    x = image()
+    torch.testing.assert_close(net(x)[-1], source.forward_features((x - 0.45) / 0.225))
+    # A pair: the weights of one image for either, halved.
+    pairs = make_encoder('resnet18', str(path), in_channels=6).eval().double()
+    x = x.double()
+    torch.testing.assert_close(pairs(torch.cat([x, x], 1))[-1], net.double()(x)[-1])
+
+
+def test_lite0_weights_from_a_file(tmp_path):
+    source, path = trained(timm.create_model('efficientnet_lite0')), tmp_path / 'weights.bin'
+    torch.save(source.state_dict(), path)
+    net = make_encoder('efficientnet_lite0', str(path))
+    torch.testing.assert_close(net.stem[0].weight, source.conv_stem.weight)
+    assert not net.stem[0].weight.requires_grad
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'efficientnet_lite0'])
+def test_weights_that_do_not_fit_are_named(tmp_path, name):
+    path = tmp_path / 'weights.bin'
+    state = timm.create_model(name).state_dict()
+    first, second, *_ = [key for key in state if key.endswith('.weight')]
+    state[first] = state[first][:5]
+    state['extra.weight'] = state.pop(second)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=f"do not fit {name} in 3 tensors") as error:
+        make_encoder(name, str(path))
+    for problem in (f'{first} is (5,', f'{second} is missing', 'extra.weight is unknown'):
+        assert problem in str(error.value)
+
+
+def test_files_that_hold_no_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match="'nowhere.pth' is no file: give 'imagenet'"):
+        make_encoder('resnet18', 'nowhere.pth')
+    for name in ('text.pth', 'text.safetensors'):
+        (tmp_path / name).write_text('not weights')
+        with pytest.raises(ValueError, match=f'{name}.*are no state_dict'):
+            make_encoder('resnet18', str(tmp_path / name))
+    torch.save([1, 2], tmp_path / 'list.pth')
+    with pytest.raises(ValueError, match='list.pth.*are no state_dict'):
+        make_encoder('resnet18', str(tmp_path / 'list.pth'))
+
+
+def test_weights_that_cannot_be_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="'resnet18' cannot be downloaded.*local file"):
+        make_encoder('resnet18', 'imagenet')
+
+
+def test_unfit_encoders():
+    with pytest.raises(ValueError, match="'resnet19' is no model of timm"):
+        make_encoder('resnet19')
+    with pytest.raises(ValueError, match="'convnext_atto' has features at"):
+        make_encoder('convnext_atto')
+    unpublished = next(n for n in timm.list_models('resnet*')
+                       if not timm.get_pretrained_cfg(n).has_weights)
+    with pytest.raises(ValueError, match='timm has no weights'):
+        make_encoder(unpublished, 'imagenet')
