@@ -8,10 +8,13 @@ import sys
 
 COMMANDS = {
     'synthesize': 'render drives through a synthetic street, with exact ground truth',
-    'make_bag': 'turn a folder of images into a rosbag2 recording',
+    'prepare': 'turn KITTI, a folder of images, a video or a recording into training data',
+    'label': 'make semantic pseudo-labels with a segmentation network',
     'fit': 'train the networks',
-    'evaluate': 'judge exported models against ground truth',
     'export': 'write models that depth_ros runs',
+    'evaluate': 'judge models against ground truth',
+    'bench': 'time the losses, the networks and a training step',
+    'make_bag': 'turn a folder of images into a rosbag2 recording',
 }
 
 

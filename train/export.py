@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
@@ -17,12 +18,13 @@ import depth_ros
 from depth_ros.contract import POSE_CONVENTION, ModelContract, write_contract
 from train.classes import CITYSCAPES
 from train.config import Config
+from train.data import scaled_intrinsics
 from train.geometry import rotation_from_euler
 from train.networks.perception import MAX_DEPTH, MIN_DEPTH, fuse_for_inference, resize
 from train.networks.pose import SfmPoseNet
 from train.scale import camera_height
-from train.sequences import Sequence, find_sequences, read_image, scaled_intrinsics
-from train.system import ROAD, load_system
+from train.sequences import Sequence, find_sequences, read_image
+from train.system import ROAD, System, load_system
 
 OPSET = 18  # what TensorRT 10.3 and every ONNX Runtime since 1.14 read
 
@@ -102,11 +104,12 @@ def run(args: argparse.Namespace) -> None:
     system = load_system(args.checkpoint)
     config = system.config
     sequences = find_sequences(args.data or config.data)
-    fx, fy, cx, cy = system.intrinsics(sequences)
+    cameras = {s.folder: camera_matrix(system, s) for s in sequences}
+    matrix = cameras[sequences[0].folder]
     scale, metric = 1.0, bool(config.velocity or config.camera_height)
     net = fuse_for_inference(system.perception)
     if args.camera_height is not None:
-        scale, frames = metric_scale(net, sequences, config, args.camera_height)
+        scale, frames = metric_scale(net, sequences, cameras, config, args.camera_height)
         print(f'metric scale {scale:.3f} from the road in {frames} frames')
         metric = True
     provenance = {
@@ -117,10 +120,11 @@ def run(args: argparse.Namespace) -> None:
     }
     common = {
         'input_width': config.width, 'input_height': config.height,
-        'intrinsics': (fx, fy, cx, cy), 'metric': metric, 'provenance': provenance,
+        'intrinsics': tuple(float(matrix[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2))),
+        'metric': metric, 'provenance': provenance,
     }
     image = torch.zeros(1, config.height, config.width, 3, dtype=torch.uint8)
-    labels = system.has_semantics
+    labels = config.semantics and config.network != 'dispnet'
     write_model(
         DeployedPerception(net, scale), {'image': image},
         ModelContract(task='perception', name=f'{args.name}_perception',
@@ -140,8 +144,25 @@ def run(args: argparse.Namespace) -> None:
 
 
 @torch.inference_mode()
-def metric_scale(net: nn.Module, sequences: list[Sequence], config: Config, height: float,
-                 frames: int = 200) -> tuple[float, int]:
+def camera_matrix(system: System, sequence: Sequence, samples: int = 20) -> np.ndarray:
+    """Intrinsics (3, 3) of a sequence at network size: as calibrated, or as the network learnt them
+    (the median over samples)."""
+    config = system.config
+    if system.camera is None:
+        return scaled_intrinsics(sequence, config.width, config.height).astype(float)
+    last = len(sequence.images) - config.views
+    found = []
+    for start in np.linspace(0, last, min(samples, last + 1), dtype=int):
+        frames = np.stack([read_image(path, config.width, config.height)
+                           for path in sequence.images[start:start + config.views]])
+        frames = torch.from_numpy(frames).permute(0, 3, 1, 2)[None] / 255
+        found.append(system.motion(frames).intrinsics[0].double().numpy())
+    return np.median(found, 0)
+
+
+@torch.inference_mode()
+def metric_scale(net: nn.Module, sequences: list[Sequence], cameras: Mapping[Path, np.ndarray],
+                 config: Config, height: float, frames: int = 200) -> tuple[float, int]:
     """Metres per model unit: the median, over frames, of true by estimated camera height.
 
     The road is where the network says so; without a semantic decoder, the ground ahead.
@@ -152,14 +173,13 @@ def metric_scale(net: nn.Module, sequences: list[Sequence], config: Config, heig
     images = [(s, path) for s in sequences for path in s.images]
     chosen = np.linspace(0, len(images) - 1, min(frames, len(images)), dtype=int)
     images = [images[i] for i in chosen]
-    intrinsics = {s.folder: scaled_intrinsics(s, config.width, config.height) for s in sequences}
     deployed = DeployedPerception(net, 1.0)
     ratios = []
     for sequence, path in tqdm(images, desc='scale', unit='frame', disable=None):
         image = torch.from_numpy(read_image(path, config.width, config.height))[None]
         depth, *labels = (x.numpy() for x in deployed(image))
         road = labels[0] == ROAD if labels else np.ones_like(depth, bool)
-        estimate = camera_height(depth, road, intrinsics[sequence.folder])
+        estimate = camera_height(depth, road, cameras[sequence.folder])
         if estimate is not None:
             ratios.append(height / estimate)
     if len(ratios) < max(3, len(images) // 10):

@@ -6,20 +6,31 @@ import argparse
 import os
 import signal
 import warnings
+from functools import partial
 from pathlib import Path
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, DistributedSampler
 
 from train.augment import Augmentation
+from train.checks import check_sequences
 from train.config import Config, add_config_arguments, read_config
 from train.data import FrameDataset, StepSampler, init_worker
 from train.pictures import Pictures
 from train.system import System
+
+LOG_EVERY = 20  # steps between two entries of the log
+
+# Lightning cannot know that the sampler starts at the checkpoint's step, and that the logs and
+# checkpoints of one run belong together.
+HARMLESS = ('.*dataloader is not resumable', '.*exists and is not empty',
+            '.*smaller than the logging interval', '.*does not have many workers')
+
+say = rank_zero_only(partial(print, flush=True))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +69,9 @@ class Data(lightning.LightningDataModule):
         augmentation = Augmentation(flip=config.flip, jitter=config.jitter, scale=config.scale,
                                     night=config.night, rain=config.rain, blur=config.blur)
         self.train = FrameDataset(config.data, *size, views=config.views, max_gap=config.max_gap,
-                                  augment=augmentation)
-        self.val = FrameDataset(config.val, *size, views=config.views)
+                                  augment=augmentation, exclude=check_sequences(config.data))
+        self.val = FrameDataset(config.val, *size, views=config.views,
+                                exclude=check_sequences(config.val))
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the present step to the last."""
@@ -139,8 +151,8 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
     """
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data = Data(config)
-    rank_zero_info(f'training on {len(data.train)} samples of {len(data.train.sequences)} '
-                   f'sequences, validating on {len(data.val)}')
+    say(f'training on {len(data.train)} samples of {len(data.train.sequences)} sequences, '
+        f'validating on {len(data.val)}')
     out = Path(config.out)
     by_depth = config.train_perception and data.val.has('depth')
     judge = 'val/abs_rel' if by_depth else 'val/photometric'
@@ -155,7 +167,8 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
         # Batch norm over all processes exists on GPUs only.
         sync_batchnorm=processes > 1 and config.accelerator != 'cpu'
         and torch.cuda.is_available(),
-        logger=[board, CSVLogger(out, name='logs', version=board.version)], log_every_n_steps=20,
+        logger=[board, CSVLogger(out, name='logs', version=board.version)],
+        log_every_n_steps=LOG_EVERY,
         check_val_every_n_epoch=None, val_check_interval=config.val_every,
         num_sanity_val_steps=0, gradient_clip_val=config.gradient_clip or None,
         callbacks=[best, KeepLast(out / 'last.ckpt'), Pictures(),
@@ -166,10 +179,9 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
         weights = torch.load(config.init, map_location='cpu', weights_only=True)['state_dict']
         system.load_state_dict(weights)
     with warnings.catch_warnings():
-        # Lightning cannot know that the sampler starts at the checkpoint's step.
-        warnings.filterwarnings('ignore', message='.*dataloader is not resumable')
+        for message in HARMLESS:
+            warnings.filterwarnings('ignore', message=message)
         trainer.fit(system, data, ckpt_path=resume_from, weights_only=True)
     if trainer.global_step < config.steps:
-        rank_zero_info(f'stopped at step {trainer.global_step} of {config.steps}; the same command '
-                       'goes on')
+        say(f'stopped at step {trainer.global_step} of {config.steps}; the same command goes on')
     return system

@@ -40,7 +40,7 @@ class Motion(NamedTuple):
 
     Attributes:
         transforms: per source, T_source_target (B, 4, 4).
-        intrinsics: (B, 3, 3) at the images' size, given or estimated.
+        intrinsics: (B, 3, 3) at the images' size, given or learnt.
         masks: per scale, finest first, explainability logits (B, 2 sources, h, w).
     """
 
@@ -124,7 +124,7 @@ class System(lightning.LightningModule):
         target, size = images[:, self.target], images.shape[-2:]
         judged = bool(config.consistency or config.moving == 'consistency')
         prediction, source_disparities = self._predict(inputs, with_sources=judged)
-        motion = self._motion(inputs, batch['intrinsics'])
+        motion = self.motion(inputs, batch['intrinsics'])
 
         with torch.autocast(self.device.type, enabled=False):
             terms: dict[str, Tensor] = {}
@@ -223,10 +223,14 @@ class System(lightning.LightningModule):
 
     def transforms(self, frames: Tensor) -> Tensor:
         """T_source_target (B, views - 1, 4, 4) of frames (B, views, 3, H, W) in 0..1."""
-        return torch.stack(self._motion(frames, None).transforms, 1)
+        return torch.stack(self.motion(frames).transforms, 1)
 
-    def _motion(self, frames: Tensor, intrinsics: Tensor | None) -> Motion:
-        """What the pose network says of frames in temporal order.
+    def motion(self, frames: Tensor, intrinsics: Tensor | None = None) -> Motion:
+        """What the pose network says of frames.
+
+        Args:
+            frames: (B, views, 3, H, W) in 0..1, in temporal order.
+            intrinsics: (B, 3, 3) at this size, as known; learnt ones take their place.
 
         Raises:
             ValueError: if the intrinsics are unknown and not to be learned.
