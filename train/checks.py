@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from train.readers import picture_size
-from train.sequences import DataError, Sequence, find_sequences
+from train.sequences import IMAGE_SUFFIXES, DataError, Sequence, find_sequences
 
 CACHE = '.checked.json'
 LISTED = 20  # problems that are printed one by one
@@ -38,83 +37,77 @@ def check_sequences(root: str | Path) -> set[Path]:
     """
     root = Path(root)
     sequences = find_sequences(root)
-    cache = root / CACHE
-    known = _read_cache(cache)
-    good: dict[str, list[int]] = {}
+    known = _read_cache(root / CACHE)
+    good: dict[str, list[int]] = {}  # size, time, width and height by path below the root
     bad: dict[Path, str] = {}
     usable = 0
-
-    def look(entry: tuple[Path, os.stat_result]) -> tuple[list[int], str]:
-        path, stat = entry
-        signature = [stat.st_size, stat.st_mtime_ns]
-        found = known.get(str(path.relative_to(root)), [])
-        if found[:2] == signature:
-            return found, ''
-        try:
-            return [*signature, *_look(path, stat.st_size)], ''
-        except DataError as error:
-            return [], str(error)
-
-    with ThreadPoolExecutor() as pool, tqdm(
-            total=len(sequences), unit='sequence', desc=f'checking {root}', disable=None,
-            leave=False) as bar:
-        for sequence in sequences:
-            entries = list(_files(sequence))
+    with ThreadPoolExecutor() as pool:
+        for sequence in tqdm(sequences, unit='sequence', desc=f'checking {root}', disable=None,
+                             leave=False):
+            files = _files(sequence, root)
+            changed = [name for name, signature in files.items()
+                       if known.get(name, [])[:2] != signature]
+            looks = dict(zip(changed, pool.map(
+                lambda name, sizes=files: _look(root / name, sizes[name][0]), changed),
+                strict=True))
             size: list[int] = []
-            images = frozenset(sequence.images)
-            for (path, _), (signature, problem) in zip(entries, pool.map(look, entries),
-                                                       strict=True):
-                if not problem and path in images:
-                    size = size or signature[2:]
-                    if signature[2:] != size:
-                        problem = (f'has {signature[2]}x{signature[3]} pixels, others of its '
-                                   f'sequence have {size[0]}x{size[1]}')
-                    else:
-                        usable += 1
-                if problem:
-                    bad[path] = problem
+            where = _below(root, sequence.images[0].parent)
+            for name, signature in files.items():
+                found = looks.get(name) or known[name][2:]
+                if not isinstance(found, str) and name.startswith(where):
+                    size = size or found
+                    if found != size:
+                        found = (f'has {found[0]}x{found[1]} pixels, others of its sequence have '
+                                 f'{size[0]}x{size[1]}')
+                if isinstance(found, str):
+                    bad[root / name] = found
                 else:
-                    good[str(path.relative_to(root))] = signature
-            bar.update()
+                    good[name] = [*signature, *found]
+                    usable += name.startswith(where)
     if good != known:
-        _write_cache(cache, good)
+        _write_cache(root / CACHE, good)
     _report(root, bad, sum(len(s.images) for s in sequences))
     if not usable:
         raise DataError(f"'{root}' has no image that can be read")
     return set(bad)
 
 
-def _files(sequence: Sequence) -> Iterator[tuple[Path, os.stat_result]]:
-    """The images, and the maps that there are, with their size and time."""
+def _below(root: Path, folder: Path) -> str:
+    """Path of a folder below the root, as the beginning of its files' names."""
+    return f'{folder.relative_to(root).as_posix()}/'
+
+
+def _files(sequence: Sequence, root: Path) -> dict[str, list[int]]:
+    """Size and time of the images and of the maps that there are, by their path below the root."""
     stems = {path.stem for path in sequence.images}
-    for folder in {sequence.images[0].parent, sequence.folder / 'depth',
-                   sequence.folder / 'semantics'}:
+    found = {}
+    for folder in (sequence.images[0].parent, sequence.folder / 'depth',
+                   sequence.folder / 'semantics'):
         if folder.is_dir():
+            where = _below(root, folder)
             with os.scandir(folder) as entries:
-                for entry in sorted(entries, key=lambda e: e.name):
-                    path = folder / entry.name
-                    if path.stem in stems and path.suffix.lower() in ('.png', '.jpg', '.jpeg'):
-                        yield path, entry.stat()
+                for entry in entries:
+                    stem, suffix = os.path.splitext(entry.name)
+                    if stem in stems and suffix.lower() in IMAGE_SUFFIXES:
+                        stat = entry.stat()
+                        found[where + entry.name] = [stat.st_size, stat.st_mtime_ns]
+    return dict(sorted(found.items()))
 
 
-def _look(path: Path, size: int) -> tuple[int, int]:
-    """Width and height of a file that seems to be whole.
-
-    Raises:
-        DataError: what is wrong with it.
-    """
+def _look(path: Path, size: int) -> list[int] | str:
+    """Width and height of a file that seems to be whole, or what is wrong with it."""
     if not size:
-        raise DataError('is empty')
+        return 'is empty'
     try:
         width, height = picture_size(path)
         with path.open('rb') as file:
             file.seek(max(0, size - 1024))
             tail = file.read()
-    except (DataError, OSError) as error:
-        raise DataError('is no image, or cannot be read') from error
+    except (DataError, OSError):
+        return 'is no image, or cannot be read'
     if (PNG_END if path.suffix.lower() == '.png' else JPEG_END) not in tail:
-        raise DataError('is cut short')
-    return width, height
+        return 'is cut short'
+    return [width, height]
 
 
 def _report(root: Path, bad: dict[Path, str], images: int) -> None:

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
-from torchvision.transforms import v2
 
 from train.augment import Augmentation
 from train.sequences import (
@@ -196,50 +195,3 @@ def _mix(*numbers: int) -> int:
 def init_worker(_: int) -> None:
     """A DataLoader's ``worker_init_fn``: OpenCV takes one thread a worker, as torch does."""
     cv2.setNumThreads(1)
-
-
-class TripletDataset(Dataset):
-    """Each frame with the one before and the one after: what :class:`FrameDataset` replaces."""
-
-    def __init__(self, root: str | Path, width: int, height: int, augment: bool,
-                 max_gap: int = 1) -> None:
-        self.width, self.height, self.augment = width, height, augment
-        self.max_gap = max_gap
-        self.sequences = find_sequences(root)
-        self._intrinsics = [scaled_intrinsics(s, width, height) for s in self.sequences]
-        self._items = [(s, i) for s, sequence in enumerate(self.sequences)
-                       for i in range(1, len(sequence.images) - 1)]
-        if not self._items:
-            raise DataError(f"'{root}' has no sequence of at least three images")
-        self._jitter = v2.ColorJitter(0.2, 0.2, 0.2, 0.1)
-
-    def ground_truth(self) -> set[str]:
-        """Which of 'depth' and 'semantics' the first sequence has."""
-        return {k for k in ('depth', 'semantics') if (self.sequences[0].folder / k).is_dir()}
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        number, frame = self._items[index]
-        sequence = self.sequences[number]
-        size = (self.width, self.height)
-        most = min(self.max_gap, frame, len(sequence.images) - 1 - frame)
-        gap = int(torch.randint(1, most + 1, ()))
-        images = np.stack([read_image(sequence.images[frame + k], *size) for k in (-gap, 0, gap)])
-        images = torch.from_numpy(images).permute(0, 3, 1, 2)
-        intrinsics = torch.from_numpy(self._intrinsics[number].copy())
-        labels = torch.from_numpy(self._map(sequence.semantics_path(frame), IGNORE, 1.0)).long()
-        depth = torch.from_numpy(self._map(sequence.depth_path(frame), 0, 1e-3)).float()
-        if self.augment and torch.rand(()) < 0.5:
-            images, labels, depth = images.flip(-1), labels.flip(-1), depth.flip(-1)
-            intrinsics[0, 2] = self.width - 1 - intrinsics[0, 2]
-        images = images.contiguous()
-        jitter = self.augment and torch.rand(()) < 0.5
-        return {'images': images, 'inputs': self._jitter(images) if jitter else images,
-                'intrinsics': intrinsics, 'labels': labels, 'depth': depth}
-
-    def _map(self, path: Path, missing: int, scale: float) -> np.ndarray:
-        if not path.exists():
-            return np.full((self.height, self.width), missing, np.float32)
-        return resize_map(read_map(path, scale), self.width, self.height)

@@ -397,7 +397,7 @@ def _claim(args: argparse.Namespace) -> None:
     Raises:
         DataError: if it was made with other options.
     """
-    wanted = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
+    wanted = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in vars(args).items()
               if k not in ('out', 'workers', 'run', 'command') and v is not None}
     wanted = json.loads(json.dumps(wanted))
     path = args.out / 'prepared.json'
