@@ -24,9 +24,8 @@ class Pictures(Callback):
     """Draws a few samples of the validation set, the same each time.
 
     Per sample: the target image, the image warped onto it, the photometric error, disparity; and
-    where there are some, the pixels that the motion explains, classes found and given, the anchors of the triplet
-    loss, and the trust in
-    the first source.
+    where there are some, the pixels that the motion explains, the classes found and given, the
+    anchors of the triplet loss, and the trust in the first source.
 
     Args:
         samples: how many.
@@ -37,16 +36,18 @@ class Pictures(Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, system: lightning.LightningModule
                           ) -> None:
-        """Draw, in the first process only."""
-        board = next((x for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None)
-        if board is None or not trainer.is_global_zero or trainer.world_size > 1:
-            return
+        """Draw."""
         data = trainer.datamodule.val
         chosen = np.linspace(0, len(data) - 1, min(self.samples, len(data)), dtype=int)
         batch = default_collate([data[int(i)] for i in chosen])
         batch = {name: value.to(system.device) for name, value in batch.items()}
-        for index, panels in enumerate(draw(system, batch)):
-            board.experiment.add_image(f'validation/{index}', tile(panels), trainer.global_step,
+        # By all processes: each waits for the others' losses.
+        pictures = [tile(panels) for panels in draw(system, batch)]
+        board = next((x for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None)
+        if board is None or not trainer.is_global_zero:
+            return
+        for index, picture in enumerate(pictures):
+            board.experiment.add_image(f'validation/{index}', picture, trainer.global_step,
                                        dataformats='HWC')
 
 
