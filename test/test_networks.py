@@ -184,23 +184,23 @@ def test_intrinsics_by_hand():
 # Attention
 
 def hand_made():
-    """Attention on the first of two channels, whose output is what it attends to.
+    """Attention on the first of four channels, whose output is what it attends to.
 
-    Head h = 0..3 makes of the other task's y the query (h y, 0, 0, 0), of the own x the key
-    (x, 0, 0, 0) and the value (h x, 1, 0, 0), of which the projection is h x + 2.
+    Head h = 0..3 makes of the other task's y the query (h y, 0, ...), of the own x the key
+    (x, 0, ...) and the value (h x, 1, 0, ...), of which the projection is h x + 2.
     """
-    net = CrossTaskAttention(2).eval()
+    net = CrossTaskAttention(4).eval()
     for parameter in net.parameters():
         nn.init.zeros_(parameter)
     heads = torch.arange(4.0)
-    net.query.weight.data.view(4, 4, 2)[:, 0, 0] = heads
-    net.key.weight.data.view(4, 4, 2)[:, 0, 0] = 1
-    net.value.weight.data.view(4, 4, 2)[:, 0, 0] = heads
-    net.value.bias.data.view(4, 4)[:, 1] = 1
+    net.query.weight.data.view(4, 8, 4)[:, 0, 0] = heads
+    net.key.weight.data.view(4, 8, 4)[:, 0, 0] = 1
+    net.value.weight.data.view(4, 8, 4)[:, 0, 0] = heads
+    net.value.bias.data.view(4, 8)[:, 1] = 1
     net.project.weight.data[0, :2, 0, 0] = torch.tensor([1.0, 2.0])
     net.norm.eps = 0
     nn.init.ones_(net.norm.weight)
-    net.fuse[0].weight.data[0, 2, 1, 1] = 1
+    net.fuse[0].weight.data[0, 4, 1, 1] = 1
     net.out.weight.data[0, 0] = 1
     return net
 
@@ -211,7 +211,7 @@ def test_attention_by_hand(width, monkeypatch):
     calls = []
     monkeypatch.setattr(CrossTaskAttention, '_embed', lambda *args, embed=CrossTaskAttention._embed:
                         calls.append(args) or embed(*args))
-    own, other = torch.zeros(1, 2, 2, width), torch.zeros(1, 2, 2, width)
+    own, other = torch.zeros(2, 1, 4, 2, width)
     # A pixel attends to itself alone.
     pixels = {(0, 0): (0.5, -1.0), (1, 1): (2.0, 3.0)}
     for (v, u), (x, y) in pixels.items():
@@ -220,7 +220,7 @@ def test_attention_by_hand(width, monkeypatch):
     for module in (net, FusedAttention(net)):
         found = module(own, other)
         for (v, u), (x, y) in pixels.items():
-            scores = [math.exp(h * x * y / math.sqrt(4 * 4)) for h in range(4)]
+            scores = [math.exp(h * x * y / math.sqrt(4 * 8)) for h in range(4)]
             expected = sum(s * (h * x + 2) for h, s in enumerate(scores)) / sum(scores)
             assert found[0, 0, v, u].item() == pytest.approx(expected, rel=1e-6)
     assert len(calls) == (width == 2)
@@ -244,11 +244,11 @@ def test_merged_matrices_are_exact_in_value_and_gradient():
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize('size', [(2, 2), (3, 3)], ids=['embedded', 'merged'])
+@pytest.mark.parametrize('channels', [2, 4], ids=['merged', 'embedded'])
 @pytest.mark.parametrize('training', [True, False])
-def test_gradients_of_attention(size, training):
-    net = trained(CrossTaskAttention(2)).double().train(training)
-    inputs = [x.detach()[:1].requires_grad_() for x in pair(2, *size)]
+def test_gradients_of_attention(channels, training):
+    net = trained(CrossTaskAttention(channels)).double().train(training)
+    inputs = [x.detach()[:1].requires_grad_() for x in pair(channels, 2, 2)]
     names = [name for name, _ in net.named_parameters()]
 
     def function(own, other, *parameters):

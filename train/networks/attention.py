@@ -85,8 +85,8 @@ class CrossTaskAttention(nn.Module):
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """Features (B, C, h, w) of both tasks -> refined features of ``own`` (B, C, h, w)."""
         pixels, channels = own[:, 0].numel(), own.shape[1]
-        # To merge the matrices takes as long as the embeddings of about as many pixels.
-        if pixels > 2 * channels:
+        # To merge the matrices takes as long as the embeddings of about so many pixels.
+        if pixels > channels:
             merged, *first = self.merge()
             attended = attend(own, other, merged) + F.conv2d(own, *first)
         else:

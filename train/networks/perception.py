@@ -37,12 +37,15 @@ def make_perception(network: str, encoder: str = 'resnet18', weights: str = '', 
     if attention and not (network == 'fsre' and semantics):
         raise ValueError('attention needs network: fsre with semantics: true')
     if network == 'dispnet':
-        return DispNet()
-    if network == 'light':
-        return PerceptionNet(make_encoder(encoder, weights), classes, semantics)
-    if network == 'fsre':
-        return FsreNet(make_encoder(encoder, weights), classes, semantics, attention)
-    raise ValueError(f"depth network '{network}', must be light, fsre or dispnet")
+        net = DispNet()
+    elif network == 'light':
+        net = PerceptionNet(make_encoder(encoder, weights), classes, semantics)
+    elif network == 'fsre':
+        net = FsreNet(make_encoder(encoder, weights), classes, semantics, attention)
+    else:
+        raise ValueError(f"depth network '{network}', must be light, fsre or dispnet")
+    # The format in which convolutions run fastest.
+    return net.to(memory_format=torch.channels_last)
 
 
 def fuse_for_inference(net: nn.Module, semantics: bool = True) -> nn.Module:
@@ -59,7 +62,6 @@ def fuse_for_inference(net: nn.Module, semantics: bool = True) -> nn.Module:
     net = copy.deepcopy(net).eval().requires_grad_(False)
     if isinstance(net, PerceptionNet | FsreNet):
         net.prune(semantics)
-    # On processors, convolutions of this format run faster.
     return net.to(memory_format=torch.channels_last)
 
 

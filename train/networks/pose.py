@@ -30,12 +30,15 @@ def make_pose(network: str, encoder: str = 'resnet18', weights: str = '', views:
         ValueError: if ``network`` is unknown.
     """
     if network == 'light':
-        return PoseNet()
-    if network == 'resnet':
-        return ResNetPose(encoder, weights)
-    if network == 'sfm':
-        return SfmPoseNet(views, explainability)
-    raise ValueError(f"pose network '{network}', must be light, resnet or sfm")
+        net = PoseNet()
+    elif network == 'resnet':
+        net = ResNetPose(encoder, weights)
+    elif network == 'sfm':
+        net = SfmPoseNet(views, explainability)
+    else:
+        raise ValueError(f"pose network '{network}', must be light, resnet or sfm")
+    # The format in which convolutions run fastest.
+    return net.to(memory_format=torch.channels_last)
 
 
 class PairNet(nn.Module):
