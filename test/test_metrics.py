@@ -1,5 +1,7 @@
 """Metrics against cases worked out by hand, then properties."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -195,3 +197,183 @@ def test_needs_neither_ros_nor_evo_to_import():
     )
     shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == '[]'
+
+
+def test_depth_protocol_against_a_loop_over_pixels():
+    rng = np.random.default_rng(3)
+    truth = rng.uniform(0, 100, (375, 1242))
+    truth[rng.random(truth.shape) < 0.9] = 0
+    predicted = rng.uniform(0.01, 6, truth.shape)
+    pairs = [(predicted[v, u], truth[v, u])
+             for v in range(153, 371) for u in range(44, 1197) if 1e-3 < truth[v, u] < 50]
+    ratio = np.median([g for _, g in pairs]) / np.median([d for d, _ in pairs])
+    errors = [abs(min(max(d * ratio, 1e-3), 50) - g) / g for d, g in pairs]
+    judged = metrics.judged_depth(
+        predicted, truth, max_depth=50, crop='garg', median_scaling=True)
+    assert judged.scale == pytest.approx(ratio) and judged.counts.sum() == len(pairs)
+    found = metrics.depth_metrics(predicted, truth, max_depth=50, crop='garg', median_scaling=True)
+    assert found.abs_rel == pytest.approx(np.mean(errors), rel=1e-12)
+
+
+def test_improved_truth_counts_beyond_the_cap_but_predictions_are_clamped():
+    truth, predicted = np.array([[50.0, 100.0, 0.0]]), np.array([[50.0, 100.0, 7.0]])
+    assert metrics.depth_metrics(predicted, truth).abs_rel == 0
+    assert metrics.depth_metrics(predicted, truth, limit_truth=False).abs_rel == pytest.approx(0.1)
+
+
+def test_edges_by_hand():
+    labels = np.array([[0, 0, 0, 0, 1, 1, 1, 255, 2]])
+    assert metrics.edge_mask(labels, 1).astype(int).tolist() == [[0, 0, 0, 1, 1, 0, 0, 0, 0]]
+    assert metrics.edge_mask(labels, 2).astype(int).tolist() == [[0, 0, 1, 1, 1, 1, 0, 0, 0]]
+    assert not metrics.edge_mask(np.full((4, 4), 3), 9).any()
+    with pytest.raises(ValueError, match='radius 0'):
+        metrics.edge_mask(labels, 0)
+
+
+@pytest.mark.parametrize('radius', [1, 2.5, 5])
+def test_edges_against_a_loop_over_pixels(radius):
+    rng = np.random.default_rng(4)
+    labels = rng.choice([0, 0, 0, 0, 0, 0, 0, 0, 1, 255], (23, 31))
+    borders = [(v, u) for v, u in np.ndindex(labels.shape) for dv, du in
+               ((0, 1), (1, 0), (0, -1), (-1, 0))
+               if 0 <= v + dv < 23 and 0 <= u + du < 31 and 255 not in
+               (labels[v, u], labels[v + dv, u + du]) and labels[v, u] != labels[v + dv, u + du]]
+    expected = [[min(np.hypot(v - a, u - b) for a, b in borders) < radius for u in range(31)]
+                for v in range(23)]
+    assert np.array_equal(metrics.edge_mask(labels, radius), expected)
+
+
+# Poses
+
+
+def path_poses(count: int = 60, seed: int = 5) -> np.ndarray:
+    """A wiggly drive of about 4 m a frame."""
+    rng = np.random.default_rng(seed)
+    poses = [np.eye(4)]
+    for _ in range(count - 1):
+        step = np.eye(4)
+        step[:3, :3] = rotation(rng.normal(0, 3))
+        step[:3, 3] = [4, 0, 0] + rng.normal(0, 0.3, 3)
+        poses.append(poses[-1] @ step)
+    return np.array(poses)
+
+
+def test_snippet_by_hand():
+    truth, estimate = np.tile(np.eye(4), (2, 5, 1, 1))
+    truth[:, 2, 3] = [0, 1, 2, 3, 4]
+    estimate[:, 2, 3] = [0, 10, 20, 30, 40]
+    assert metrics.snippet_metrics(estimate, truth).ate == pytest.approx(0)
+    # p = (1, 1, 1, 1), g = (1, 2, 3, 4) along z: the scale is 10/4, the errors -1.5 -.5 .5 1.5.
+    estimate[:, 2, 3] = [0, 1, 1, 1, 1]
+    estimate[3, :3, :3] = rotation(30)
+    found = metrics.snippet_metrics(estimate, truth)
+    assert found.ate == pytest.approx(np.sqrt(5) / 5)
+    assert found.re == pytest.approx(np.radians(30) / 5)
+    # Standing still is no way out, and no division by zero.
+    still = metrics.snippet_metrics(np.tile(np.eye(4), (5, 1, 1)), truth)
+    assert still.ate == pytest.approx(np.sqrt(30) / 5)
+
+
+def test_snippets_do_not_depend_on_where_they_are_or_on_scale():
+    truth, estimate = path_poses(5), path_poses(5, seed=6)
+    found = metrics.snippet_metrics(estimate, truth)
+    moved = metrics.scaled_poses(path_poses(9)[7] @ estimate, 3.0)
+    assert found.ate > 0.01
+    assert metrics.snippet_metrics(moved, path_poses(9)[8] @ truth) == pytest.approx(found)
+
+
+def test_pose_alignments():
+    truth = path_poses()
+    moved = path_poses(9)[8] @ metrics.scaled_poses(truth, 0.5)
+    assert metrics.pose_metrics(moved, truth, 'sim3')[:3] == pytest.approx((0, 0, 0), abs=1e-5)
+    found = metrics.pose_metrics(moved, truth, 'scale')
+    assert found[:4] == pytest.approx((0, 0, 0, 2), abs=1e-5)
+    assert np.allclose(found.aligned, truth)
+    assert metrics.pose_metrics(moved, truth, 'se3').rpe_translation == pytest.approx(2, rel=0.05)
+    with pytest.raises(ValueError, match="'7dof' is unknown"):
+        metrics.pose_metrics(truth, truth, '7dof')
+    with pytest.raises(ValueError, match=r'must be \(N, 4, 4\)'):
+        metrics.pose_metrics(truth[:, :3], truth, 'se3')
+
+
+def test_relative_errors_by_hand():
+    truth = np.tile(np.eye(4), (4, 1, 1))
+    truth[:, 0, 3] = [0, 1, 2, 3]
+    estimate = truth.copy()
+    estimate[2:, 0, 3] += 0.5  # one step of the three is half a metre too long
+    estimate[2:, :3, :3] = rotation(9)
+    found = metrics.pose_metrics(estimate, truth, 'se3')
+    # The step after it is right in the world, but turned by 9 degrees in its own frame.
+    turned = 2 * np.sin(np.radians(4.5))
+    assert found.rpe_translation == pytest.approx(np.sqrt((0.5**2 + turned**2) / 3))
+    assert found.rpe_rotation == pytest.approx(9 / np.sqrt(3), rel=1e-6)
+
+
+def test_drift_by_hand():
+    truth = np.tile(np.eye(4), (200, 1, 1))
+    truth[:, 2, 3] = np.arange(200)
+    estimate = truth.copy()
+    estimate[:, 2, 3] *= 1.1
+    # A segment of 100 m ends 101 m on, at the first frame beyond 100 m: its error is 10.1 m.
+    found = metrics.kitti_drift(estimate, truth, (100,))
+    assert found == pytest.approx((10.1, 0, 10), abs=1e-9)
+    turned = np.array([pose(rotation(0.01 * i), p[:3, 3]) for i, p in enumerate(truth)])
+    assert metrics.kitti_drift(turned, truth, (100,)).r_err == pytest.approx(1.01)
+    turned[20] = np.nan
+    assert metrics.kitti_drift(turned, truth, (100,)).segments == 9
+    with pytest.raises(ValueError, match='199 m long, the shortest segment 300 m'):
+        metrics.kitti_drift(estimate, truth, (300,))
+
+
+def pose(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation, translation
+    return matrix
+
+
+def read_kitti(path) -> tuple[np.ndarray, np.ndarray]:
+    """Frame numbers and poses of a KITTI file, which may begin each row with the number."""
+    rows = np.loadtxt(path)
+    numbers = rows[:, 0].astype(int) if rows.shape[1] == 13 else np.arange(len(rows))
+    poses = np.tile(np.eye(4), (len(rows), 1, 1))
+    poses[:, :3] = rows[:, -12:].reshape(-1, 3, 4)
+    return numbers, poses
+
+
+@pytest.mark.parametrize(('estimate', 'sequence', 't_err', 'r_err', 'ate'), [
+    (0, '09', 2.884, 0.249, 8.387), (0, '10', 3.298, 0.305, 6.630),
+    (1, '09', 2.528, 0.288, 10.729), (1, '10', 2.221, 0.369, 3.356)])
+def test_published_evaluations_of_kitti(data_dir, estimate, sequence, t_err, r_err, ate):
+    folder = data_dir / 'trajectories'
+    if not folder.is_dir():
+        pytest.skip(f'{folder} is missing')
+    truth = read_kitti(folder / 'kitti_ground_truth' / f'{sequence}.txt')[1]
+    numbers, poses = read_kitti(
+        folder / 'kitti_eval_examples' / f'example_{estimate}' / f'{sequence}.txt')
+    found = metrics.pose_metrics(poses, truth[numbers], 'sim3')
+    assert found.ate == pytest.approx(ate, abs=6e-4)
+    every = np.full(truth.shape, np.nan)
+    every[numbers] = found.aligned
+    drift = metrics.kitti_drift(every, truth)
+    assert drift[:2] == pytest.approx((t_err, r_err), abs=6e-4)
+
+
+@pytest.mark.parametrize(('alignment', 'options'), [
+    ('se3', ['-a']), ('sim3', ['-as']), ('scale', ['-s', '--align_origin'])])
+def test_evo_agrees(tmp_path, alignment, options):
+    truth, estimate = path_poses(), metrics.scaled_poses(path_poses(seed=7), 0.3)
+    for name, poses in (('truth', truth), ('estimate', estimate)):
+        np.savetxt(tmp_path / name, poses[:, :3].reshape(-1, 12))
+    found = metrics.pose_metrics(estimate, truth, alignment)
+    environment = {**os.environ, 'HOME': str(tmp_path)}  # evo keeps settings there
+
+    def evo(tool: str, relation: str) -> float:
+        program = ('from importlib.metadata import entry_points; [script] = entry_points('
+                   f"group='console_scripts', name='evo_{tool}'); script.load()()")
+        shown = subprocess.run(
+            [sys.executable, '-c', program, 'kitti', 'truth', 'estimate', '-r', relation, *options],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return float(re.search(r'rmse\s+([\d.]+)', shown.stdout)[1])
+    assert evo('ape', 'trans_part') == pytest.approx(found.ate, abs=1e-6)
+    assert evo('rpe', 'trans_part') == pytest.approx(found.rpe_translation, abs=1e-6)
+    assert evo('rpe', 'angle_deg') == pytest.approx(found.rpe_rotation, abs=1e-6)

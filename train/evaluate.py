@@ -1,172 +1,601 @@
-"""``python -m train evaluate``: exported models against the ground truth of sequence folders.
+"""``python -m train evaluate``: a model against the ground truth of data.
 
-What is judged is the file that the robot runs, through the engine that the robot uses.
+Depth by the protocol of Eigen et al. 2014, odometry by SfMLearner's snippets, by `evo` and by the
+KITTI benchmark's drift, semantics by IoU. An exported model is judged as the file that the robot
+runs, through the engine that the robot uses.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-from collections.abc import Mapping
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import yaml
 from tqdm import tqdm
 
 from depth_ros.camera import ImageFit, Intrinsics
-from depth_ros.contract import ContractError
-from depth_ros.engine import BACKENDS, Engine, load_engine
+from depth_ros.contract import SemanticClass
+from depth_ros.engine import BACKENDS
 from depth_ros.metrics import (
+    IGNORE,
+    KITTI_LENGTHS,
     DepthMetrics,
+    JudgedDepth,
+    SnippetMetrics,
     confusion,
-    depth_metrics,
+    depth_errors,
+    edge_mask,
     iou,
+    judged_depth,
+    kitti_drift,
     mean_depth_metrics,
     mean_iou,
-    trajectory_metrics,
+    path_length,
+    pose_metrics,
+    snippet_metrics,
 )
-from depth_ros.odometry import pose, rotation_from_vector
-from train.sequences import DataError, Sequence, find_sequences, read_image, read_map
+from train.predict import Predictor, chain, load_predictor
+from train.results import as_json, draw, table, write, write_picture, write_results
+from train.sequences import (
+    DataError,
+    find_sequences,
+    read_image,
+    read_map,
+    read_sequence,
+    resize_map,
+)
+from train.sequences import Sequence as Recording
+from train.velodyne import project_velodyne, raw_projection, read_calibration, read_points, row
+
+BANDS = (0.0, 10.0, 20.0, 40.0, 80.0)
+"""Limits of the distances that the error is also given for, metres."""
+SNIPPET = 5
+TASKS = ('depth', 'semantics', 'odometry')
+
+CAMVID = {
+    'names': ['sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car',
+              'pedestrian', 'bicyclist'],
+    'map': {'sky': 'sky', 'building': 'building', 'wall': 'building', 'pole': 'pole',
+            'road': 'road', 'sidewalk': 'pavement', 'vegetation': 'tree', 'terrain': 'tree',
+            'traffic sign': 'sign', 'traffic light': 'sign', 'fence': 'fence', 'car': 'car',
+            'truck': 'car', 'bus': 'car', 'train': 'car', 'person': 'pedestrian',
+            'rider': 'bicyclist', 'bicycle': 'bicyclist', 'motorcycle': 'bicyclist'}}
+"""The eleven classes of CamVid (Badrinarayanan et al., SegNet) and Cityscapes' classes in them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
-    parser.add_argument('data', type=Path, help='a sequence folder, or a folder of them')
-    parser.add_argument('--models', type=Path, default=Path('models'),
-                        help='folder with perception.onnx and pose.onnx (%(default)s)')
-    parser.add_argument('--json', type=Path, help='write the numbers to this file, too')
-    parser.add_argument('--max-depth', type=float, default=80.0,
-                        help='farthest ground truth that counts, metres (%(default)s)')
-    parser.add_argument('--crop', choices=('garg',), help="count only Garg's crop")
-    parser.add_argument('--backend', choices=BACKENDS, default='auto')
-    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('data', type=Path, nargs='?',
+                        help='a sequence folder, or a folder of them; or use --kitti')
+    parser.add_argument('--model', '--models', type=Path, default=Path('models'), metavar='PATH',
+                        help='folder with perception.onnx and pose.onnx, one of them, or a '
+                             '.ckpt of a training (%(default)s)')
+    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=TASKS, metavar='TASK',
+                        help='what to evaluate, where there is ground truth: depth semantics '
+                             'odometry (all)')
+    parser.add_argument('--out', type=Path, metavar='FOLDER',
+                        help='write metrics.json, tables, trajectories and pictures there')
+    parser.add_argument('--pictures', type=int, default=8, metavar='N',
+                        help='pictures in --out: half of them the worst, the others evenly spread '
+                             '(%(default)s)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there')
+    parser.add_argument('--backend', choices=BACKENDS, default='auto', help='of .onnx files')
+    parser.add_argument('--threads', type=int, default=2, help='of .onnx files (%(default)s)')
+
+    depth = parser.add_argument_group('depth')
+    depth.add_argument('--cap', type=float, nargs='+', metavar='METRES',
+                       help='farthest ground truth that counts; several give several rows '
+                            '(80 50; improved ground truth: 80, all of it counts)')
+    depth.add_argument('--crop', choices=('garg', 'none'),
+                       help="count only Garg's crop (garg for --kitti with classic ground truth, "
+                            'else none)')
+    depth.add_argument('--resize', choices=('disparity', 'depth'), default='disparity',
+                       help='what is interpolated to the size of the ground truth: disparity as '
+                            'monodepth2 and FSRE-Depth do, depth as SfMLearner (%(default)s)')
+    depth.add_argument('--flip', action='store_true',
+                       help='average with the mirrored image (Godard et al. 2017)')
+    depth.add_argument('--edge-radius', type=float, default=5, metavar='PIXELS',
+                       help='errors are also given within so many pixels of a semantic edge '
+                            '(%(default)s)')
+    depth.add_argument('--kitti', type=Path, metavar='FOLDER',
+                       help='KITTI raw data, with folders by date: judge depth on --split of it')
+    depth.add_argument('--split', type=Path, metavar='FILE',
+                       help="list of KITTI images: 'date/drive frame l' or paths, a line each")
+    depth.add_argument('--truth', choices=('classic', 'improved'), default='classic',
+                       help="ground truth of --kitti: classic, the Velodyne's points as Eigen et "
+                            'al. project them; or improved, the maps of Uhrig et al. 2017, under '
+                            'proj_depth/groundtruth of each drive, or of train/ and val/ as '
+                            'KITTI packs them (%(default)s)')
+
+    semantics = parser.add_argument_group('semantics')
+    semantics.add_argument('--semantics-dir', default='semantics', metavar='NAME',
+                           help='folder of the true labels in a sequence (%(default)s)')
+    semantics.add_argument('--classes', metavar='FILE',
+                           help="true classes, if they are not the model's: camvid, or a YAML or "
+                                'JSON file with names (in the order of their ids; higher ids do '
+                                "not count) and map (the model's class: true class)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate and print."""
-    engines = {name: load_engine(args.models / f'{name}.onnx', args.backend, args.threads)
-               for name in ('perception', 'pose')}
-    for task, engine in engines.items():
-        if engine.contract.task != task:
-            raise ContractError(f"'{args.models / task}.onnx' is a {engine.contract.task} model")
-    result = Result()
-    sequences = find_sequences(args.data)
-    with tqdm(total=sum(len(s.images) for s in sequences), unit='frame') as bar:
-        for sequence in sequences:
-            _evaluate(sequence, engines, args.max_depth, args.crop, result, bar)
-    report = result.report(engines['perception'].contract.classes)
-    print(_table(report))
+    """Evaluate, print and write.
+
+    Raises:
+        DataError: if there is nothing to compare the model with, or an option is wrong.
+    """
+    if (args.data is None) == (args.kitti is None):
+        raise DataError('name either a folder of sequences or --kitti with --split')
+    if args.cap and min(args.cap) <= 0 or args.pictures < 0:
+        raise DataError('--cap must be positive and --pictures not negative')
+    predictor = load_predictor(args.model, args.backend, args.threads)
+    protocol = Protocol.of(args)
+    classes = None
+    if predictor.classes:
+        classes = ClassMap.read(args.classes, predictor.classes)
+    result = Result(args.tasks)
+    recordings: list[Recording] = []
+    if args.kitti is not None:
+        frames = _kitti_frames(args, predictor, result.notes)
+    else:
+        recordings = _recordings(args.data)
+        frames = [frame for r in recordings for frame in _frames(r, predictor, args)]
+    frames = [f for f in frames if f.depth and 'depth' in args.tasks
+              or f.labels and 'semantics' in args.tasks]
+    evaluate_frames(frames, predictor, protocol, classes, result)
+    if 'odometry' in args.tasks:
+        evaluate_odometry(recordings, predictor, result)
+    report = {'model': str(args.model), 'data': str(args.kitti or args.data),
+              **result.report(protocol, classes)}
+    print(table(report))
     if args.json:
-        part = args.json.with_suffix('.part')
-        part.write_text(json.dumps(report, indent=2) + '\n')
-        os.replace(part, args.json)
+        write(args.json, as_json(report))
+    if args.out:
+        write_results(args.out, report, result, classes)
+        pictures = args.out / 'pictures'
+        for old in pictures.glob('[0-9][0-9]_*.jpg'):  # of another run
+            old.unlink()
+        for number, frame in enumerate(tqdm(result.pick(frames, args.pictures), 'pictures')):
+            write_picture(pictures / f'{number:02d}_{frame.sequence}_{frame.name}.jpg',
+                          draw(frame, predictor, protocol, classes))
+
+
+# What is judged -----------------------------------------------------------------------------------
+
+
+class Frame(NamedTuple):
+    """One image and what is known about it.
+
+    Attributes:
+        sequence, name: what it is called.
+        image: its file.
+        depth: reads the true depth, float32 (H, W) metres, 0 = unknown; ``None`` without.
+        labels: file of the true class ids; ``None`` without.
+        focal: factor from the model's depth to that of this camera.
+    """
+
+    sequence: str
+    name: str
+    image: Path
+    depth: Callable[[], np.ndarray] | None
+    labels: Path | None
+    focal: float
+
+
+class Protocol(NamedTuple):
+    """How depth is judged; see the command line."""
+
+    caps: tuple[float, ...]
+    crop: str | None
+    resize: str
+    flip: bool
+    limit_truth: bool
+    edge_radius: float
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Protocol:
+        """The protocol that the command line asks for."""
+        improved = args.kitti is not None and args.truth == 'improved'
+        classic = args.kitti is not None and not improved
+        crop = args.crop or ('garg' if classic else 'none')
+        return cls(tuple(args.cap or ((80.0,) if improved else (80.0, 50.0))),
+                   None if crop == 'none' else crop, args.resize, args.flip, not improved,
+                   args.edge_radius)
+
+    def resized(self, depth: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Depth at the size of the ground truth, interpolated by the rule."""
+        if self.resize == 'depth':
+            return cv2.resize(depth, shape[::-1])
+        return 1 / cv2.resize(1 / depth, shape[::-1])
+
+    def judged(self, depth: np.ndarray, truth: np.ndarray, cap: float, median_scaling: bool
+               ) -> JudgedDepth:
+        """:func:`depth_ros.metrics.judged_depth` with the protocol's options."""
+        return judged_depth(depth, truth, max_depth=cap, crop=self.crop,
+                            median_scaling=median_scaling, limit_truth=self.limit_truth)
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """True classes and what the model's become in them.
+
+    Attributes:
+        classes: the true classes, with colours.
+        lookup: uint8 (256,), true class of each of the model's ids; 255 = none.
+    """
+
+    classes: tuple[SemanticClass, ...]
+    lookup: np.ndarray
+
+    @classmethod
+    def read(cls, source: str | None, model: Sequence[SemanticClass]) -> ClassMap:
+        """Read ``--classes``; ``None`` for the model's own.
+
+        Raises:
+            DataError: if the file cannot be used.
+        """
+        lookup = np.full(256, IGNORE, np.uint8)
+        if source is None:
+            lookup[:len(model)] = range(len(model))
+            return cls(tuple(model), lookup)
+        try:
+            given = CAMVID if source == 'camvid' else yaml.safe_load(Path(source).read_text())
+            names, pairs = list(given['names']), dict(given['map'])
+            ids = {item.name: item.id for item in model}
+            colors = dict.fromkeys(names, (255, 255, 255))
+            for ours, theirs in reversed(pairs.items()):
+                if ours in ids:
+                    lookup[ids[ours]] = names.index(theirs)
+                    colors[theirs] = model[ids[ours]].color
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"cannot use --classes '{source}': {error}; it needs names, a list, "
+                            "and map, the model's classes with one of the names each") from error
+        return cls(tuple(SemanticClass(i, n, colors[n]) for i, n in enumerate(names)), lookup)
+
+    def predicted(self, labels: np.ndarray) -> np.ndarray:
+        """True classes of the model's labels."""
+        return self.lookup[labels]
+
+    def read_truth(self, path: Path) -> np.ndarray:
+        """True labels uint8 (H, W), ids that are no class as 255."""
+        labels = read_map(path)
+        return np.where(labels < len(self.classes), labels, IGNORE).astype(np.uint8)
 
 
 @dataclass
 class Result:
-    """What has been measured so far; see :meth:`report`."""
+    """What has been measured so far; see :meth:`report`.
 
-    scaled: list[DepthMetrics] = field(default_factory=list)
-    unscaled: list[DepthMetrics] = field(default_factory=list)
+    Attributes:
+        tasks: what was asked for.
+        depth: by frame, metrics by row of the table.
+        scales: by frame, the factor of median scaling.
+        matrix: label confusion.
+        trajectories: numbers by sequence.
+        labelled: number of label images in it.
+        snippets: metrics of each snippet by sequence.
+        poses: by sequence: estimate, truth (N, 4, 4), both from their first camera, and times.
+        notes: what was not evaluated, and why.
+    """
+
+    tasks: Sequence[str] = TASKS
+    depth: dict[Frame, dict[str, DepthMetrics]] = field(default_factory=dict)
+    scales: dict[Frame, float] = field(default_factory=dict)
     matrix: np.ndarray | None = None
-    trajectories: dict[str, dict[str, float]] = field(default_factory=dict)
+    labelled: int = 0
+    trajectories: dict[str, dict] = field(default_factory=dict)
+    poses: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    snippets: dict[str, list] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
-    def report(self, classes: tuple) -> dict:
+    def report(self, protocol: Protocol, classes: ClassMap | None) -> dict:
         """The numbers as plain, JSON-ready data.
 
         Raises:
-            DataError: if the data had no ground truth at all.
+            DataError: if nothing was measured.
         """
         report: dict = {}
-        if self.scaled:
+        if self.depth:
+            rows = defaultdict(list)
+            for metrics in self.depth.values():
+                for row, values in metrics.items():
+                    rows[row].append(values)
+            scales = np.array(list(self.scales.values()))
             report['depth'] = {
-                'images': len(self.scaled),
-                'median_scaled': mean_depth_metrics(self.scaled)._asdict(),
-                'as_published': mean_depth_metrics(self.unscaled)._asdict()}
+                'images': len(self.depth), 'protocol': protocol._asdict(),
+                'scale_median': float(np.median(scales)),
+                'scale_spread': float(np.std(scales / np.median(scales))),
+                **{row: mean_depth_metrics(values)._asdict() for row, values in rows.items()}}
         if self.matrix is not None and self.matrix.any():
             values = iou(self.matrix)
             seen = self.matrix.sum(1) > 0
             report['semantics'] = {
+                'images': self.labelled,
                 'mean_iou': mean_iou(self.matrix),
-                'iou': {c.name: float(values[c.id]) for c in classes if seen[c.id]}}
+                'pixel_accuracy': float(np.trace(self.matrix) / self.matrix.sum()),
+                'iou': {c.name: float(values[c.id]) for c in classes.classes if seen[c.id]}}
         if self.trajectories:
             report['trajectories'] = self.trajectories
+        found = {'depth': 'depth', 'semantics': 'semantics', 'trajectories': 'odometry'}
+        missing = [t for t in self.tasks if t not in {found[k] for k in report}]
         if not report:
-            raise DataError('the data has no depth/, semantics/ or poses.txt to compare with')
+            raise DataError('; '.join(['the data has no depth/, semantics/ or poses.txt to '
+                                       'compare this model with', *self.notes]))
+        if missing:
+            report['not_evaluated'] = missing
+        if self.notes:
+            report['notes'] = self.notes
         return report
 
-
-def _evaluate(sequence: Sequence, engines: Mapping[str, Engine], max_depth: float,
-              crop: str | None, result: Result, bar: tqdm) -> None:
-    """Add one sequence to ``result``."""
-    classes = len(engines['perception'].contract.classes)
-    if result.matrix is None:
-        result.matrix = np.zeros((classes, classes + 1), np.int64)
-    previous, world = None, np.eye(4)
-    path = [world[:3, 3]]
-    for index, image_path in enumerate(sequence.images):
-        images = {name: _read(image_path, engine) for name, engine in engines.items()}
-        depth_path, labels_path = sequence.depth_path(index), sequence.semantics_path(index)
-        if depth_path.exists() or labels_path.exists():
-            outputs = engines['perception'].infer({'image': images['perception']})
-        if depth_path.exists():
-            truth = read_map(depth_path, 1e-3)
-            # Inverse depth is what the network is smooth in.
-            depth = 1 / cv2.resize(1 / outputs['depth'], truth.shape[::-1])
-            focal = _focal_ratio(sequence, truth.shape, engines['perception'])
-            options = {'max_depth': max_depth, 'crop': crop}
-            result.scaled.append(depth_metrics(depth, truth, median_scaling=True, **options))
-            result.unscaled.append(depth_metrics(depth * focal, truth, **options))
-        if labels_path.exists():
-            truth = read_map(labels_path)
-            labels = cv2.resize(outputs['labels'], truth.shape[::-1],
-                                interpolation=cv2.INTER_NEAREST)
-            result.matrix += confusion(labels, truth, classes)
-        if previous is not None and sequence.poses is not None:
-            step = engines['pose'].infer({'previous': previous, 'current': images['pose']})['pose']
-            world = world @ pose(rotation_from_vector(step[:3]), step[3:])
-            path.append(world[:3, 3])
-        previous = images['pose']
-        bar.update()
-    if sequence.poses is not None:
-        found = trajectory_metrics(np.array(path), sequence.poses[:, :3, 3])
-        result.trajectories[sequence.folder.name] = {
-            'ate_se3': found.ate_se3, 'ate_sim3': found.ate_sim3, 'scale': found.scale,
-            'length': found.length}
+    def pick(self, frames: Sequence[Frame], count: int) -> list[Frame]:
+        """Frames to look at: half the worst by Abs Rel, the others evenly spread."""
+        judged = [f for f in self.depth if 'median_scaled' in self.depth[f]]
+        worst = sorted(judged, key=lambda f: -self.depth[f]['median_scaled'].abs_rel)[:count // 2]
+        others = [f if f in self.depth else f._replace(depth=None) for f in frames
+                  if f not in worst and (f in self.depth or f.labels)]
+        even = np.linspace(0, len(others) - 1, min(count - len(worst), len(others))).astype(int)
+        return worst + [others[i] for i in even]
 
 
-def _read(path: Path, engine: Engine) -> np.ndarray:
-    return read_image(path, engine.contract.input_width, engine.contract.input_height)[None]
+def _recordings(root: Path) -> list[Recording]:
+    """The sequences in ``root``, which may be one with public data's names."""
+    if any(p.is_dir() for p in root.glob('image_*')):
+        return [read_sequence(root, calibrated=False)]
+    return find_sequences(root, calibrated=False)
 
 
-def _focal_ratio(sequence: Sequence, shape: tuple[int, int], engine: Engine) -> float:
-    """Camera's focal length over the model's, at network size: what depth is multiplied by."""
-    (fx, _, cx), (_, fy, cy), _ = sequence.intrinsics
-    contract = engine.contract
-    return ImageFit.create(
-        Intrinsics(fx, fy, cx, cy, shape[1], shape[0]),
-        Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)).depth_factor
+def _frames(recording: Recording, predictor: Predictor, args: argparse.Namespace) -> list[Frame]:
+    first = cv2.imread(str(recording.images[0]))
+    focal = 1.0 if first is None else _focal(recording.intrinsics, first.shape[1::-1], predictor)
+    frames = []
+    for index, image in enumerate(recording.images):
+        depth = recording.depth_path(index)
+        labels = recording.folder / args.semantics_dir / f'{image.stem}.png'
+        frames.append(Frame(
+            recording.folder.name, image.stem, image,
+            partial(read_map, depth, recording.depth_scale) if depth.exists() else None,
+            labels if labels.exists() else None, focal))
+    return frames
 
 
-def _table(report: Mapping) -> str:
-    lines = []
-    if 'depth' in report:
-        names = DepthMetrics._fields
-        lines.append(f'depth, {report["depth"]["images"]} images'.ljust(24)
-                     + ''.join(f'{n:>10}' for n in names))
-        for kind in ('median_scaled', 'as_published'):
-            values = report['depth'][kind]
-            lines.append(f'  {kind}'.ljust(24) + ''.join(f'{values[n]:10.3f}' for n in names))
-    if 'semantics' in report:
-        lines.append(f'semantics, mean IoU {report["semantics"]["mean_iou"]:.3f}')
-        lines += [f'  {n:<22}{v:10.3f}' for n, v in report['semantics']['iou'].items()]
-    if 'trajectories' in report:
-        lines.append('trajectory'.ljust(24) + ''.join(
-            f'{n:>12}' for n in ('length m', 'ATE SE3 m', 'ATE Sim3 m', 'scale')))
-        for name, t in report['trajectories'].items():
-            values = (t['length'], t['ate_se3'], t['ate_sim3'], t['scale'])
-            lines.append(f'  {name}'.ljust(24) + ''.join(f'{v:12.3f}' for v in values))
-    return '\n'.join(lines)
+def _focal(intrinsics: np.ndarray, size: Sequence[float], predictor: Predictor) -> float:
+    """What the nodes multiply depth by for another camera; 1 where a camera is not known."""
+    if predictor.camera is None or not np.isfinite(intrinsics).all():
+        return 1.0
+    (fx, _, cx), (_, fy, cy), _ = intrinsics
+    camera = Intrinsics(fx, fy, cx, cy, int(size[0]), int(size[1]))
+    return ImageFit.create(camera, predictor.camera).depth_factor
+
+
+def _kitti_frames(args: argparse.Namespace, predictor: Predictor, notes: list[str]) -> list[Frame]:
+    """The frames of ``--split``; what is missing on disk goes to ``notes``.
+
+    Raises:
+        DataError: if the list or the calibration cannot be read, or nothing in the list is there.
+    """
+    if args.split is None:
+        raise DataError('--kitti needs --split: a list of the images to judge')
+    names = read_split(args.split)
+    cameras: dict[tuple[str, int], tuple[np.ndarray, tuple[int, int], float]] = {}
+    frames, missing = [], []
+    for date, drive, number, camera in names:
+        folder = args.kitti / date / drive
+        image = next((f for suffix in ('png', 'jpg') if (
+            f := folder / f'image_{camera:02d}' / 'data' / f'{number}.{suffix}').exists()), None)
+        truth = _kitti_truth(args, folder, number, camera)
+        if image is None or truth is None:
+            missing.append(f'{date}/{drive} {number}')
+            continue
+        if (date, camera) not in cameras:
+            cameras[date, camera] = _kitti_camera(args.kitti / date, camera, predictor)
+        projection, shape, focal = cameras[date, camera]
+        read = (partial(read_map, truth, 1 / 256) if args.truth == 'improved'
+                else partial(_read_velodyne, truth, projection, shape))
+        frames.append(Frame(drive, f'{number}_{camera}', image, read, None, focal))
+    if not frames:
+        raise DataError(f"none of the {len(names)} images in '{args.split}' is under "
+                        f"'{args.kitti}' with {args.truth} ground truth, such as {missing[0]}: "
+                        'expected folders date/drive/image_02/data')
+    if missing:
+        notes.append(f'{len(missing)} of {len(names)} listed images lack the image or '
+                     f'{args.truth} ground truth, such as {missing[0]}')
+    return frames
+
+
+def read_split(path: Path) -> list[tuple[str, str, str, int]]:
+    """Date, drive, frame and camera of each line of a list of KITTI raw images.
+
+    Lines are ``date/drive frame l`` (or ``r``), or ``date/drive/image_02/data/frame.png``.
+
+    Raises:
+        DataError: if the file cannot be read or a line is neither.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the list '{path}': {error}") from error
+    names = []
+    for line in lines:
+        found = (re.fullmatch(r'(\w+)/(\w+)\s+(\d+)\s+([lr])', line)
+                 or re.fullmatch(r'(\w+)/(\w+)/image_0(?P<camera>[23])/data/(\d+)\.\w+', line))
+        if found is None:
+            raise DataError(f"'{path}': cannot understand '{line}'; expected 'date/drive frame l' "
+                            "or 'date/drive/image_02/data/frame.png'")
+        date, drive, a, b = found.groups()
+        number, camera = (b, int(a)) if 'camera' in found.groupdict() else (a, '  lr'.index(b))
+        names.append((date, drive, f'{int(number):010d}', camera))
+    if not names:
+        raise DataError(f"the list '{path}' is empty")
+    return names
+
+
+def _kitti_truth(args: argparse.Namespace, folder: Path, number: str, camera: int) -> Path | None:
+    """File of the ground truth, if it is there."""
+    if args.truth == 'classic':
+        files = [folder / 'velodyne_points' / 'data' / f'{number}.bin']
+    else:
+        inner = Path('proj_depth', 'groundtruth', f'image_{camera:02d}', f'{number}.png')
+        files = [drive / inner for drive in (
+            folder, args.kitti / 'train' / folder.name, args.kitti / 'val' / folder.name)]
+    return next((f for f in files if f.exists()), None)
+
+
+def _kitti_camera(date: Path, camera: int, predictor: Predictor
+                  ) -> tuple[np.ndarray, tuple[int, int], float]:
+    """Velodyne to pixels (3, 4), (height, width) of the image, and the depth's factor."""
+    path = date / 'calib_cam_to_cam.txt'
+    rows = read_calibration(path)
+    width, height = row(rows, f'S_rect_{camera:02d}', path).astype(int)
+    intrinsics = row(rows, f'P_rect_{camera:02d}', path).reshape(3, 4)[:, :3]
+    return (raw_projection(date, camera), (height, width),
+            _focal(intrinsics, (width, height), predictor))
+
+
+def _read_velodyne(path: Path, projection: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return project_velodyne(read_points(path), projection, shape, 'eigen')
+
+
+# Judging ------------------------------------------------------------------------------------------
+
+
+def evaluate_frames(frames: Sequence[Frame], predictor: Predictor, protocol: Protocol,
+                    classes: ClassMap | None, result: Result) -> None:
+    """Judge depth and classes, as far as the model and the data have them."""
+    if not frames:
+        return
+    if predictor.perception_size is None:
+        result.notes.append('the model has no perception network')
+        return
+    empty = 0
+    for frame in tqdm(frames, 'perception', unit='frame'):
+        image = read_image(frame.image, *predictor.perception_size)
+        depth, labels = predictor.perceive(image, protocol.flip)
+        if frame.depth and depth is not None and 'depth' in result.tasks:
+            truth = frame.depth()
+            rows, scale = judge_depth(protocol.resized(depth, truth.shape), truth, frame.focal,
+                                      _edges(frame, truth.shape, protocol), protocol)
+            if rows:
+                result.depth[frame], result.scales[frame] = rows, scale
+            empty += not rows
+        if frame.labels and labels is not None and 'semantics' in result.tasks:
+            truth = classes.read_truth(frame.labels)
+            found = classes.predicted(resize_map(labels, *truth.shape[::-1]))
+            matrix = confusion(found, truth, len(classes.classes))
+            result.matrix = matrix if result.matrix is None else result.matrix + matrix
+            result.labelled += 1
+    if empty:
+        result.notes.append(f'{empty} depth maps have no pixel that counts')
+
+
+def judge_depth(depth: np.ndarray, truth: np.ndarray, focal: float, edges: np.ndarray | None,
+                protocol: Protocol) -> tuple[dict[str, DepthMetrics], float]:
+    """Metrics of one image by row of the table, and its factor of median scaling.
+
+    The rows are median-scaled and as published, for each cap; then, for the first cap and with
+    the same scale, the pixels near semantic edges and those in each band of distance. Rows
+    without a pixel are left out.
+
+    Args:
+        depth, truth: (H, W), model units and metres.
+        focal: what ``depth`` is multiplied by where it is not scaled.
+        edges: bool (H, W), pixels near a semantic edge; ``None`` if unknown.
+    """
+    rows: dict[str, DepthMetrics] = {}
+    parts: dict[str, DepthMetrics] = {}
+    first_scale = float('nan')
+    for cap in protocol.caps:
+        suffix = '' if cap == protocol.caps[0] else f'_{cap:g}m'
+        for kind, factor in (('median_scaled', 1.0), ('as_published', focal)):
+            scaling = kind == 'median_scaled'
+            try:
+                judged = protocol.judged(depth * factor, truth, cap, scaling)
+            except ValueError:  # no pixel counts
+                continue
+            rows[kind + suffix] = depth_errors(judged.depth[judged.counts], truth[judged.counts])
+            if suffix or not scaling:
+                continue
+            first_scale = judged.scale
+            regions = {f'{near:g}_to_{far:g}m': (truth >= near) & (truth < far)
+                       for near, far in itertools.pairwise(BANDS)}
+            if edges is not None:
+                regions = {'near_edges': edges, **regions}
+            for name, region in regions.items():
+                chosen = judged.counts & region
+                if chosen.any():
+                    parts[name] = depth_errors(judged.depth[chosen], truth[chosen])
+    return rows | parts, first_scale
+
+
+def _edges(frame: Frame, shape: tuple[int, int], protocol: Protocol) -> np.ndarray | None:
+    """Pixels of the ground truth near a semantic edge; ``None`` without labels."""
+    if frame.labels is None:
+        return None
+    return edge_mask(resize_map(read_map(frame.labels), *shape[::-1]), protocol.edge_radius)
+
+
+def evaluate_odometry(recordings: Sequence[Recording], predictor: Predictor, result: Result
+                      ) -> None:
+    """Judge the trajectory of each sequence that has true poses."""
+    recordings = [r for r in recordings if r.poses is not None]
+    if recordings and predictor.pose_size is None:
+        result.notes.append('the model has no pose network')
+        return
+    with tqdm(total=sum(len(r.images) for r in recordings), desc='odometry', unit='frame',
+              disable=not recordings) as bar:
+        for recording in recordings:
+            name = recording.folder.name
+
+            def images(recording: Recording = recording) -> Iterator[np.ndarray]:
+                for path in recording.images:
+                    yield read_image(path, *predictor.pose_size)
+                    bar.update()
+            try:
+                windows = list(predictor.windows(images()))
+                estimate = chain(windows)
+                truth = np.linalg.inv(recording.poses[0]) @ recording.poses
+                # A network that sees as many frames as a snippet has is judged on what it says.
+                snippets = windows if predictor.views == SNIPPET else [
+                    estimate[i:i + SNIPPET] for i in range(len(estimate) - SNIPPET + 1)]
+                result.snippets[name] = [snippet_metrics(s, truth[i:i + SNIPPET])
+                                         for i, s in enumerate(snippets)]
+                result.trajectories[name] = judge_trajectory(
+                    estimate, truth, result.snippets[name])
+            except ValueError as error:  # too short, or it does not move
+                result.notes.append(f'trajectory of {name}: {error}')
+                continue
+            times = recording.times if recording.times is not None else np.arange(len(truth))
+            result.poses[name] = estimate, truth, times
+
+
+def judge_trajectory(estimate: np.ndarray, truth: np.ndarray, snippets: Sequence[SnippetMetrics]
+                     ) -> dict[str, float]:
+    """Numbers of one trajectory.
+
+    Args:
+        estimate, truth: Poses (N, 4, 4), metres (the estimate may be in other units).
+        snippets: Of the same trajectory.
+    """
+    found = {name: pose_metrics(estimate, truth, name) for name in ('se3', 'sim3', 'scale')}
+    numbers = {'frames': len(truth), 'length': path_length(truth[:, :3, 3]),
+               'scale': found['sim3'].scale}
+    for name, metrics in found.items():
+        numbers[f'ate_{name}'] = metrics.ate
+        numbers[f'rpe_{name}'] = metrics.rpe_translation
+    numbers['rpe_rotation_deg'] = found['se3'].rpe_rotation
+    if snippets:
+        ate, re = np.array(snippets).T
+        numbers |= {'snippet_ate': ate.mean(), 'snippet_ate_std': ate.std(),
+                    'snippet_re': re.mean(), 'snippet_re_std': re.std()}
+    if numbers['length'] > KITTI_LENGTHS[0]:
+        for name in ('se3', 'sim3'):
+            drift = kitti_drift(found[name].aligned, truth)
+            numbers |= {f't_err_{name}': drift.t_err, 'r_err': drift.r_err,
+                        'segments': drift.segments}
+    return {name: float(value) for name, value in numbers.items()}
