@@ -95,6 +95,10 @@ class Projection:
         transform: (B, 4, 4) T_source_target.
         intrinsics: (B, 3, 3) of both cameras at this size.
         height, width: of both images, in pixels.
+
+    Attributes:
+        far: (B, 3, H, W), homogeneous image coordinates of the pixels at infinity.
+        near: (B, 3, 1, 1), how nearness moves them.
     """
 
     def __init__(self, transform: Tensor, intrinsics: Tensor, height: int, width: int) -> None:
@@ -106,25 +110,33 @@ class Projection:
         rotated = camera @ transform[:, :3, :3] @ torch.linalg.inv(intrinsics)
         u = torch.arange(width, dtype=rotated.dtype, device=rotated.device)
         v = torch.arange(height, dtype=rotated.dtype, device=rotated.device)[:, None]
-        # (B, 3, 1, W) + (B, 3, H, 1): pixels at infinity; (B, 3, 1, 1): how nearness moves them.
         columns = rotated[..., None, None]
-        self._far = columns[:, :, 0] * u + (columns[:, :, 1] * v + columns[:, :, 2])
-        self._near = (camera @ transform[:, :3, 3:])[..., None]
+        self.far = columns[:, :, 0] * u + (columns[:, :, 1] * v + columns[:, :, 2])
+        self.near = (camera @ transform[:, :3, 3:])[..., None]
 
     def __call__(self, disparity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project disparity (B, 1, H, W), 1/depth.
+        """:func:`project` a disparity map (B, 1, H, W)."""
+        return project(disparity, self.far, self.near)
 
-        Returns:
-            Sampling grid (B, H, W, 2) for ``grid_sample(align_corners=True)``; depth in the source
-            frame times disparity (B, 1, H, W); and which points are in front of the source camera
-            (B, 1, H, W): the grid of the others is meaningless.
-        """
-        points = torch.addcmul(self._far, disparity, self._near)
-        nearness = points[:, 2:]
-        with torch.no_grad():
-            in_front = nearness > MIN_DEPTH * disparity
-        grid = points[:, :2] / nearness.clamp(min=1e-5)
-        return grid.permute(0, 2, 3, 1), nearness, in_front
+
+def project(disparity: Tensor, far: Tensor, near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a source sees the pixels of a disparity map (B, 1, H, W), 1/depth.
+
+    Args:
+        disparity: (B, 1, H, W).
+        far, near: of a :class:`Projection`.
+
+    Returns:
+        Sampling grid (B, H, W, 2) for ``grid_sample(align_corners=True)``; depth in the source
+        frame times disparity (B, 1, H, W); and which points are in front of the source camera
+        (B, 1, H, W): the grid of the others is meaningless.
+    """
+    points = torch.addcmul(far, disparity, near)
+    nearness = points[:, 2:]
+    with torch.no_grad():
+        in_front = nearness > MIN_DEPTH * disparity
+    grid = points[:, :2] / nearness.clamp(min=1e-5)
+    return grid.permute(0, 2, 3, 1), nearness, in_front
 
 
 def in_view(grid: Tensor) -> Tensor:
@@ -136,22 +148,3 @@ def in_view(grid: Tensor) -> Tensor:
 def sample(source: Tensor, grid: Tensor) -> Tensor:
     """Bilinear values (B, C, H, W) of a source image at a grid, beyond it those of its border."""
     return F.grid_sample(source, grid, padding_mode='border', align_corners=True)
-
-
-def warp(
-    source: Tensor, depth: Tensor, transform: Tensor, intrinsics: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Synthesize the target view from a source image (SfMLearner, section 3.2).
-
-    Args:
-        source: (B, C, H, W).
-        depth: (B, 1, H, W) of the target view.
-        transform: (B, 4, 4) T_source_target.
-        intrinsics: (B, 3, 3) at this resolution, of both cameras.
-
-    Returns:
-        The warped image (B, C, H, W), and a mask (B, 1, H, W) of the pixels that really are seen
-        in the source: in front of the camera and inside its image.
-    """
-    grid, _, in_front = Projection(transform, intrinsics, *depth.shape[2:])(1 / depth)
-    return sample(source, grid), in_front & in_view(grid)

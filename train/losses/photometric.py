@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -82,44 +80,3 @@ def _add_neighbours(image: Tensor, axis: int) -> Tensor:
     result.narrow(axis, 1, last).add_(image.narrow(axis, 0, last))
     result.narrow(axis, 0, last).add_(image.narrow(axis, 1, last))
     return result
-
-
-def ssim_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """:meth:`PhotometricError.ssim_error` of two images."""
-    return PhotometricError(target).ssim_error(predicted)
-
-
-def photometric_error(predicted: Tensor, target: Tensor, ssim_weight: float = 0.85) -> Tensor:
-    """:class:`PhotometricError` of two images: (B, 1, H, W)."""
-    return PhotometricError(target, ssim_weight)(predicted)
-
-
-def minimum_reprojection(
-    warped: Sequence[Tensor], valid: Sequence[Tensor], identity: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Per-pixel minimum reprojection loss with auto-masking (Godard et al. 2019, eq. 4 and 5).
-
-    Args:
-        warped: per source, the image warped to the target (B, 3, H, W).
-        valid: per source, which pixels the source really sees (B, 1, H, W), bool.
-        identity: least error (B, 1, H, W) of the sources left where they are. Pixels that these
-            explain better (still cars ahead, a standing robot, plain sky) teach nothing.
-        target: (B, 3, H, W).
-
-    Returns:
-        The mean loss over the pixels that a source sees, and the mask (B, 1, H, W) of those among
-        them that the motion explains better than no motion.
-
-    Raises:
-        ValueError: if not a single pixel of the batch is seen by any source.
-    """
-    errors = torch.stack([photometric_error(image, target) for image in warped])
-    seen = torch.stack(list(valid))
-    # A source that does not see the pixel must not win the minimum.
-    error = errors.masked_fill(~seen, torch.inf).amin(0)
-    seen_by_any = seen.any(0)
-    if not seen_by_any.any():
-        raise ValueError('no pixel of the batch is seen by any source image: the predicted motion '
-                         'leaves every view; lower the learning rate or check the intrinsics')
-    kept = torch.minimum(error, identity)[seen_by_any].mean()
-    return kept, seen_by_any & (error < identity)

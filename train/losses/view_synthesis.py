@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.geometry import Projection, in_view, sample
+from train.geometry import Projection, in_view, project, sample
 from train.losses.photometric import PhotometricError
 from train.losses.reduction import masked_mean
 
@@ -33,6 +33,32 @@ class Synthesis(NamedTuple):
     warped: list[Tensor]
     valid: list[Tensor]
     moving: Tensor
+
+
+class _Scalar(torch.autograd.Function):
+    """A scalar whose gradient is taken at once, and the graph behind it freed.
+
+    A scalar's gradient is known up to one factor before the backward pass. What warping and SSIM
+    keep for it, some 25 images a source, thus lives for one scale at a time.
+    """
+
+    @staticmethod
+    def forward(ctx, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
+                ) -> tuple[Tensor, ...]:
+        needed = ctx.needs_input_grad[1:]
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_(n) for x, n in zip(inputs, needed, strict=True)]
+            scalar, *others = function(*leaves)
+        if any(needed):
+            gradients = iter(torch.autograd.grad(scalar, [x for x in leaves if x.requires_grad]))
+            ctx.save_for_backward(*(next(gradients) if n else None for n in needed))
+        others = [x.detach() for x in others]
+        ctx.mark_non_differentiable(*others)
+        return scalar.detach(), *others
+
+    @staticmethod
+    def backward(ctx, factor: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(None if g is None else factor * g for g in ctx.saved_tensors)
 
 
 class ViewSynthesis:
@@ -97,13 +123,30 @@ class ViewSynthesis:
                 eq. 3) or geometric consistency. The least error is found without them, lest a
                 source win by its low weight.
 
+        Returns:
+            The result, of which only the loss can be differentiated.
+
         Raises:
             ValueError: if no pixel counts.
         """
+        rays = [x for projection in self.projections for x in (projection.far, projection.near)]
+        loss, error, moving, *images = _Scalar.apply(
+            self._compare, disparity, *rays, *(weights or ()))
+        views = len(self.sources)
+        return Synthesis(loss, error, images[:views], images[views:], moving)
+
+    def _compare(self, disparity: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Loss, error, moving, the warped images, and the masks of the pixels that count.
+
+        Args:
+            disparity: (B, 1, h, w).
+            tensors: ``far`` and ``near`` of the projection of each source, then its weights.
+        """
         disparity = self._resize(disparity)
+        weights = tensors[2 * len(self.sources):]
         warped, valid = [], []
-        for source, projection in zip(self.sources, self.projections, strict=True):
-            grid, _, counts = projection(disparity)
+        for source, far, near in zip(self.sources, tensors[::2], tensors[1::2], strict=False):
+            grid, _, counts = project(disparity, far, near)
             if self.validity:
                 counts = counts & in_view(grid)
             if self.keep is not None:
@@ -112,7 +155,7 @@ class ViewSynthesis:
             valid.append(counts)
         errors = torch.stack([self.photometric(image) for image in warped])
         seen = torch.stack(valid)
-        factors = None if weights is None else torch.stack([self._resize(w) for w in weights])
+        factors = torch.stack([self._resize(w) for w in weights]) if weights else None
         if self.reduction == 'minimum':
             # A source that does not see the pixel must not win.
             errors, best = errors.masked_fill(~seen, torch.inf).min(0, keepdim=True)
@@ -125,8 +168,8 @@ class ViewSynthesis:
         if self.identity is not None:
             errors = torch.where(moving, errors, self.identity).masked_fill(~seen, 0)
         count = seen.sum(0)
-        return Synthesis(masked_mean(errors, seen), errors.sum(0) / count.clamp(min=1), warped,
-                         valid, moving.any(0))
+        return (masked_mean(errors, seen), errors.sum(0) / count.clamp(min=1), moving.any(0),
+                *warped, *valid)
 
     def _resize(self, x: Tensor) -> Tensor:
         if x.shape[2:] == self.size:
