@@ -1,4 +1,4 @@
-"""Cross-task multi-embedding attention (FSRE-Depth, section 3.3)."""
+"""Cross-task multi-embedding attention (FSRE-Depth's CMA)."""
 
 from __future__ import annotations
 

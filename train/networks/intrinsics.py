@@ -1,4 +1,4 @@
-"""Camera intrinsics from the pose network's features (Gordon et al. 2019, section 4.4)."""
+"""Camera intrinsics from the pose network's features (Gordon et al., ICCV 2019)."""
 
 from __future__ import annotations
 

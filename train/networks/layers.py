@@ -1,4 +1,7 @@
-"""The layers of SfMLearner's networks: ReLU, no batch norm (its section 4)."""
+"""The layers of SfMLearner's networks: convolutions with ReLU.
+
+No batch norm: the paper had it, its authors' code took it out and reports better depth without.
+"""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class PerceptionNet(nn.Module):
 
 
 class FsreNet(nn.Module):
-    """FSRE-Depth (section 3): a shared encoder and two decoders that attend to each other.
+    """FSRE-Depth: a shared encoder and two decoders that attend to each other.
 
     Args:
         encoder: of :func:`train.networks.encoder.make_encoder`.
