@@ -329,7 +329,7 @@ def pose_metrics(estimate: np.ndarray, truth: np.ndarray, alignment: Alignment) 
         transform = np.eye(4)
         transform[:3, :3], transform[:3, 3] = rotation, translation
         aligned = transform @ scaled_poses(estimate, scale)
-    paths = tuple(PosePath3D(poses_se3=list(p)) for p in (truth, aligned))
+    paths = tuple(PosePath3D(poses_se3=list(_orthonormal(p))) for p in (truth, aligned))
 
     def rmse(metric: metrics.PE) -> float:
         metric.process_data(paths)
@@ -467,6 +467,14 @@ def _poses(poses: np.ndarray) -> np.ndarray:
     poses = np.asarray(poses, np.float64)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise ValueError(f'poses {poses.shape} must be (N, 4, 4)')
+    return poses
+
+
+def _orthonormal(poses: np.ndarray) -> np.ndarray:
+    """Poses (N, 4, 4) with the nearest rotations; `evo` refuses those rounded in a text file."""
+    u, _, v = np.linalg.svd(poses[:, :3, :3])
+    poses = poses.copy()
+    poses[:, :3, :3] = u @ v
     return poses
 
 

@@ -296,6 +296,12 @@ def test_pose_alignments():
         metrics.pose_metrics(truth[:, :3], truth, 'se3')
 
 
+def test_rounded_poses_are_poses():
+    truth, estimate = path_poses(), path_poses(seed=8)
+    found = metrics.pose_metrics(estimate.round(3), truth.round(3), 'sim3')
+    assert found[:4] == pytest.approx(metrics.pose_metrics(estimate, truth, 'sim3')[:4], rel=0.01)
+
+
 def test_relative_errors_by_hand():
     truth = np.tile(np.eye(4), (4, 1, 1))
     truth[:, 0, 3] = [0, 1, 2, 3]
