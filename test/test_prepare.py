@@ -39,9 +39,11 @@ def write(path, image):
 
 
 def command(*options):
-    """Run ``python -m train prepare`` in this process, errors and all."""
+    """Run ``python -m train prepare`` in this process, errors and all; everything to one folder,
+    if not told otherwise."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
+    parser.set_defaults(part='all')
     args = parser.parse_args([str(o) for o in options])
     run(args)
 
@@ -190,6 +192,18 @@ def test_sfmlearners_division(kitti, tmp_path):
         held_out += len(val)
     assert 0 < held_out < 12
     assert len(FrameDataset(tmp_path / 'val', 64, 40)) > 0
+
+
+def test_two_lists_make_two_data_sets(kitti, tmp_path):
+    for name, frames in (('train', (2, 3, 4)), ('val', (8, 9))):
+        (tmp_path / f'{name}.txt').write_text(''.join(
+            f'2011_09_26/2011_09_26_drive_0001_sync {i} l\n' for i in frames))
+    command('kitti_raw', kitti, '--out', tmp_path / 'out', '--part', 'both', '--width', 64,
+            '--height', 40, '--split', tmp_path / 'train.txt', '--val-split', tmp_path / 'val.txt')
+    sizes = [len(FrameDataset(tmp_path / 'out' / part, 64, 40)) for part in ('train', 'val')]
+    assert sizes == [3, 2]
+    with pytest.raises(DataError, match='--val-split is for both parts'):
+        command('kitti_raw', kitti, '--out', tmp_path / 'no', '--val-split', tmp_path / 'val.txt')
 
 
 def test_static_frames_are_measured(kitti, tmp_path, capsys):
@@ -589,6 +603,8 @@ def test_real_folders(data_dir, tmp_path, name):
 
 def test_command_line(folder, tmp_path, capsys):
     assert train_main(['prepare', 'folder', str(folder), '--out', str(tmp_path / 'out')]) == 0
-    assert '1 sequences' in capsys.readouterr().out
+    assert capsys.readouterr().out.count(' 1 sequences') == 2
+    sizes = [len(FrameDataset(tmp_path / 'out' / part, 64, 32)) for part in ('train', 'val')]
+    assert min(sizes) > 0
     assert train_main(['prepare', 'folder', str(tmp_path / 'no'), '--out', str(tmp_path)]) == 2
     assert 'check the path' in capsys.readouterr().err

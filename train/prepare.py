@@ -28,6 +28,7 @@ from train.readers.kitti import REACH
 from train.sequences import UNKNOWN, DataError, Sequence, resize_image, scale_intrinsics
 
 SOURCES = ('kitti_raw', 'kitti_odometry', 'folder', 'bag')
+PARTS = ('both', 'train', 'val', 'all')
 WITHOUT = ('depth', 'semantics', 'poses')
 HELD_OUT = 0.1  # of the targets are for validation, as SfMLearner does
 STATIC = 0.5  # pixels at network size
@@ -41,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = '''\
 sources:
   kitti_raw       folder with DATE/DATE_drive_NNNN_sync and DATE/calib_*.txt, as published.
-                  Which frames: --split LIST ("folder frame l", as monodepth2 and FSRE-Depth
-                  publish the Eigen-Zhou split); or --test-scenes and --static-frames with the
-                  lists that SfMLearner publishes, and --part for its random division.
+                  Which frames: --split LIST --val-split LIST ("folder frame l", as monodepth2 and
+                  FSRE-Depth publish the Eigen-Zhou split); or --test-scenes and --static-frames
+                  with the lists that SfMLearner publishes, divided at random as it does.
   kitti_odometry  folder with sequences/NN and poses/NN.txt, as published
   folder          a video; a folder of images; or a sequence folder, or a folder of them, with
                   images/ and, where known, intrinsics.txt, times.txt, poses.txt, odometry.txt,
@@ -51,8 +52,9 @@ sources:
   bag             rosbag2 recording with an image and a camera_info topic; images are rectified
 
 examples:
-  python -m train prepare kitti_raw KITTI --split train_files.txt --out data/kitti/train
-  python -m train prepare folder walk.mp4 --rate 10 --out data/walk/train --part train
+  python -m train prepare kitti_raw KITTI --split train_files.txt --val-split val_files.txt \\
+    --out data/kitti
+  python -m train prepare folder walk.mp4 --rate 10 --out data/walk
 '''
     parser.add_argument('source', choices=SOURCES, help='kind of recording')
     parser.add_argument('path', type=Path, help='where it lies')
@@ -63,8 +65,9 @@ examples:
     parser.add_argument('--jpeg-quality', type=int, default=95, help='1 to 100 (%(default)s)')
     parser.add_argument('--without', nargs='+', choices=WITHOUT, default=(), metavar='WHAT',
                         help=f'leave out some of {", ".join(WITHOUT)}')
-    parser.add_argument('--part', choices=('all', 'train', 'val'), default='all',
-                        help='train: hold a random tenth of the targets out; val: that tenth')
+    parser.add_argument('--part', choices=PARTS, default='both',
+                        help='train: hold a random tenth of the targets out; val: that tenth; '
+                        'both: to OUT/train and OUT/val; all: everything, to OUT (%(default)s)')
     parser.add_argument('--min-motion', type=float, metavar='PIXELS',
                         help='leave out frames whose picture has moved by less (median) since '
                         f'the last one that was kept (default {STATIC:g}; 0, which keeps all, '
@@ -76,6 +79,7 @@ examples:
     kitti.add_argument('--cameras', type=int, nargs='+', choices=range(4), metavar='N',
                        help='which (raw: 2 3; odometry: 2 where it is, or else 0)')
     kitti.add_argument('--split', type=Path, help='list of target frames')
+    kitti.add_argument('--val-split', type=Path, help='likewise, for OUT/val')
     kitti.add_argument('--test-scenes', type=Path, help='list of drives to leave out')
     kitti.add_argument('--static-frames', type=Path, help='list of frames to leave out')
     folder = parser.add_argument_group('folder')
@@ -95,6 +99,17 @@ def run(args: argparse.Namespace) -> None:
         DataError: the source or an option cannot be used.
     """
     _check(args)
+    if args.part != 'both':
+        return _run(args)
+    for part in ('train', 'val'):
+        options = {**vars(args), 'out': args.out / part, 'part': part, 'val_split': None}
+        if args.val_split:
+            options.update(part='all', split=args.val_split if part == 'val' else args.split)
+        _run(argparse.Namespace(**options))
+
+
+def _run(args: argparse.Namespace) -> None:
+    """:func:`run` for one folder."""
     recordings, notes = _read(args)
     if args.rate is not None:
         recordings = [_thin(r, args.rate) for r in recordings]
@@ -310,9 +325,12 @@ class _Motion:
 
 
 def _held_out(recording: Recording, targets: np.ndarray) -> np.ndarray:
-    """A tenth of the targets, which the recording's name decides."""
+    """A tenth of the targets, but of two or more at least one; the recording's name decides."""
     random = np.random.default_rng(zlib.crc32(recording.name.encode()))
-    return targets & (random.random(len(targets)) < HELD_OUT)
+    chosen = targets & (random.random(len(targets)) < HELD_OUT)
+    if not chosen.any() and targets.sum() > 1:
+        chosen[random.choice(np.flatnonzero(targets))] = True
+    return chosen
 
 
 def _write_tables(recording: Recording, folder: Path, keep: np.ndarray, numbers: np.ndarray,
@@ -380,12 +398,14 @@ def _check(args: argparse.Namespace) -> None:
         if value is not None and not low <= value <= high:
             raise DataError(f'--{name.replace("_", "-")} must be {low:g} to {high:g}, '
                             f'is {value:g}')
-    used = {'kitti_raw': ('cameras', 'split', 'test_scenes', 'static_frames'),
+    used = {'kitti_raw': ('cameras', 'split', 'val_split', 'test_scenes', 'static_frames'),
             'kitti_odometry': ('cameras',), 'folder': ('intrinsics',),
             'bag': ('image_topic', 'camera_info_topic', 'odom_topic')}
     for name in {n for names in used.values() for n in names} - set(used[args.source]):
         if getattr(args, name) is not None:
             raise DataError(f'--{name.replace("_", "-")} is not for {args.source}')
+    if args.val_split and not (args.split and args.part == 'both'):
+        raise DataError('--val-split is for both parts, and needs --split for OUT/train')
     if args.split and (args.test_scenes or args.static_frames):
         raise DataError('--split says which frames; --test-scenes and --static-frames are for '
                         'another division: give one or the other')
