@@ -8,7 +8,6 @@ to receiving its output.
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 import tempfile
 import time
@@ -19,14 +18,8 @@ import numpy as np
 
 from depth_ros.bag import CAMERA_INFO, IMAGE, Bag, BagError, BagWriter, find_streams
 from depth_ros.contract import ContractError, ModelContract, read_contract
-from depth_ros.demo import (
-    LAST_DOMAIN,
-    DemoError,
-    Plan,
-    add_model_options,
-    chosen_models,
-    run_nodes,
-)
+from depth_ros.demo import DemoError, Plan, add_model_options, chosen_models, run_nodes
+from depth_ros.domain import claim_domain
 from depth_ros.engine import EngineError, installed_backends, load_engine
 
 SIZES = ((1280, 720), (640, 192))
@@ -97,13 +90,14 @@ def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
     print(f'{"image":12}{"node":18}{"inference":>10}{"other":>8}{"other/inference":>17}'
           f'{"end to end":>12}{"dropped":>9}')
     contract = read_contract(models['perception_node'])
+    domain = claim_domain()
     for width, height in SIZES:
         with tempfile.TemporaryDirectory(prefix='depth_ros_bench_') as folder:
             bag = write_recording(Path(folder) / 'images', width, height, frames, contract)
             with Bag(bag) as opened:
                 streams = find_streams(opened)
             plan = Plan(bag=bag, streams=streams, compressed=False, out=Path(folder) / 'out',
-                        models=dict(models), domain=random.randint(1, LAST_DOMAIN),
+                        models=dict(models), domain=domain,
                         parameters={'threads': str(threads)}, outputs=OUTPUTS, timing=True)
             run = run_nodes(plan, say=lambda text: None)
         for node, topic in (('perception_node', OUTPUTS[0]), ('odometry_node', 'odom')):

@@ -214,16 +214,24 @@ class ImageFit:
                               interpolation=cv2.INTER_AREA)
         cv2.resize(view, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
 
-    def to_camera(self, image: np.ndarray, out: np.ndarray, interpolation: int) -> None:
+    def to_camera(self, image: np.ndarray, out: np.ndarray, nearest: bool = False) -> None:
         """Resize a network image back onto its region of the camera image.
 
         Args:
             image: [network height, network width, ...].
             out: [camera height, camera width, ...]; only the region is overwritten.
-            interpolation: OpenCV's flag; nearest for class ids.
+            nearest: take the nearest pixel, as class ids need, rather than interpolate.
         """
         region = out[self.y:self.y + self.height, self.x:self.x + self.width]
-        cv2.resize(image, (self.width, self.height), dst=region, interpolation=interpolation)
+        if not nearest:
+            cv2.resize(image, (self.width, self.height), dst=region,
+                       interpolation=cv2.INTER_LINEAR)
+            return
+        # Columns first, then whole rows, each the one that its centre falls on: OpenCV, going pixel
+        # by pixel, takes three times as long.
+        wide = cv2.resize(image, (self.width, len(image)), interpolation=cv2.INTER_NEAREST_EXACT)
+        rows = (2 * np.arange(self.height) + 1) * len(image) // (2 * self.height)
+        np.take(wide, rows, axis=0, out=region, mode='clip')
 
 
 def _place(center: float, size: int, length: int, fraction: float) -> int:

@@ -12,11 +12,19 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Callable
+from copy import copy
 from functools import cache
 
 import cv2
 import numpy as np
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+from sensor_msgs.msg import (
+    CameraInfo,
+    CompressedImage,
+    Image,
+    PointCloud2,
+    PointField,
+    RegionOfInterest,
+)
 from std_msgs.msg import Header
 
 from depth_ros.camera import Intrinsics
@@ -205,15 +213,16 @@ def camera_info(info: CameraInfo, header: Header, camera: Intrinsics) -> CameraI
         Otherwise a pinhole camera with K and P of ``camera``, no distortion and no binning: the
         distortion coefficients belong to the unrectified image.
     """
-    result = CameraInfo(header=header, width=camera.width, height=camera.height,
-                        distortion_model=info.distortion_model or 'plumb_bob', r=info.r)
+    result = copy(info)  # faster than a new one; arrays in it are replaced, never changed
+    result.header = header
     roi_or_binning = info.roi.width or info.roi.height or max(info.binning_x, info.binning_y) > 1
     if (info.width, info.height) == (camera.width, camera.height) and not roi_or_binning:
-        result.d, result.k, result.p = info.d, info.k, info.p
-        result.distortion_model = info.distortion_model
         if any(info.p[:11]):
             return result
     else:
+        result.width, result.height = camera.width, camera.height
+        result.roi, result.binning_x, result.binning_y = RegionOfInterest(), 0, 0
+        result.distortion_model = info.distortion_model or 'plumb_bob'
         result.d = [0.0] * len(info.d)
         result.k = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
     # The baseline of a stereo pair in P[3] is a length times the focal length.

@@ -13,7 +13,6 @@ import csv
 import ctypes
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -29,6 +28,7 @@ import numpy as np
 from depth_ros import metrics
 from depth_ros.bag import COMPRESSED_IMAGE, Bag, BagError, Streams, find_streams
 from depth_ros.contract import ContractError, read_contract
+from depth_ros.domain import claim_domain
 from depth_ros.evaluation import Evaluation, Outputs, evaluate
 from depth_ros.replay import positive
 
@@ -36,8 +36,6 @@ NODES = ('perception_node', 'odometry_node')
 OUTPUT_TOPICS = ('depth/image_rect', 'depth/camera_info', 'depth/color', 'semantics/labels',
                  'semantics/color', 'odom', 'path')
 PR_SET_PDEATHSIG = 1
-LAST_DOMAIN = 101
-"""Above it, the ports of ROS domains overlap those that Linux gives to other programs."""
 
 
 class DemoError(RuntimeError):
@@ -542,7 +540,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--backend', help='inference runtime of the nodes (default: their own)')
     parser.add_argument('--fit', help='how images are fitted to the network: stretch or crop')
     parser.add_argument('--points', action='store_true', help='record the point cloud, too')
-    parser.add_argument('--domain', type=int, help='ROS_DOMAIN_ID (default: a random one)')
+    parser.add_argument('--domain', type=int, help='ROS_DOMAIN_ID (default: a free one)')
     return parser.parse_args(argv)
 
 
@@ -585,7 +583,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     plan = Plan(
         bag=path, streams=streams, compressed=compressed, out=arguments.out, models=models,
         rate=arguments.rate,
-        domain=arguments.domain or random.randint(1, LAST_DOMAIN),
+        domain=arguments.domain or claim_domain(),
         parameters={name: str(value) for name in ('threads', 'backend', 'fit')
                     if (value := getattr(arguments, name)) is not None},
         outputs=(*OUTPUT_TOPICS, 'points') if arguments.points else OUTPUT_TOPICS)

@@ -71,8 +71,7 @@ class Canvas:
         if name not in self._fresh:
             self._fresh.add(name)
             if self._resize:
-                self.fit.to_camera(image, buffer.array, cv2.INTER_LINEAR if name == 'depth'
-                                   else cv2.INTER_NEAREST)
+                self.fit.to_camera(image, buffer.array, nearest=name != 'depth')
             else:
                 np.copyto(buffer.array, image)
         return buffer
@@ -154,29 +153,39 @@ class PerceptionNode(CameraNode):
             frame.fit.to_network(frame.rgb, self._input[0])
         with self.times.stage('inference'):
             outputs = self.engine.infer({'image': self._input})
-        labels = outputs.get('labels')
-        canvas = self._next_canvas(frame)
-        images = {'labels': labels}
         with self.times.stage('postprocess'):
-            if wanted & {'depth', 'depth_color', 'points'}:
-                images['depth'] = self._depth(outputs['depth'], labels, frame)
-            if 'depth_color' in wanted:
-                images['depth_color'] = self._colors(images['depth'])
-            if 'color' in wanted:
-                images['color'] = cv2.applyColorMap(labels, self._palette)
-        for name in ('depth', 'labels', 'depth_color', 'color'):
-            if name in wanted:
-                with self.times.stage('postprocess'):
-                    message = canvas.fill(name, images[name]).message
-                    message.header = frame.header
-                self._publish(name, message)
+            messages = self._messages(wanted, outputs, frame)
+        with self.times.stage('publish'):
+            for name, message in messages.items():
+                self._outputs[name].publish(message)
+
+    def _messages(self, wanted: set[str], outputs: dict[str, np.ndarray],
+                  frame: Frame) -> dict[str, Image | CameraInfo | PointCloud2]:
+        """What to publish, small messages first.
+
+        Whoever sends and receives a large message takes the processor from this thread, which
+        should be done by then.
+        """
+        canvas = self._next_canvas(frame)
+        labels = outputs.get('labels')
+        images = {'labels': labels}
+        if 'color' in wanted:
+            images['color'] = cv2.applyColorMap(labels, self._palette)
+        if wanted & {'depth', 'depth_color', 'points'}:
+            images['depth'] = self._depth(outputs['depth'], labels, frame)
+        if 'depth_color' in wanted:
+            images['depth_color'] = self._colors(images['depth'])
+        messages = {}
         if 'depth_info' in wanted:
-            self._publish('depth_info',
-                          conversions.camera_info(frame.info, frame.header, canvas.camera))
+            messages['depth_info'] = conversions.camera_info(
+                frame.info, frame.header, canvas.camera)
+        for name in ('labels', 'color', 'depth_color', 'depth'):
+            if name in wanted:
+                messages[name] = canvas.fill(name, images[name]).message
+                messages[name].header = frame.header
         if 'points' in wanted:
-            with self.times.stage('postprocess'):
-                message = self._points(frame, canvas, images['depth'], labels)
-            self._publish('points', message)
+            messages['points'] = self._points(frame, canvas, images['depth'], labels)
+        return messages
 
     def _next_canvas(self, frame: Frame) -> Canvas:
         """The canvas for a frame: the last one while the geometry stays."""
@@ -203,8 +212,9 @@ class PerceptionNode(CameraNode):
         valid &= depth <= far
         if self._sky is not None and labels is not None:
             valid &= labels != self._sky
-        result = np.full_like(depth, np.nan)
-        return cv2.copyTo(depth * np.float32(factor), valid.view(np.uint8), result)
+        result = depth * np.float32(factor)
+        np.copyto(result, np.nan, where=~valid)
+        return result
 
     def _points(self, frame: Frame, canvas: Canvas, depth: np.ndarray,
                 labels: np.ndarray | None) -> PointCloud2:
@@ -217,10 +227,6 @@ class PerceptionNode(CameraNode):
             None if labels is None else canvas.fill('labels', labels).array[pixels],
             canvas.camera.rays(stride), UNLABELED)
         return conversions.cloud_message(frame.header, cloud)
-
-    def _publish(self, name: str, message: Image | CameraInfo | PointCloud2) -> None:
-        with self.times.stage('publish'):
-            self._outputs[name].publish(message)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,6 +1,5 @@
 import math
 
-import cv2
 import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo
@@ -134,10 +133,31 @@ def test_images_go_to_the_network_and_back_onto_their_region():
     np.testing.assert_array_equal(small[:, 7, 1], ramp[fit.y:fit.y + 192:2, 0, 0])
 
     back = np.full((480, 640), np.nan, np.float32)
-    fit.to_camera(small[..., 0].astype(np.float32), back, cv2.INTER_LINEAR)
+    fit.to_camera(small[..., 0].astype(np.float32), back)
     inside = slice(fit.y, fit.y + fit.height)
     assert np.isnan(np.delete(back, np.r_[inside], axis=0)).all()
     assert np.abs(back[inside, 5] - ramp[inside, 5, 0]).max() <= 1
+
+
+@pytest.mark.parametrize('shape', [(96, 320), (96, 320, 3)])
+@pytest.mark.parametrize('mode, size', [('stretch', (640, 480)), ('crop', (640, 480)),
+                                        ('stretch', (333, 70))])
+def test_nearest_takes_the_pixel_that_the_centre_falls_on(mode, size, shape):
+    width, height = size
+    camera = Intrinsics(500.0, 500.0, (width - 1) / 2, (height - 1) / 2, width, height)
+    fit = ImageFit.create(camera, Intrinsics(250.0, 250.0, 159.5, 47.5, 320, 96), mode)
+    image = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    out = np.full((height, width, *shape[2:]), 255, np.uint8)
+    fit.to_camera(image, out, nearest=True)
+
+    inside = np.s_[fit.y:fit.y + fit.height, fit.x:fit.x + fit.width]
+    row = (np.arange(fit.height) + 0.5) * 96 / fit.height
+    column = (np.arange(fit.width) + 0.5) * 320 / fit.width
+    clear = np.ix_(row % 1 != 0, column % 1 != 0)  # a centre on a border may go either way
+    expected = image[np.ix_(row.astype(int), column.astype(int))]
+    np.testing.assert_array_equal(out[inside][clear], expected[clear])
+    out[inside] = 255
+    assert (out == 255).all()  # nothing outside the region was touched
 
 
 def test_shrinking_averages_over_the_pixels_that_it_merges():

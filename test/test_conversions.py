@@ -245,9 +245,21 @@ def test_camera_info_at_another_size_is_scaled_and_has_no_distortion():
     info = info_message(64, 48, 50.0, distortion=0.2)
     camera = intrinsics_from_info(info, 64, 48).resized(32, 12)
     found = camera_info(info, Header(), camera)
+    assert info == info_message(64, 48, 50.0, distortion=0.2)  # the input is left as it is
     assert (found.width, found.height) == (32, 12)
     np.testing.assert_allclose(found.k, [25, 0, 15.5, 0, 12.5, 5.5, 0, 0, 1])
     np.testing.assert_allclose(found.p, [25, 0, 15.5, 0, 0, 12.5, 5.5, 0, 0, 0, 1, 0])
     assert not any(found.d) and found.distortion_model == 'plumb_bob'
     # What a subscriber computes from it is the camera itself.
     assert intrinsics_from_info(found, 32, 12) == camera
+
+
+def test_camera_info_of_a_binned_region_describes_the_image_alone():
+    info = info_message(128, 96, 100.0)
+    info.binning_x = info.binning_y = 2
+    info.roi.x_offset, info.roi.width, info.roi.height = 64, 64, 96
+    camera = intrinsics_from_info(info, 32, 48)
+    found = camera_info(info, Header(), camera)
+    assert (found.binning_x, found.roi.width, found.roi.x_offset) == (0, 0, 0)
+    assert info.binning_x == 2 and info.roi.width == 64
+    assert intrinsics_from_info(found, 32, 48) == camera

@@ -16,6 +16,7 @@ import pytest
 from test_bag import camera_info, compressed, header, image, odometry
 
 from depth_ros import bag as bags
+from depth_ros import domain
 from depth_ros.bag import Bag, BagWriter, decode_depth, header_stamp
 
 WIDTH, HEIGHT = 128, 96  # twice the networks' size
@@ -322,3 +323,20 @@ def test_bench_prints_a_row_for_each_model_node_and_size(models):
     for _, _, inference, other, ratio, latency, _ in nodes:
         assert float(ratio) == pytest.approx(float(other) / float(inference), rel=0.3, abs=0.02)
         assert float(latency) > 0
+
+
+def test_a_domain_is_claimed_only_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(domain.tempfile, 'tempdir', str(tmp_path))
+    monkeypatch.setattr(domain, 'LAST_DOMAIN', 3)
+    monkeypatch.setattr(domain, '_locks', [])
+    claim = ('from depth_ros import domain; domain.LAST_DOMAIN = 3; print(domain.claim_domain()); '
+             'input()')
+    with subprocess.Popen(
+            [sys.executable, '-c', claim], env={**os.environ, 'TMPDIR': str(tmp_path)}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        first = int(other.stdout.readline())
+        assert {domain.claim_domain() for _ in range(2)} == {1, 2, 3} - {first}
+        with pytest.raises(RuntimeError, match='all ROS domains are taken'):
+            domain.claim_domain()
+        other.communicate('\n')
+    assert domain.claim_domain() == first  # free again when that process has ended
