@@ -105,6 +105,15 @@ def test_recording_has_all_that_the_folder_has(folder, tmp_path):
         assert np.nan_to_num(decode_depth(message)) == pytest.approx(depth * 1e-3)
 
 
+def test_depth_of_another_unit_becomes_millimetres(folder, tmp_path):
+    (folder / 'depth_scale.txt').write_text('0.00390625\n')  # KITTI's 1/256 m
+    assert make(folder, tmp_path / 'bag') == 0
+    message = read(tmp_path / 'bag')[DEPTH][0]
+    stored = cv2.imread(str(folder / 'depth/0000.png'), cv2.IMREAD_UNCHANGED)
+    metres = np.where(stored / 256 < 65.5355, stored / 256, 0)  # as far as 16 bits reach
+    assert np.nan_to_num(decode_depth(message)) == pytest.approx(metres, abs=6e-4)
+
+
 def test_camera_info_is_that_of_a_rectified_camera(folder, tmp_path):
     assert make(folder, tmp_path / 'bag') == 0
     info = read(tmp_path / 'bag')[INFO][0]

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 import os
 import re
 import shutil
@@ -480,33 +479,3 @@ def test_a_failed_export_leaves_the_old_file(tmp_path):
         write_model(DeployedPose(PoseNet(), 1.0),
                     {'previous': image, 'current': image.clone()}, wrong, path)
     assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
-
-
-# Evaluate
-
-def test_evaluation_measures_the_exported_files(street, exported, tmp_path, capsys):
-    out = tmp_path / 'metrics.json'
-    assert main(['evaluate', str(street), '--models', str(exported), '--json', str(out)]) == 0
-    printed = capsys.readouterr().out
-    report = json.loads(out.read_text())
-    assert report['depth']['images'] == 12 and set(report['trajectories']) == {'0000', '0001'}
-    assert report['trajectories']['0000']['length'] == pytest.approx(2.0)
-    assert set(report['semantics']['iou']) == {'road', 'building'}
-    assert 'median_scaled' in printed and 'road' in printed
-    # The same number, worked out from the engine's own output.
-    engine = load_engine(exported / 'perception.onnx')
-    errors = []
-    for path in sorted(street.glob('*/images/*.png')):
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        depth = engine.infer({'image': image[None]})['depth']
-        errors.append(np.mean(np.abs(depth / np.median(depth) - 1)))
-    assert report['depth']['median_scaled']['abs_rel'] == pytest.approx(np.mean(errors), rel=1e-3)
-
-
-def test_evaluation_without_ground_truth_says_so(street, exported, tmp_path, capsys):
-    folder = tmp_path / 'plain'
-    (folder / 'images').mkdir(parents=True)
-    for name in ('images/000000.png', 'intrinsics.txt'):
-        (folder / name).write_bytes((street / '0000' / name).read_bytes())
-    assert main(['evaluate', str(folder), '--models', str(exported)]) == 2
-    assert 'depth/' in capsys.readouterr().err

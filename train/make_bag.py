@@ -152,7 +152,7 @@ def write_bag(sequence: Sequence, stamps: list[int], out: Path, storage: str = '
             if 'depth' not in without and sequence.depth_path(i).exists():
                 put('/ground_truth/depth/camera_info', CAMERA_INFO, make.camera_info(stamp))
                 put('/ground_truth/depth/image_rect/compressedDepth', COMPRESSED_IMAGE,
-                    make.depth(stamp, sequence.depth_path(i)))
+                    make.depth(stamp, sequence.depth_path(i), sequence.depth_scale))
             if 'semantics' not in without and sequence.semantics_path(i).exists():
                 put('/ground_truth/semantics/labels/compressed', COMPRESSED_IMAGE,
                     make.labels(stamp, sequence.semantics_path(i)))
@@ -281,10 +281,15 @@ class _Messages:
     def _png(values: np.ndarray) -> bytes:
         return cv2.imencode('.png', values, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 
-    def depth(self, stamp: int, path: Path) -> Any:
-        """CompressedImage as compressed_depth_image_transport writes 16UC1."""
+    def depth(self, stamp: int, path: Path, scale: float) -> Any:
+        """CompressedImage as compressed_depth_image_transport writes 16UC1, of values that are
+        ``scale`` metres; what millimetres of 16 bits cannot hold is unknown."""
+        values = self._map(path, np.uint16)
+        if scale != 1e-3:
+            millimetres = np.round(values * (1e3 * scale))
+            values = np.where(millimetres < 2 ** 16, millimetres, 0).astype(np.uint16)
         # Its header: format (an enumeration) and two parameters of quantisation, for 32FC1 only.
-        data = struct.pack('<iff', 0, 0.0, 0.0) + self._png(self._map(path, np.uint16))
+        data = struct.pack('<iff', 0, 0.0, 0.0) + self._png(values)
         return self._compressed(stamp, '16UC1; compressedDepth png', data)
 
     def labels(self, stamp: int, path: Path) -> Any:
