@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +38,8 @@ HEIGHT, WIDTH = 192, 640
 CLASSES = 19
 ATTENTION = ((256, 16), (128, 8), (64, 4))
 """Channels and shrinking factor of the features that attend to each other."""
+
+NAME_WIDTH = 62
 
 Work = Callable[[], Any]
 
@@ -64,19 +69,22 @@ def run(args: argparse.Namespace) -> None:
     clock = time.process_time if args.threads == 1 else time.perf_counter
     reference = Reference(args.reference) if args.reference else None
     print(f'{WIDTH}x{HEIGHT}, batch 1, {args.threads} threads, median of {args.runs} runs, ms')
-    print(f'{"":44}{"ours":>10}' + (f'{"paper code":>12}{"ratio":>8}' if reference else ''))
+    header = f'{"paper code":>12}{"ratio":>8}' if reference else ''
+    print(f'{"":{NAME_WIDTH}}{"ours":>12}{header}')
     for name, ours, theirs in works(reference):
-        times = alternate([ours, theirs] if theirs else [ours], args.runs, clock)
-        line = ''.join(f'{x:{w}.1f}' for x, w in zip(times, (10, 12), strict=False))
-        if theirs:
-            line += f'{times[1] / times[0]:8.2f}'
-        print(f'{name:44}{line}', flush=True)
+        print_row(name, alternate([ours, theirs] if theirs else [ours], args.runs, clock))
     peaks = [peak_memory(folder, args.threads)
              for folder in ([None, args.reference] if reference else [None])]
-    line = ''.join(f'{x:{w}.0f}' for x, w in zip(peaks, (10, 12), strict=False))
-    if reference:
-        line += f'{peaks[1] / peaks[0]:8.2f}'
-    print(f'{"training step, peak memory, MB":44}{line}')
+    for name, values in zip(('all', 'without the loaded libraries'), zip(*peaks, strict=True),
+                            strict=True):
+        print_row(f'training step, peak memory, MB, {name}', values)
+
+
+def print_row(name: str, values: Sequence[float]) -> None:
+    """Ours, and the paper's code's if there is one, with the ratio."""
+    ratio = f'{values[1] / values[0]:8.2f}' if len(values) > 1 else ''
+    line = ''.join(f'{x:12.1f}' for x in values)
+    print(f'{name:{NAME_WIDTH}}{line}{ratio}', flush=True)
 
 
 def alternate(works: list[Work], runs: int, clock: Callable[[], float]) -> list[float]:
@@ -86,8 +94,9 @@ def alternate(works: list[Work], runs: int, clock: Callable[[], float]) -> list[
         for work, found in zip(works, times, strict=True):
             start = clock()
             work()
+            elapsed = 1e3 * (clock() - start)
             if turn >= 2:
-                found.append(1e3 * (clock() - start))
+                found.append(elapsed)
     return [statistics.median(found) for found in times]
 
 
@@ -113,26 +122,32 @@ def works(reference: Reference | None) -> Iterator[tuple[str, Work, Work | None]
     yield ('triplet loss, 3 levels', triplet, reference and (
         lambda: torch.autograd.grad(reference.triplet(scene), scene.features)))
 
-    pairs = [torch.rand(2, 1, c, HEIGHT // k, WIDTH // k) for c, k in ATTENTION]
+    # As in the whole network: on processors, convolutions of channels-last features run faster.
     with torch.no_grad():
-        fused = [FusedAttention(CrossTaskAttention(c).eval()) for c, _ in ATTENTION]
+        fused = nn.ModuleList(FusedAttention(CrossTaskAttention(c).eval()) for c, _ in ATTENTION)
+    fused = fused.to(memory_format=torch.channels_last)
     theirs = reference and [reference.attention(c) for c, _ in ATTENTION]
+    pairs = [torch.rand(2, 1, c, HEIGHT // k, WIDTH // k) for c, k in ATTENTION]
+    turned = [[x.contiguous(memory_format=torch.channels_last) for x in pair] for pair in pairs]
 
-    def attend(modules: list[nn.Module]) -> None:
+    def attend(modules: Sequence[nn.Module], pairs: Sequence[Sequence[Tensor]]) -> None:
         for module, (own, other) in zip(modules, pairs, strict=True):
             module(own, other)
             module(other, own)
 
-    yield ('inference: attention, 3 levels, both ways', inference(lambda: attend(fused)),
-           theirs and inference(lambda: attend(theirs)))
+    yield ('inference: attention, 3 levels, both ways', inference(partial(attend, fused, turned)),
+           theirs and inference(partial(attend, theirs, pairs)))
 
     net = make_perception('fsre', 'resnet18', '', CLASSES, True, True)
-    everything = reference and inference(lambda: reference.predict(scene.target))
-    for name, semantics in (('depth', False), ('depth and semantics', True)):
+    image = scene.target.contiguous(memory_format=torch.channels_last)
+    whole = reference and inference(lambda: reference.predict(scene.target))
+    for outputs, semantics in (('depth', False), ('depth and semantics', True)):
         fast = fuse_for_inference(net, semantics)
-        image = scene.target.contiguous(memory_format=torch.channels_last)
-        yield (f'inference: network with attention, {name}',
-               inference(lambda fast=fast, image=image: fast(image)), everything)
+        yield f'inference: network, {outputs}', inference(partial(fast, image)), whole
+        with torch.no_grad():
+            fast.encoder = Stored(fast.encoder(image))
+        yield (f'inference: decoders with attention, {outputs}',
+               inference(partial(fast, image)), reference and inference(reference.decoders(scene)))
 
     yield 'training step', training_step(), reference and reference.training_step()
 
@@ -140,6 +155,18 @@ def works(reference: Reference | None) -> Iterator[tuple[str, Work, Work | None]
 def inference(work: Work) -> Work:
     """Without a graph for gradients."""
     return torch.no_grad()(work)
+
+
+class Stored(nn.Module):
+    """An encoder whose features are known already."""
+
+    def __init__(self, features: list[Tensor]) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, _: Tensor) -> list[Tensor]:
+        """Whatever the image."""
+        return self.features
 
 
 def make_scene() -> SimpleNamespace:
@@ -185,21 +212,33 @@ def training_step() -> Work:
     return step
 
 
-def peak_memory(reference: Path | None, threads: int) -> float:
-    """Most memory that a process ever has in two training steps, MB; ours or the reference's."""
+def peak_memory(reference: Path | None, threads: int) -> tuple[float, float]:
+    """Most memory of a process in two training steps, MB; all, and without loaded libraries.
+
+    Args:
+        reference: clone whose step it is, or ``None`` for ours.
+        threads: of the process.
+    """
     # A fresh process: what others have used does not count.
     with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
         return pool.submit(_peak_memory, reference, threads).result()
 
 
-def _peak_memory(reference: Path | None, threads: int) -> float:
+def _peak_memory(reference: Path | None, threads: int) -> tuple[float, float]:
     torch.set_num_threads(threads)
+    libraries = _memory('VmRSS')
     step = Reference(reference).training_step() if reference else training_step()
     for _ in range(2):
         step()
-    # Not getrusage, which on Linux counts the parent's memory, too.
+    peak = _memory('VmHWM')
+    return peak, peak - libraries
+
+
+def _memory(name: str) -> float:
+    """Memory of this process, MB: 'VmRSS' now, 'VmHWM' at most so far."""
+    # Not getrusage, whose maximum begins with the parent's memory.
     status = Path('/proc/self/status').read_text()
-    return int(status.split('VmHWM:')[1].split()[0]) / 1024
+    return int(status.split(f'{name}:')[1].split()[0]) / 1024
 
 
 class Reference:
@@ -211,14 +250,16 @@ class Reference:
 
     def __init__(self, folder: Path) -> None:
         sys.path.insert(0, str(folder))
-        trainer = importlib.import_module('trainer_parallel').TrainerParallel
         self.options = SimpleNamespace(
             num_layers=18, pretrained=False, no_cma=False, scales=[0, 1, 2, 3], batch_size=1,
             height=HEIGHT, width=WIDTH, min_depth=0.1, max_depth=100.0, frame_ids=[0, -1, 1],
             cma_layers=[3, 2, 1], num_head=4, head_ratio=2, reprojection=1.0,
             disparity_smoothness=1e-3, semantic_distil=0.3, sgt=0.1, sgt_layers=[3, 2, 1],
             sgt_kernel_size=[5, 5, 5], sgt_margin=0.3)
-        self.trainer = trainer(self.options)
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            trainer = importlib.import_module('trainer_parallel').TrainerParallel
+            self.trainer = trainer(self.options)
 
     def photometric(self, scene: SimpleNamespace) -> Tensor:
         """The photometric term, projection included."""
@@ -249,6 +290,13 @@ class Reference:
         """Depth and semantics of one image."""
         models = self.trainer.models.eval()
         return models['decoder'](models['encoder'](image))
+
+    def decoders(self, scene: SimpleNamespace) -> Work:
+        """Both decoders on the features of one image."""
+        models = self.trainer.models.eval()
+        with torch.no_grad():
+            features = models['encoder'](scene.target)
+        return lambda: models['decoder'](features)
 
     def training_step(self) -> Work:
         """One optimiser step."""

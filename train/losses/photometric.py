@@ -41,10 +41,10 @@ class PhotometricError:
             torch.cat([predicted, predicted * predicted, predicted * self.target], 1)).chunk(3, 1)
         mean_squared, means = mean * mean, mean * self.mean
         variance, covariance = square - mean_squared, product - means
-        ssim = ((2 * means + SSIM_C1) * (2 * covariance + SSIM_C2)
-                / ((mean_squared + (self.mean_squared + SSIM_C1))
-                   * (variance + (self.variance + SSIM_C2))))
-        return ((1 - ssim) / 2).clamp(0, 1)
+        quarter = ((means + SSIM_C1 / 2) * (covariance + SSIM_C2 / 2)
+                   / ((mean_squared + (self.mean_squared + SSIM_C1))
+                      * (variance + (self.variance + SSIM_C2))))
+        return (0.5 - 2 * quarter).clamp(0, 1)
 
 
 def window_mean(image: Tensor) -> Tensor:

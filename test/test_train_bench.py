@@ -1,0 +1,44 @@
+"""``python -m train bench``, with small images; what it measures is not judged."""
+
+import argparse
+
+import pytest
+
+from train import bench
+
+
+def options(*words):
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_prints_a_time_for_every_part(monkeypatch, capsys):
+    monkeypatch.setattr(bench, 'HEIGHT', 64)
+    monkeypatch.setattr(bench, 'WIDTH', 96)
+    monkeypatch.setattr(bench, 'peak_memory', lambda *_: (300.0, 100.0))
+    bench.run(options('--runs', '1'))
+    rows = capsys.readouterr().out.splitlines()[2:]
+    names = [row[:bench.NAME_WIDTH].strip() for row in rows]
+    for part in ('photometric', 'triplet', 'attention', 'network', 'training step', 'memory'):
+        assert any(part in name for name in names)
+    values = [float(row[bench.NAME_WIDTH:]) for row in rows]
+    assert min(values) > 0 and values[-2:] == [300, 100]
+
+
+def test_works_take_turns():
+    turns = []
+    bench.alternate([lambda: turns.append('a'), lambda: turns.append('b')], 3, lambda: 0.0)
+    assert turns == ['a', 'b'] * 5
+
+
+def test_medians_are_milliseconds():
+    ticks = iter([0, 9, 0, 9, 0, 1, 0, 3, 0, 2])
+    assert bench.alternate([lambda: None], 3, lambda: next(ticks)) == [2000]
+
+
+@pytest.mark.parametrize('words, message', [
+    (['--threads', '0'], 'at least 1'), (['--reference', '.'], 'is no clone of')])
+def test_options_are_checked(words, message):
+    with pytest.raises(ValueError, match=message):
+        bench.run(options(*words))
