@@ -36,6 +36,7 @@ DEPTH_NETWORKS = {
     'fsre, depth only': {'network': 'fsre', 'semantics': False},
     'fsre, MobileNet': {'network': 'fsre', 'encoder': 'mobilenetv3_large_100', 'attention': True},
     'dispnet': {'network': 'dispnet', 'semantics': False},
+    'dispnet, batch norm': {'network': 'dispnet', 'semantics': False, 'batch_norm': True},
 }
 
 
@@ -357,6 +358,7 @@ POSE_NETWORKS = {
     'light': lambda: make_pose('light'),
     'resnet': lambda: make_pose('resnet'),
     'sfm': lambda: make_pose('sfm', views=3, explainability=True),
+    'sfm, batch norm': lambda: make_pose('sfm', views=3, explainability=True, batch_norm=True),
 }
 
 

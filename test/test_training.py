@@ -302,7 +302,7 @@ def test_the_seed_decides_the_weights(street, trained, tmp_path):
 def test_two_processes_learn_what_one_does_with_the_whole_batch(street, tmp_path):
     """Networks without batch norm, whose statistics CPU processes cannot share."""
     settings = {**LIGHT, **SFM, 'semantic': 0.0, 'batch_size': 4, 'steps': 2, 'val_every': 2,
-                'accelerator': 'cpu', 'weight_decay': 0.0}
+                'accelerator': 'cpu', 'batch_norm': False}
     one = fit(config(street, tmp_path / 'one', **settings))
     command = [sys.executable, '-m', 'train', 'fit',
                *arguments(street, tmp_path / 'two', **{**settings, 'devices': 2})]

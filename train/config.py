@@ -64,6 +64,8 @@ class Config:
                                  '(SfMLearner)', 'resnet', POSE_NETWORKS)
     pose_encoder: str = _setting('backbone of the resnet pose network', 'resnet18')
     pose_weights: str = _setting("the pose backbone's first weights, like weights", '')
+    batch_norm: bool = _setting("in dispnet and sfm, as in the paper; false: as in its "
+                                "authors' later code", True)
     learn_intrinsics: bool = _setting('estimate the focal length and the centre of the camera, for '
                                       'recordings without calibration', False)
     train_perception: bool = _setting('depth and semantics learn, too; false: only the pose '

@@ -83,10 +83,10 @@ class System(lightning.LightningModule):
         self.trained_steps = 0
         self.perception = make_perception(
             config.network, config.encoder, config.weights if fresh else '', len(CITYSCAPES),
-            config.semantics, config.attention)
+            config.semantics, config.attention, config.batch_norm)
         self.pose = make_pose(
             config.pose_network, config.pose_encoder, config.pose_weights if fresh else '',
-            config.views, config.explainability > 0)
+            config.views, config.explainability > 0, config.batch_norm)
         self.camera = None
         if config.learn_intrinsics:
             self.camera = IntrinsicsHead(self.pose.feature_channels)

@@ -14,25 +14,30 @@ class DispNet(nn.Module):
     """Encoder of seven strided pairs of convolutions, decoder with skips, four disparities.
 
     Disparity is 10 sigmoid(x) + 0.01, and each but the finest also feeds the next stage.
+
+    Args:
+        batch_norm: see :mod:`train.networks.layers`.
     """
 
     widths = (32, 64, 128, 256, 512, 512, 512)
     kernels = (7, 5, 3, 3, 3, 3, 3)
     decoder_widths = (512, 512, 256, 128, 64, 32, 16)
 
-    def __init__(self) -> None:
+    def __init__(self, batch_norm: bool = False) -> None:
         super().__init__()
         inputs = (3, *self.widths)
         self.down = nn.ModuleList(
-            nn.Sequential(conv_relu(inputs[i], inputs[i + 1], self.kernels[i], stride=2),
-                          conv_relu(inputs[i + 1], inputs[i + 1], self.kernels[i]))
+            nn.Sequential(conv_relu(inputs[i], inputs[i + 1], self.kernels[i], 2, batch_norm),
+                          conv_relu(inputs[i + 1], inputs[i + 1], self.kernels[i], 1, batch_norm))
             for i in range(7))
         below = (self.widths[-1], *self.decoder_widths)
-        self.up = nn.ModuleList(deconv_relu(below[i], below[i + 1]) for i in range(7))
+        self.up = nn.ModuleList(
+            deconv_relu(below[i], below[i + 1], batch_norm=batch_norm) for i in range(7))
         skips = (*self.widths[5::-1], 0)
         # The last three stages see the coarser disparity.
         self.merge = nn.ModuleList(
-            conv_relu(below[i + 1] + skips[i] + (i > 3), below[i + 1]) for i in range(7))
+            conv_relu(below[i + 1] + skips[i] + (i > 3), below[i + 1], batch_norm=batch_norm)
+            for i in range(7))
         self.heads = nn.ModuleList(
             nn.Conv2d(width, 1, 3, padding=1) for width in self.decoder_widths[3:])
         init_xavier(self)

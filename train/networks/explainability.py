@@ -20,11 +20,11 @@ class ExplainabilityDecoder(nn.Module):
     widths = (256, 128, 64, 32, 16)
     kernels = (3, 3, 3, 5, 7)
 
-    def __init__(self, sources: int) -> None:
+    def __init__(self, sources: int, batch_norm: bool = False) -> None:
         super().__init__()
         inputs = (256, *self.widths)
         self.up = nn.ModuleList(
-            deconv_relu(inputs[i], inputs[i + 1], self.kernels[i]) for i in range(5))
+            deconv_relu(inputs[i], inputs[i + 1], self.kernels[i], batch_norm) for i in range(5))
         self.heads = nn.ModuleList(
             nn.Conv2d(self.widths[i], 2 * sources, self.kernels[i], padding=self.kernels[i] // 2)
             for i in range(1, 5))

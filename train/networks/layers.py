@@ -1,6 +1,7 @@
 """The layers of SfMLearner's networks: convolutions with ReLU.
 
-No batch norm: the paper had it, its authors' code took it out and reports better depth without.
+With batch norm, as in the paper (section 4), they learn many times faster; its authors' later code
+took it out and reports better depth after its 200,000 steps.
 """
 
 from __future__ import annotations
@@ -8,22 +9,28 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def conv_relu(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1
-              ) -> nn.Sequential:
-    """Convolution with zero padding on all sides, ReLU.
+def conv_relu(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1,
+              batch_norm: bool = False) -> nn.Sequential:
+    """Convolution with zero padding on all sides, batch norm if asked for, ReLU.
 
     For even sizes TensorFlow pads strided ones less above and left than below and right: its
     networks are ours with all images and kernels mirrored.
     """
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2), nn.ReLU(inplace=True))
+    layer = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=not batch_norm)
+    return _activated(layer, batch_norm)
 
 
-def deconv_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
-    """Transposed convolution to twice the size, ReLU."""
-    return nn.Sequential(
-        nn.ConvTranspose2d(in_channels, out_channels, kernel, 2, kernel // 2, output_padding=1),
-        nn.ReLU(inplace=True))
+def deconv_relu(in_channels: int, out_channels: int, kernel: int = 3, batch_norm: bool = False
+                ) -> nn.Sequential:
+    """Transposed convolution to twice the size, batch norm if asked for, ReLU."""
+    layer = nn.ConvTranspose2d(in_channels, out_channels, kernel, 2, kernel // 2,
+                               output_padding=1, bias=not batch_norm)
+    return _activated(layer, batch_norm)
+
+
+def _activated(layer: nn.Conv2d | nn.ConvTranspose2d, batch_norm: bool) -> nn.Sequential:
+    norm = [nn.BatchNorm2d(layer.out_channels)] if batch_norm else []
+    return nn.Sequential(layer, *norm, nn.ReLU(inplace=True))
 
 
 def crop_like(x: Tensor, reference: Tensor) -> Tensor:
@@ -40,4 +47,5 @@ def init_xavier(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

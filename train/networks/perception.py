@@ -19,16 +19,18 @@ __all__ = ['MAX_DEPTH', 'MIN_DEPTH', 'FsreNet', 'PerceptionNet', 'Prediction', '
 
 
 def make_perception(network: str, encoder: str = 'resnet18', weights: str = '', classes: int = 19,
-                    semantics: bool = True, attention: bool = False) -> nn.Module:
+                    semantics: bool = True, attention: bool = False, batch_norm: bool = False
+                    ) -> nn.Module:
     """The depth network that a training names; its ``forward(image)`` returns a Prediction.
 
     Args:
         network: 'light' (:class:`PerceptionNet`), 'fsre' (:class:`FsreNet`) or 'dispnet'
-            (:class:`~train.networks.dispnet.DispNet`, to which nothing below applies).
+            (:class:`~train.networks.dispnet.DispNet`, to which only the last applies).
         encoder, weights: see :func:`train.networks.encoder.make_encoder`.
         classes: number of semantic classes.
         semantics: whether there is a semantic decoder.
         attention: cross-task attention between the decoders of fsre.
+        batch_norm: of dispnet; see :mod:`train.networks.layers`.
 
     Raises:
         FileNotFoundError: if the encoder's weights are not to be had.
@@ -37,7 +39,7 @@ def make_perception(network: str, encoder: str = 'resnet18', weights: str = '', 
     if attention and not (network == 'fsre' and semantics):
         raise ValueError('attention needs network: fsre with semantics: true')
     if network == 'dispnet':
-        net = DispNet()
+        net = DispNet(batch_norm)
     elif network == 'light':
         net = PerceptionNet(make_encoder(encoder, weights), classes, semantics)
     elif network == 'fsre':

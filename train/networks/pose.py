@@ -17,14 +17,14 @@ from train.networks.layers import conv_relu, init_xavier
 
 
 def make_pose(network: str, encoder: str = 'resnet18', weights: str = '', views: int = 3,
-              explainability: bool = False) -> nn.Module:
+              explainability: bool = False, batch_norm: bool = False) -> nn.Module:
     """The pose network that a training names.
 
     Args:
         network: 'light' (:class:`PoseNet`), 'resnet' (:class:`ResNetPose`) or 'sfm'
             (:class:`SfmPoseNet`).
         encoder, weights: of resnet; see :func:`train.networks.encoder.make_encoder`.
-        views, explainability: of sfm.
+        views, explainability, batch_norm: of sfm.
 
     Raises:
         ValueError: if ``network`` is unknown.
@@ -34,7 +34,7 @@ def make_pose(network: str, encoder: str = 'resnet18', weights: str = '', views:
     elif network == 'resnet':
         net = ResNetPose(encoder, weights)
     elif network == 'sfm':
-        net = SfmPoseNet(views, explainability)
+        net = SfmPoseNet(views, explainability, batch_norm)
     else:
         raise ValueError(f"pose network '{network}', must be light, resnet or sfm")
     # The format in which convolutions run fastest.
@@ -111,20 +111,24 @@ class SfmPoseNet(nn.Module):
     Args:
         views: images of a sample; the middle one, ``views // 2``, is the target.
         explainability: predict masks, too.
+        batch_norm: see :mod:`train.networks.layers`.
     """
 
     widths = (16, 32, 64, 128, 256, 256, 256)
     kernels = (7, 5, 3, 3, 3, 3, 3)
     feature_channels = widths[-1]
 
-    def __init__(self, views: int = 3, explainability: bool = False) -> None:
+    def __init__(self, views: int = 3, explainability: bool = False, batch_norm: bool = False
+                 ) -> None:
         super().__init__()
         self.views = views
         channels = (3 * views, *self.widths)
         self.layers = nn.ModuleList(
-            conv_relu(channels[i], channels[i + 1], self.kernels[i], stride=2) for i in range(7))
+            conv_relu(channels[i], channels[i + 1], self.kernels[i], 2, batch_norm)
+            for i in range(7))
         self.head = nn.Conv2d(channels[-1], 6 * (views - 1), 1)
-        self.explainability = ExplainabilityDecoder(views - 1) if explainability else None
+        self.explainability = (
+            ExplainabilityDecoder(views - 1, batch_norm) if explainability else None)
         init_xavier(self)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
