@@ -161,28 +161,25 @@ class PerceptionNode(CameraNode):
 
     def _messages(self, wanted: set[str], outputs: dict[str, np.ndarray],
                   frame: Frame) -> dict[str, Image | CameraInfo | PointCloud2]:
-        """What to publish, small messages first.
-
-        Whoever sends and receives a large message takes the processor from this thread, which
-        should be done by then.
-        """
+        """What to publish, all of it: once the first is out, its way through the middleware and its
+        receivers compete for the processor with whatever is still to be computed."""
         canvas = self._next_canvas(frame)
         labels = outputs.get('labels')
         images = {'labels': labels}
-        if 'color' in wanted:
-            images['color'] = cv2.applyColorMap(labels, self._palette)
         if wanted & {'depth', 'depth_color', 'points'}:
             images['depth'] = self._depth(outputs['depth'], labels, frame)
         if 'depth_color' in wanted:
             images['depth_color'] = self._colors(images['depth'])
+        if 'color' in wanted:
+            images['color'] = cv2.applyColorMap(labels, self._palette)
         messages = {}
-        if 'depth_info' in wanted:
-            messages['depth_info'] = conversions.camera_info(
-                frame.info, frame.header, canvas.camera)
-        for name in ('labels', 'color', 'depth_color', 'depth'):
+        for name in ('depth', 'labels', 'depth_color', 'color'):
             if name in wanted:
                 messages[name] = canvas.fill(name, images[name]).message
                 messages[name].header = frame.header
+        if 'depth_info' in wanted:
+            messages['depth_info'] = conversions.camera_info(
+                frame.info, frame.header, canvas.camera)
         if 'points' in wanted:
             messages['points'] = self._points(frame, canvas, images['depth'], labels)
         return messages
