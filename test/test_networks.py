@@ -201,7 +201,7 @@ def hand_made():
     net.project.weight.data[0, :2, 0, 0] = torch.tensor([1.0, 2.0])
     net.norm.eps = 0
     nn.init.ones_(net.norm.weight)
-    net.fuse[0].weight.data[0, 4, 1, 1] = 1
+    net.fuse.weight.data[0, 4, 1, 1] = 1
     net.out.weight.data[0, 0] = 1
     return net
 

@@ -301,8 +301,11 @@ class System(lightning.LightningModule):
     def configure_optimizers(self) -> dict:
         """AdamW (Adam without weight decay) and the schedule, both counted in steps."""
         config = self.config
+        # The fused one undoes loss scaling by itself, which clipping would have to come after.
+        fused = not (config.gradient_clip and config.precision == '16-mixed')
         optimizer = torch.optim.AdamW([p for p in self.parameters() if p.requires_grad],
-                                      config.learning_rate, weight_decay=config.weight_decay)
+                                      config.learning_rate, weight_decay=config.weight_decay,
+                                      fused=fused)
         warm_up = min(200, config.steps // 10 + 1) if config.schedule == 'cosine' else 0
 
         def factor(step: int) -> float:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.networks.unet import reflect_block
+from train.networks.unet import ReflectConv
 
 HEADS = 4
 
@@ -79,7 +79,7 @@ class CrossTaskAttention(nn.Module):
             nn.Conv2d(channels, HEADS * ratio * channels, 1) for _ in range(3))
         self.project = nn.Conv2d(ratio * channels, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        self.fuse = reflect_block(2 * channels, channels)
+        self.fuse = ReflectConv(2 * channels, channels)
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class CrossTaskAttention(nn.Module):
             attended = attend(own, other, merged) + F.conv2d(own, *first)
         else:
             attended = self._embed(own, other)
-        return self.out(self.fuse(torch.cat([own, self.norm(attended)], 1)))
+        return self.out(self.fuse(own, self.norm(attended)))
 
     def _embed(self, own: Tensor, other: Tensor) -> Tensor:
         """The attended values (B, C, h, w) by the embeddings themselves."""
@@ -126,7 +126,7 @@ class FusedAttention(nn.Module):
         dtype = attention.out.weight.dtype
         attention = copy.deepcopy(attention).double().requires_grad_(False)
         merged, first, first_bias = attention.merge()
-        norm, conv = attention.norm, attention.fuse[0]
+        norm, conv = attention.norm, attention.fuse
         factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = factor * (first_bias - norm.running_mean) + norm.bias
         # The first head's value is a matrix times ``own``, which the convolution after it can take
@@ -145,4 +145,4 @@ class FusedAttention(nn.Module):
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """As :class:`CrossTaskAttention` in eval mode."""
         attended = attend(own, other, Merged(*(getattr(self, n) for n in Merged._fields)))
-        return self.out(self.fuse(torch.cat([own, attended], 1)))
+        return self.out(self.fuse(own, attended))
