@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 import os
 import re
 import shutil
@@ -479,3 +480,31 @@ def test_a_failed_export_leaves_the_old_file(tmp_path):
         write_model(DeployedPose(PoseNet(), 1.0),
                     {'previous': image, 'current': image.clone()}, wrong, path)
     assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+# Real footage
+
+def test_a_short_training_on_a_real_street_explains_it_better(data_dir, tmp_path, capsys):
+    """From a folder of images to a trajectory that evaluates, with the config for own data."""
+    recording, size = data_dir / 'kitti_odometry_00', ['--width', '192', '--height', '64']
+    assert main(['prepare', 'folder', str(recording), '--out', str(tmp_path / 'data'),
+                 '--without', 'semantics', *size]) == 0
+    options = ['--config', str(CONFIGS / 'own.yaml'), '--data', str(tmp_path / 'data/train'),
+               '--val', str(tmp_path / 'data/val'), '--out', str(tmp_path / 'run'), *size,
+               '--workers', '0', '--steps', '60', '--val-every', '60', '--learning-rate', '1e-3']
+    assert main(['fit', *options]) == 0
+    system = load_system(tmp_path / 'run/last.ckpt')
+    torch.manual_seed(0)
+    fresh = System(system.config)
+    data = FrameDataset(tmp_path / 'data/val', 192, 64)
+    batch = torch.utils.data.default_collate([data[i] for i in range(min(8, len(data)))])
+    with torch.no_grad():  # statistics of this batch in both: those of a fresh network are none
+        before, after = (s.train().losses(batch, torch.Generator().manual_seed(0)).terms
+                         ['photometric'] for s in (fresh, system))
+    assert after < 0.9 * before
+    capsys.readouterr()
+    assert main(['evaluate', str(recording), '--model', str(tmp_path / 'run/best.ckpt'),
+                 '--tasks', 'odometry', '--json', str(tmp_path / 'metrics.json')]) == 0
+    numbers = next(iter(json.loads((tmp_path / 'metrics.json').read_text())
+                        ['trajectories'].values()))
+    assert numbers['frames'] == 200 and 0 < numbers['ate_sim3'] < numbers['length']
