@@ -12,6 +12,7 @@ from depth_ros.bag import BagWriter
 from depth_ros.odometry import inverse, pose, quaternion_from_rotation, rotation_from_vector
 from train import prepare as prepare_module
 from train.__main__ import main as train_main
+from train.config import DEFAULT
 from train.data import FrameDataset
 from train.prepare import add_arguments, run
 from train.readers.kitti import raw_recordings
@@ -24,6 +25,7 @@ P3 = np.array([[100.0, 0, 60, -35], [0, 100, 40, 0.5], [0, 0, 1, 0.01]])
 # Axes x forward, y left, z up to z forward, x right, y down; the Velodyne 0.3 m behind.
 VELO = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
 MOVING = range(12)
+CONFIGS = DEFAULT.parent
 
 
 def picture(shift, seed=0):
@@ -204,6 +206,19 @@ def test_two_lists_make_two_data_sets(kitti, tmp_path):
     assert sizes == [3, 2]
     with pytest.raises(DataError, match='--val-split is for both parts'):
         command('kitti_raw', kitti, '--out', tmp_path / 'no', '--val-split', tmp_path / 'val.txt')
+
+
+@pytest.mark.parametrize('name', ['sfmlearner', 'fsre'])
+def test_two_commands_train_either_paper(kitti, tmp_path, name):
+    data = str(tmp_path / 'kitti')
+    assert train_main(['prepare', 'kitti_raw', str(kitti), '--out', data,
+                       '--width', '96', '--height', '64']) == 0
+    assert train_main([
+        'fit', '--config', str(CONFIGS / f'{name}.yaml'), '--data', f'{data}/train',
+        '--val', f'{data}/val', '--out', str(tmp_path / 'run'), '--width', '96', '--height', '64',
+        '--weights', '', '--pose-weights', '', '--batch-size', '2', '--steps', '1',
+        '--val-every', '1', '--workers', '0']) == 0
+    assert (tmp_path / 'run/best.ckpt').exists()
 
 
 def test_static_frames_are_measured(kitti, tmp_path, capsys):

@@ -130,6 +130,7 @@ def test_the_ablations_differ_in_their_lines_alone():
 
 @pytest.mark.parametrize(('change', 'message'), [
     ({'width': 100}, 'multiples of 32'), ({'reduction': 'median'}, "'reduction'"),
+    ({'network': 'fsre', 'height': 32}, 'at least 64x64'),
     ({'attention': True}, "'attention' needs network: fsre"),
     ({'explainability': 0.2}, "'explainability' needs pose_network: sfm"),
     ({'devices': 2, 'batch_size': 3}, 'batch_size 3 must be a multiple of the 2 processes'),
@@ -150,6 +151,22 @@ def test_both_transforms_lead_from_the_target(street):
         swapped, _ = system.transforms(torch.stack([b, a, b], 1)).unbind(1)
     assert not torch.allclose(to_previous, torch.eye(4))
     torch.testing.assert_close(to_next @ swapped, torch.eye(4)[None], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize('settings', [LIGHT, {**LIGHT, **SFM, 'semantic': 0.0}],
+                         ids=['pairs', 'sfm'])
+def test_half_precision_bends_no_rotation(street, settings):
+    system = System(config(street, 'unused', **settings))
+    torch.nn.init.normal_(system.pose.head.bias, std=6.0)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = system.losses(batch_of(street))
+        transforms = system.transforms(torch.rand(2, 3, 3, HEIGHT, WIDTH)).flatten(0, 1)
+    losses.terms['loss'].backward()
+    assert all(p.grad.isfinite().all() for p in system.parameters() if p.grad is not None)
+    rotation = transforms[:, :3, :3]
+    assert (rotation - torch.eye(3)).abs().max() > 0.02
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(4, 3, 3),
+                               atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize('views', [2, 3, 5])
@@ -291,6 +308,19 @@ def test_a_resumed_training_has_the_same_loss_curve(street, tmp_path, monkeypatc
     assert len(curve) == 6 and loss_curve(tmp_path / 'parts') == curve
     for name, value in parts.state_dict().items():
         torch.testing.assert_close(value, whole.state_dict()[name], rtol=0, atol=0, msg=name)
+
+
+def test_a_resumed_training_remembers_its_best(street, tmp_path):
+    fit(config(street, tmp_path, steps=2))
+    best = tmp_path / 'best.ckpt'
+    state = torch.load(tmp_path / 'last.ckpt', weights_only=True)
+    state['callbacks']['KeepBest']['best_model_score'] = torch.tensor(0.0)  # cannot be beaten
+    state['callbacks']['KeepBest']['best_k_models'] = {str(best): torch.tensor(0.0)}
+    state['callbacks']['KeepBest']['kth_value'] = torch.tensor(0.0)
+    torch.save(state, tmp_path / 'last.ckpt')
+    before = best.read_bytes()
+    fit(config(street, tmp_path, steps=4), resume_from=tmp_path / 'last.ckpt')
+    assert best.read_bytes() == before
 
 
 def test_the_seed_decides_the_weights(street, trained, tmp_path):

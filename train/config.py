@@ -131,6 +131,8 @@ class Config:
         if self.batch_size % (self.devices * self.nodes):
             raise ValueError(f'batch_size {self.batch_size} must be a multiple of the '
                              f'{self.devices * self.nodes} processes (devices times nodes)')
+        if self.network == 'fsre' and min(self.width, self.height) < 64:
+            raise ValueError(f'network size {self.width}x{self.height}: fsre needs at least 64x64')
         semantics = self.semantics and self.network != 'dispnet'
         for name, wrong, remedy in (
                 ('attention', self.attention and not (semantics and self.network == 'fsre'),

@@ -96,6 +96,28 @@ class Data(lightning.LightningDataModule):
                           worker_init_fn=init_worker, persistent_workers=self.config.workers > 0)
 
 
+class KeepBest(ModelCheckpoint):
+    """Saves the best so far, by the error of depth if it is known and learns, or else by the
+    photometric error."""
+
+    def __init__(self, folder: Path, by_depth: bool) -> None:
+        super().__init__(folder, filename='best', monitor='val/photometric', mode='min',
+                         enable_version_counter=False)
+        self.by_depth = by_depth
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in a checkpoint, whatever is monitored."""
+        return type(self).__qualname__
+
+    def on_validation_end(self, trainer: lightning.Trainer, system: lightning.LightningModule
+                          ) -> None:
+        """After each validation."""
+        if self.by_depth and 'val/abs_rel' in trainer.callback_metrics:
+            self.monitor = 'val/abs_rel'
+        super().on_validation_end(trainer, system)
+
+
 class KeepLast(Callback):
     """Saves where training is: every 100 steps, at the end, on Ctrl-C and on a failure."""
 
@@ -154,10 +176,6 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
     say(f'training on {len(data.train)} samples of {len(data.train.sequences)} sequences, '
         f'validating on {len(data.val)}')
     out = Path(config.out)
-    by_depth = config.train_perception and data.val.has('depth')
-    judge = 'val/abs_rel' if by_depth else 'val/photometric'
-    best = ModelCheckpoint(out, filename='best', monitor=judge, mode='min',
-                           enable_version_counter=False)
     board = TensorBoardLogger(out, name='logs')
     processes = config.devices * config.nodes
     trainer = lightning.Trainer(
@@ -171,7 +189,7 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
         log_every_n_steps=LOG_EVERY,
         check_val_every_n_epoch=None, val_check_interval=config.val_every,
         num_sanity_val_steps=0, gradient_clip_val=config.gradient_clip or None,
-        callbacks=[best, KeepLast(out / 'last.ckpt'), Pictures(),
+        callbacks=[KeepBest(out, config.train_perception), KeepLast(out / 'last.ckpt'), Pictures(),
                    TQDMProgressBar(refresh_rate=10)])
     # The memory layout that convolutions prefer.
     system = System(config).to(memory_format=torch.channels_last)

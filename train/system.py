@@ -236,20 +236,25 @@ class System(lightning.LightningModule):
             ValueError: if the intrinsics are unknown and not to be learned.
         """
         batch, (height, width) = len(frames), frames.shape[-2:]
+        sources, masks = self._sources(), []
         if isinstance(self.pose, SfmPoseNet):
             features = self.pose.encode(frames)
             bottleneck = features[-1]
             poses, masks = self.pose.decode(features)
-            transforms = [transform_from_euler_pose(p) for p in poses.unbind(1)]
         else:
             # All pairs in temporal order, as the robot sees them, in one pass.
-            pairs = [sorted((k, self.target)) for k in self._sources()]
+            pairs = [sorted((k, self.target)) for k in sources]
             bottleneck = self.pose.encode(torch.cat([frames[:, a] for a, _ in pairs]),
                                           torch.cat([frames[:, b] for _, b in pairs]))
-            steps = transform_from_pose(self.pose.decode(bottleneck)).split(batch)
-            transforms = [step if k < self.target else invert_transform(step)
-                          for k, step in zip(self._sources(), steps, strict=True)]
-            masks = []
+            poses = self.pose.decode(bottleneck)
+        # Half precision would bend the rotations.
+        with torch.autocast(self.device.type, enabled=False):
+            if isinstance(self.pose, SfmPoseNet):
+                transforms = [transform_from_euler_pose(p) for p in poses.unbind(1)]
+            else:
+                steps = transform_from_pose(poses).split(batch)
+                transforms = [step if k < self.target else invert_transform(step)
+                              for k, step in zip(sources, steps, strict=True)]
         if self.camera is not None:
             intrinsics = self.camera(bottleneck, width, height)
             intrinsics = intrinsics.unflatten(0, (-1, batch)).mean(0)  # over a sample's pairs
