@@ -26,10 +26,6 @@ clean_env := env -u PYTHONPATH -u PYTHONHOME -u LD_LIBRARY_PATH -u _ROS_WHEELS_B
 in = $(clean_env) VIRTUAL_ENV='$(CURDIR)/$(1)' AMENT_PREFIX_PATH='$(CURDIR)/$(1)' \
 	PATH='$(CURDIR)/$(1)/bin':"$$PATH" ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
 
-# Robot and training are tested in processes of their own, as they run: with the libraries of both in
-# one process, CPython 3.11 was seen to crash.
-training_tests := $(shell grep -lE '^(from|import) train' test/test_*.py)
-
 # Sets $python to an interpreter that runs, fits and can make virtual environments. Version
 # managers leave commands on the path that do not run: only a try tells.
 candidates := $(if $(PYTHON),'$(PYTHON)',python3 python3.12 python3.11 python3.13 python3.10)
@@ -57,11 +53,15 @@ help: ## show this list
 demo: $(demo_venv)/.complete ## replay a recording through the nodes; writes out/demo/
 	@$(call in,$(demo_venv)) python -m depth_ros.demo $(if $(BAG),--bag '$(BAG)') $(ARGS)
 
+# A process for each file: with the native libraries of robot and training at work in one process,
+# CPython 3.11 was seen to crash between tests.
 .PHONY: test
 test: .venv/.complete ## everything that CI checks
-	@$(if $(ARGS),$(call in,.venv) python -m pytest $(ARGS),\
-	  $(call in,.venv) python -m pytest $(filter-out $(training_tests),$(wildcard test/test_*.py)); \
-	  $(call in,.venv) python -m pytest $(training_tests))
+	@$(if $(ARGS),$(call in,.venv) python -m pytest $(ARGS),failed=; \
+	  for file in test/test_*.py; do \
+	    $(call in,.venv) python -m pytest $$file || failed="$$failed $$file"; \
+	  done; \
+	  if [ -n "$$failed" ]; then echo "Failed:$$failed" >&2; exit 1; fi)
 
 .PHONY: bench
 bench: .venv/.complete ## inference time, node overhead, end-to-end latency
