@@ -89,7 +89,9 @@ def start(*options) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, '-m', 'depth_ros.demo', '--domain', os.environ['ROS_DOMAIN_ID'],
          *map(str, options)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # What a shell starts in the background ignores interrupts, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
 
 
 def demo(*options) -> tuple[int, str, str]:
