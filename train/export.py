@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
@@ -17,13 +16,11 @@ from tqdm import tqdm
 import depth_ros
 from depth_ros.contract import POSE_CONVENTION, ModelContract, write_contract
 from train.classes import CITYSCAPES
-from train.config import Config
-from train.data import scaled_intrinsics
 from train.geometry import rotation_from_euler
 from train.networks.perception import MAX_DEPTH, MIN_DEPTH, fuse_for_inference, resize
 from train.networks.pose import SfmPoseNet
 from train.scale import camera_height
-from train.sequences import Sequence, find_sequences, read_image
+from train.sequences import Sequence, find_sequences, read_image, scaled_intrinsics
 from train.system import ROAD, System, load_system
 
 OPSET = 18  # what TensorRT 10.3 and every ONNX Runtime since 1.14 read
@@ -104,12 +101,11 @@ def run(args: argparse.Namespace) -> None:
     system = load_system(args.checkpoint)
     config = system.config
     sequences = find_sequences(args.data or config.data)
-    cameras = {s.folder: camera_matrix(system, s) for s in sequences}
-    matrix = cameras[sequences[0].folder]
+    matrix = camera_matrix(system, sequences[0])
     scale, metric = 1.0, bool(config.velocity or config.camera_height)
     net = fuse_for_inference(system.perception)
     if args.camera_height is not None:
-        scale, frames = metric_scale(net, sequences, cameras, config, args.camera_height)
+        scale, frames = metric_scale(system, net, sequences, args.camera_height)
         print(f'metric scale {scale:.3f} from the road in {frames} frames')
         metric = True
     provenance = {
@@ -161,8 +157,8 @@ def camera_matrix(system: System, sequence: Sequence, samples: int = 20) -> np.n
 
 
 @torch.inference_mode()
-def metric_scale(net: nn.Module, sequences: list[Sequence], cameras: Mapping[Path, np.ndarray],
-                 config: Config, height: float, frames: int = 200) -> tuple[float, int]:
+def metric_scale(system: System, net: nn.Module, sequences: list[Sequence], height: float,
+                 frames: int = 200) -> tuple[float, int]:
     """Metres per model unit: the median, over frames, of true by estimated camera height.
 
     The road is where the network says so; without a semantic decoder, the ground ahead.
@@ -173,10 +169,13 @@ def metric_scale(net: nn.Module, sequences: list[Sequence], cameras: Mapping[Pat
     images = [(s, path) for s in sequences for path in s.images]
     chosen = np.linspace(0, len(images) - 1, min(frames, len(images)), dtype=int)
     images = [images[i] for i in chosen]
-    deployed = DeployedPerception(net, 1.0)
+    config, deployed = system.config, DeployedPerception(net, 1.0)
+    cameras: dict[Path, np.ndarray] = {}
     ratios = []
     for sequence, path in tqdm(images, desc='scale', unit='frame', disable=None):
         image = torch.from_numpy(read_image(path, config.width, config.height))[None]
+        if sequence.folder not in cameras:
+            cameras[sequence.folder] = camera_matrix(system, sequence)
         depth, *labels = (x.numpy() for x in deployed(image))
         road = labels[0] == ROAD if labels else np.ones_like(depth, bool)
         estimate = camera_height(depth, road, cameras[sequence.folder])
