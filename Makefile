@@ -53,15 +53,9 @@ help: ## show this list
 demo: $(demo_venv)/.complete ## replay a recording through the nodes; writes out/demo/
 	@$(call in,$(demo_venv)) python -m depth_ros.demo $(if $(BAG),--bag '$(BAG)') $(ARGS)
 
-# A process for each file: with the native libraries of robot and training at work in one process,
-# CPython 3.11 was seen to crash between tests.
 .PHONY: test
 test: .venv/.complete ## everything that CI checks
-	@$(if $(ARGS),$(call in,.venv) python -m pytest $(ARGS),failed=; \
-	  for file in test/test_*.py; do \
-	    $(call in,.venv) python -m pytest $$file || failed="$$failed $$file"; \
-	  done; \
-	  if [ -n "$$failed" ]; then echo "Failed:$$failed" >&2; exit 1; fi)
+	@$(call in,.venv) python -m pytest $(ARGS)
 
 .PHONY: bench
 bench: .venv/.complete ## inference time, node overhead, end-to-end latency

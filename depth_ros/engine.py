@@ -8,6 +8,7 @@ The nodes know only :class:`Engine`. A runtime is one subclass that loads a file
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from abc import ABC, abstractmethod
@@ -117,9 +118,7 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, path: Path, contract: ModelContract, threads: int) -> None:
         super().__init__(contract, threads)
-        import openvino
-
-        core = openvino.Core()
+        core = _openvino_core()
         settings = {
             'PERFORMANCE_HINT': 'LATENCY',
             'INFERENCE_NUM_THREADS': threads,
@@ -138,6 +137,15 @@ class OpenVinoEngine(Engine):
 
     def close(self) -> None:
         self._request = None
+
+
+@functools.cache
+def _openvino_core():
+    # One for the life of the process. Each core makes its own stack for signal handlers the
+    # thread's current one and frees it when it goes; with several, in any order, a handler is
+    # left with a stack that is no longer there, and the next signal kills the process.
+    import openvino
+    return openvino.Core()
 
 
 _RUNTIMES: dict[str, type[OnnxRuntimeEngine] | type[OpenVinoEngine]] = {

@@ -1,5 +1,8 @@
 """The engine: every installed runtime gives the same, right numbers, and clear errors."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from onnx_models import HEIGHT, WIDTH, row_depth, save_perception, save_pose
@@ -71,3 +74,30 @@ def test_bad_requests(tmp_path):
         load_engine(path, threads=0)
     with pytest.raises(ContractError, match='nowhere.onnx'):
         load_engine(tmp_path / 'nowhere.onnx')
+
+
+SIGNALS_AMONG_ENGINES = """
+import gc, signal, sys
+from depth_ros.engine import load_engine
+path, backend = sys.argv[1:]
+count = 0
+def handler(*_):
+    global count
+    count += 1
+signal.signal(signal.SIGUSR1, handler)
+engines = []
+for oldest_first in (True, False):
+    engines += [load_engine(path, backend) for _ in range(3)]
+    while engines:
+        engines.pop(0 if oldest_first else -1).close()
+        gc.collect()
+        signal.raise_signal(signal.SIGUSR1)
+print(count)
+"""
+
+
+def test_signals_arrive_whatever_order_engines_are_closed_in(tmp_path, backend):
+    path = save_perception(tmp_path / 'net.onnx')
+    result = subprocess.run([sys.executable, '-c', SIGNALS_AMONG_ENGINES, path, backend],
+                            capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, '6\n'), result.stderr
