@@ -10,14 +10,21 @@ A pose is a 4x4 matrix that takes points from the camera to the world (or to the
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 IGNORE = 255
 """Class id of pixels that do not count."""
+
+MIN_DEPTH = 1e-3
+"""Least depth that counts, metres."""
+
+BANDS = (0.0, 10.0, 20.0, 40.0, 80.0)
+"""Limits of the distances that the error of depth is also given for, metres."""
 
 
 class DepthMetrics(NamedTuple):
@@ -65,7 +72,7 @@ def judged_depth(
     predicted: np.ndarray,
     truth: np.ndarray,
     *,
-    min_depth: float = 1e-3,
+    min_depth: float = MIN_DEPTH,
     max_depth: float = 80.0,
     median_scaling: bool = False,
     crop: str | None = None,
@@ -127,18 +134,102 @@ def depth_metrics(predicted: np.ndarray, truth: np.ndarray, **options) -> DepthM
 
 def depth_errors(d: np.ndarray, g: np.ndarray) -> DepthMetrics:
     """Return the seven metrics of depths (N,) against true ones, N > 0, metres."""
+    return _metrics_of(_error_terms(d, g).mean(axis=1))
+
+
+def _error_terms(d: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """What each metric is the mean, or the root of the mean, of: float64 (7, N)."""
     d, g = d.astype(np.float64), g.astype(np.float64)
     error = d - g
-    ratio = np.maximum(d / g, g / d)
-    return DepthMetrics(
-        abs_rel=float(np.mean(np.abs(error) / g)),
-        sq_rel=float(np.mean(error**2 / g)),
-        rmse=float(np.sqrt(np.mean(error**2))),
-        rmse_log=float(np.sqrt(np.mean(np.log(d / g) ** 2))),
-        a1=float(np.mean(ratio < 1.25)),
-        a2=float(np.mean(ratio < 1.25**2)),
-        a3=float(np.mean(ratio < 1.25**3)),
-    )
+    square = error * error
+    quotient = d / g
+    ratio = np.maximum(quotient, 1 / quotient)
+    return np.stack([np.abs(error) / g, square / g, square, np.log(quotient) ** 2,
+                     ratio < 1.25, ratio < 1.25**2, ratio < 1.25**3])
+
+
+def _metrics_of(means: np.ndarray) -> DepthMetrics:
+    means = means.copy()
+    means[2:4] = np.sqrt(means[2:4])
+    return DepthMetrics(*means.tolist())
+
+
+class DepthTable(NamedTuple):
+    """The errors of one depth image.
+
+    Attributes:
+        rows: Metrics by name; rows without a pixel are left out.
+        scale: Factor of median scaling, for the first cap; NaN without a pixel.
+    """
+
+    rows: dict[str, DepthMetrics]
+    scale: float
+
+
+def depth_table(
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    *,
+    factor: float | None = 1.0,
+    caps: Sequence[float] = (80.0, 50.0),
+    edges: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    names: Sequence[str] = (),
+    **options,
+) -> DepthTable:
+    """Judge one depth image in every way that an evaluation reports.
+
+    For each cap the rows 'median_scaled' and 'as_published', from the second cap on with its
+    name ('median_scaled_50m'). Then, median-scaled and for the first cap: 'near_edges', each
+    band of distance ('0_to_10m'), and each class ('class:road').
+
+    Args:
+        predicted, truth: Depth as for `judged_depth`.
+        factor: What the prediction is multiplied by where it is not scaled, to metres; None for
+            a model that is not metric: nothing is then judged as published.
+        caps: Largest true depths, metres.
+        edges: Bool (H, W), pixels near a semantic edge.
+        labels: Class ids (H, W) of the pixels; 255 = none.
+        names: Of the classes by id.
+        options: Of `judged_depth`.
+    """
+    rows: dict[str, DepthMetrics] = {}
+    parts: dict[str, DepthMetrics] = {}
+    scale = float('nan')
+    for cap in caps:
+        first = cap == caps[0]
+        suffix = '' if first else f'_{cap:g}m'
+        try:
+            judged = judged_depth(predicted, truth, max_depth=cap, median_scaling=True, **options)
+        except ValueError:  # no pixel counts
+            continue
+        d, g = judged.depth[judged.counts], truth[judged.counts]
+        terms = _error_terms(d, g)
+        rows[f'median_scaled{suffix}'] = _metrics_of(terms.mean(axis=1))
+        if factor is not None:
+            low = options.get('min_depth', MIN_DEPTH)
+            plain = np.clip(predicted[judged.counts].astype(np.float64) * factor, low, cap)
+            rows[f'as_published{suffix}'] = depth_errors(plain, g)
+        if not first:
+            continue
+        scale = judged.scale
+        if edges is not None and (near := edges[judged.counts]).any():
+            parts['near_edges'] = _metrics_of(terms[:, near].mean(axis=1))
+        bands = [f'{a:g}_to_{b:g}m' for a, b in itertools.pairwise(BANDS)]
+        parts |= _by_group(terms, np.searchsorted(BANDS, g, side='right') - 1, bands)
+        if labels is not None:
+            parts |= _by_group(terms, labels[judged.counts], [f'class:{n}' for n in names])
+    return DepthTable(rows | parts, scale)
+
+
+def _by_group(terms: np.ndarray, group: np.ndarray, names: Sequence[str]
+              ) -> dict[str, DepthMetrics]:
+    """Metrics by name of the pixels of each group 0, 1, ...; other numbers belong to none."""
+    group = np.where((group >= 0) & (group < len(names)), group, len(names)).astype(np.intp)
+    counts = np.bincount(group, minlength=len(names) + 1)
+    sums = np.stack([np.bincount(group, t, len(names) + 1) for t in terms])
+    return {name: _metrics_of(sums[:, i] / counts[i])
+            for i, name in enumerate(names) if counts[i]}
 
 
 def edge_mask(labels: np.ndarray, radius: float) -> np.ndarray:
@@ -453,6 +544,37 @@ def kitti_drift(
         r_err=100 * float(np.degrees(np.concatenate(rotation).mean())),
         segments=len(errors),
     )
+
+
+def trajectory_table(
+    estimate: np.ndarray, truth: np.ndarray, snippets: Sequence[SnippetMetrics] = ()
+) -> dict[str, float]:
+    """Return every number that an evaluation reports of one trajectory.
+
+    Args:
+        estimate, truth: Poses (N, 4, 4), metres (the estimate may be in other units).
+        snippets: Of the same trajectory.
+
+    Raises:
+        ValueError: See `pose_metrics`.
+    """
+    found = {name: pose_metrics(estimate, truth, name) for name in ('se3', 'sim3', 'scale')}
+    numbers = {'frames': len(truth), 'length': path_length(truth[:, :3, 3]),
+               'scale': found['sim3'].scale}
+    for name, metrics in found.items():
+        numbers[f'ate_{name}'] = metrics.ate
+        numbers[f'rpe_{name}'] = metrics.rpe_translation
+    numbers['rpe_rotation_deg'] = found['se3'].rpe_rotation
+    if snippets:
+        ate, re = np.array(snippets).T
+        numbers |= {'snippet_ate': ate.mean(), 'snippet_ate_std': ate.std(),
+                    'snippet_re': re.mean(), 'snippet_re_std': re.std()}
+    if numbers['length'] > KITTI_LENGTHS[0]:
+        for name in ('se3', 'sim3'):
+            drift = kitti_drift(found[name].aligned, truth)
+            numbers |= {f't_err_{name}': drift.t_err, 'r_err': drift.r_err,
+                        'segments': drift.segments}
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def _angles(transforms: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from depth_ros.contract import UNLABELED
 from depth_ros.conversions import ImageBuffer
 from depth_ros.node import CameraNode, Frame, run
 from depth_ros.parameters import PERCEPTION
+from depth_ros.perception import camera_depth
 from depth_ros.transport import OUTPUT_QOS
 
 DEPTH_TOPICS = {
@@ -125,7 +126,6 @@ class PerceptionNode(CameraNode):
         self._palette = np.zeros((256, 1, 3), np.uint8)
         for item in contract.classes:
             self._palette[item.id] = item.color
-        self._sky = contract.class_id('sky')
         shape = contract.tensor_shapes()['image'][1]
         self._input = np.empty(shape, np.uint8)
         self._canvas: Canvas | None = None
@@ -192,26 +192,11 @@ class PerceptionNode(CameraNode):
         return self._canvas
 
     def _depth(self, depth: np.ndarray, labels: np.ndarray | None, frame: Frame) -> np.ndarray:
-        """Depth of this camera, in metres or model units, at network size; NaN = invalid.
-
-        Invalid is what lies outside the model's range or beyond max_depth, and the sky, which has
-        no depth.
-        """
-        contract = self.engine.contract
-        near, far = contract.depth_range
+        """Depth of this camera, in metres or model units, at network size; NaN = invalid."""
         factor = frame.fit.depth_factor
-        if not contract.metric:
+        if not self.engine.contract.metric:
             factor *= self.settings.depth_scale or 1.0
-        if self.settings.max_depth:
-            far = min(far, self.settings.max_depth / factor)
-        # Comparisons with NaN are false, so this rejects NaN, too.
-        valid = depth >= near
-        valid &= depth <= far
-        if self._sky is not None and labels is not None:
-            valid &= labels != self._sky
-        result = depth * np.float32(factor)
-        np.copyto(result, np.nan, where=~valid)
-        return result
+        return camera_depth(depth, labels, self.engine.contract, factor, self.settings.max_depth)
 
     def _points(self, frame: Frame, canvas: Canvas, depth: np.ndarray,
                 labels: np.ndarray | None) -> PointCloud2:

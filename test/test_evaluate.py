@@ -18,7 +18,7 @@ from train import evaluate
 from train.__main__ import main
 from train.classes import CITYSCAPES
 from train.config import Config
-from train.evaluate import ClassMap, Protocol, judge_depth, read_split
+from train.evaluate import ClassMap, Protocol, read_split
 from train.geometry import transform_from_pose
 from train.predict import Perceived, Predictor, blend, chain, load_predictor
 from train.sequences import DataError, read_image
@@ -196,7 +196,7 @@ def test_errors_near_edges_and_by_distance_keep_the_images_scale():
     truth = np.array([[4.0, 4.0, 4.0, 30.0, 60.0]])
     depth = np.array([[2.0, 2.0, 2.0, 30.0, 15.0]])
     edges = np.array([[False, False, True, True, False]])
-    rows, scale = judge_depth(depth, truth, 1.0, edges, protocol())
+    rows, scale = protocol().table(depth, truth, 1.0, edges)
     assert scale == 2  # so the depths are 4, 4, 4, 60, 30
     assert rows['near_edges'].abs_rel == pytest.approx((0 + 1) / 2)
     assert rows['0_to_10m'].abs_rel == 0 and rows['20_to_40m'].abs_rel == pytest.approx(1)

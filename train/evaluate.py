@@ -8,7 +8,6 @@ runs, through the engine that the robot uses.
 from __future__ import annotations
 
 import argparse
-import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -27,21 +26,16 @@ from depth_ros.contract import SemanticClass
 from depth_ros.engine import BACKENDS
 from depth_ros.metrics import (
     IGNORE,
-    KITTI_LENGTHS,
     DepthMetrics,
-    JudgedDepth,
-    SnippetMetrics,
+    DepthTable,
     confusion,
-    depth_errors,
+    depth_table,
     edge_mask,
     iou,
-    judged_depth,
-    kitti_drift,
     mean_depth_metrics,
     mean_iou,
-    path_length,
-    pose_metrics,
     snippet_metrics,
+    trajectory_table,
 )
 from train.predict import Predictor, chain, load_predictor
 from train.results import as_json, draw, table, write, write_picture, write_results
@@ -56,8 +50,6 @@ from train.sequences import (
 from train.sequences import Sequence as Recording
 from train.velodyne import project_velodyne, raw_projection, read_calibration, read_points, row
 
-BANDS = (0.0, 10.0, 20.0, 40.0, 80.0)
-"""Limits of the distances that the error is also given for, metres."""
 SNIPPET = 5
 TASKS = ('depth', 'semantics', 'odometry')
 
@@ -215,11 +207,16 @@ class Protocol(NamedTuple):
             return cv2.resize(depth, shape[::-1])
         return 1 / cv2.resize(1 / depth, shape[::-1])
 
-    def judged(self, depth: np.ndarray, truth: np.ndarray, cap: float, median_scaling: bool
-               ) -> JudgedDepth:
-        """:func:`depth_ros.metrics.judged_depth` with the protocol's options."""
-        return judged_depth(depth, truth, max_depth=cap, crop=self.crop,
-                            median_scaling=median_scaling, limit_truth=self.limit_truth)
+    @property
+    def options(self) -> dict:
+        """What :func:`depth_ros.metrics.judged_depth` is to do besides its caps and scaling."""
+        return {'crop': self.crop, 'limit_truth': self.limit_truth}
+
+    def table(self, depth: np.ndarray, truth: np.ndarray, focal: float, edges: np.ndarray | None
+              ) -> DepthTable:
+        """Errors of one image's depth (h, w); see :func:`depth_ros.metrics.depth_table`."""
+        return depth_table(self.resized(depth, truth.shape), truth, factor=focal, caps=self.caps,
+                           edges=edges, **self.options)
 
 
 @dataclass(frozen=True)
@@ -479,8 +476,8 @@ def evaluate_frames(frames: Sequence[Frame], predictor: Predictor, protocol: Pro
         depth, labels = predictor.perceive(image, protocol.flip)
         if frame.depth and depth is not None and 'depth' in result.tasks:
             truth = frame.depth()
-            rows, scale = judge_depth(protocol.resized(depth, truth.shape), truth, frame.focal,
-                                      _edges(frame, truth.shape, protocol), protocol)
+            rows, scale = protocol.table(depth, truth, frame.focal,
+                                         _edges(frame, truth.shape, protocol))
             if rows:
                 result.depth[frame], result.scales[frame] = rows, scale
             empty += not rows
@@ -492,45 +489,6 @@ def evaluate_frames(frames: Sequence[Frame], predictor: Predictor, protocol: Pro
             result.labelled += 1
     if empty:
         result.notes.append(f'{empty} depth maps have no pixel that counts')
-
-
-def judge_depth(depth: np.ndarray, truth: np.ndarray, focal: float, edges: np.ndarray | None,
-                protocol: Protocol) -> tuple[dict[str, DepthMetrics], float]:
-    """Metrics of one image by row of the table, and its factor of median scaling.
-
-    The rows are median-scaled and as published, for each cap; then, for the first cap and with
-    the same scale, the pixels near semantic edges and those in each band of distance. Rows
-    without a pixel are left out.
-
-    Args:
-        depth, truth: (H, W), model units and metres.
-        focal: what ``depth`` is multiplied by where it is not scaled.
-        edges: bool (H, W), pixels near a semantic edge; ``None`` if unknown.
-    """
-    rows: dict[str, DepthMetrics] = {}
-    parts: dict[str, DepthMetrics] = {}
-    first_scale = float('nan')
-    for cap in protocol.caps:
-        suffix = '' if cap == protocol.caps[0] else f'_{cap:g}m'
-        for kind, factor in (('median_scaled', 1.0), ('as_published', focal)):
-            scaling = kind == 'median_scaled'
-            try:
-                judged = protocol.judged(depth * factor, truth, cap, scaling)
-            except ValueError:  # no pixel counts
-                continue
-            rows[kind + suffix] = depth_errors(judged.depth[judged.counts], truth[judged.counts])
-            if suffix or not scaling:
-                continue
-            first_scale = judged.scale
-            regions = {f'{near:g}_to_{far:g}m': (truth >= near) & (truth < far)
-                       for near, far in itertools.pairwise(BANDS)}
-            if edges is not None:
-                regions = {'near_edges': edges, **regions}
-            for name, region in regions.items():
-                chosen = judged.counts & region
-                if chosen.any():
-                    parts[name] = depth_errors(judged.depth[chosen], truth[chosen])
-    return rows | parts, first_scale
 
 
 def _edges(frame: Frame, shape: tuple[int, int], protocol: Protocol) -> np.ndarray | None:
@@ -565,37 +523,10 @@ def evaluate_odometry(recordings: Sequence[Recording], predictor: Predictor, res
                     estimate[i:i + SNIPPET] for i in range(len(estimate) - SNIPPET + 1)]
                 result.snippets[name] = [snippet_metrics(s, truth[i:i + SNIPPET])
                                          for i, s in enumerate(snippets)]
-                result.trajectories[name] = judge_trajectory(
+                result.trajectories[name] = trajectory_table(
                     estimate, truth, result.snippets[name])
             except ValueError as error:  # too short, or it does not move
                 result.notes.append(f'trajectory of {name}: {error}')
                 continue
             times = recording.times if recording.times is not None else np.arange(len(truth))
             result.poses[name] = estimate, truth, times
-
-
-def judge_trajectory(estimate: np.ndarray, truth: np.ndarray, snippets: Sequence[SnippetMetrics]
-                     ) -> dict[str, float]:
-    """Numbers of one trajectory.
-
-    Args:
-        estimate, truth: Poses (N, 4, 4), metres (the estimate may be in other units).
-        snippets: Of the same trajectory.
-    """
-    found = {name: pose_metrics(estimate, truth, name) for name in ('se3', 'sim3', 'scale')}
-    numbers = {'frames': len(truth), 'length': path_length(truth[:, :3, 3]),
-               'scale': found['sim3'].scale}
-    for name, metrics in found.items():
-        numbers[f'ate_{name}'] = metrics.ate
-        numbers[f'rpe_{name}'] = metrics.rpe_translation
-    numbers['rpe_rotation_deg'] = found['se3'].rpe_rotation
-    if snippets:
-        ate, re = np.array(snippets).T
-        numbers |= {'snippet_ate': ate.mean(), 'snippet_ate_std': ate.std(),
-                    'snippet_re': re.mean(), 'snippet_re_std': re.std()}
-    if numbers['length'] > KITTI_LENGTHS[0]:
-        for name in ('se3', 'sim3'):
-            drift = kitti_drift(found[name].aligned, truth)
-            numbers |= {f't_err_{name}': drift.t_err, 'r_err': drift.r_err,
-                        'segments': drift.segments}
-    return {name: float(value) for name, value in numbers.items()}

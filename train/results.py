@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from depth_ros.metrics import DepthMetrics, SnippetMetrics
+from depth_ros.metrics import DepthMetrics, SnippetMetrics, judged_depth
 from depth_ros.odometry import quaternion_from_rotation
 from depth_ros.report import color_depth, color_labels
 from train.predict import Predictor
@@ -133,8 +133,8 @@ def draw(frame: Frame, predictor: Predictor, protocol: Protocol, classes: ClassM
     scale = 1.0
     if frame.depth and depth is not None:
         truth = frame.depth()
-        judged = protocol.judged(protocol.resized(depth, truth.shape), truth, protocol.caps[0],
-                                 median_scaling=True)
+        judged = judged_depth(protocol.resized(depth, truth.shape), truth, median_scaling=True,
+                              max_depth=protocol.caps[0], **protocol.options)
         scale = judged.scale
     if depth is not None:
         near = float(np.percentile(depth, 2)) * scale
