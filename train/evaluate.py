@@ -18,14 +18,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import yaml
 from tqdm import tqdm
 
 from depth_ros.camera import ImageFit, Intrinsics
-from depth_ros.contract import SemanticClass
+from depth_ros.classes import ClassMap
 from depth_ros.engine import BACKENDS
 from depth_ros.metrics import (
-    IGNORE,
     DepthMetrics,
     DepthTable,
     confusion,
@@ -52,17 +50,6 @@ from train.velodyne import project_velodyne, raw_projection, read_calibration, r
 
 SNIPPET = 5
 TASKS = ('depth', 'semantics', 'odometry')
-
-CAMVID = {
-    'names': ['sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car',
-              'pedestrian', 'bicyclist'],
-    'map': {'sky': 'sky', 'building': 'building', 'wall': 'building', 'pole': 'pole',
-            'road': 'road', 'sidewalk': 'pavement', 'vegetation': 'tree', 'terrain': 'tree',
-            'traffic sign': 'sign', 'traffic light': 'sign', 'fence': 'fence', 'car': 'car',
-            'truck': 'car', 'bus': 'car', 'train': 'car', 'person': 'pedestrian',
-            'rider': 'bicyclist', 'bicycle': 'bicyclist', 'motorcycle': 'bicyclist'}}
-"""The eleven classes of CamVid (Badrinarayanan et al., SegNet) and Cityscapes' classes in them."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
@@ -217,53 +204,6 @@ class Protocol(NamedTuple):
         """Errors of one image's depth (h, w); see :func:`depth_ros.metrics.depth_table`."""
         return depth_table(self.resized(depth, truth.shape), truth, factor=focal, caps=self.caps,
                            edges=edges, **self.options)
-
-
-@dataclass(frozen=True)
-class ClassMap:
-    """True classes and what the model's become in them.
-
-    Attributes:
-        classes: the true classes, with colours.
-        lookup: uint8 (256,), true class of each of the model's ids; 255 = none.
-    """
-
-    classes: tuple[SemanticClass, ...]
-    lookup: np.ndarray
-
-    @classmethod
-    def read(cls, source: str | None, model: Sequence[SemanticClass]) -> ClassMap:
-        """Read ``--classes``; ``None`` for the model's own.
-
-        Raises:
-            DataError: if the file cannot be used.
-        """
-        lookup = np.full(256, IGNORE, np.uint8)
-        if source is None:
-            lookup[:len(model)] = range(len(model))
-            return cls(tuple(model), lookup)
-        try:
-            given = CAMVID if source == 'camvid' else yaml.safe_load(Path(source).read_text())
-            names, pairs = list(given['names']), dict(given['map'])
-            ids = {item.name: item.id for item in model}
-            colors = dict.fromkeys(names, (255, 255, 255))
-            for ours, theirs in reversed(pairs.items()):
-                if ours in ids:
-                    lookup[ids[ours]] = names.index(theirs)
-                    colors[theirs] = model[ids[ours]].color
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"cannot use --classes '{source}': {error}; it needs names, a list, "
-                            "and map, the model's classes with one of the names each") from error
-        return cls(tuple(SemanticClass(i, n, colors[n]) for i, n in enumerate(names)), lookup)
-
-    def predicted(self, labels: np.ndarray) -> np.ndarray:
-        """True classes of the model's labels."""
-        return self.lookup[labels]
-
-    def read_truth(self, path: Path) -> np.ndarray:
-        """True labels uint8 (H, W), ids that are no class as 255."""
-        labels = read_map(path)
-        return np.where(labels < len(self.classes), labels, IGNORE).astype(np.uint8)
 
 
 @dataclass
@@ -482,7 +422,7 @@ def evaluate_frames(frames: Sequence[Frame], predictor: Predictor, protocol: Pro
                 result.depth[frame], result.scales[frame] = rows, scale
             empty += not rows
         if frame.labels and labels is not None and 'semantics' in result.tasks:
-            truth = classes.read_truth(frame.labels)
+            truth = classes.truth(read_map(frame.labels))
             found = classes.predicted(resize_map(labels, *truth.shape[::-1]))
             matrix = confusion(found, truth, len(classes.classes))
             result.matrix = matrix if result.matrix is None else result.matrix + matrix

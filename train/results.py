@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from depth_ros.classes import ClassMap
 from depth_ros.metrics import DepthMetrics, SnippetMetrics, judged_depth
 from depth_ros.odometry import quaternion_from_rotation
 from depth_ros.report import color_depth, color_labels
 from train.predict import Predictor
-from train.sequences import read_image, resize_map
+from train.sequences import read_image, read_map, resize_map
 
 if TYPE_CHECKING:
-    from train.evaluate import ClassMap, Frame, Protocol, Result
+    from train.evaluate import Frame, Protocol, Result
 
 
 def table(report: Mapping) -> str:
@@ -154,7 +155,7 @@ def draw(frame: Frame, predictor: Predictor, protocol: Protocol, classes: ClassM
     if labels is not None:
         panels['masks'] = color_labels(classes.predicted(labels), classes.classes, image)
     if frame.labels and classes is not None:
-        truth = resize_map(classes.read_truth(frame.labels), *size)
+        truth = resize_map(classes.truth(read_map(frame.labels)), *size)
         panels['true masks'] = color_labels(truth, classes.classes, image)
     cells = [cv2.putText(np.ascontiguousarray(resize_map(panel, *size)), name, (6, 16),
                          cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
