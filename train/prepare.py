@@ -11,18 +11,20 @@ import argparse
 import json
 import os
 import shutil
+import threading
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from train.prepare_page import Report, warnings, write_page
 from train.readers import Read, Recording
 from train.readers.kitti import REACH
 from train.sequences import UNKNOWN, DataError, Sequence, resize_image, scale_intrinsics
@@ -30,34 +32,48 @@ from train.sequences import UNKNOWN, DataError, Sequence, resize_image, scale_in
 SOURCES = ('kitti_raw', 'kitti_odometry', 'folder', 'bag')
 PARTS = ('both', 'train', 'val', 'all')
 WITHOUT = ('depth', 'semantics', 'poses')
+SPANS = ('train', 'val', 'test')
+SHARES = (0.8, 0.1, 0.1)  # of a bag's time
+LEAST = 2 * REACH + 1  # frames of a span: one sample of five
+GAP = 5  # frames between two spans, so that the one does not show what the other shows
 HELD_OUT = 0.1  # of the targets are for validation, as SfMLearner does
 STATIC = 0.5  # pixels at network size
+PARALLAX = 3 / 640  # of the width; a car in a street, at ten pictures a second, has 4 / 640
 AHEAD = 16  # pictures that are read before they are written
+RECORDINGS = 4  # at a time
+LISTED = 20  # remarks that are printed one by one
+REPORTS = '.prepared'  # folder in OUT of what became of each recording that is done
 T = TypeVar('T')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommand's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = '''\
-sources:
+    parser.epilog = """\
+kinds, found by looking at the path where none is given:
+  bag             ROS 2 or ROS 1 recording (a rosbag2 folder, .mcap, .db3, .bag), or a folder of
+                  them, with an image and a camera_info topic; images are rectified
+  folder          a video; a folder of images; or a sequence folder, or a folder of them, with
+                  images/ and, where known, intrinsics.txt, times.txt, poses.txt, odometry.txt,
+                  speed.txt, depth/, semantics/
   kitti_raw       folder with DATE/DATE_drive_NNNN_sync and DATE/calib_*.txt, as published.
                   Which frames: --split LIST --val-split LIST ("folder frame l", as monodepth2 and
                   FSRE-Depth publish the Eigen-Zhou split); or --test-scenes and --static-frames
                   with the lists that SfMLearner publishes, divided at random as it does.
   kitti_odometry  folder with sequences/NN and poses/NN.txt, as published
-  folder          a video; a folder of images; or a sequence folder, or a folder of them, with
-                  images/ and, where known, intrinsics.txt, times.txt, poses.txt, odometry.txt,
-                  speed.txt, depth/, semantics/
-  bag             rosbag2 recording with an image and a camera_info topic; images are rectified
+
+The same command again goes on where an interrupted one stopped; with other recordings of the same
+kind, it adds them. OUT/summary.html shows what became of them.
 
 examples:
+  python -m train prepare monday.mcap tuesday.mcap --image /camera/image_raw \\
+    --camera-info /camera/camera_info --odom /odom --out data/mine
   python -m train prepare kitti_raw KITTI --split train_files.txt --val-split val_files.txt \\
     --out data/kitti
-  python -m train prepare folder walk.mp4 --rate 10 --out data/walk
-'''
-    parser.add_argument('source', choices=SOURCES, help='kind of recording')
-    parser.add_argument('path', type=Path, help='where it lies')
+  python -m train prepare walk.mp4 --rate 10 --out data/walk
+"""
+    parser.add_argument('paths', nargs='+', metavar='[KIND] PATH',
+                        help=f'recordings of one kind; KIND: {", ".join(SOURCES)}')
     parser.add_argument('--out', type=Path, required=True, help='folder of sequence folders')
     parser.add_argument('--width', type=int, default=640, help='pixels (%(default)s)')
     parser.add_argument('--height', type=int, default=192, help='pixels (%(default)s)')
@@ -67,14 +83,36 @@ examples:
                         help=f'leave out some of {", ".join(WITHOUT)}')
     parser.add_argument('--part', choices=PARTS, default='both',
                         help='train: hold a random tenth of the targets out; val: that tenth; '
-                        'both: to OUT/train and OUT/val; all: everything, to OUT (%(default)s)')
+                        'both: to OUT/train and OUT/val, bags by --shares; all: everything, to OUT '
+                        '(%(default)s)')
+    parser.add_argument('--shares', type=float, nargs=3, metavar=('TRAIN', 'VAL', 'TEST'),
+                        help="of each recording's frames, one after the other in time, with a gap "
+                        'between, to OUT/train, OUT/val and OUT/test, instead of a random tenth '
+                        f'(bag: {" ".join(f"{s:g}" for s in SHARES)})')
     parser.add_argument('--min-motion', type=float, metavar='PIXELS',
                         help='leave out frames whose picture has moved by less (median) since '
-                        f'the last one that was kept (default {STATIC:g}; 0, which keeps all, '
-                        'for kitti_odometry and where a list chooses the frames)')
+                        f'the last one that was kept: the camera stands (default {STATIC:g}; 0, '
+                        'which keeps all, for kitti_odometry and where a list chooses the frames)')
+    parser.add_argument('--parallax', type=float, metavar='PIXELS',
+                        help='likewise, as the motion wanted between two frames: more are too '
+                        f'close to each other (bag: {PARALLAX * 640:g} at a width of 640; others: '
+                        '0)')
     parser.add_argument('--rate', type=float, help='take at most so many frames a second')
     parser.add_argument('--workers', type=int, default=os.cpu_count(),
                         help='pictures at a time (%(default)s)')
+    bag = parser.add_argument_group('bag', 'topics, found by type and name where none is given')
+    bag.add_argument('--image', '--image-topic', metavar='TOPIC', help='Image or CompressedImage')
+    bag.add_argument('--camera-info', '--camera-info-topic', metavar='TOPIC', help='CameraInfo')
+    bag.add_argument('--odom', '--odom-topic', metavar='TOPIC',
+                     help='nav_msgs/Odometry as measured, for metric training')
+    bag.add_argument('--gps', metavar='TOPIC', help='NavSatFix, TwistStamped or '
+                     'TwistWithCovarianceStamped, for metric training')
+    bag.add_argument('--depth', metavar='TOPIC', help="depth from the camera's view, for "
+                     'evaluation: Image 32FC1 (m) or 16UC1 (mm), or compressedDepth')
+    folder = parser.add_argument_group('folder')
+    folder.add_argument('--intrinsics', type=float, nargs=4, metavar=('FX', 'FY', 'CX', 'CY'),
+                        help='of the pictures as they are, pixels; where none are known, the '
+                        'training learns them')
     kitti = parser.add_argument_group('kitti_raw, kitti_odometry')
     kitti.add_argument('--cameras', type=int, nargs='+', choices=range(4), metavar='N',
                        help='which (raw: 2 3; odometry: 2 where it is, or else 0)')
@@ -82,55 +120,78 @@ examples:
     kitti.add_argument('--val-split', type=Path, help='likewise, for OUT/val')
     kitti.add_argument('--test-scenes', type=Path, help='list of drives to leave out')
     kitti.add_argument('--static-frames', type=Path, help='list of frames to leave out')
-    folder = parser.add_argument_group('folder')
-    folder.add_argument('--intrinsics', type=float, nargs=4, metavar=('FX', 'FY', 'CX', 'CY'),
-                        help='of the pictures as they are, pixels; where none are known, the '
-                        'training learns them')
-    bag = parser.add_argument_group('bag')
-    bag.add_argument('--image-topic', help='default: found by type and name')
-    bag.add_argument('--camera-info-topic', help='default: beside the images')
-    bag.add_argument('--odom-topic', help='nav_msgs/Odometry, for metric training')
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the sequences that ``args`` asks for and say what became of the frames.
 
     Raises:
-        DataError: the source or an option cannot be used.
+        DataError: a source or an option cannot be used.
     """
+    args = _understand(args)
     _check(args)
-    if args.part != 'both':
+    if not args.val_split:
         return _run(args)
     for part in ('train', 'val'):
-        options = {**vars(args), 'out': args.out / part, 'part': part, 'val_split': None}
-        if args.val_split:
-            options.update(part='all', split=args.val_split if part == 'val' else args.split)
-        _run(argparse.Namespace(**options))
+        _run(argparse.Namespace(**{
+            **vars(args), 'out': args.out / part, 'part': 'all', 'val_split': None,
+            'split': args.val_split if part == 'val' else args.split}))
 
 
 def _run(args: argparse.Namespace) -> None:
     """:func:`run` for one folder."""
-    recordings, notes = _read(args)
-    if args.rate is not None:
-        recordings = [_thin(r, args.rate) for r in recordings]
+    options = Options.create(args)
+    recordings, there, notes = _read(args)
     _claim(args)
-    counts = Counts()
+    reports = [*there]
+    stopped = threading.Event()
+
+    def step(count: int) -> None:
+        bar.update(count)
+        if stopped.is_set():
+            raise InterruptedError
+
     with (ThreadPoolExecutor(args.workers) as pool,
+          ThreadPoolExecutor(min(RECORDINGS, args.workers)) as drivers,
           tqdm(total=sum(len(r.stems) for r in recordings), unit='frame', desc=str(args.out),
                disable=None) as bar):
-        for recording in recordings:
-            prepare(recording, args.out, Options.create(args), pool, counts, bar.update)
-    for note in notes + counts.damaged[:20]:
-        print(note)
-    if len(counts.damaged) > 20:
-        print(f'... and {len(counts.damaged) - 20} more damaged')
-    print(counts.summary(args.out))
-    if not counts.sequences:
-        raise DataError(f"nothing usable in '{args.path}': no sequence was written")
+        tasks = [drivers.submit(prepare, r, args.out, options, pool, step) for r in recordings]
+        try:
+            reports += [task.result() for task in as_completed(tasks)]
+        except BaseException:  # of one recording, or Ctrl-C: the others end, too
+            stopped.set()
+            for task in tasks:
+                task.cancel()
+            raise
+    reports.sort(key=lambda report: report.name)
+    _say(args.out, reports, notes)
+    if not recordings:
+        print(f'{args.out}: nothing to do, all of it was there')
+    if not any(report.parts for report in reports):
+        raise DataError(f"nothing usable in '{args.paths[0]}': no sequence was written")
+    print(f'look at {write_page(args.out, _all_reports(args.out))}')
 
 
-@dataclass(frozen=True)
-class Options:
+def _say(out: Path, reports: list[Report], notes: list[str]) -> None:
+    """Print what became of the frames."""
+    remarks = notes + [f'{r.name}: {text}' for r in reports for text in r.damaged]
+    for remark in remarks[:LISTED]:
+        print(remark)
+    if len(remarks) > LISTED:
+        print(f'... and {len(remarks) - LISTED} more damaged')
+    for name, text in warnings(reports)[:LISTED]:
+        print(f'warning: {name}: {text}')
+    for part in sorted({part for r in reports for part in r.parts}):
+        counts = [r.parts[part] for r in reports if part in r.parts]
+        print(f'{out / part}: {len(counts)} sequences of {sum(c[0] for c in counts)} frames, '
+              f'{sum(c[1] for c in counts)} of them targets')
+    total, static, close, apart = (sum(getattr(r, name) for r in reports)
+                                   for name in ('frames', 'static', 'close', 'apart'))
+    print(f'{out}: of {total} frames left out {static} static, {close} too close to another, '
+          f'{apart} between the parts and {sum(len(r.damaged) for r in reports)} damaged')
+
+
+class Options(NamedTuple):
     """What to make of each recording; as the command line's options."""
 
     width: int
@@ -139,102 +200,146 @@ class Options:
     jpeg_quality: int
     without: tuple[str, ...]
     part: str
+    shares: tuple[float, ...] | None
     min_motion: float
+    parallax: float
 
     @classmethod
     def create(cls, args: argparse.Namespace) -> Options:
         """From the command line."""
         listed = args.source == 'kitti_odometry' or args.split or args.static_frames
+        is_bag = args.source == 'bag'
         motion = (0.0 if listed else STATIC) if args.min_motion is None else args.min_motion
+        parallax = (PARALLAX * args.width if is_bag else 0.0
+                    ) if args.parallax is None else args.parallax
+        shares = args.shares or (SHARES if is_bag and args.part == 'both' else None)
         return cls(args.width, args.height, args.png, args.jpeg_quality,
-                   tuple(sorted(args.without)), args.part, motion)
-
-
-@dataclass
-class Counts:
-    """What became of the frames."""
-
-    sequences: int = 0
-    there: int = 0  # sequences that were complete before
-    frames: int = 0
-    targets: int = 0
-    static: int = 0
-    empty: int = 0  # sequences without a frame to keep
-    damaged: list[str] = field(default_factory=list)
-
-    def summary(self, out: Path) -> str:
-        """One line for all."""
-        there = f' ({self.there} were there)' if self.there else ''
-        empty = f', {self.empty} recordings gave none' if self.empty else ''
-        return (f'{out}: {self.sequences} sequences{there}{empty}; written {self.frames} frames, '
-                f'{self.targets} of them targets; left out {self.static} static and '
-                f'{len(self.damaged)} damaged')
+                   tuple(sorted(args.without)), args.part, shares and tuple(shares), motion,
+                   parallax)
 
 
 def prepare(recording: Recording, out: Path, options: Options, pool: ThreadPoolExecutor,
-            counts: Counts, step: Callable[[int], object] = lambda _: None) -> None:
-    """Write one recording to ``out / recording.name``, or go on with it.
+            step: Callable[[int], object] = lambda _: None) -> Report:
+    """Write one recording's sequences, ``out / PART / recording.name``, or go on with them.
 
     Args:
         recording: what to write.
-        out: folder of sequence folders.
+        out: folder of parts, or of sequence folders where there are no parts.
         options: what to make of it.
         pool: of threads that read, resize and write; OpenCV works outside of Python's lock.
-        counts: added to.
         step: is told each number of frames done.
     """
-    folder = out / recording.name
-    total = len(recording.stems)
-    if folder.exists():
-        counts.sequences += 1
-        counts.there += 1
-        step(total)
-        return
-    part = out / f'.{recording.name}.part'
-    images = part / 'images'
-    images.mkdir(parents=True, exist_ok=True)
+    work = out / f'.{recording.name}.part'
+    (work / 'images').mkdir(parents=True, exist_ok=True)
     suffix = '.png' if options.png else '.jpg'
-    paths = [images / f'{stem}{suffix}' for stem in recording.stems]
+    paths = [work / 'images' / f'{stem}{suffix}' for stem in recording.stems]
 
     def write(index: int, read: Read) -> np.ndarray:
-        return _write_frame(recording, index, read, part, paths[index], options)
+        return _write_frame(recording, index, read, work, paths[index], options)
 
+    total = len(paths)
+    flow, brightness, sharpness = np.full((3, total), np.nan)  # NaN: damaged
     keep = np.zeros(total, bool)
-    still = np.zeros(total, bool)
-    motion = _Motion(options.min_motion)
+    damaged = []
+    motion = _Motion()
     for index, result in in_order(_tasks(recording, paths, write), pool):
         step(1)
         try:
-            keep[index] = motion.moved(result())
+            image = result()
         except ValueError as error:
-            counts.damaged.append(f'{recording.name}: {error}')
+            damaged.append(str(error))
             continue
-        still[index] = not keep[index]
-    counts.static += int(still.sum())
+        flow[index] = motion.since_kept(image)
+        brightness[index], sharpness[index] = image.mean(), _sharpness(image)
+        keep[index] = flow[index] >= max(options.min_motion, options.parallax)
+        if keep[index]:
+            motion.keep(image)
+    dropped = np.isfinite(brightness) & ~keep
+    static = dropped & (flow < options.min_motion)
 
-    numbers, targets = recording.numbers, recording.targets
-    if numbers is None:  # the frames around static ones are successive
-        numbers = np.arange(total) - np.cumsum(still)
-    targets = keep if targets is None else targets & keep
-    if options.part != 'all':
+    numbers = np.arange(total) if recording.numbers is None else recording.numbers
+    numbers = numbers - np.cumsum(dropped)  # the frames around those are successive
+    parts = _divide(recording, keep, numbers, options)
+    shown = np.any([frames for frames, _ in parts.values()], axis=0)
+    for folder in (work / 'parts', *(out / name / recording.name for name in ('', *SPANS))):
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off at its very end
+    for name, (frames, targets) in parts.items():
+        folder = work / 'parts' / name / recording.name
+        _gather(work, folder, [recording.stems[i] for i in np.flatnonzero(frames)])
+        _write_tables(recording, folder, np.flatnonzero(frames), numbers, targets, options)
+    for name in parts:
+        (out / name).mkdir(exist_ok=True)
+        os.replace(work / 'parts' / name / recording.name, out / name / recording.name)
+    shutil.rmtree(work)
+
+    report = Report(
+        recording.name, dict(recording.facts), list(recording.warnings), total, int(static.sum()),
+        int((dropped & ~static).sum()), int((keep & ~shown).sum()), damaged,
+        {name: (int(f.sum()), int(t.sum()), _samples(numbers, f, t))
+         for name, (f, t) in parts.items()},
+        [round(float(x), 3) for x in flow[keep & np.isfinite(flow)]],
+        [round(float(x), 2) for x in brightness[np.isfinite(brightness)]],
+        [round(float(x), 5) for x in sharpness[keep]], list(recording.size),
+        None if np.isnan(recording.intrinsics).any() else
+        _stored_intrinsics(recording, options).round(4).tolist())
+    report.save(out / REPORTS)
+    return report
+
+
+def _divide(recording: Recording, keep: np.ndarray, numbers: np.ndarray, options: Options
+            ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By part (of the name '' where there are none) which frames it has, and which are targets."""
+    targets = keep if recording.targets is None else recording.targets & keep
+    if options.shares:
+        parts = {name: (frames, targets & frames)
+                 for name, frames in zip(SPANS, _spans(keep, options.shares), strict=True)}
+    elif options.part == 'all':
+        parts = {'': (keep, targets)}
+    else:
         held_out = _held_out(recording, targets)
-        targets = held_out if options.part == 'val' else targets & ~held_out
-    if options.part == 'val':
-        near = np.unique(numbers[targets, None] + np.arange(-REACH, REACH + 1))
-        keep &= np.isin(numbers, near)
-    if not targets.any():
-        counts.empty += 1
-        shutil.rmtree(part)
-        return
-    for name in ('images', 'depth', 'semantics'):
-        for path in (part / name).glob('*'):  # also what an interrupted run left half-written
-            if path.stem not in {recording.stems[i] for i in np.flatnonzero(keep)}:
-                path.unlink()
-    _write_tables(recording, part, np.flatnonzero(keep), numbers, targets, options)
-    os.replace(part, folder)
-    counts.sequences += 1
-    counts.frames += int(keep.sum())
-    counts.targets += int(targets.sum())
+        near = np.unique(numbers[held_out, None] + np.arange(-REACH, REACH + 1))
+        parts = {'train': (keep, targets & ~held_out),
+                 'val': (keep & np.isin(numbers, near), held_out)}
+        if options.part != 'both':
+            parts = {'': parts[options.part]}
+    return {name: part for name, part in parts.items() if part[1].any()}
+
+
+def _spans(keep: np.ndarray, shares: tuple[float, ...]) -> Iterator[np.ndarray]:
+    """Which frames are for train, val and test; for train all, where there are too few for all."""
+    kept = np.flatnonzero(keep)
+    gap = min(GAP, len(kept) // 20)
+    lengths = [max(LEAST, round(len(kept) * share)) if share else 0 for share in shares]
+    # Training has what the others leave.
+    lengths[0] = len(kept) - sum(lengths[1:]) - gap * sum(n > 0 for n in lengths[1:])
+    if lengths[0] < LEAST:
+        lengths = [len(kept), 0, 0]
+    start = 0
+    for length in lengths:
+        frames = np.zeros(len(keep), bool)
+        frames[kept[start:start + length]] = True
+        yield frames
+        start += length + gap * (length > 0)
+
+
+def _samples(numbers: np.ndarray, frames: np.ndarray, targets: np.ndarray) -> int:
+    """How many targets have both neighbours."""
+    there = set(numbers[frames].tolist())
+    return sum(n - 1 in there and n + 1 in there for n in numbers[targets].tolist())
+
+
+def _gather(work: Path, folder: Path, stems: list[str]) -> None:
+    """Put the frames' files into a sequence folder. They stay in ``work`` for other parts."""
+    for kind in ('images', 'depth', 'semantics'):
+        files = {path.stem: path for path in (work / kind).glob('*') if path.suffix != '.part'}
+        found = [files[stem] for stem in stems if stem in files]
+        if found:
+            (folder / kind).mkdir(parents=True)
+        for path in found:
+            try:
+                os.link(path, folder / kind / path.name)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, folder / kind / path.name)
 
 
 def _tasks(recording: Recording, paths: list[Path], write: Callable[[int, Read], np.ndarray]
@@ -301,27 +406,31 @@ def _small(data: bytes) -> np.ndarray:
 
 
 class _Motion:
-    """Tells frames that show motion from those of a camera that stands.
+    """Tells how far the picture has moved since the last frame that was kept.
 
-    The median length of the optical flow since the last frame that was kept: a camera that
-    stands among moving cars stands, and one that creeps is seen to move in the end.
+    The median length of the optical flow: a camera that stands among moving cars stands, and one
+    that creeps is seen to move in the end.
     """
 
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
+    def __init__(self) -> None:
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._last: np.ndarray | None = None
 
-    def moved(self, image: np.ndarray) -> bool:
-        """Whether to keep the frame with this :func:`_small` picture."""
-        if self._threshold <= 0:
-            return True
-        if self._last is not None:
-            flow = self._flow.calc(self._last, image, None)
-            if np.median(np.hypot(flow[..., 0], flow[..., 1])) * 2 < self._threshold:
-                return False
+    def since_kept(self, image: np.ndarray) -> float:
+        """Pixels at network size, of a :func:`_small` picture; infinite for the first."""
+        if self._last is None:
+            return np.inf
+        flow = self._flow.calc(self._last, image, None)
+        return 2 * float(np.median(np.hypot(flow[..., 0], flow[..., 1])))
+
+    def keep(self, image: np.ndarray) -> None:
+        """Measure the following frames from this one."""
         self._last = image
-        return True
+
+
+def _sharpness(image: np.ndarray) -> float:
+    """Power of the finest detail in a picture, as a part of all that it shows."""
+    return float(cv2.Laplacian(image, cv2.CV_32F).var() / max(float(image.var()), 1.0))
 
 
 def _held_out(recording: Recording, targets: np.ndarray) -> np.ndarray:
@@ -339,9 +448,7 @@ def _write_tables(recording: Recording, folder: Path, keep: np.ndarray, numbers:
     if np.isnan(recording.intrinsics).any():
         (folder / 'intrinsics.txt').write_text(UNKNOWN + '\n')
     else:
-        matrix = scale_intrinsics(recording.intrinsics, options.width / recording.size[0],
-                                  options.height / recording.size[1])
-        np.savetxt(folder / 'intrinsics.txt', matrix, fmt='%.9g')
+        np.savetxt(folder / 'intrinsics.txt', _stored_intrinsics(recording, options), fmt='%.9g')
     tables = {'times': (recording.times, '%.9f'), 'speed': (recording.speeds, '%.9g'),
               'odometry': (recording.odometry, '%.9g'), 'poses': (recording.poses, '%.9g')}
     for name, (table, form) in tables.items():
@@ -355,27 +462,103 @@ def _write_tables(recording: Recording, folder: Path, keep: np.ndarray, numbers:
         np.savetxt(folder / 'frames.txt', frames, fmt='%d')
 
 
-def _read(args: argparse.Namespace) -> tuple[list[Recording], list[str]]:
-    """The source's recordings, and remarks."""
-    if not args.path.exists():
-        raise DataError(f"there is no '{args.path}': check the path")
+def _stored_intrinsics(recording: Recording, options: Options) -> np.ndarray:
+    """Of the pictures as they are stored (3, 3)."""
+    return scale_intrinsics(recording.intrinsics, options.width / recording.size[0],
+                            options.height / recording.size[1])
+
+
+# What the command line asks for
+
+def _understand(args: argparse.Namespace) -> argparse.Namespace:
+    """``args`` with ``source``, given or seen, and ``paths`` without it."""
+    words = args.paths
+    given = words[0] if words[0] in SOURCES and len(words) > 1 else None
+    paths = [Path(word) for word in words[given is not None:]]
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"there is no '{path}': check the path")
+    kinds = {_kind(path): path for path in paths}
+    if given is None and len(kinds) > 1:
+        raise DataError('recordings of one kind make a data set, these are '
+                        + ' and '.join(f"{kind} ('{path}')" for kind, path in kinds.items()))
+    return argparse.Namespace(**{**vars(args), 'source': given or next(iter(kinds)),
+                                 'paths': paths})
+
+
+def _kind(path: Path) -> str:
+    """What a recording seems to be."""
+    from train.readers.bag import find_bags
+    if find_bags(path):
+        return 'bag'
+    if path.is_dir() and any(path.glob('sequences/*/calib.txt')):
+        return 'kitti_odometry'
+    return 'kitti_raw' if path.is_dir() and any(path.glob('*/*_drive_*_sync')) else 'folder'
+
+
+def _read(args: argparse.Namespace) -> tuple[list[Recording], list[Report], list[str]]:
+    """The recordings that are to be written, reports of those that are there, and remarks."""
+    recordings, there, notes = [], [], []
+    if args.source == 'bag':
+        from train.readers.bag import Topics, bag_recording
+        topics = Topics(args.image, args.camera_info, args.odom, args.depth, args.gps)
+        for name, path in _named_bags(args.paths):
+            source = str(path.resolve())
+            report = Report.load(args.out / REPORTS, name, source)
+            if report:  # not even opened
+                there.append(report)
+            else:
+                recordings.append(_from(source, bag_recording(path, topics, name)))
+    for path in args.paths if args.source != 'bag' else ():
+        found, remarks = _read_path(args, path)
+        notes += remarks
+        for recording in found:
+            recording = _from(str(path.resolve()), recording)
+            report = Report.load(args.out / REPORTS, recording.name, str(path.resolve()))
+            (there if report else recordings).append(report or recording)
+    names = Counter(item.name for item in recordings + there)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise DataError(f"two recordings are called '{twice[0]}': rename one")
+    if args.rate is not None:
+        recordings = [_thin(r, args.rate) for r in recordings]
+    return recordings, there, notes
+
+
+def _from(source: str, recording: Recording) -> Recording:
+    return replace(recording, facts={'source': source, **recording.facts})
+
+
+def _named_bags(paths: list[Path]) -> Iterator[tuple[str, Path]]:
+    """Bags and their names; those that several have, with the folder's name before it."""
+    from train.readers.bag import bag_name, find_bags
+    found = list(dict.fromkeys(bag for path in paths for bag in find_bags(path) or [path]))
+    names = Counter(map(bag_name, found))
+    for bag in found:
+        name = bag_name(bag)
+        yield name if names[name] == 1 else f'{bag.resolve().parent.name}_{name}', bag
+
+
+def _read_path(args: argparse.Namespace, path: Path) -> tuple[list[Recording], list[str]]:
+    """Recordings of KITTI or in a folder, and remarks."""
     if args.source == 'kitti_raw':
         from train.readers.kitti import raw_recordings
-        return raw_recordings(args.path, args.cameras or (2, 3), args.split, args.test_scenes,
+        return raw_recordings(path, args.cameras or (2, 3), args.split, args.test_scenes,
                               args.static_frames)
     if args.source == 'kitti_odometry':
         from train.readers.kitti import odometry_recordings
-        return odometry_recordings(args.path, args.cameras), []
-    if args.source == 'bag':
-        from train.readers.bag import bag_recording
-        return [bag_recording(args.path, args.image_topic, args.camera_info_topic,
-                              args.odom_topic)], []
+        return odometry_recordings(path, args.cameras), []
     from train.readers.folder import folder_recordings
     matrix = None
     if args.intrinsics:
         fx, fy, cx, cy = args.intrinsics
         matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    return folder_recordings(args.path, matrix), []
+    return folder_recordings(path, matrix), []
+
+
+def _all_reports(out: Path) -> list[Report]:
+    """Of every recording in a data set."""
+    return [Report.load(out / REPORTS, path.stem)
+            for path in sorted((out / REPORTS).glob('*.json'))]
 
 
 def _thin(recording: Recording, rate: float) -> Recording:
@@ -393,17 +576,25 @@ def _thin(recording: Recording, rate: float) -> Recording:
 
 def _check(args: argparse.Namespace) -> None:
     for name, low, high in (('width', 32, 8192), ('height', 32, 8192), ('jpeg_quality', 1, 100),
-                            ('workers', 1, 1024), ('rate', 1e-3, 1e4), ('min_motion', 0, 1e3)):
+                            ('workers', 1, 1024), ('rate', 1e-3, 1e4), ('min_motion', 0, 1e3),
+                            ('parallax', 0, 1e3)):
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             raise DataError(f'--{name.replace("_", "-")} must be {low:g} to {high:g}, '
                             f'is {value:g}')
     used = {'kitti_raw': ('cameras', 'split', 'val_split', 'test_scenes', 'static_frames'),
             'kitti_odometry': ('cameras',), 'folder': ('intrinsics',),
-            'bag': ('image_topic', 'camera_info_topic', 'odom_topic')}
+            'bag': ('image', 'camera_info', 'odom', 'gps', 'depth')}
     for name in {n for names in used.values() for n in names} - set(used[args.source]):
         if getattr(args, name) is not None:
             raise DataError(f'--{name.replace("_", "-")} is not for {args.source}')
+    if args.shares:
+        if min(args.shares) < 0 or not args.shares[0] or abs(sum(args.shares) - 1) > 1e-6:
+            raise DataError('--shares must be three parts of one, the first more than zero, are '
+                            + ' '.join(f'{s:g}' for s in args.shares))
+        if args.part != 'both' or args.split:
+            raise DataError('--shares divides into train, val and test: leave out --part and '
+                            '--split')
     if args.val_split and not (args.split and args.part == 'both'):
         raise DataError('--val-split is for both parts, and needs --split for OUT/train')
     if args.split and (args.test_scenes or args.static_frames):
@@ -418,7 +609,7 @@ def _claim(args: argparse.Namespace) -> None:
         DataError: if it was made with other options.
     """
     wanted = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in vars(args).items()
-              if k not in ('out', 'workers', 'run', 'command') and v is not None}
+              if k not in ('out', 'paths', 'workers', 'run', 'command') and v is not None}
     wanted = json.loads(json.dumps(wanted))
     path = args.out / 'prepared.json'
     if path.exists():

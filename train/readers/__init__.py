@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -33,9 +33,12 @@ class Recording:
         numbers: (N) the frames' numbers in the recording, where ``stems`` are a selection of
             which not all successive frames are neighbours.
         targets: (N) bool, which frames may be targets; ``None`` for all.
-        depth: metres (h, w) of a frame, 0 = unknown, or ``None`` where there is none.
+        depth: metres (h, w) of a frame, 0 = unknown, or ``None`` where there is none. Asked once,
+            after the frame's picture.
         labels: class ids (h, w) of a frame, uint8, likewise.
         depth_scale: metres of one step of the depth files to be written.
+        facts: what is worth knowing of it, by name, for the summary.
+        warnings: what may spoil a training with it, likewise.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Recording:
     depth: Map = lambda _: None
     labels: Map = lambda _: None
     depth_scale: float = 1e-3
+    facts: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def only(self, indices: np.ndarray) -> Recording:
         """The recording reduced to the frames with these growing ``indices``."""
