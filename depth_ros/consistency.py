@@ -36,7 +36,7 @@ class Warp(NamedTuple):
     """Where the previous frame shows the points of the current one; see `warp`.
 
     Attributes:
-        u, v: float32 (H, W), pixels of the previous frame; -1 where there is no depth below.
+        u, v: float32 (H, W), pixels of the previous frame; -1 where `depth` is NaN.
         depth: float32 (H, W), depth of the points in the previous camera; NaN where the current
             depth is invalid or the point is not in front of that camera.
         counts: bool (H, W), pixels whose point lies in front of and inside the previous image.
@@ -211,8 +211,10 @@ def depth_inconsistency(
     """
     _require_size('previous depth', previous_depth, camera)
     seen = warp(depth, camera, previous_current)
-    sampled = seen.sample(previous_depth.astype(np.float32, copy=False))
-    counts = seen.counts & np.isfinite(sampled) & (sampled > 0)
+    with np.errstate(invalid='ignore'):
+        known = np.where(previous_depth > 0, previous_depth, np.nan).astype(np.float32)
+    sampled = seen.sample(known)  # NaN wherever one of the four pixels is unknown
+    counts = seen.counts & np.isfinite(sampled)
     _require_some(counts)
     projected, sampled = seen.depth[counts], sampled[counts]
     difference = np.abs(projected - sampled) / (projected + sampled)
