@@ -18,9 +18,10 @@ import numpy as np
 
 from depth_ros.bag import CAMERA_INFO, IMAGE, Bag, BagError, BagWriter, find_streams
 from depth_ros.contract import ContractError, ModelContract, read_contract
-from depth_ros.demo import DemoError, Plan, add_model_options, chosen_models, run_nodes
 from depth_ros.domain import claim_domain
 from depth_ros.engine import EngineError, installed_backends, load_engine
+from depth_ros.live import LiveError, Plan, run_nodes
+from depth_ros.models import add_model_option, chosen_models
 
 SIZES = ((1280, 720), (640, 192))
 RATE_HZ = 10
@@ -102,14 +103,14 @@ def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
             run = run_nodes(plan, say=lambda text: None)
         for node, topic in (('perception_node', OUTPUTS[0]), ('odometry_node', 'odom')):
             topic = plan.output(topic)
-            if node not in run.stages_ms or topic not in run.latencies_ms:
-                raise DemoError(f'{node} sent no {topic} or no /diagnostics: try more --frames')
+            if node not in run.stages_ms or not run.frames_out(topic):
+                raise LiveError(f'{node} sent no {topic} or no /diagnostics: try more --frames')
             times = run.stages_ms[node]
             # The odometry has nothing to say about the first image.
             expected = run.frames_in - (node == 'odometry_node')
             print(f'{f"{width}x{height}":12}{node:18}{times["inference"]:10.2f}'
                   f'{times["overhead"]:8.2f}{times["overhead"] / times["inference"]:17.2f}'
-                  f'{np.median(run.latencies_ms[topic]):12.2f}'
+                  f'{np.median(run.latencies_ms(topic)):12.2f}'
                   f'{max(0, expected - run.frames_out(topic)):9}', flush=True)
 
 
@@ -124,16 +125,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m depth_ros.bench',
         description='Measure inference, node overhead and end-to-end latency.')
-    add_model_options(parser)
+    add_model_option(parser)
     parser.add_argument('--threads', type=_count, default=2, help='threads of each inference')
     parser.add_argument('--runs', type=_count, default=50, help='runs of each inference')
     parser.add_argument('--frames', type=_count, default=60, help='images for the nodes')
     arguments = parser.parse_args(argv)
     try:
-        models = chosen_models(arguments)
+        models = chosen_models(arguments.model)
         bench_inference(models, arguments.threads, arguments.runs)
         bench_nodes(models, arguments.threads, arguments.frames)
-    except (DemoError, BagError, ContractError, EngineError) as error:
+    except (LiveError, BagError, ContractError, EngineError) as error:
         print(f'depth_ros.bench: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

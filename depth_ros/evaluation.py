@@ -1,26 +1,72 @@
-"""Judges what the nodes published for a recording: latency, drops, and errors against ground truth.
+"""Judges outputs frame by frame, against ground truth where there is some and against each other.
 
-Reads the played recording and the recorded outputs; needs no running ROS.
+Plain arrays in, numbers and pictures out; where they come from, a run of the networks or a
+recording of the nodes, is for others to know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import heapq
+import itertools
+import math
+from collections import deque
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from depth_ros import metrics
-from depth_ros.bag import COMPRESSED_IMAGE, Bag, Streams, decode_depth, decode_labels, header_stamp
-from depth_ros.contract import UNLABELED, SemanticClass
+from depth_ros import consistency, metrics
+from depth_ros.camera import CameraError, Intrinsics
+from depth_ros.classes import ClassMap
+from depth_ros.ground_truth import GroundTruth
+from depth_ros.odometry import inverse
 
-CITYSCAPES = (
-    'road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign',
-    'vegetation', 'terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle',
-    'bicycle')
-"""Names of the Cityscapes trainIds 0..18, in which ground truth labels are given."""
+WORST = 10
+EXAMPLES = 4
+EDGE_RADIUS = 5.0
+"""Pixels around a semantic edge that count as near it."""
+
+IN_FLIGHT = 4
+"""Frames that are judged at the same time as others are made."""
+
+COLUMNS = ('stamp', 'perception_ms', 'odometry_ms', 'age_ms', 'abs_rel', 'abs_rel_published',
+           'scale', 'coverage', 'photometric', 'photometric_static', 'inconsistency', 'scale_step',
+           'label_accuracy', 'position_error')
+"""Of the table of frames: seconds, milliseconds, shares, metres; see docs/evaluation.md."""
+
+
+@dataclass
+class Judgeable:
+    """One frame to judge.
+
+    Attributes:
+        stamp: Header stamp of the image, ns.
+        camera: Of the camera's image, in whose pixels a point cloud is compared.
+        frame_id: Of the camera.
+        rgb: uint8 (h, w, 3), at the size of `depth`.
+        view: Camera of `rgb`, `depth` and `labels`.
+        depth: float32 (h, w) as it is judged, metres or model units; None without.
+        published: The same as published, NaN = invalid.
+        labels: uint8 (h, w), ids of the model's classes; None without.
+        pose: T_odom_base 4x4; None without.
+        step: T_previous_current of the camera, from the frame judged before; None without.
+        loop: T_0_1, T_1_2, T_0_2 of three images; None without.
+        numbers: Further columns of the table of frames.
+    """
+
+    stamp: int
+    camera: Intrinsics
+    frame_id: str
+    rgb: np.ndarray
+    view: Intrinsics
+    depth: np.ndarray | None = None
+    published: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    pose: np.ndarray | None = None
+    step: np.ndarray | None = None
+    loop: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    numbers: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -31,8 +77,11 @@ class Picture:
         stamp_ns: Header stamp.
         rgb: The camera's image, uint8 (H, W, 3).
         depth, true_depth: float32 (H, W), metres or model units; None without.
-        labels, true_labels: uint8 (H, W), ids of the model's classes; None without.
+        labels, true_labels: uint8 (H, W), ids of the model's or the true classes; None without.
         abs_rel: Abs Rel of this frame's depth after median scaling; None without.
+        error: float32 (H, W), |d - g| / g of each pixel of `true_depth` after median scaling, NaN
+            = unknown; None without.
+        rank: 0 for an example, 1 for the worst frame, 2 for the next, ...
     """
 
     stamp_ns: int
@@ -42,246 +91,311 @@ class Picture:
     true_depth: np.ndarray | None = None
     true_labels: np.ndarray | None = None
     abs_rel: float | None = None
+    error: np.ndarray | None = None
+    rank: int = 0
 
 
 @dataclass
 class Evaluation:
-    """The result; None stands for what could not be judged, and `notes` say why.
+    """The result. What could not be judged is empty or None, and `notes` say why.
 
     Attributes:
-        depth: Averaged depth metrics as published; None for a model that is not metric.
-        depth_scaled: The same after median scaling of each frame.
-        depth_frames: Number of frames that they average.
-        confusion: Label confusion, int64 (classes, classes + 1), see `metrics.confusion`.
-        label_frames: Number of frames that it counts.
-        estimate, truth: Positions of odometry and ground truth, (N, 3) and (M, 3), in their frames.
-        trajectory: Their comparison where both have a position.
+        numbers: `depth`, `semantics`, `trajectory`, `odometry` and `consistency` of metrics.json.
+        frames: Columns of the table of frames, float64 (N,), NaN = unknown.
         pictures: Frames to look at.
+        estimate: Positions by the odometry, (N, 3), in its own frame.
+        aligned: The same, aligned with the truth by Sim(3), where that is known; else (0, 3).
+        truth: True positions, (M, 3).
+        poses: Stamps in ns (N,), estimated poses (N, 4, 4) and true ones (N, 4, 4), NaN = unknown.
         notes: What is missing and why.
     """
 
-    depth: metrics.DepthMetrics | None = None
-    depth_scaled: metrics.DepthMetrics | None = None
-    depth_frames: int = 0
+    numbers: dict
+    frames: dict[str, np.ndarray]
+    pictures: list[Picture]
+    estimate: np.ndarray
+    aligned: np.ndarray
+    truth: np.ndarray
+    poses: tuple[np.ndarray, np.ndarray, np.ndarray]
+    notes: list[str]
+
+
+@dataclass
+class _Judged:
+    """What one frame was found to be; see `Judge._measure`."""
+
+    numbers: dict[str, float]
+    picture: Picture
+    rows: dict[str, metrics.DepthMetrics] = field(default_factory=dict)
     confusion: np.ndarray | None = None
-    label_frames: int = 0
-    estimate: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
-    truth: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
-    trajectory: metrics.TrajectoryMetrics | None = None
-    pictures: list[Picture] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Names of the recorded output topics; None where the model has no such output."""
-
-    depth: str | None
-    labels: str | None
-    odom: str
-
-
-def evaluate(
-    source: Path,
-    streams: Streams,
-    recording: Path,
-    outputs: Outputs,
-    classes: Sequence[SemanticClass],
-    metric: bool,
-    pictures: int = 6,
-) -> Evaluation:
-    """Compare the recorded outputs with the ground truth of the played recording.
-
-    Frames are paired by stamp, the nearest within half an image period. Predictions are resized to
-    the ground truth's size, inverse depth bilinearly and labels by the nearest pixel.
+class Judge:
+    """Takes frames in the order of time, and sums up.
 
     Args:
-        source: The played recording.
-        streams: Its topics.
-        recording: The recorded outputs.
-        outputs: Their topics.
-        classes: The model's classes.
-        metric: Whether the published depth is in metres.
-        pictures: Number of frames to keep for looking at.
+        truth: The ground truth.
+        classes: Which true class each of the model's is; None without semantics.
+        metric: Whether depth is in metres.
+        frames: How many there will be, about: for the choice of examples.
+        pool: Runs the heavy part beside whatever makes the frames.
     """
-    result = Evaluation()
-    with Bag(source) as given, Bag(recording) as published:
-        stamps = _stamps(published, outputs.depth or outputs.labels)
-        tolerance = _half_period(_stamps(given, streams.image))
-        # Ground truth may come with fewer frames: those with it are better to look at.
-        true = np.array(_stamps(given, streams.depth or streams.labels), np.int64)
-        judged = [s for s in stamps if true.size and np.abs(true - s).min() <= tolerance] or stamps
-        chosen = [judged[i] for i in np.linspace(0, len(judged) - 1, pictures).round().astype(int)]
-        looked_at = _pictures(given, streams.image, sorted(set(chosen)))
-        if outputs.depth:
-            _depth(result, given, streams, published, outputs.depth, looked_at, tolerance, metric)
-        if outputs.labels:
-            _labels(result, given, streams, published, outputs.labels, looked_at, tolerance,
-                    classes)
-        _trajectory(result, given, streams, published, outputs.odom, tolerance)
-        result.pictures = list(looked_at.values())
-    if not (streams.depth or streams.labels or streams.odom):
-        result.notes = ['no ground truth in this recording']
-    return result
 
+    def __init__(self, truth: GroundTruth, classes: ClassMap | None, metric: bool, frames: int,
+                 pool: Executor) -> None:
+        self._truth, self._classes, self._metric, self._pool = truth, classes, metric, pool
+        self._waiting: deque[Future[_Judged]] = deque()
+        self._table: list[dict[str, float]] = []
+        self._sums: dict[str, np.ndarray] = {}  # per row: sums of the metrics, and how many
+        self._confusion: np.ndarray | None = None
+        self._label_frames = 0
+        self._previous: Judgeable | None = None
+        self._poses: dict[int, np.ndarray] = {}
+        self._loops: list[consistency.LoopError] = []
+        self._examples = set(np.linspace(0, max(frames - 1, 0), EXAMPLES + 2)[1:-1].astype(int))
+        self._chosen: list[Picture] = []
+        self._worst: list[tuple[float, int, Picture]] = []
+        self._counter = itertools.count()
+        self._unjudged = 0
 
-def _depth(
-    result: Evaluation, given: Bag, streams: Streams, published: Bag, topic: str,
-    pictures: Mapping[int, Picture], tolerance: int, metric: bool,
-) -> None:
-    for stamp, data in _messages(published, topic, pictures):
-        pictures[stamp].depth = decode_depth(data)
-    if not streams.depth:
-        result.notes.append('no ground truth of depth in this recording')
-        return
-    plain, scaled = [], []
-    for stamp, ours, theirs in _pairs(published, topic, given, streams.depth, tolerance):
-        truth = decode_depth(theirs)
-        depth = _resize_depth(decode_depth(ours), truth.shape)
+    def add(self, frame: Judgeable) -> _Judged | None:
+        """Take the next frame; returns an earlier one that has been judged meanwhile."""
+        true_depth = true_labels = None
+        if frame.depth is not None:
+            true_depth = self._truth.depth(frame.stamp, frame.camera, frame.frame_id)
+        if frame.labels is not None:
+            true_labels = self._truth.labels(frame.stamp)
+        if frame.pose is not None:
+            self._poses[frame.stamp] = frame.pose
+        if frame.loop is not None:
+            try:
+                self._loops.append(consistency.loop_error(*frame.loop))
+            except ValueError:  # it does not move
+                pass
+        self._waiting.append(self._pool.submit(
+            self._measure, frame, self._previous, true_depth, true_labels))
+        self._previous = frame
+        return self._collect() if len(self._waiting) > IN_FLIGHT else None
+
+    def _measure(self, frame: Judgeable, previous: Judgeable | None,
+                 true_depth: np.ndarray | None, true_labels: np.ndarray | None) -> _Judged:
+        """Everything about one frame that needs no other but the one before."""
+        shown = frame.published if frame.published is not None else frame.depth
+        picture = Picture(frame.stamp, frame.rgb, shown, frame.labels)
+        numbers = {'stamp': frame.stamp / 1e9, **frame.numbers}
+        result = _Judged(numbers, picture)
+        if true_labels is not None:
+            true_labels = self._classes.truth(true_labels)
+        if true_depth is not None:
+            self._judge_depth(result, frame, true_depth, true_labels)
+        if true_labels is not None:
+            self._judge_labels(result, frame, true_labels)
+        _judge_consistency(result, frame, previous)
+        return result
+
+    def _judge_depth(self, result: _Judged, frame: Judgeable, truth: np.ndarray,
+                     true_labels: np.ndarray | None) -> None:
+        depth = _resize_depth(frame.depth, truth.shape)
+        edges, labels, names = None, None, ()
+        if self._classes:
+            names = [c.name for c in self._classes.classes]
+            if true_labels is not None:
+                labels = _resize_labels(true_labels, truth.shape)
+                edges = metrics.edge_mask(labels, EDGE_RADIUS)
+            elif frame.labels is not None:
+                labels = self._classes.predicted(_resize_labels(frame.labels, truth.shape))
+        rows, scale = metrics.depth_table(depth, truth, factor=1.0 if self._metric else None,
+                                          edges=edges, labels=labels, names=names)
+        if not rows:
+            return
+        result.rows = rows
+        numbers = result.numbers
+        numbers['abs_rel'], numbers['scale'] = rows['median_scaled'].abs_rel, scale
+        if self._metric:
+            numbers['abs_rel_published'] = rows['as_published'].abs_rel
+        known = np.isfinite(truth) & (truth > 0)
+        shown = _resize_labels(np.isfinite(result.picture.depth).view(np.uint8), truth.shape)
+        numbers['coverage'] = float(shown[known].mean())
+        result.picture.true_depth = truth
+        result.picture.abs_rel = numbers['abs_rel']
+        with np.errstate(invalid='ignore', divide='ignore'):
+            error = np.abs(depth * np.float32(scale) - truth) / truth
+        result.picture.error = np.where(known, error, np.nan).astype(np.float32)
+
+    def _judge_labels(self, result: _Judged, frame: Judgeable, truth: np.ndarray) -> None:
+        found = self._classes.predicted(_resize_labels(frame.labels, truth.shape))
+        matrix = metrics.confusion(found, truth, len(self._classes.classes))
+        result.confusion = matrix
+        if matrix.any():
+            result.numbers['label_accuracy'] = float(np.trace(matrix) / matrix.sum())
+        result.picture.true_labels = truth
+
+    def _collect(self) -> _Judged:
+        judged = self._waiting.popleft().result()
+        index = len(self._table)
+        self._table.append(judged.numbers)
+        for name, row in judged.rows.items():
+            sums = self._sums.setdefault(name, np.zeros(len(row) + 1))
+            sums += (*row, 1)
+        if judged.confusion is not None:
+            self._confusion = judged.confusion + (
+                0 if self._confusion is None else self._confusion)
+            self._label_frames += 1
+        picture = judged.picture
+        if index in self._examples:
+            self._chosen.append(picture)
+        badness = judged.numbers.get('abs_rel', judged.numbers.get('photometric', math.nan))
+        if math.isfinite(badness):
+            heapq.heappush(self._worst, (badness, next(self._counter), picture))
+            if len(self._worst) > WORST:
+                heapq.heappop(self._worst)
+        return judged
+
+    def finish(self) -> tuple[Evaluation, list[_Judged]]:
+        """Sum up; returns the result and the last frames, that `add` has not returned."""
+        last = []
+        while self._waiting:
+            last.append(self._collect())
+        frames = {name: np.array([row.get(name, math.nan) for row in self._table])
+                  for name in COLUMNS if any(name in row for row in self._table)}
+        for rank, (_, _, picture) in enumerate(sorted(self._worst, reverse=True), 1):
+            picture.rank = rank
+        worst = [p for _, _, p in sorted(self._worst, reverse=True)]
+        pictures = worst + [p for p in self._chosen if not p.rank]
+        notes = [f'{reason} ({count} times)' for reason, count in self._truth.problems.items()]
+        result = Evaluation(
+            numbers={'depth': self._depth_numbers(frames), 'semantics': self._label_numbers(),
+                     'consistency': self._consistency_numbers(frames)},
+            frames=frames, pictures=pictures, estimate=np.empty((0, 3)),
+            aligned=np.empty((0, 3)), truth=self._truth.track.poses[:, :3, 3],
+            poses=(np.empty(0, np.int64), np.empty((0, 4, 4)), np.empty((0, 4, 4))), notes=notes)
+        self._judge_trajectory(result)
+        return result, last
+
+    def _depth_numbers(self, frames: dict[str, np.ndarray]) -> dict | None:
+        if not self._sums:
+            return None
+        order = [n for n in self._sums if not n.startswith('class:')]
+        order += [n for n in self._sums if n.startswith('class:')]
+        rows = {name: metrics.DepthMetrics(*(self._sums[name][:-1] / self._sums[name][-1]).tolist()
+                                           )._asdict() for name in order}
+        known = np.isfinite(frames['scale'])
+        scales, stamps = frames['scale'][known], frames['stamp'][known]
+        numbers = {'frames': int(known.sum()), 'rows': rows,
+                   'scale_median': float(np.median(scales)),
+                   'scale_spread': float(np.std(scales / np.median(scales))),
+                   'scale_drift_percent_per_minute': _drift(stamps, scales),
+                   'coverage': float(np.nanmean(frames['coverage']))}
+        return numbers
+
+    def _label_numbers(self) -> dict | None:
+        if self._confusion is None or not self._confusion.any():
+            return None
+        values = metrics.iou(self._confusion)
+        present = self._confusion.sum(axis=1) > 0
+        names = [c.name for c in self._classes.classes]
+        return {
+            'frames': self._label_frames,
+            'mean_iou': metrics.mean_iou(self._confusion),
+            'pixel_accuracy': float(np.trace(self._confusion) / self._confusion.sum()),
+            'iou': {n: float(v) for n, v, p in zip(names, values, present, strict=True) if p},
+            'classes': names,
+            'confusion': self._confusion.tolist()}
+
+    def _consistency_numbers(self, frames: dict[str, np.ndarray]) -> dict | None:
+        numbers: dict = {}
+        if 'photometric' in frames:
+            predicted, static = frames['photometric'], frames['photometric_static']
+            numbers |= {
+                'frames': int(np.isfinite(predicted).sum()),
+                'photometric': float(np.nanmean(predicted)),
+                'photometric_static': float(np.nanmean(static))}
+            if np.nansum(static) > 0:  # the image changes
+                numbers['explained_percent'] = 100 * float(
+                    1 - np.nansum(predicted) / np.nansum(static))
+        if 'inconsistency' in frames:
+            steps = frames['scale_step']
+            known = np.isfinite(steps)
+            scale = consistency.accumulated_scale(steps[known])[1:]
+            numbers |= {
+                'inconsistency': float(np.nanmean(frames['inconsistency'])),
+                'scale_step_spread_percent': 100 * float(np.std(steps[known])),
+                'scale_drift_percent_per_minute': _drift(frames['stamp'][known], scale)}
+        if self._loops:
+            translation, rotation = np.mean(self._loops, axis=0)
+            numbers |= {'loop_translation_percent': 100 * float(translation),
+                        'loop_rotation_deg': float(rotation)}
+        return numbers or None
+
+    def _judge_trajectory(self, result: Evaluation) -> None:
+        """Fill in what the poses say: numbers, paths, and each frame's error of position."""
+        stamps = np.array(sorted(self._poses), np.int64)
+        poses = np.array([self._poses[s] for s in stamps.tolist()]).reshape(-1, 4, 4)
+        result.estimate = poses[:, :3, 3]
+        result.numbers['odometry'] = {
+            'poses': len(poses), 'length': metrics.path_length(poses[:, :3, 3])
+            if len(poses) else 0.0}
+        result.numbers['trajectory'] = None
+        truth = self._truth.track.at(stamps, self._truth.tolerance)
+        result.poses = stamps, poses, truth
+        if not len(self._truth.track) or not len(poses):
+            return
+        known = np.isfinite(truth).all(axis=(1, 2))
         try:
-            scaled.append(metrics.depth_metrics(depth, truth, median_scaling=True))
-            plain.append(metrics.depth_metrics(depth, truth))
-        except ValueError:  # neither is counted: no pixel has both
-            continue
-        if stamp in pictures:
-            pictures[stamp].true_depth = truth
-            pictures[stamp].abs_rel = scaled[-1].abs_rel
-    result.depth_frames = len(scaled)
-    if not scaled:
-        result.notes.append(
-            f'{streams.depth} has no frame with valid pixels at the time of a depth image')
+            numbers = metrics.trajectory_table(poses[known], truth[known])
+            aligned = metrics.pose_metrics(poses[known], truth[known], 'sim3').aligned[:, :3, 3]
+        except ValueError as error:
+            result.notes.append(f'the trajectory cannot be judged: {error}')
+            return
+        result.numbers['trajectory'] = {'poses': int(numbers.pop('frames')), **numbers}
+        result.aligned = aligned
+        errors = dict(zip((stamps[known] / 1e9).tolist(), np.linalg.norm(
+            aligned - truth[known][:, :3, 3], axis=1).tolist(), strict=True))
+        result.frames['position_error'] = np.array(
+            [errors.get(s, math.nan) for s in result.frames['stamp'].tolist()])
+
+
+def _judge_consistency(result: _Judged, frame: Judgeable, previous: Judgeable | None) -> None:
+    if frame.step is None or frame.depth is None or previous is None or previous.depth is None:
         return
-    result.depth_scaled = metrics.mean_depth_metrics(scaled)
-    if metric:
-        result.depth = metrics.mean_depth_metrics(plain)
-    else:
-        result.notes.append('the model is not metric, so depth is judged after median scaling only')
+    if previous.view != frame.view:
+        return
+    numbers = result.numbers
+    try:
+        error = consistency.photometric_error(
+            previous.rgb, frame.rgb, result.picture.depth, frame.view, frame.step)
+        numbers['photometric'], numbers['photometric_static'] = error.predicted, error.static
+        found = consistency.depth_inconsistency(
+            previous.published if previous.published is not None else previous.depth,
+            result.picture.depth, frame.view, frame.step)
+        numbers['inconsistency'], numbers['scale_step'] = found.mean, found.ratio
+    except (CameraError, ValueError):  # no pixel of this pair can be compared
+        pass
+
+
+def _drift(stamps: np.ndarray, scales: np.ndarray) -> float | None:
+    """Percent per minute; None for too few frames, or stamps that do not increase."""
+    try:
+        return consistency.scale_drift(stamps, scales).drift
+    except ValueError:
+        return None
 
 
 def _resize_depth(depth: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Depth at the size of the truth, inverse depth interpolated."""
     if depth.shape == shape:
         return depth
     return 1 / cv2.resize(1 / depth, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _labels(
-    result: Evaluation, given: Bag, streams: Streams, published: Bag, topic: str,
-    pictures: Mapping[int, Picture], tolerance: int, classes: Sequence[SemanticClass],
-) -> None:
-    for stamp, data in _messages(published, topic, pictures):
-        pictures[stamp].labels = decode_labels(data)
-    if not streams.labels:
-        result.notes.append('no ground truth of semantics in this recording')
-        return
-    to_ours = np.full(256, UNLABELED, np.uint8)
-    ids = {item.name: item.id for item in classes}
-    for train_id, name in enumerate(CITYSCAPES):
-        to_ours[train_id] = ids.get(name, UNLABELED)
-    total = np.zeros((len(classes), len(classes) + 1), np.int64)
-    for stamp, ours, theirs in _pairs(published, topic, given, streams.labels, tolerance):
-        truth = to_ours[decode_labels(theirs)]
-        labels = cv2.resize(
-            decode_labels(ours), truth.shape[::-1], interpolation=cv2.INTER_NEAREST)
-        total += metrics.confusion(labels, truth, len(classes))
-        result.label_frames += 1
-        if stamp in pictures:
-            pictures[stamp].true_labels = truth
-    if total.any():
-        result.confusion = total
-    else:
-        result.notes.append(
-            f'{streams.labels} has no frame with the classes of the model at the time of a mask')
+def _resize_labels(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if labels.shape == shape:
+        return labels
+    return cv2.resize(labels, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def _trajectory(
-    result: Evaluation, given: Bag, streams: Streams, published: Bag, topic: str, tolerance: int
-) -> None:
-    estimate = _positions(published, topic)
-    result.estimate = np.array(list(estimate.values())).reshape(-1, 3)
-    if len(estimate) < 2:
-        result.notes.append(f'{topic} has {len(estimate)} poses, so there is no trajectory')
-    if not streams.odom:
-        result.notes.append('no ground truth of motion in this recording')
-        return
-    truth = _positions(given, streams.odom)
-    result.truth = np.array(list(truth.values())).reshape(-1, 3)
-    times = np.array(sorted(truth))
-    ours, theirs = [], []
-    for stamp, position in estimate.items():
-        nearest = int(times[np.abs(times - stamp).argmin()])
-        if abs(nearest - stamp) <= tolerance:
-            ours.append(position)
-            theirs.append(truth[nearest])
-    try:
-        result.trajectory = metrics.trajectory_metrics(
-            np.array(ours).reshape(-1, 3), np.array(theirs).reshape(-1, 3))
-    except ValueError as error:
-        result.notes.append(f'the trajectory cannot be judged: {error}')
+def camera_step(previous: np.ndarray, current: np.ndarray, extrinsic: np.ndarray) -> np.ndarray:
+    """T_previous_current of the camera, from two poses T_odom_base and T_base_camera."""
+    return inverse(extrinsic) @ inverse(previous) @ current @ extrinsic
 
 
-def _stamps(bag: Bag, topic: str | None) -> list[int]:
-    return [header_stamp(m.data) for m in bag.messages([topic])] if topic else []
-
-
-def _half_period(stamps: Sequence[int]) -> int:
-    steps = np.diff(np.sort(np.asarray(stamps, np.int64)))
-    steps = steps[steps > 0]
-    return int(np.median(steps)) // 2 if len(steps) else 10**7
-
-
-def _messages(bag: Bag, topic: str, stamps: Collection[int]) -> Iterator[tuple[int, object]]:
-    """Yield stamp and message of those messages of a topic that have one of some stamps."""
-    for message in bag.messages([topic]):
-        stamp = header_stamp(message.data)
-        if stamp in stamps:
-            yield stamp, bag.decode(message)
-
-
-def _pairs(
-    ours: Bag, topic: str, theirs: Bag, truth: str, tolerance: int
-) -> Iterator[tuple[int, object, object]]:
-    """Yield stamp, our message and the true one nearest in time, if within the tolerance.
-
-    Holds two true messages at a time: both topics are taken to be in the order of their stamps.
-    """
-    candidates = theirs.messages([truth])
-    current = next(candidates, None)
-    following = next(candidates, None)
-    for message in ours.messages([topic]):
-        stamp = header_stamp(message.data)
-
-        def distance(candidate, stamp=stamp) -> int:
-            return abs(header_stamp(candidate.data) - stamp)
-
-        while following is not None and distance(following) <= distance(current):
-            current, following = following, next(candidates, None)
-        if current is not None and distance(current) <= tolerance:
-            yield stamp, ours.decode(message), theirs.decode(current)
-
-
-def _positions(bag: Bag, topic: str) -> dict[int, np.ndarray]:
-    """Return the positions of a nav_msgs/Odometry topic by stamp, in the order of the stamps."""
-    positions = {}
-    for message in bag.messages([topic]):
-        point = bag.decode(message).pose.pose.position
-        positions[header_stamp(message.data)] = np.array([point.x, point.y, point.z])
-    return dict(sorted(positions.items()))
-
-
-def _pictures(bag: Bag, topic: str, stamps: Sequence[int]) -> dict[int, Picture]:
-    """Return the camera's images of some stamps, decoded as the nodes do it."""
-    from rclpy.serialization import deserialize_message
-    from sensor_msgs.msg import CompressedImage, Image
-
-    from depth_ros.conversions import compressed_to_rgb, image_to_rgb
-
-    found = {}
-    for message in bag.messages([topic]):
-        stamp = header_stamp(message.data)
-        if stamp in stamps and stamp not in found:
-            if message.msgtype == COMPRESSED_IMAGE:
-                rgb = compressed_to_rgb(deserialize_message(message.data, CompressedImage))
-            else:
-                rgb = image_to_rgb(deserialize_message(message.data, Image))
-            found[stamp] = Picture(stamp, rgb.copy())
-    return found

@@ -1,0 +1,235 @@
+"""The ground truth of a recording, at the time of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from depth_ros.bag import (
+    POINT_CLOUD,
+    TF,
+    Bag,
+    BagError,
+    Message,
+    Streams,
+    decode_depth,
+    decode_labels,
+    decode_pose,
+    header_stamp,
+)
+from depth_ros.camera import Intrinsics
+from depth_ros.lidar import TransformTree, points_from_cloud, project_points
+
+MAX_GAP_NS = 500_000_000
+"""True poses further apart than this are not interpolated."""
+
+TF_PREFIX = 'tf:'
+"""Begins the name of a pair of TF frames that stands for a topic of poses: tf:odom>base_link."""
+
+
+class Nearest:
+    """The message of a topic that is nearest in time to each of a series of stamps.
+
+    Holds two messages at a time: stamps asked for and messages must come in the same order, which
+    may be that of a recording whose clock jumped.
+
+    Args:
+        path: The recording.
+        topic: A topic whose messages have headers.
+    """
+
+    def __init__(self, path: Path, topic: str) -> None:
+        self.bag = Bag(path)
+        self._messages = self.bag.messages([topic])
+        self._current = next(self._messages, None)
+        self._following = next(self._messages, None)
+
+    def at(self, stamp: int, tolerance: int) -> Message | None:
+        """Return the nearest message, None if it is further away than the tolerance, both ns."""
+        while self._following is not None and (
+                _distance(self._following, stamp) <= _distance(self._current, stamp)):
+            self._current = self._following
+            self._following = next(self._messages, None)
+        if self._current is None or _distance(self._current, stamp) > tolerance:
+            return None
+        return self._current
+
+    def close(self) -> None:
+        """Close the recording."""
+        self.bag.close()
+
+
+def _distance(message: Message, stamp: int) -> int:
+    return abs(header_stamp(message.data) - stamp)
+
+
+class PoseTrack:
+    """Poses by time.
+
+    Args:
+        poses: T_parent_child 4x4 by stamp in ns.
+    """
+
+    def __init__(self, poses: dict[int, np.ndarray]) -> None:
+        self.stamps = np.array(sorted(poses), np.int64)
+        self.poses = np.array([poses[s] for s in self.stamps.tolist()]).reshape(-1, 4, 4)
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    def at(self, stamps: Sequence[int], tolerance: int) -> np.ndarray:
+        """Return the poses at some stamps, (N, 4, 4).
+
+        Interpolated between neighbours that are not further apart than `MAX_GAP_NS`; else the
+        nearest one within the tolerance, in ns; else NaN.
+        """
+        from scipy.spatial.transform import Rotation, Slerp
+
+        wanted = np.asarray(stamps, np.int64)
+        result = np.full((len(wanted), 4, 4), np.nan)
+        if not len(self):
+            return result
+        after = np.searchsorted(self.stamps, wanted).clip(0, len(self) - 1)
+        before = np.maximum(after - 1, 0)
+        nearest = np.where(np.abs(self.stamps[before] - wanted)
+                           <= np.abs(self.stamps[after] - wanted), before, after)
+        close = np.abs(self.stamps[nearest] - wanted) <= tolerance
+        result[close] = self.poses[nearest[close]]
+        exact = self.stamps[nearest] == wanted
+        width = self.stamps[after] - self.stamps[before]
+        between = ~exact & (self.stamps[before] < wanted) & (wanted < self.stamps[after]) & (
+            width <= MAX_GAP_NS)
+        for i in np.flatnonzero(between):
+            a, b = before[i], after[i]
+            share = (wanted[i] - self.stamps[a]) / width[i]
+            turn = Slerp([0, 1], Rotation.from_matrix(self.poses[[a, b], :3, :3]))(share)
+            result[i] = np.eye(4)
+            result[i, :3, :3] = turn.as_matrix()
+            result[i, :3, 3] = (1 - share) * self.poses[a, :3, 3] + share * self.poses[b, :3, 3]
+        return result
+
+
+class GroundTruth:
+    """What is known to be true about the images of a recording. Use as a context manager.
+
+    Args:
+        path: The recording.
+        streams: Its topics; `odom` may name a pair of TF frames, `tf:PARENT>CHILD`.
+        tolerance: How far in time truth may be from an image, ns.
+        lidar_pose: T_camera_lidar 4x4 for a PointCloud2 as depth, from the lidar's frame to the
+            camera's optical frame; None to look it up in TF.
+
+    Attributes:
+        track: The true poses.
+        problems: Times that truth could not be used, by reason.
+
+    Raises:
+        BagError: A topic cannot be used.
+    """
+
+    def __init__(self, path: Path, streams: Streams, tolerance: int,
+                 lidar_pose: np.ndarray | None = None) -> None:
+        self.tolerance = tolerance
+        self.problems: dict[str, int] = {}
+        self._lidar_pose = lidar_pose
+        self._depth = Nearest(path, streams.depth) if streams.depth else None
+        self._labels = Nearest(path, streams.labels) if streams.labels else None
+        self._tree = None
+        of_frames = (streams.odom or '').startswith(TF_PREFIX)
+        with Bag(path) as bag:
+            cloud = streams.depth and bag.topics[streams.depth].msgtype == POINT_CLOUD
+            if of_frames or (cloud and lidar_pose is None):
+                self._tree = _transforms(bag)
+            if of_frames:
+                self.track = _frame_track(bag, self._tree, streams)
+            elif streams.odom:
+                self.track = _topic_track(bag, streams.odom, self.problems)
+            else:
+                self.track = PoseTrack({})
+
+    def depth(self, stamp: int, camera: Intrinsics, frame_id: str) -> np.ndarray | None:
+        """Return the true depth nearest to a stamp, float32 (H, W), metres, NaN = unknown.
+
+        A depth image keeps its size; a point cloud is projected into the camera.
+        """
+        message = self._depth and self._depth.at(stamp, self.tolerance)
+        if not message:
+            return None
+        try:
+            decoded = self._depth.bag.decode(message)
+            if message.msgtype != POINT_CLOUD:
+                return decode_depth(decoded)
+            transform = self._lidar_pose
+            if transform is None:
+                transform = self._tree.lookup(frame_id, decoded.header.frame_id, stamp)
+            return project_points(points_from_cloud(decoded), transform, camera)
+        except (ValueError, LookupError, BagError) as error:
+            self._count(f'true depth: {error}')
+            return None
+
+    def labels(self, stamp: int) -> np.ndarray | None:
+        """Return the true class ids nearest to a stamp, uint8 (H, W)."""
+        message = self._labels and self._labels.at(stamp, self.tolerance)
+        if not message:
+            return None
+        try:
+            return decode_labels(self._labels.bag.decode(message))
+        except (ValueError, BagError) as error:
+            self._count(f'true labels: {error}')
+            return None
+
+    def _count(self, problem: str) -> None:
+        self.problems[problem] = self.problems.get(problem, 0) + 1
+
+    def close(self) -> None:
+        """Close the recording."""
+        for stream in (self._depth, self._labels):
+            if stream:
+                stream.close()
+
+    def __enter__(self) -> GroundTruth:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _transforms(bag: Bag) -> TransformTree:
+    tree = TransformTree()
+    topics = [name for name, topic in bag.topics.items() if topic.msgtype == TF]
+    if not topics:
+        raise BagError(f'recording {bag.path} has no transforms (/tf, /tf_static), which its '
+                       'ground truth needs: give --lidar-pose, or record them too')
+    for message in bag.messages(topics):
+        tree.add(bag.decode(message), static=message.topic.endswith('static'))
+    return tree
+
+
+def _frame_track(bag: Bag, tree: TransformTree, streams: Streams) -> PoseTrack:
+    parent, _, child = streams.odom.removeprefix(TF_PREFIX).partition('>')
+    poses = {}
+    problem: Any = None
+    for message in bag.messages([streams.image]):
+        stamp = header_stamp(message.data)
+        try:
+            poses[stamp] = tree.lookup(parent, child, stamp)
+        except LookupError as error:
+            problem = error
+    if not poses:
+        raise BagError(f'recording {bag.path} never has a transform {parent}>{child} at the time '
+                       f'of an image: {problem}')
+    return PoseTrack(poses)
+
+
+def _topic_track(bag: Bag, topic: str, problems: dict[str, int]) -> PoseTrack:
+    poses = {}
+    for message in bag.messages([topic]):
+        try:
+            poses[header_stamp(message.data)] = decode_pose(bag.decode(message))
+        except (ValueError, BagError) as error:
+            key = f'true pose: {error}'
+            problems[key] = problems.get(key, 0) + 1
+    return PoseTrack(poses)
