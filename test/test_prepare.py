@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 
 import cv2
@@ -15,6 +16,7 @@ from train.__main__ import main as train_main
 from train.config import DEFAULT
 from train.data import FrameDataset
 from train.prepare import add_arguments, run
+from train.readers.bag import Topics, bag_recording
 from train.readers.kitti import raw_recordings
 from train.sequences import DataError, find_sequences, read_image, read_map, read_sequence
 from train.velodyne import file_projection, project_velodyne, read_points
@@ -427,37 +429,95 @@ def test_video(tmp_path):
 
 # Bags
 
+STEP = 0.1
+
+
+class Robot:
+    """Records a bag as a robot's computer does: a camera, wheels, GPS and a depth sensor."""
+
+    def __init__(self, bag, info=None):
+        self.bag, self.types, self.info = bag, bag.types.types, info or {}
+        self.now = None  # log time in seconds, where it is not the stamp
+
+    def header(self, seconds):
+        stamp = divmod(10**18 + round(seconds * 1e9), 10**9)
+        return self.types['std_msgs/msg/Header'](
+            self.types['builtin_interfaces/msg/Time'](*stamp), 'camera')
+
+    def put(self, topic, kind, seconds, *fields):
+        now = seconds if self.now is None else self.now
+        self.bag.write(topic, kind, 10**18 + round(now * 1e9),
+                       self.types[kind](self.header(seconds), *fields))
+
+    def camera_info(self, seconds):
+        values = {'size': (WIDTH, HEIGHT), 'model': 'plumb_bob', 'd': (), 'k': P2[:, :3],
+                  'r': np.eye(3), 'p': P2 * [1, 1, 1, 0], **self.info}
+        roi = self.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+        d, k, r, p = (np.array(values[n], float).ravel() for n in 'dkrp')
+        self.put('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', seconds, *values['size'][::-1],
+                 values['model'], d, k, r, p, 0, 0, roi)
+
+    def compressed(self, seconds, image, topic='/cam/image_raw/compressed'):
+        data = image if isinstance(image, bytes) else cv2.imencode('.png', image)[1].tobytes()
+        self.put(topic, 'sensor_msgs/msg/CompressedImage', seconds, 'png',
+                 np.frombuffer(data, np.uint8))
+
+    def raw(self, seconds, encoding, pixels, topic='/cam/image_raw', pad=0, big=False,
+            height=None):
+        rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(len(pixels), -1)
+        width = pixels.shape[1]
+        rows = np.pad(rows, ((0, 0), (0, pad)), constant_values=77)
+        self.put(topic, 'sensor_msgs/msg/Image', seconds, height or len(pixels), width, encoding,
+                 int(big), rows.shape[1], rows.ravel())
+
+    def odometry(self, seconds, position, yaw, topic='/odom'):
+        point = self.types['geometry_msgs/msg/Point'](*map(float, position))
+        turn = self.types['geometry_msgs/msg/Quaternion'](
+            *quaternion_from_rotation(rotation_from_vector([0, 0, yaw])))
+        zero = self.types['geometry_msgs/msg/Vector3'](0.0, 0.0, 0.0)
+        self.put(topic, 'nav_msgs/msg/Odometry', seconds, 'base_link',
+                 self.types['geometry_msgs/msg/PoseWithCovariance'](
+                     self.types['geometry_msgs/msg/Pose'](point, turn), np.zeros(36)),
+                 self.types['geometry_msgs/msg/TwistWithCovariance'](
+                     self.types['geometry_msgs/msg/Twist'](zero, zero), np.zeros(36)))
+
+    def fix(self, seconds, latitude, longitude, status=0):
+        self.put('/fix', 'sensor_msgs/msg/NavSatFix', seconds,
+                 self.types['sensor_msgs/msg/NavSatStatus'](status, 1), latitude, longitude, 0.0,
+                 np.zeros(9), 0)
+
+    def velocity(self, seconds, *metres, topic='/gps/vel'):
+        vector = self.types['geometry_msgs/msg/Vector3']
+        self.put(topic, 'geometry_msgs/msg/TwistStamped', seconds,
+                 self.types['geometry_msgs/msg/Twist'](vector(*metres), vector(0.0, 0.0, 0.0)))
+
+
+def drive(path, shifts, more=None, info=None, **options):
+    """A bag whose picture i, at i * STEP, shows the texture at shifts[i]."""
+    with BagWriter(path, **options) as bag:
+        robot = Robot(bag, info)
+        for i, shift in enumerate(shifts):
+            robot.camera_info(i * STEP)
+            robot.compressed(i * STEP, picture(shift))
+        if more:
+            more(robot)
+    return path
+
+
 def make_bag(path, distortion=(), name='/cam/image_raw', odometry=True):
     """Four images 0.1 s apart; odometry from 0.04 s to 0.24 s, 1 m/s forward and turning."""
     with BagWriter(path) as bag:
-        types = bag.types.types
-
-        def header(ns):
-            return types['std_msgs/msg/Header'](
-                types['builtin_interfaces/msg/Time'](*divmod(10**18 + ns, 10**9)), 'camera')
-        roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+        robot = Robot(bag, {'d': distortion})
         for i in range(4):
-            ns = i * 10**8
-            d = np.array(distortion, float)
-            bag.write('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', ns,
-                      types['sensor_msgs/msg/CameraInfo'](
-                          header(ns), HEIGHT, WIDTH, 'plumb_bob', d, P2[:, :3].ravel(),
-                          np.eye(3).ravel(), (P2 * [1, 1, 1, 0]).ravel(), 0, 0, roi))
-            data = cv2.imencode('.png', picture(5 * i))[1].ravel()
-            bag.write(f'{name}/compressed', 'sensor_msgs/msg/CompressedImage', ns,
-                      types['sensor_msgs/msg/CompressedImage'](header(ns), 'png', data))
-        for ns in range(40_000_000, 240_000_001, 20_000_000) if odometry else ():
-            q = quaternion_from_rotation(rotation_from_vector([0, 0, ns / 1e9]))
-            point = types['geometry_msgs/msg/Point'](ns / 1e9, 0.0, 0.0)
-            zero = types['geometry_msgs/msg/Vector3'](0.0, 0.0, 0.0)
-            bag.write('/odom', 'nav_msgs/msg/Odometry', ns, types['nav_msgs/msg/Odometry'](
-                header(ns), 'base_link',
-                types['geometry_msgs/msg/PoseWithCovariance'](
-                    types['geometry_msgs/msg/Pose'](
-                        point, types['geometry_msgs/msg/Quaternion'](*q)), np.zeros(36)),
-                types['geometry_msgs/msg/TwistWithCovariance'](
-                    types['geometry_msgs/msg/Twist'](zero, zero), np.zeros(36))))
+            robot.camera_info(i * STEP)
+            robot.compressed(i * STEP, picture(5 * i), f'{name}/compressed')
+        for t in np.arange(0.04, 0.241, 0.02) if odometry else ():
+            robot.odometry(t, (t, 0, 0), t)
     return path
+
+
+def read_json(out, name):
+    return json.loads((out / f'.prepared/{name}.json').read_text())
 
 
 def test_bag(tmp_path):
@@ -477,9 +537,203 @@ def test_bag(tmp_path):
     assert none['none'].odometry is None
 
 
-def test_distorted_images_are_rectified_unless_they_are(tmp_path):
+def test_the_kind_of_a_recording_is_seen(tmp_path, folder, kitti):
+    bag = make_bag(tmp_path / 'day.1')
+    odometry_tree(tmp_path / 'odometry')
+    (tmp_path / 'bags').mkdir()
+    shutil.copytree(bag, tmp_path / 'bags/a')
+    shutil.copytree(bag, tmp_path / 'bags/b')
+    make_video(tmp_path / 'walk.avi')
+    for path, names in ((bag, ['day.1']), (next(bag.glob('*.mcap')), ['day.1']),
+                        (tmp_path / 'bags', ['a', 'b']), (folder, ['walk']),
+                        (folder / 'images', ['walk']), (tmp_path / 'walk.avi', ['walk']),
+                        (tmp_path / 'odometry', ['07'])):
+        out = tmp_path / f'out_{path.name}_{path.parent.name}'
+        command(path, '--out', out)
+        assert [s.folder.name for s in find_sequences(out)] == names
+    with pytest.raises(DataError, match='of one kind.*bag.*and folder'):
+        command(bag, folder, '--out', tmp_path / 'no')
+
+
+def test_several_bags_make_one_data_set(tmp_path, capsys):
+    bags = [drive(tmp_path / place / 'run', range(0, 200, 4)) for place in ('a', 'b')]
+    bags.append(drive(tmp_path / 'c', range(0, 160, 4), storage='sqlite3'))
+    size = '--width', 64, '--height', 40, '--part', 'both'
+    command(*bags[:2], '--out', tmp_path / 'out', *size)
+    found = [[s.folder.name for s in find_sequences(tmp_path / 'out' / part)]
+             for part in ('train', 'val', 'test')]
+    assert found == [['a_run', 'b_run']] * 3
+    # Others join later; what is there is neither written nor read again.
+    before = snapshot(tmp_path / 'out')
+    for bag in bags[:2]:
+        next(bag.glob('*.mcap')).unlink()
+    command(*bags, '--out', tmp_path / 'out', *size)
+    after = snapshot(tmp_path / 'out')
+    assert {k: after[k] for k in before if k != 'summary.html'} == {
+        k: v for k, v in before.items() if k != 'summary.html'}
+    assert (tmp_path / 'out/train/c').is_dir()
+    capsys.readouterr()
+    command(*bags, '--out', tmp_path / 'out', *size)
+    assert 'nothing to do' in capsys.readouterr().out
+    assert snapshot(tmp_path / 'out') == after
+    drive(tmp_path / 'd/c', range(0, 40, 4))
+    with pytest.raises(DataError, match="has a 'c' already.*rename"):
+        command(tmp_path / 'd/c', '--out', tmp_path / 'out', *size)
+
+
+def test_a_bag_is_divided_in_time(tmp_path):
+    bag = drive(tmp_path / 'bag', range(0, 400, 4))
+    command(bag, '--out', tmp_path / 'out', '--width', 64, '--height', 40, '--part', 'both')
+    found = {part: [int(p.stem) for p in read_sequence(tmp_path / 'out' / part / 'bag').images]
+             for part in ('train', 'val', 'test')}
+    # Of 100 frames 10, 10 and the rest, and 5 in between twice.
+    assert found == {'train': list(range(70)), 'val': list(range(75, 85)),
+                     'test': list(range(90, 100))}
+    assert len(FrameDataset(tmp_path / 'out/val', 64, 40)) == 8
+    command(bag, '--out', tmp_path / 'two', '--width', 64, '--height', 40, '--part', 'both',
+            '--shares', 0.5, 0.5, 0)
+    assert [len(read_sequence(tmp_path / 'two' / part / 'bag').images)
+            for part in ('train', 'val')] == [45, 50]
+    assert not (tmp_path / 'two/test').exists()
+    for shares in ((0.5, 0.4, 0), (0, 0.5, 0.5), (1.1, -0.1, 0)):
+        with pytest.raises(DataError, match='--shares must be'):
+            command(bag, '--out', tmp_path / 'no', '--part', 'both', '--shares', *shares)
+
+
+def test_frames_are_thinned_to_a_parallax(tmp_path, capsys):
+    """The texture slides by 2 pixels a frame, 1 at network size, and stands in the middle."""
+    shifts = [*range(0, 40, 2), *[38] * 15, *range(40, 80, 2)]
+    bag = drive(tmp_path / 'bag', shifts)
+    sequence = prepare('bag', bag, tmp_path / 'out', '--parallax', 2.7)['bag']
+    kept = np.array([shifts[int(p.stem)] for p in sequence.images])
+    assert (np.diff(kept) == 6).all()
+    assert sequence.frames is None, 'the frames around those that were left out are neighbours'
+    report = read_json(tmp_path / 'out', 'bag')
+    assert report['frames'] == 55 and report['static'] + report['close'] == 55 - len(kept)
+    # At 38 the frame itself has moved by 2 pixels since 36, which was kept, or stands there.
+    assert f"left out {report['static']} static, {report['close']} too close" in (
+        capsys.readouterr().out)
+    np.testing.assert_allclose(report['flow'], 3, atol=0.3)
+    still = prepare('bag', drive(tmp_path / 'still', [*range(0, 40, 8), *[40] * 15]),
+                    tmp_path / 'still_out', '--parallax', 0)['still']
+    assert len(still.images) == 6
+    assert read_json(tmp_path / 'still_out', 'still')['static'] == 14
+    assert 'still: camera looks mostly static: 70 % of' in capsys.readouterr().out
+
+
+def encode(bgr, encoding):
+    """A picture as a camera driver writes it: rows of uint8 or uint16, (H, W, C)."""
+    if encoding.endswith('16'):
+        return encode(bgr, f'{encoding[:-2]}8').astype(np.uint16) * 257
+    blue, green, red = (bgr[..., i] for i in range(3))
+    if encoding.startswith('bayer_'):
+        out = np.empty(bgr.shape[:2], np.uint8)
+        for place, color in enumerate(encoding[6:10]):
+            rows, columns = slice(place // 2, None, 2), slice(place % 2, None, 2)
+            out[rows, columns] = {'r': red, 'g': green, 'b': blue}[color][rows, columns]
+        return out[..., None]
+    if encoding == 'mono8':
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)[..., None]
+    if encoding in ('rgb8', 'bgr8', 'rgba8', 'bgra8'):
+        planes = {'r': red, 'g': green, 'b': blue, 'a': np.full_like(red, 9)}
+        return np.stack([planes[c] for c in encoding[:-1]], -1)
+    # BT.601, video range, by its definition.
+    y = 16 + (65.738 * red + 129.057 * green + 25.064 * blue) / 256
+    u = 128 + (-37.945 * red - 74.494 * green + 112.439 * blue) / 256
+    v = 128 + (112.439 * red - 94.154 * green - 18.285 * blue) / 256
+    if encoding in ('nv12', 'nv21'):
+        pairs = (u, v) if encoding == 'nv12' else (v, u)
+        colors = np.stack([p[::2, ::2] for p in pairs], -1).reshape(len(y) // 2, -1)
+        return np.rint(np.concatenate([y, colors])).astype(np.uint8)[..., None]
+    chroma = y.copy()
+    chroma[:, ::2], chroma[:, 1::2] = u[:, ::2], v[:, ::2]
+    order = (chroma, y) if encoding in ('uyvy', 'yuv422') else (y, chroma)
+    return np.rint(np.stack(order, -1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize('encoding', [
+    'rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8', 'rgb16', 'bgr16', 'rgba16', 'bgra16', 'mono16',
+    'bayer_rggb8', 'bayer_bggr8', 'bayer_gbrg8', 'bayer_grbg8', 'bayer_rggb16', 'bayer_bggr16',
+    'bayer_gbrg16', 'bayer_grbg16', 'uyvy', 'yuv422', 'yuyv', 'yuv422_yuy2', 'nv12', 'nv21',
+    '8UC1', '8UC3', '8UC4', '16UC1'])
+def test_every_usual_encoding(tmp_path, encoding):
+    """Also with padded rows, and big-endian."""
+    smooth = cv2.resize(picture(0)[::16, ::16], (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    alias = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
+    pixels = encode(smooth, alias.get(encoding, encoding))
+    with BagWriter(tmp_path / 'bag') as bag:
+        robot = Robot(bag)
+        robot.camera_info(0)
+        robot.raw(0.0, encoding, pixels, height=HEIGHT)
+        robot.raw(0.1, encoding, pixels, height=HEIGHT, pad=6)
+        swapped = pixels.byteswap() if pixels.dtype == np.uint16 else pixels
+        robot.raw(0.2, encoding, swapped, height=HEIGHT, big=True)
+    recording = bag_recording(tmp_path / 'bag', Topics('/cam/image_raw'))
+    grey = 'mono' in encoding or 'UC1' in encoding
+    wanted = cv2.cvtColor(cv2.cvtColor(smooth, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR
+                          ) if grey else smooth
+    tolerance = 5 if encoding[:2] in ('ba', 'yu', 'uy', 'nv') else 1
+    images = [read() for _, read in recording.pictures(range(3))]
+    for image in images:
+        assert np.abs(image.astype(int) - wanted)[2:-2, 2:-2].mean() < tolerance
+    assert np.array_equal(images[0], images[1]) and np.array_equal(images[0], images[2])
+
+
+def bend(model, d, x, y):
+    """Where a lens puts the ray (x, y, 1), as the models are defined; by hand."""
+    r2 = x**2 + y**2
+    if model == 'equidistant':
+        r = np.sqrt(r2)
+        theta = np.arctan(r)
+        scale = theta * (1 + sum(k * theta**(2 * i + 2) for i, k in enumerate(d))) / r
+        return x * scale, y * scale
+    k1, k2, p1, p2, k3, *rest = [*d, 0, 0, 0][:8]
+    k4, k5, k6 = rest
+    radial = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + k4 * r2 + k5 * r2**2 + k6 * r2**3)
+    return (x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x**2),
+            y * radial + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y)
+
+
+@pytest.mark.parametrize(('model', 'd'), [
+    ('plumb_bob', (-0.3, 0.1, 0.002, -0.001, 0)),
+    ('rational_polynomial', (0.5, -0.2, 0.001, 0.001, 0.01, 0.9, -0.1, 0.05)),
+    ('equidistant', (-0.02, 0.01, 0, 0)), ('equidistant', (0, 0, 0, 0))])
+def test_distorted_images_and_depth_are_rectified(tmp_path, model, d):
+    """A grid of dots, drawn where the lens puts them, ends where a pinhole camera has them."""
+    k = np.array([[300.0, 0, 330], [0, 310, 235], [0, 0, 1]])
+    p = np.array([[280.0, 0, 320, 0], [0, 280, 240, 0], [0, 0, 1, 0]])
+    turn = rotation_from_vector([0.02, -0.03, 0.01])  # of the rectified camera
+    dots = [(u, v) for u in range(160, 481, 80) for v in range(120, 361, 60)]
+    rays = np.linalg.inv(p[:, :3]) @ np.array([(u, v, 1) for u, v in dots]).T
+    x, y, z = turn.T @ rays
+    image, depth = np.zeros((480, 640), np.uint8), np.ones((480, 640), np.float32)
+    for bent in zip(*bend(model, d, x / z, y / z), strict=True):
+        u, v, _ = k @ [*bent, 1]
+        cv2.circle(image, (round(u * 16), round(v * 16)), 5 * 16, 255, -1, cv2.LINE_AA, 4)
+        cv2.circle(depth, (round(u), round(v)), 5, 7, -1)
+    with BagWriter(tmp_path / 'bag') as bag:
+        robot = Robot(bag, {'size': (640, 480), 'model': model, 'd': d, 'k': k, 'r': turn, 'p': p})
+        robot.camera_info(0)
+        for i in range(2):
+            robot.raw(i * STEP, 'mono8', image[..., None])
+            robot.raw(i * STEP, '32FC1', depth[..., None], '/lidar_depth')
+    recording = bag_recording(tmp_path / 'bag', Topics(depth='/lidar_depth'))
+    np.testing.assert_allclose(recording.intrinsics, p[:, :3])
+    for index, read in recording.pictures(range(2)):
+        straight, far = read()[..., 0], recording.depth(index)
+        for u, v in dots:
+            patch = straight[v - 12:v + 13, u - 12:u + 13].astype(float)
+            rows, columns = np.mgrid[v - 12:v + 13, u - 12:u + 13]
+            found = (columns * patch).sum() / patch.sum(), (rows * patch).sum() / patch.sum()
+            assert np.hypot(found[0] - u, found[1] - v) < 0.4
+            assert far[v, u] == 7
+        assert set(np.unique(far)) <= {0, 1, 7}, 'depth is not blended'
+
+
+def test_what_is_rectified_already_stays(tmp_path):
     distortion = (-0.3, 0.1, 0, 0, 0)
-    raw = prepare('bag', make_bag(tmp_path / 'raw', distortion), tmp_path / 'a', '--min-motion', 0)
+    raw = prepare('bag', make_bag(tmp_path / 'raw', distortion, '/direct/image_raw'),
+                  tmp_path / 'a', '--min-motion', 0)
     rect = prepare('bag', make_bag(tmp_path / 'rect', distortion, '/cam/image_rect'),
                    tmp_path / 'b', '--min-motion', 0)
     wanted = cv2.undistort(picture(5), P2[:, :3], np.array(distortion), None, P2[:, :3])
@@ -490,13 +744,108 @@ def test_distorted_images_are_rectified_unless_they_are(tmp_path):
     assert np.abs(straight - bent).mean() > 2
     assert np.abs(read_image(raw['raw'].images[1], 64, 40) - straight).mean() < 0.5
     assert np.array_equal(read_image(rect['rect'].images[1], 64, 40), bent)
+    assert read_json(tmp_path / 'a', 'raw')['facts']['rectification'].startswith('rectified here')
+    assert read_json(tmp_path / 'b', 'rect')['facts']['rectification'] == 'recorded rectified'
+    strange = drive(tmp_path / 'strange', [0, 5], info={'d': (0.1,) * 6, 'model': 'double_sphere'})
+    with pytest.raises(DataError, match="model 'double_sphere', which is not supported"):
+        prepare('bag', strange, tmp_path / 'no')
+
+
+def test_depth_goes_to_the_nearest_image(tmp_path):
+    def depths(robot):
+        for seconds, millimetres in ((0.012, 1000), (0.105, 2000), (0.11, 2500), (0.25, 3000)):
+            robot.raw(seconds, '16UC1', np.full((30, 40, 1), millimetres, np.uint16), '/lidar')
+    bag = drive(tmp_path / 'bag', range(0, 32, 8), depths)
+    sequence = prepare('bag', bag, tmp_path / 'out', '--depth', '/lidar')['bag']
+    found = [sequence.depth_path(i) for i in range(4)]
+    assert [path.exists() for path in found] == [True, True, False, False]
+    assert [int(read_map(path)[5, 5]) for path in found[:2]] == [1000, 2000]
+    assert read_map(found[0]).shape == (30, 40)
+    assert '50 % of the images' in read_json(tmp_path / 'out', 'bag')['facts']['depth']
+
+
+def test_speed_by_gps(tmp_path):
+    """5 m/s, half north and east, from fixes five times a second with two that are none."""
+    def fixes(robot):
+        for i in range(-5, 11):
+            metres = 5 * i / 5 / np.sqrt(2)
+            north = np.degrees(metres / 6371008.8)
+            robot.fix(i / 5, 60 + north, 8 + north / np.cos(np.radians(60)))
+        robot.fix(0.33, 0.0, 0.0, -1)
+        robot.fix(0.55, float('nan'), float('nan'))
+    shifts = range(0, 120, 8)
+    sequence = prepare('bag', drive(tmp_path / 'fix', shifts, fixes), tmp_path / 'a')['fix']
+    np.testing.assert_allclose(sequence.speeds, 5, rtol=1e-3)
+    assert sequence.distance(2, 6) == pytest.approx(2, rel=1e-3)
+
+    def velocities(robot):
+        fixes(robot)  # a measured velocity wins
+        for i in range(5):
+            robot.velocity(0.1 + i / 5, 3.0, 4.0 * i, 0.0)
+            robot.velocity(0.1 + i / 5, 9.0, 9.0, 9.0, topic='/cmd_vel')
+    sequence = prepare('bag', drive(tmp_path / 'vel', shifts, velocities), tmp_path / 'b')['vel']
+    np.testing.assert_allclose(sequence.speeds[[1, 3, 5]], [3, 5, np.hypot(3, 8)], rtol=1e-6)
+    assert np.isnan(sequence.speeds[[0, 10]]).all()
+    with pytest.raises(DataError, match='no .*NavSatFix.* on /odom'):
+        prepare('bag', tmp_path / 'vel', tmp_path / 'no', '--gps', '/odom')
+
+
+def test_what_is_wrong_with_a_bag_is_said(tmp_path, capsys):
+    with BagWriter(tmp_path / 'bag') as bag:
+        robot = Robot(bag)
+        for i in range(40):
+            robot.now = i * STEP
+            robot.camera_info(i * STEP)
+            image = picture(4 * i)
+            whole = cv2.imencode('.png', image)[1].tobytes()
+            robot.compressed({12: 1.3, 13: 1.2, 20: 0.2}.get(i, i * STEP),
+                             {5: b'', 7: whole[:-40], 9: picture(0)[:20]}.get(i, image))
+        robot.now = 5
+        robot.compressed(3.9, picture(156))
+    sequence = prepare('bag', tmp_path / 'bag', tmp_path / 'out')['bag']
+    # One of the 40 was stamped a second and more before others: the following are renumbered.
+    assert [int(p.stem) for p in sequence.images] == [
+        i for i in range(39) if i not in (5, 7, 9)]
+    assert (np.diff(sequence.times) > 0).all()
+    text = capsys.readouterr().out
+    for part in ('image 5 of /cam/image_raw/compressed is empty', 'image 7 of', 'cut short',
+                 "'000009' has 128x20 pixels", 'images were recorded out of order',
+                 '1 images left out whose stamps go back by up to',
+                 '1 images have the stamp of another', 'no wheel odometry and no GPS', '3 damaged'):
+        assert part in text
+    page = (tmp_path / 'out/summary.html').read_text()
+    assert 'stamps go back by' in page and '3 damaged images' in page
+
+
+def test_the_summary_page(tmp_path):
+    """It names all that the issue wants, and needs nothing from elsewhere."""
+    def flicker(robot):
+        for i in range(40, 80):
+            robot.compressed(i * STEP, picture(4 * i) // (1 + i % 2))
+            robot.odometry(i * STEP, (i, 0, 0), 0)
+    bag = drive(tmp_path / 'my bag <1>', range(0, 160, 4), flicker)
+    command(bag, '--out', tmp_path / 'out', '--width', 64, '--height', 40, '--part', 'both')
+    page = (tmp_path / 'out/summary.html').read_text()
+    for text in ('my bag &lt;1&gt;', 'rolling exposure', 'Examples: train', 'Examples: val',
+                 'histogram of motion', 'too few frames', 'fx 50.0, fy 50.0, cx 29.8, cy 19.8',
+                 '10.0 Hz', '/odom', 'none needed: no distortion'):
+        assert text in page
+    assert 'metric scale needs' not in page and 'mostly static' not in page
+    assert page.count('data:image/jpeg') > 15 and page.count('data:image/svg+xml') == 2
+    assert not re.search(r'(src|href)="(?!data:)|@import|url\(', page)
 
 
 def test_bags_that_cannot_be_used(tmp_path):
     with pytest.raises(DataError, match='no topic /other'):
-        prepare('bag', make_bag(tmp_path / 'bag'), tmp_path / 'out', '--image-topic', '/other')
+        prepare('bag', make_bag(tmp_path / 'bag'), tmp_path / 'out', '--image', '/other')
     with pytest.raises(DataError, match='/wheel'):
-        prepare('bag', tmp_path / 'bag', tmp_path / 'out', '--odom-topic', '/wheel')
+        prepare('bag', tmp_path / 'bag', tmp_path / 'out', '--odom', '/wheel')
+
+    def two(robot):
+        robot.odometry(0, (0, 0, 0), 0, '/a')
+        robot.odometry(0, (0, 0, 0), 0, '/b')
+    with pytest.raises(DataError, match='several topics for --odom: choose one of /a, /b'):
+        prepare('bag', drive(tmp_path / 'two', [0, 5], two), tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 
