@@ -1,16 +1,17 @@
-"""The demo's report: one HTML file that needs nothing else, with every picture inside."""
+"""The report of an evaluation: one HTML file that needs nothing else, with every picture inside."""
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -18,24 +19,63 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from depth_ros import page
 from depth_ros.contract import ModelContract, SemanticClass
-from depth_ros.evaluation import Evaluation, Picture
+from depth_ros.page import BLUE, INK, ORANGE, number
+
+if TYPE_CHECKING:
+    from depth_ros.evaluation import Evaluation, Picture
+
+DEPTH_METRICS = {
+    'abs_rel': 'Abs Rel', 'sq_rel': 'Sq Rel, m', 'rmse': 'RMSE, m', 'rmse_log': 'RMSE log',
+    'a1': 'δ < 1.25', 'a2': 'δ < 1.25²', 'a3': 'δ < 1.25³'}
+"""The seven depth metrics and how they are written."""
+
+ALIGNMENTS = {'se3': 'rigid (SE3)', 'sim3': 'with scale (Sim3)', 'scale': 'scale only'}
+"""How a trajectory is fitted to the truth before it is judged, and how that is written."""
+
+MAX_CONFUSION = 20
+"""Classes above which a confusion matrix is no longer a thing to look at."""
+
+ERROR_LIMIT = 0.5
+"""Relative depth error that the dark end of its colours stands for."""
+
+_CONSISTENCY = (
+    ('photometric', 'photometric error', '.4f', '',
+     'How much each image differs from the one before it, moved by the predicted depth and motion. '
+     'Good: far below the next row.'),
+    ('photometric_static', '… of the still image', '.4f', '',
+     'The same with the image before left where it is: what there is to explain.'),
+    ('explained_percent', 'explained', '.0f', ' %',
+     'The share of that change which depth and motion explain. Good: high. At 0 and below they '
+     'explain nothing, or the camera stands still.'),
+    ('inconsistency', 'depth inconsistency', '.3f', '',
+     'How much the depths of one point in two images differ, |a − b| / (a + b). Good: near 0; at '
+     '0.1 they are a fifth apart.'),
+    ('scale_step_spread_percent', 'spread of scale steps', '.2f', ' %',
+     'How unevenly depth grows or shrinks from frame to frame. Good: near 0.'),
+    ('scale_drift_percent_per_minute', 'drift of scale', '.1f', ' % per minute',
+     'How the scale of depth wanders. Good: near 0; otherwise what is seen early and late does not '
+     'fit together.'),
+    ('loop_translation_percent', 'loop, translation', '.1f', ' %',
+     'Two steps of the odometry against one direct step over both, as a share of the way. Good: '
+     'near 0.'),
+    ('loop_rotation_deg', 'loop, rotation', '.3f', '°', 'The same for the rotation. Good: near 0.'),
+)
+"""Numbers that need no ground truth: key, name, format, unit, and what they mean."""
 
 _TURBO = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO)[:, 0, ::-1]
-_INK, _MUTED, _BLUE, _ORANGE = '#1f2933', '#64707d', '#1f6feb', '#d9730d'
-_STYLE = {
-    'svg.fonttype': 'none', 'svg.hashsalt': 'depth_ros', 'font.family': 'sans-serif',
-    'font.size': 10, 'axes.edgecolor': '#c3cad1', 'axes.labelcolor': _MUTED,
-    'xtick.color': _MUTED, 'ytick.color': _MUTED, 'axes.spines.top': False,
-    'axes.spines.right': False, 'axes.grid': True, 'grid.color': '#e8ecf0', 'legend.frameon': False,
-    'text.color': _INK, 'axes.axisbelow': True,
-}
+# Light to dark: the truth is often sparse, and points must stand out of the darkened camera image.
+_HEAT = np.stack([
+    np.interp(np.linspace(0, 4, 256), np.arange(5), channel)
+    for channel in ((255, 254, 253, 227, 128), (255, 217, 141, 26, 0), (204, 118, 60, 28, 38))
+], axis=-1).astype(np.uint8)
 
 
 def write_report(
     out: Path,
     found: Mapping,
-    latencies_ms: Mapping[str, np.ndarray],
+    frames: Mapping[str, np.ndarray],
     evaluation: Evaluation,
     contracts: Mapping[str, ModelContract],
 ) -> None:
@@ -43,21 +83,14 @@ def write_report(
 
     Args:
         out: Folder to write to.
-        found: What `depth_ros.demo.summarize` returned.
-        latencies_ms: Latency of each output by topic.
+        found: What `metrics.json` holds.
+        frames: Columns of the per-frame table, (N,) each; NaN = unknown.
         evaluation: Pictures and trajectories.
-        contracts: The models' contracts by node.
+        contracts: The models' contracts by node; a node that was not judged is missing.
     """
-    with rc_context(_STYLE):
-        _write(out / 'report.html', _page(found, latencies_ms, evaluation, contracts).encode())
-        if evaluation.pictures:
-            _write(out / 'overview.jpg', _overview(evaluation, contracts['perception_node']))
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f'.{path.name}.part')
-    part.write_bytes(data)
-    os.replace(part, path)
+    page.write_file(out / 'report.html', _page(found, frames, evaluation, contracts).encode())
+    if evaluation.pictures:
+        page.write_file(out / 'overview.jpg', _overview(evaluation, contracts))
 
 
 # Pictures ---------------------------------------------------------------------------------------
@@ -80,6 +113,22 @@ def color_depth(depth: np.ndarray, near: float) -> np.ndarray:
     return colored
 
 
+def color_error(error: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """Colour relative errors, pale to dark red at `ERROR_LIMIT`, over the darkened camera image.
+
+    Args:
+        error: float32 (H, W); NaN = unknown.
+        rgb: uint8 (H', W', 3).
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+    """
+    known = np.isfinite(error)
+    level = np.clip(np.where(known, error, 0) / ERROR_LIMIT, 0, 1)
+    return np.where(known[..., None], _HEAT[(level * 255).astype(np.uint8)],
+                    _grey(rgb, error.shape) // 3)
+
+
 def color_labels(
     labels: np.ndarray, classes: Sequence[SemanticClass], rgb: np.ndarray | None = None
 ) -> np.ndarray:
@@ -99,24 +148,25 @@ def color_labels(
     colored = palette[labels]
     if rgb is None:
         return colored
-    grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    if grey.shape != colored.shape:
-        grey = cv2.resize(grey, colored.shape[1::-1], interpolation=cv2.INTER_AREA)
+    grey = _grey(rgb, labels.shape)
     return np.where((labels < len(classes))[..., None],
                     cv2.addWeighted(colored, 0.65, grey, 0.35, 0), grey)
 
 
-def _image(rgb: np.ndarray, alt: str, width: int = 640) -> str:
-    if rgb.shape[1] > width:
-        height = max(1, round(rgb.shape[0] * width / rgb.shape[1]))
-        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-    data = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
-    return _embed(data.tobytes(), 'image/jpeg', alt)
+def _grey(rgb: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    if grey.shape[:2] != shape:
+        grey = cv2.resize(grey, shape[::-1], interpolation=cv2.INTER_AREA)
+    return grey
 
 
-def _embed(data: bytes, kind: str, alt: str) -> str:
-    text = base64.b64encode(data).decode()
-    return f'<img src="data:{kind};base64,{text}" alt="{escape(alt)}">'
+def _thicker(values: np.ndarray) -> np.ndarray:
+    """Spread the points of a lidar to their neighbours: they would vanish in a small picture."""
+    known = np.isfinite(values)
+    if known.mean() > 0.2:
+        return values
+    spread = cv2.dilate(np.where(known, values, -1).astype(np.float32), np.ones((3, 3)))
+    return np.where(known, values, np.where(spread >= 0, spread, np.nan))
 
 
 def _near(pictures: Sequence[Picture]) -> float:
@@ -136,290 +186,577 @@ def _to_scale(picture: Picture, metric: bool) -> np.ndarray:
     return picture.depth * (np.nanmedian(picture.true_depth) / np.nanmedian(picture.depth))
 
 
-def _frame(
-    picture: Picture, start_ns: int, near: float, classes: Sequence[SemanticClass], metric: bool
-) -> str:
-    """One frame: what came out in a row, and the truth below it."""
-    time = f'{(picture.stamp_ns - start_ns) / 1e9:.1f} s'
-    above = [_figure(picture.rgb, f'Camera image at {time}')]
-    below = ['<div></div>']
-    if picture.depth is not None:
-        above.append(_figure(color_depth(_to_scale(picture, metric), near), 'Depth'))
-        if picture.true_depth is not None:
-            caption = f'True depth (Abs Rel {picture.abs_rel:.3f})'
-            below.append(_figure(color_depth(picture.true_depth, near), caption))
-        else:
-            below.append('<div></div>')
-    if picture.labels is not None:
-        above.append(_figure(color_labels(picture.labels, classes, picture.rgb), 'Masks'))
-        if picture.true_labels is not None:
-            colored = color_labels(picture.true_labels, classes, picture.rgb)
-            below.append(_figure(colored, 'True masks'))
-        else:
-            below.append('<div></div>')
-    truth = picture.true_depth is not None or picture.true_labels is not None
-    return (f'<div class="frame columns{len(above)}">{"".join(above)}'
-            f'{"".join(below) if truth else ""}</div>')
+class _Gallery:
+    """Draws frames with the same colours."""
+
+    def __init__(self, pictures: Sequence[Picture], start: float, contract: ModelContract | None,
+                 true_names: Sequence[str]) -> None:
+        self._pictures, self._start = pictures, start
+        self._near = _near(pictures)
+        self._metric = bool(contract and contract.metric)
+        self._classes = contract.classes if contract else ()
+        # Ground truth may have classes of its own; those of the same name get the same colour.
+        colors = {c.name: c.color for c in self._classes}
+        self._true_classes = [SemanticClass(index, name, colors.get(name, (190, 190, 190)))
+                              for index, name in enumerate(true_names)]
+
+    def time(self, picture: Picture) -> str:
+        """Time of a frame since the first one."""
+        return f'{picture.stamp_ns / 1e9 - self._start:.1f} s'
+
+    def depth(self, picture: Picture) -> np.ndarray:
+        return color_depth(_to_scale(picture, self._metric), self._near)
+
+    def true_depth(self, picture: Picture) -> np.ndarray:
+        return color_depth(_thicker(picture.true_depth), self._near)
+
+    def error(self, picture: Picture) -> np.ndarray:
+        return color_error(_thicker(picture.error), picture.rgb)
+
+    def masks(self, picture: Picture) -> np.ndarray:
+        return color_labels(picture.labels, self._classes, picture.rgb)
+
+    def true_masks(self, picture: Picture) -> np.ndarray:
+        return color_labels(picture.true_labels, self._true_classes, picture.rgb)
+
+    def bars(self) -> str:
+        """Colours of depth and its error."""
+        pictures, bars = self._pictures, []
+        truth = any(p.true_depth is not None for p in pictures)
+        if any(p.depth is not None for p in pictures):
+            marks = [(100 * (1 - 1 / f), f'{self._near * f:.3g}') for f in (1, 1.5, 2.5, 6)]
+            unit = 'm' if self._metric or truth else 'model units'
+            note = 'Depth; black has none, as the sky.'
+            if truth and not self._metric:
+                note += ' Each prediction is scaled to the median of the truth.'
+            bars.append(_color_bar(note, _TURBO[::-15], [*marks, (100, f'∞ {unit}')]))
+        if any(p.error is not None for p in pictures):
+            marks = [(x, f'{ERROR_LIMIT * x:.0f} %') for x in (0, 50)]
+            bars.append(_color_bar(
+                'Relative error of depth after median scaling; no colour where the truth is '
+                'unknown.', _HEAT[::17], [*marks, (100, f'{100 * ERROR_LIMIT:.0f} % and more')]))
+        return f'<div class="bars">{"".join(bars)}</div>' if bars else ''
+
+    def legend(self) -> str:
+        """Colours of the classes that are seen."""
+        seen = {self._classes[i].name for p in self._pictures if p.labels is not None
+                for i in np.unique(p.labels) if i < len(self._classes)}
+        seen |= {self._true_classes[i].name for p in self._pictures if p.true_labels is not None
+                 for i in np.unique(p.true_labels) if i < len(self._true_classes)}
+        names = ''.join(f'<span><i style="background:rgb{c.color}"></i>{escape(c.name)}</span>'
+                        for c in self._classes if c.name in seen)
+        return f'<p class="legend">{names}</p>' if names else ''
+
+    def example(self, picture: Picture) -> str:
+        """One frame: what came out in a row, and error and truth below it."""
+        above = [_captioned(picture.rgb, f'Camera image at {self.time(picture)}')]
+        below = [_captioned(self.error(picture), 'Error of depth')
+                 if picture.error is not None else '<div></div>']
+        if picture.depth is not None:
+            above.append(_captioned(self.depth(picture), 'Depth'))
+            if picture.true_depth is not None:
+                text = 'True depth'
+                if picture.abs_rel is not None:
+                    text += f' (Abs Rel {picture.abs_rel:.3f})'
+                below.append(_captioned(self.true_depth(picture), text))
+            else:
+                below.append('<div></div>')
+        if picture.labels is not None:
+            above.append(_captioned(self.masks(picture), 'Masks'))
+            if picture.true_labels is not None:
+                below.append(_captioned(self.true_masks(picture), 'True masks'))
+            else:
+                below.append('<div></div>')
+        truth = picture.true_depth is not None or picture.true_labels is not None
+        return (f'<div class="frame columns{len(above)}">{"".join(above)}'
+                f'{"".join(below) if truth else ""}</div>')
+
+    def worst(self, picture: Picture) -> str:
+        """One of the worst frames, in one row."""
+        images = {'Camera': picture.rgb}
+        if picture.depth is not None:
+            images['Depth'] = self.depth(picture)
+            if picture.true_depth is not None:
+                images['True depth'] = self.true_depth(picture)
+            if picture.error is not None:
+                images['Error of depth'] = self.error(picture)
+        if picture.labels is not None and len(images) < 3:
+            images['Masks'] = self.masks(picture)
+            if picture.true_labels is not None and len(images) < 4:
+                images['True masks'] = self.true_masks(picture)
+        error = f': Abs Rel {picture.abs_rel:.3f}' if picture.abs_rel is not None else ''
+        shown = ''.join(
+            _captioned(image, name, page.SMALL_AREA) for name, image in images.items())
+        return (f'<div class="frame worst columns{len(images)}"><div class="title">'
+                f'<b>{picture.rank}</b>at {self.time(picture)}{error}</div>{shown}</div>')
 
 
-def _figure(rgb: np.ndarray, caption: str) -> str:
-    return f'<figure>{_image(rgb, caption)}<figcaption>{caption}</figcaption></figure>'
+def _captioned(rgb: np.ndarray, text: str, area: int = page.PICTURE_AREA) -> str:
+    return f'<figure>{page.image(rgb, text, area)}<figcaption>{text}</figcaption></figure>'
 
 
-def _color_bar(near: float, unit: str) -> str:
-    stops = ', '.join(f'rgb({r},{g},{b})' for r, g, b in _TURBO[::-15])
-    marks = ''.join(f'<span style="left:{100 * (1 - 1 / f):.0f}%">{near * f:.3g}</span>'
-                    for f in (1, 1.5, 2.5, 6))
-    return (f'<div class="scale"><div class="bar" style="background:linear-gradient(to right, '
-            f'{stops})"></div><div class="marks">{marks}<span style="left:100%">∞ {unit}</span>'
-            '</div></div>')
+def _color_bar(note: str, colors: np.ndarray, marks: Iterable[tuple[float, str]]) -> str:
+    """A bar of colours with texts at percents of its width."""
+    stops = ', '.join(f'rgb({r},{g},{b})' for r, g, b in colors)
+    texts = ''.join(f'<span style="left:{x:.0f}%">{text}</span>' for x, text in marks)
+    return (f'<div>{page.caption(note)}<div class="bar" style="background:linear-gradient(to right,'
+            f' {stops})"></div><div class="marks">{texts}</div></div>')
 
 
-# Figures ----------------------------------------------------------------------------------------
-
-
-def _svg(figure: Figure, alt: str) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format='svg', metadata={'Date': None}, bbox_inches='tight')
-    return _embed(stream.getvalue(), 'image/svg+xml', alt)
-
-
-def _draw_trajectory(axes: Axes, evaluation: Evaluation, metric: bool) -> None:
-    """Draw the paths from above: x right, y up."""
-    paths = []
-    if len(evaluation.truth):
-        paths.append((evaluation.truth, 'ground truth', _MUTED, '-', 4))
-    if evaluation.trajectory:
-        paths.append((evaluation.trajectory.aligned, 'odometry, aligned', _BLUE, '-', 1.8))
-    elif len(evaluation.estimate):
-        paths.append((evaluation.estimate, 'odometry', _BLUE, '-', 1.8))
-    for path, label, color, line, width in paths:
-        axes.plot(path[:, 0], path[:, 1], line, color=color, linewidth=width, label=label,
-                  alpha=0.45 if width > 2 else 1, solid_capstyle='round')
-    if paths:
-        first = paths[0][0]
-        axes.plot(*first[0, :2], 'o', color=_ORANGE, markersize=7, label='start')
-        both = np.concatenate([p[0][:, :2] for p in paths])
-        low, high = both.min(axis=0), both.max(axis=0)
-        # A straight street would otherwise be a line in a figure of no height.
-        half = np.maximum((high - low) / 2, 0.18 * (high - low).max() + 1e-3) * 1.08
-        middle = (low + high) / 2
-        axes.set_xlim(middle[0] - half[0], middle[0] + half[0])
-        axes.set_ylim(middle[1] - half[1], middle[1] + half[1])
-        axes.legend(loc='best', fontsize=9)
-    axes.set_aspect('equal')
-    unit = 'm' if metric or evaluation.trajectory else 'model units'
-    axes.set_xlabel(f'x, {unit}')
-    axes.set_ylabel(f'y, {unit}')
-
-
-def _trajectory_figure(evaluation: Evaluation, metric: bool) -> str:
-    figure = Figure(figsize=(7, 4.2))
-    _draw_trajectory(figure.add_subplot(), evaluation, metric)
-    return _svg(figure, 'trajectory from above')
-
-
-def _latency_figure(latencies: Mapping[str, np.ndarray]) -> str:
-    figure = Figure(figsize=(7, 3.4))
-    axes = figure.add_subplot()
-    top = max(float(np.percentile(v, 99.5)) for v in latencies.values()) * 1.1
-    bins = np.linspace(0, top, 41)
-    for (topic, values), color in zip(latencies.items(), (_BLUE, _ORANGE), strict=False):
-        axes.hist(np.minimum(values, top), bins, color=color, alpha=0.75, label=topic)
-        axes.axvline(float(np.median(values)), color=color, linewidth=1.2, linestyle='--')
-    axes.set_xlabel('from publishing the image to receiving the output, ms')
-    axes.set_ylabel('frames')
-    axes.grid(axis='x', visible=False)
-    axes.legend(loc='best', fontsize=9)
-    return _svg(figure, 'histogram of latencies')
-
-
-def _overview(evaluation: Evaluation, contract: ModelContract) -> bytes:
+def _overview(evaluation: Evaluation, contracts: Mapping[str, ModelContract]) -> bytes:
     """One frame in the middle, and the trajectory, as a JPEG."""
-    picture = evaluation.pictures[len(evaluation.pictures) // 2]
+    examples = [p for p in evaluation.pictures if not p.rank] or evaluation.pictures
+    picture = examples[len(examples) // 2]
+    gallery = _Gallery([picture], 0, contracts.get('perception_node'), ())
     panels = [('camera', picture.rgb)]
     if picture.depth is not None:
-        near = _near([picture])
-        panels.append(('depth', color_depth(_to_scale(picture, contract.metric), near)))
+        panels.append(('depth', gallery.depth(picture)))
     if picture.labels is not None:
-        panels.append(('masks', color_labels(picture.labels, contract.classes, picture.rgb)))
-    rows = (len(panels) + 2) // 2
+        panels.append(('masks', gallery.masks(picture)))
+    moving = len(evaluation.estimate) > 1
+    rows = (len(panels) + moving + 1) // 2
     height = 6 * picture.rgb.shape[0] / picture.rgb.shape[1] + 0.35
-    figure = Figure(figsize=(12, rows * height), layout='constrained')
-    for index, (title, image) in enumerate(panels):
-        axes = figure.add_subplot(rows, 2, index + 1)
-        axes.imshow(image)
-        axes.set_title(title, fontsize=11, loc='left')
-        axes.axis('off')
-    axes = figure.add_subplot(rows, 2, len(panels) + 1)
-    _draw_trajectory(axes, evaluation, contract.metric)
-    axes.set_title('trajectory from above', fontsize=11, loc='left')
-    stream = io.BytesIO()
-    figure.savefig(stream, format='jpeg', dpi=110, pil_kwargs={'quality': 88})
+    with rc_context(page.STYLE):
+        figure = Figure(figsize=(12, rows * height), layout='constrained')
+        for index, (title, image) in enumerate(panels):
+            axes = figure.add_subplot(rows, 2, index + 1)
+            axes.imshow(image)
+            axes.set_title(title, fontsize=11, loc='left')
+            axes.axis('off')
+        if moving:
+            axes = figure.add_subplot(rows, 2, len(panels) + 1)
+            _draw_trajectory(axes, evaluation, contracts)
+            axes.set_title('trajectory from above', fontsize=11, loc='left')
+        stream = io.BytesIO()
+        figure.savefig(stream, format='jpeg', dpi=110, pil_kwargs={'quality': 88})
     return stream.getvalue()
 
 
-# Page -------------------------------------------------------------------------------------------
+# Head -------------------------------------------------------------------------------------------
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An HTML table; the first column is text, the others are numbers."""
-    top = ''.join(f'<th>{escape(name)}</th>' for name in head)
-    body = ''.join('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>'
-                   for row in rows)
-    return (f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-            '</div>')
+def _heading(contracts: Mapping[str, ModelContract]) -> str:
+    perception = contracts.get('perception_node')
+    out = [name for output, name in (('depth', 'depth'), ('labels', 'masks'))
+           if perception and output in perception.outputs]
+    if 'odometry_node' in contracts:
+        out.append('odometry')
+    return f'One camera in; {", ".join(out[:-1])}{" and " if out[1:] else ""}{out[-1]} out'
 
 
-def _card(value: str, unit: str, text: str) -> str:
-    return (f'<div class="card"><div class="value">{value}<small> {unit}</small></div>'
-            f'<div class="what">{text}</div></div>')
+def _lead(found: Mapping, evaluation: Evaluation) -> str:
+    name = escape(Path(found['recording']).resolve().name)
+    text = f'{found["frames"]["recorded"]} images'
+    if evaluation.pictures:
+        height, width = evaluation.pictures[0].rgb.shape[:2]
+        text += f', {width}x{height} pixels'
+    timing = found.get('timing')
+    if timing and timing['median_period_s']:
+        text += f', {timing["duration_s"]:.0f} s at {1 / timing["median_period_s"]:.1f} Hz'
+    how = ('replayed through the ROS 2 nodes' if found['mode'] == 'live'
+           else 'judged one by one, offline')
+    return (f'<p class="lead">depth_ros on the recording <strong>{name}</strong>: {text}, '
+            f'{how}.</p>')
 
 
-def _cards(found: Mapping, metric: bool) -> str:
-    cards = [_card(f'{found["frames_out"]} / {found["frames_in"]}', 'frames',
-                   f'came out; {found["dropped_percent"]:.1f} % dropped')]
-    latency = found['latency_ms']['perception']
-    if latency:
-        cards.append(_card(f'{latency["p50"]:.0f}', 'ms', 'median latency, image published to '
-                           f'depth received; 95 % under {latency["p95"]:.0f} ms'))
-    if found['depth_median_scaled']:
+def _cards(found: Mapping, contracts: Mapping[str, ModelContract]) -> str:
+    frames, cards = found['frames'], []
+    text = 'frames came out' if found['mode'] == 'live' else 'frames judged'
+    if found.get('dropped_percent') is not None:
+        text += f'; {found["dropped_percent"]:.1f} % dropped'
+    cards.append(page.card(f'{frames["judged"]} / {frames["recorded"]}', '', text))
+    if time := _time_card(found):
+        cards.append(time)
+    if depth := found.get('depth'):
+        scaled, published = (depth['rows'].get(key) for key in ('median_scaled', 'as_published'))
         text = 'depth Abs Rel, median-scaled'
-        if found['depth']:
-            text += f'; {found["depth"]["abs_rel"]:.3f} as published, in metres'
-        cards.append(_card(f'{found["depth_median_scaled"]["abs_rel"]:.3f}', '', text))
-    if found['semantics']:
-        road = found['semantics']['road_iou']
-        mean = found['semantics']['mean_iou']
-        cards.append(_card(f'{road:.3f}', '', f'road IoU; mean IoU {mean:.3f}') if road is not None
-                     else _card(f'{mean:.3f}', '', 'mean IoU'))
-    if found['trajectory']:
-        t = found['trajectory']
-        cards.append(_card(f'{t["ate_sim3_m"]:.2f}', 'm', 'trajectory error (ATE, aligned with '
-                           f'scale) over {t["length_m"]:.0f} m; {t["ate_se3_m"]:.2f} m without '
-                           'scaling'))
-    elif found['odometry_out']:
-        unit = 'm' if metric else 'units'
-        cards.append(_card(f'{found["odometry_length"]:.1f}', unit, 'travelled, by the odometry'))
+        if published:
+            text += f'; {number(published["abs_rel"])} as published, in metres'
+        cards.append(page.card(number(scaled['abs_rel']), '', text))
+    if semantics := found.get('semantics'):
+        road, mean = semantics['iou'].get('road'), number(semantics['mean_iou'])
+        cards.append(page.card(mean, '', 'mean IoU') if road is None
+                     else page.card(number(road), '', f'road IoU; mean IoU {mean}'))
+    odometry = found.get('odometry')
+    if t := found.get('trajectory'):
+        cards.append(page.card(
+            number(t['ate_sim3'], '.2f'), 'm', 'trajectory error (ATE, aligned with scale) over '
+            f'{t["length"]:.0f} m; {number(t["ate_se3"], ".2f")} m without scaling'))
+    elif odometry and odometry['poses']:
+        unit = 'm' if contracts['odometry_node'].metric else 'units'
+        cards.append(page.card(f'{odometry["length"]:.1f}', unit, 'travelled, by the odometry'))
+    consistency = found.get('consistency')
+    if consistency and 'explained_percent' in consistency and not found.get('depth'):
+        cards.append(page.card(
+            number(consistency['explained_percent'], '.0f'), '%', 'of the change from image to '
+            'image explained by depth and motion'))
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _frames_section(evaluation: Evaluation, contract: ModelContract) -> str:
-    pictures = evaluation.pictures
-    if not pictures:
+def _time_card(found: Mapping) -> str:
+    latency = next((v for v in (found.get('latency_ms') or {}).values() if v), None)
+    speed = found.get('speed')
+    if found['mode'] == 'live' and latency:
+        return page.card(f'{latency["p50"]:.0f}', 'ms', 'median latency, image published to output '
+                         f'received; 95 % under {latency["p95"]:.0f} ms')
+    if speed and speed.get('frames_per_s'):
+        text = 'judged'
+        if latency:
+            text += f'; inference takes {latency["p50"]:.0f} ms, 95 % under {latency["p95"]:.0f} ms'
+        return page.card(f'{speed["frames_per_s"]:.1f}', 'frames/s', text)
+    return ''
+
+
+# Sections ---------------------------------------------------------------------------------------
+
+
+def _frames_section(gallery: _Gallery, pictures: Sequence[Picture]) -> str:
+    examples = [p for p in pictures if not p.rank]
+    if not examples:
         return ''
-    start = min(p.stamp_ns for p in pictures)
-    near = _near(pictures)
-    frames = ''.join(
-        _frame(p, start, near, contract.classes, contract.metric) for p in pictures)
-    seen = {int(i) for p in pictures for image in (p.labels, p.true_labels)
-            if image is not None for i in np.unique(image)}
-    keys = ''.join(f'<span><i style="background:rgb{c.color}"></i>{escape(c.name)}</span>'
-                   for c in contract.classes if c.id in seen)
-    legend = f'<p class="legend">{keys}</p>' if keys else ''
-    truth = any(p.true_depth is not None for p in pictures)
-    bar = note = ''
-    if 'depth' in contract.outputs:
-        bar = _color_bar(near, 'm' if contract.metric or truth else 'model units')
-        note = 'Colours of depth, from near to far; black has no depth, as the sky.'
-        if truth and not contract.metric:
-            note += ' Each prediction is scaled to the median of the truth.'
-    return f'''<section><h2>Frames</h2>
-<p class="caption">{note}</p>{bar}{legend}{frames}</section>'''
+    shown = ''.join(map(gallery.example, examples))
+    return page.section('frames', 'Frames', gallery.bars() + gallery.legend() + shown)
+
+
+def _worst_section(gallery: _Gallery, pictures: Sequence[Picture]) -> str:
+    worst = sorted((p for p in pictures if p.rank), key=lambda p: p.rank)
+    if not worst:
+        return ''
+    by = 'Abs Rel' if any(p.abs_rel is not None for p in worst) else 'photometric error'
+    return page.section('worst', 'Worst frames', (
+        page.caption(f'The {len(worst)} frames of the highest {by}, the worst first.')
+        + gallery.bars() + ''.join(map(gallery.worst, worst))))
 
 
 def _depth_section(found: Mapping) -> str:
-    if not found['depth_median_scaled']:
+    depth = found.get('depth')
+    if not depth:
         return ''
-    rows = [(name, *(f'{found[key][m]:.3f}' for m in found['depth_median_scaled']))
-            for name, key in (('median-scaled', 'depth_median_scaled'),
-                              ('as published, metres', 'depth')) if found[key]]
-    head = ('', 'Abs Rel', 'Sq Rel, m', 'RMSE, m', 'RMSE log', 'δ < 1.25', 'δ < 1.25²', 'δ < 1.25³')
-    return f'''<section><h2>Depth against ground truth</h2>{_table(head, rows)}
-<p class="caption">Mean over {found["depth_frames"]} frames. Pixels with a true depth under 80 m and
-a predicted one count. Median scaling multiplies each frame by the ratio of the median depths. The
-first four: lower is better; the last three: higher.</p></section>'''
+    rows = depth['rows']
+    general = {key: row for key, row in rows.items() if not key.startswith('class:')}
+    body = page.table(('', *DEPTH_METRICS.values()), [
+        (row_name(key), *(number(row[m]) for m in DEPTH_METRICS)) for key, row in general.items()])
+    scale = (f' The factor to the true scale is {number(depth["scale_median"])}, with a spread of '
+             f'{_percent(depth["scale_spread"])} and a drift of '
+             f'{number(depth["scale_drift_percent_per_minute"], ".1f")} % per minute.')
+    body += page.caption(
+        f'Mean over {depth["frames"]} frames. Pixels with a true depth under 80 m and a predicted '
+        'one count; all rows but those as published are median-scaled: each frame is multiplied '
+        'by the ratio of the median depths. The first four: lower is better; the last three: '
+        f'higher. Depth is published for {_percent(depth["coverage"])} of the pixels whose true '
+        f'depth is known.{scale}')
+    halves = []
+    if edges := distance_bands(rows):
+        drawn = page.figure(lambda f: _draw_bands(f.add_subplot(), edges), (5.2, 3.2),
+                            'depth error over distance')
+        halves.append(f'<div><h3>Error over distance</h3>{drawn}</div>')
+    by_class = {row_name(key): row['abs_rel'] for key, row in rows.items()
+                if key.startswith('class:') and row['abs_rel'] is not None}
+    if by_class:
+        ordered = dict(sorted(by_class.items(), key=lambda item: item[1]))
+        bars = page.meters(('class', 'Abs Rel'), ordered, max(ordered.values()))
+        halves.append(f'<div><h3>Error by class</h3>{bars}</div>')
+    if halves:
+        body += f'<div class="half">{"".join(halves)}</div>'
+    return page.section('depth', 'Depth against ground truth', body)
+
+
+def row_name(key: str) -> str:
+    """Return how a row of the depth table is called on a page."""
+    name = key.removeprefix('class:').replace('_50m', ', up to 50 m').replace('_', ' ')
+    name = re.sub(r'^(\d+) to (\d+)m$', r'\1 to \2 m', name)
+    return name.replace('median scaled', 'median-scaled')
+
+
+def distance_bands(rows: Mapping[str, Mapping]) -> list[tuple[float, float, float]]:
+    """Return nearest and farthest distance, metres, and Abs Rel of the rows that are bands."""
+    found = []
+    for key, row in rows.items():
+        match = re.fullmatch(r'(\d+)_to_(\d+)m', key)
+        if match and row['abs_rel'] is not None:
+            found.append((float(match[1]), float(match[2]), row['abs_rel']))
+    return found
+
+
+def _draw_bands(axes: Axes, bands: Sequence[tuple[float, float, float]]) -> None:
+    for low, high, error in bands:
+        axes.bar(low, error, width=high - low, align='edge', color=BLUE, alpha=0.8,
+                 edgecolor='white', linewidth=2)
+        axes.annotate(f'{error:.3f}', ((low + high) / 2, error), (0, 2), ha='center', va='bottom',
+                      textcoords='offset points', fontsize=9)
+    axes.set_xticks(sorted({edge for low, high, _ in bands for edge in (low, high)}))
+    axes.set_xlabel('true distance, m')
+    axes.set_ylabel('Abs Rel')
+    axes.margins(y=0.12)
+    axes.grid(axis='x', visible=False)
+
+
+def _time_panels(frames: Mapping[str, np.ndarray]) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """What is drawn over time: titles, and curves by label; only what is known anywhere."""
+    panels = []
+    for title, columns in (
+        ('depth, Abs Rel', {'abs_rel': 'median-scaled', 'abs_rel_published': 'as published'}),
+        ('scale to the truth', {'scale': ''}),
+        ('labels right, share', {'label_accuracy': ''}),
+        ('position error, m', {'position_error': ''}),
+        ('photometric error', {'photometric': 'moved by depth and motion',
+                               'photometric_static': 'left as it is'}),
+        ('depth inconsistency', {'inconsistency': ''}),
+        ('scale step', {'scale_step': ''}),
+    ):
+        curves = {label: frames[name] for name, label in columns.items()
+                  if name in frames and np.isfinite(frames[name]).any()}
+        if curves:
+            panels.append((title, curves))
+    return panels
+
+
+def _over_time_section(
+    found: Mapping, frames: Mapping[str, np.ndarray], evaluation: Evaluation
+) -> str:
+    panels = _time_panels(frames)
+    if not panels:
+        return ''
+    seconds = frames['stamp'] - frames['stamp'][0]
+    gaps = (found.get('timing') or {}).get('gaps', [])
+    worst = [p.stamp_ns / 1e9 - frames['stamp'][0] for p in evaluation.pictures if p.rank]
+
+    def draw(figure: Figure) -> None:
+        stacked = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (title, curves) in zip(stacked, panels, strict=True):
+            for begin, length in gaps:
+                axes.axvspan(begin, begin + length, color='#f1d9c3', linewidth=0)
+            for (label, values), color in zip(curves.items(), page.SERIES, strict=False):
+                page.draw_over_time(axes, seconds, values, color, label)
+            axes.set_title(title, fontsize=10, loc='left', color=INK)
+            if len(curves) > 1:
+                page.legend_above(axes)
+        for second in worst:
+            stacked[0].axvline(second, color=ORANGE, linewidth=0.9, linestyle=':')
+        stacked[-1].set_xlabel('time, s')
+        stacked[-1].set_xlim(0, max(seconds[-1], 1e-3))
+
+    drawn = page.figure(draw, (11, 1.25 * len(panels) + 0.5), 'errors over time')
+    text = 'Each frame; in long recordings the median and, paler, the range of neighbours.'
+    if worst:
+        text += ' Dotted: the worst frames.'
+    if gaps:
+        text += ' Shaded: no images.'
+    return page.section('time', 'Over time', drawn + page.caption(text))
 
 
 def _semantics_section(found: Mapping) -> str:
-    if not found['semantics']:
+    semantics = found.get('semantics')
+    if not semantics:
         return ''
-    rows = ''.join(
-        f'<tr><td>{escape(name)}</td><td>{value:.3f}</td><td class="meter"><i style="width:'
-        f'{100 * value:.1f}%"></i></td></tr>'
-        for name, value in sorted(found['semantics']['iou'].items(), key=lambda item: -item[1]))
-    return f'''<section><h2>Semantics against ground truth</h2>
-<table class="iou"><thead><tr><th>class</th><th>IoU</th><th></th></tr></thead>
-<tbody>{rows}</tbody></table>
-<p class="caption">Intersection over union over all pixels of {found["semantics"]["frames"]}
-frames, for the classes that the ground truth has; mean
-{found["semantics"]["mean_iou"]:.3f}.</p></section>'''
+    scores = {name: value for name, value in semantics['iou'].items() if value is not None}
+    bars = page.meters(('class', 'IoU'), dict(sorted(scores.items(), key=lambda i: -i[1])), 1.0)
+    body = bars + page.caption(
+        f'Intersection over union over all pixels of {semantics["frames"]} frames, for the classes '
+        f'that the ground truth has; mean {number(semantics["mean_iou"])}, and '
+        f'{_percent(semantics["pixel_accuracy"])} of the pixels are right.')
+    matrix = _confusion_table(semantics)
+    if matrix:
+        body = f'<div class="half semantics"><div>{body}</div>{matrix}</div>'
+    return page.section('semantics', 'Semantics against ground truth', body)
 
 
-def _trajectory_section(found: Mapping, evaluation: Evaluation, metric: bool) -> str:
+def _confusion_table(semantics: Mapping) -> str:
+    """The confusion matrix in percents of the true class, of the classes that occur."""
+    counts = np.array(semantics['confusion'], np.float64)
+    names = [*semantics['classes'], 'unlabelled'][:counts.shape[1]]
+    rows, columns = np.flatnonzero(counts.sum(axis=1)), np.flatnonzero(counts.sum(axis=0))
+    if not 1 < len(rows) <= MAX_CONFUSION or len(columns) > MAX_CONFUSION + 1:
+        return ''
+    head = ''.join(f'<th>{escape(names[c])}</th>' for c in columns)
+    body = ''
+    for row in rows:
+        shares = counts[row] / counts[row].sum()
+        cells = ''.join(
+            f'<td style="background:rgba(31,111,235,{shares[c]:.2f});'
+            f'color:{"#fff" if shares[c] > 0.55 else INK}">'
+            f'{f"{100 * shares[c]:.0f}" if shares[c] >= 0.005 else ""}</td>' for c in columns)
+        body += f'<tr><th>{escape(names[row])}</th>{cells}</tr>'
+    return ('<div><div class="wide"><table class="confusion"><thead><tr><th></th>'
+            f'{head}</tr></thead><tbody>{body}</tbody></table></div>'
+            + page.caption('What the pixels of each true class (row) are taken for, in percent.')
+            + '</div>')
+
+
+def _draw_trajectory(
+    axes: Axes, evaluation: Evaluation, contracts: Mapping[str, ModelContract]
+) -> None:
+    aligned = len(evaluation.aligned) > 1
+    name, path = (('odometry, aligned', evaluation.aligned) if aligned
+                  else ('odometry', evaluation.estimate))
+    metric = aligned or contracts['odometry_node'].metric
+    page.draw_paths(axes, evaluation.truth, {name: path}, 'm' if metric else 'model units')
+
+
+def _trajectory_section(
+    found: Mapping, evaluation: Evaluation, contracts: Mapping[str, ModelContract]
+) -> str:
     if len(evaluation.estimate) < 2:
         return ''
-    unit = 'm' if metric else 'model units'
-    table, caption = '', f'Path of {found["odometry_length"]:.1f} {unit} by the odometry.'
-    if found['trajectory']:
-        t = found['trajectory']
-        table = _table(
-            ('', 'value'),
-            [('length of the true path', f'{t["length_m"]:.2f} m'),
-             ('ATE, rigidly aligned (SE3)', f'{t["ate_se3_m"]:.3f} m'),
-             ('ATE, aligned with scale (Sim3)', f'{t["ate_sim3_m"]:.3f} m'),
-             ('ATE (Sim3) / length', f'{100 * t["ate_sim3_m"] / t["length_m"]:.2f} %'),
-             ('scale of the alignment', f'{t["scale"]:.4f}'),
-             ('poses compared', f'{t["poses"]}')])
-        caption = ('From above. The odometry is aligned with scale; ATE is the RMSE of position '
-                   'after the alignment.')
-    return f'''<section><h2>Trajectory</h2>
-<div class="split"><figure>{_trajectory_figure(evaluation, metric)}
-<figcaption>{caption}</figcaption></figure>{table}</div></section>'''
+    drawn = page.figure(lambda f: _draw_trajectory(f.add_subplot(), evaluation, contracts),
+                        (7, 4.4), 'trajectory from above')
+    unit = 'm' if contracts['odometry_node'].metric else 'model units'
+    odometry = found['odometry']
+    text, side = f'Path of {odometry["length"]:.1f} {unit} by the odometry, from above.', ''
+    if t := found.get('trajectory'):
+        text = ('From above. The odometry is aligned with scale; ATE is the RMSE of position after '
+                'the alignment, RPE that of the steps from pose to pose.')
+        side = page.table(('aligned', 'ATE, m', 'RPE, m'), [
+            (name, number(t[f'ate_{key}']), number(t[f'rpe_{key}'], '.4f'))
+            for key, name in ALIGNMENTS.items()])
+        rows = [('length of the true path', f'{t["length"]:.2f} m'),
+                ('ATE (Sim3) / length', f'{number(100 * t["ate_sim3"] / t["length"], ".2f")} %'),
+                ('rotation RPE', f'{number(t["rpe_rotation_deg"], ".4f")}°'),
+                ('scale of the alignment', number(t['scale'], '.4f')),
+                ('poses compared', f'{t["poses"]}')]
+        if t.get('segments'):
+            rows += [('KITTI drift, as it is', f'{number(t["t_err_se3"], ".2f")} %'),
+                     ('KITTI drift, scaled', f'{number(t["t_err_sim3"], ".2f")} %'),
+                     ('KITTI drift of rotation', f'{number(t["r_err"], ".2f")}°/100 m'),
+                     ('segments of 100 to 800 m', f'{t["segments"]}')]
+        side = f'<div>{side}{page.table(("", "value"), rows)}</div>'
+    if odometry.get('missed'):
+        text += f' {odometry["missed"]} steps are missing.'
+    return page.section('trajectory', 'Trajectory', (
+        f'<div class="split"><figure>{drawn}<figcaption>{escape(text)}</figcaption></figure>{side}'
+        '</div>'))
 
 
-def _time_section(found: Mapping, latencies: Mapping[str, np.ndarray]) -> str:
-    shown = {t: v for t, v in latencies.items()
-             if t.endswith(('/depth/image_rect', '/odom')) and len(v)} or {
-        t: v for t, v in latencies.items() if t.endswith('/semantics/labels') and len(v)}
-    figure = (f'<figure>{_latency_figure(shown)}<figcaption>Latency of every frame; dashed: the '
-              'median. Both ends read the same clock.</figcaption></figure>') if shown else ''
-    table = ''
-    if found['stages_ms']:
-        stages = list(dict.fromkeys(s for times in found['stages_ms'].values() for s in times))
-        nodes = list(found['stages_ms'])
-        rows = [(stage, *(f'{found["stages_ms"][n].get(stage, 0):.2f}' for n in nodes))
-                for stage in stages]
-        table = (f'<div>{_table(("median, ms", *nodes), rows)}<p class="caption">Inside the nodes, '
-                 'from their diagnostics. Overhead is all but inference; latency runs from the '
-                 "image's arrival to the last publication.</p></div>")
-    return f'<section><h2>Time</h2><div class="split">{figure}{table}</div></section>'
+def _consistency_section(found: Mapping) -> str:
+    c = found.get('consistency')
+    if not c:
+        return ''
+    rows = [(name, number(c[key], form) + unit, meaning)
+            for key, name, form, unit, meaning in _CONSISTENCY if c.get(key) is not None]
+    body = page.caption(
+        'What the model says of neighbouring images must agree with itself: this needs no ground '
+        'truth. A model can be consistent and wrong, but not right and inconsistent.')
+    return page.section('consistency', 'Consistency',
+                        body + page.table(('', 'value', 'what it means'), rows, 'meaning'))
+
+
+def _latency_section(found: Mapping, frames: Mapping[str, np.ndarray]) -> str:
+    live = found['mode'] == 'live'
+    shown = {}
+    for column, label in (('perception_ms', 'perception'), ('odometry_ms', 'odometry'),
+                          ('age_ms', 'age when published')):
+        values = frames.get(column, np.empty(0))
+        if np.isfinite(values).any():
+            shown[label] = values[np.isfinite(values)]
+    left = ''
+    if shown:
+        what = ('from publishing the image to receiving the output, ms' if live
+                else 'inference of a frame, ms')
+        drawn = page.figure(lambda f: _draw_histogram(f.add_subplot(), shown, what), (7, 3.4),
+                            'histogram of latencies')
+        text = 'Every frame; dashed: the median.'
+        if live:
+            text += ' Both ends read the same clock.'
+        left = f'<figure>{drawn}<figcaption>{text}</figcaption></figure>'
+    right = ''
+    rows = {**(found.get('latency_ms') or {}), 'age': found.get('age_ms')}
+    rows = [(name, *(number(v.get(k), '.1f') for k in ('p50', 'p95', 'p99', 'max')))
+            for name, v in rows.items() if v]
+    if rows:
+        right += page.table(('ms', 'median', '95 %', '99 %', 'max'), rows)
+    if stages := found.get('stages_ms'):
+        names = list(dict.fromkeys(s for times in stages.values() for s in times))
+        right += '<h3>Inside the nodes</h3>' if live else '<h3>Stages</h3>'
+        right += page.table(('median, ms', *(n.removesuffix('_node') for n in stages)), [
+            (name, *(number(times.get(name), '.2f') for times in stages.values()))
+            for name in names])
+        if live:
+            right += page.caption('From their diagnostics. Overhead is all but inference; latency '
+                                  "runs from the image's arrival to the last publication.")
+    if (speed := found.get('speed')) and speed.get('frames_per_s'):
+        text = f'The evaluation ran at {speed["frames_per_s"]:.1f} frames/s'
+        if speed.get('frames_per_s_without_inference'):
+            rate = speed['frames_per_s_without_inference']
+            text += f'; without inference it would at {rate:.1f}'
+        right += page.caption(f'{text}.')
+    if not left and not right:
+        return ''
+    return page.section('latency', 'Latency' if live else 'Speed',
+                        f'<div class="split">{left}<div>{right}</div></div>')
+
+
+def _draw_histogram(axes: Axes, values: Mapping[str, np.ndarray], what: str) -> None:
+    top = max(float(np.percentile(v, 99.5)) for v in values.values()) * 1.1
+    bins = np.linspace(0, top, 41)
+    for (name, times), color in zip(values.items(), page.SERIES, strict=False):
+        axes.hist(np.minimum(times, top), bins, color=color, alpha=0.7, label=name)
+        axes.axvline(float(np.median(times)), color=color, linewidth=1.2, linestyle='--')
+    axes.set_xlabel(what)
+    axes.set_ylabel('frames')
+    axes.grid(axis='x', visible=False)
+    axes.legend(loc='best', fontsize=9)
 
 
 def _made_section(found: Mapping, contracts: Mapping[str, ModelContract]) -> str:
+    live = found['mode'] == 'live'
     rows = [('recording', found['recording'])]
-    rows += [(f'topic of {name}', topic) for name, topic in found['topics'].items()]
-    rows.append(('replay', f'at {found["rate"]:g} times its speed; at worst '
-                 f'{found["player_latest_ms"]:.0f} ms late'))
+    rows += [(f'topic of {name}', str(topic)) for name, topic in found['topics'].items() if topic]
+    rows += _timing_rows(found.get('timing'))
+    rows += [(f'skipped: {reason}', str(count))
+             for reason, count in found['frames'].get('skipped', {}).items()]
+    if live:
+        late = found.get('player_latest_ms')
+        text = f'at {found["rate"]:g} times its speed'
+        rows.append(('replay', text if late is None else f'{text}; at worst {late:.0f} ms late'))
     for node, contract in contracts.items():
+        model = found['models'][node]
         scale = 'metric' if contract.metric else 'up to scale'
-        rows.append((node, f'{contract.name}, {contract.input_width}x{contract.input_height}, '
-                     f'{scale}, {found["backends"].get(node, "")}; {found["models"][node]}'))
+        rows.append((node, ', '.join(str(part) for part in (
+            contract.name, model.get('version'), f'{contract.input_width}x{contract.input_height}',
+            scale, model.get('backend'), f'{model["threads"]} threads' if model.get('threads')
+            else None, model['path']) if part)))
         rows += [(f'{contract.name}: {key}', str(value))
                  for key, value in contract.provenance.items()]
+    rows += [(name.replace('_', ' '), _plain(value)) for name, value in found['settings'].items()
+             if value is not None]
     rows += [('machine', f'{_processor()}, {os.cpu_count()} processors, {platform.system()}'),
              ('software', f'Python {platform.python_version()}, {", ".join(_versions())}'),
              ('made', datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %Z'))]
-    body = ''.join(f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>' for key, value in rows)
+    how = ('The recording was replayed with its clock through the nodes, and what they published '
+           'was recorded. Player, nodes and recorder are processes of their own and talk over DDS. '
+           'The numbers are computed from the recorded messages.' if live else
+           'Every image of the recording went through the networks as in the nodes, one after the '
+           'other, without ROS 2 in between and without dropping any.')
     said = ''
-    if found['node_messages']:
+    if found.get('node_messages'):
         items = ''.join(f'<li>{escape(m)}</li>' for m in found['node_messages'])
         said = f'<h3>What the nodes said</h3><ul class="said">{items}</ul>'
-    return f'''<section><h2>How this was made</h2>
-<p>The recording was replayed with its clock through <code>perception_node</code> and
-<code>odometry_node</code>; a recorder kept what they published. Player, nodes and recorder are
-processes of their own and talk over DDS. The numbers are computed from the recorded messages.</p>
-<dl>{body}</dl>{said}</section>'''
+    return page.section('made', 'How this was made',
+                        f'<p>{how}</p>{page.definitions(rows)}{said}')
+
+
+def _timing_rows(timing: Mapping | None) -> list[tuple[str, str]]:
+    if not timing:
+        return []
+    rows = []
+    if gaps := timing['gaps']:
+        begin, length = max(gaps, key=lambda gap: gap[1])
+        rows.append(('gaps', f'{len(gaps)}; the longest of {length:.2f} s at {begin:.1f} s'))
+    if timing['clock_jumps']:
+        rows.append(('jumps of the clock', str(timing['clock_jumps'])))
+    if timing['duplicate_stamps']:
+        rows.append(('stamps that occur twice', str(timing['duplicate_stamps'])))
+    return rows
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def _percent(share: float | None) -> str:
+    return f'{number(None if share is None else 100 * share, ".1f")} %'
 
 
 def _processor() -> str:
@@ -441,105 +778,41 @@ def _versions() -> list[str]:
     return found
 
 
-_CSS = '''
-:root { color: #1f2933; background: #f5f7f9; font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
-  Roboto, "Helvetica Neue", sans-serif; }
-* { box-sizing: border-box; }
-body { margin: 0; }
-main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.015em; }
-h2 { font-size: 1.2rem; margin: 0 0 .8rem; }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
-.lead, .caption, figcaption, .what { color: #56616c; }
-.lead { margin: 0 0 1.8rem; overflow-wrap: anywhere; }
-.note { border-left: 4px solid #d9730d; background: #fff; padding: .6rem 1rem; margin: .6rem 0;
-  border-radius: 0 8px 8px 0; }
-section { background: #fff; border: 1px solid #e1e6ea; border-radius: 12px; padding: 1.5rem;
-  margin-top: 1.5rem; }
-.cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(12.5rem, 1fr)); }
-.card { background: #fff; border: 1px solid #e1e6ea; border-radius: 12px; padding: 1.1rem 1.25rem; }
-.value { font-size: 1.75rem; font-weight: 650; letter-spacing: -.02em;
-  line-height: 1.25; }
-.value small { font-size: .95rem; font-weight: 400; color: #56616c; letter-spacing: 0; }
-.what { font-size: .88rem; line-height: 1.4; margin-top: .2rem; }
-figure { margin: 0; min-width: 0; }
-img { display: block; width: 100%; height: auto; border-radius: 6px; }
-figcaption, .caption { font-size: .86rem; margin: .35rem 0 0; }
-.frame { display: grid; gap: .7rem; padding: 1.1rem 0; border-top: 1px solid #e1e6ea; }
-.columns3 { grid-template-columns: repeat(3, 1fr); }
-.columns2 { grid-template-columns: repeat(2, 1fr); }
-.scale { max-width: 26rem; margin: .6rem 0; }
-.bar { height: .6rem; border-radius: 4px; }
-.marks { position: relative; height: 1.4rem; font-size: .75rem; color: #56616c; }
-.marks span { position: absolute; transform: translateX(-50%); white-space: nowrap; }
-.marks span:first-child { transform: none; }
-.marks span:last-child { transform: translateX(-100%); }
-.legend { display: flex; flex-wrap: wrap; gap: .3rem 1rem; font-size: .86rem; }
-.legend i { display: inline-block; width: .85em; height: .85em; border-radius: 3px;
-  margin-right: .4em; vertical-align: -.05em; }
-.split { display: grid; gap: 1.5rem; grid-template-columns: 1.6fr 1fr; align-items: start; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums;
-  width: 100%; }
-th, td { padding: .4rem .7rem; text-align: right; border-bottom: 1px solid #e8ecf0;
-  white-space: nowrap; }
-th { font-weight: 600; color: #56616c; font-size: .85rem; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.iou { max-width: 38rem; }
-.meter { width: 60%; }
-.meter i { display: block; height: .65rem; border-radius: 4px; background: #1f6feb;
-  min-width: 1px; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; font-size: .9rem; }
-dt { color: #56616c; }
-dd { margin: 0; overflow-wrap: anywhere; }
-.said { font-size: .86rem; padding-left: 1.2rem; overflow-wrap: anywhere; }
-@media (max-width: 820px) {
-  .split, .columns3, .columns2 { grid-template-columns: 1fr; }
-  .frame > div:empty { display: none; }
-  dl { grid-template-columns: 1fr; } dt { margin-top: .5rem; }
-  main { padding-top: 1.5rem; } section { padding: 1.1rem; }
-}
-@media print { section, .card { break-inside: avoid; } :root { background: #fff; } }
-'''
+# Page -------------------------------------------------------------------------------------------
 
 
 def _page(
     found: Mapping,
-    latencies: Mapping[str, np.ndarray],
+    frames: Mapping[str, np.ndarray],
     evaluation: Evaluation,
     contracts: Mapping[str, ModelContract],
 ) -> str:
-    contract = contracts['perception_node']
-    metric_motion = contracts['odometry_node'].metric
-    name = escape(Path(found['recording']).resolve().name)
-    size = ''
-    if evaluation.pictures:
-        height, width = evaluation.pictures[0].rgb.shape[:2]
-        size = f', {width}x{height} pixels'
-    notes = ''.join(f'<p class="note">{escape(note[0].upper() + note[1:])}.</p>'
-                    for note in evaluation.notes)
-    return f'''<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>depth_ros: {name}</title>
-<style>{_CSS}</style>
-</head>
-<body>
-<main>
-<h1>One camera in; depth, masks and odometry out</h1>
-<p class="lead">depth_ros on the recording <strong>{name}</strong>:
-{found["frames_in"]} images{size}, replayed through the ROS 2 nodes.</p>
-{_cards(found, metric_motion)}
-{notes}
-{_frames_section(evaluation, contract)}
-{_trajectory_section(found, evaluation, metric_motion)}
-{_depth_section(found)}
-{_semantics_section(found)}
-{_time_section(found, latencies)}
-{_made_section(found, contracts)}
-</main>
-</body>
-</html>
-'''
+    start = frames['stamp'][0] if len(frames['stamp']) else 0.0
+    gallery = _Gallery(evaluation.pictures, start, contracts.get('perception_node'),
+                       (found.get('semantics') or {}).get('classes', ()))
+    consistency = _consistency_section(found)
+    truth = found.get('depth') or found.get('semantics') or found.get('trajectory')
+    sections = [
+        '' if truth else consistency,  # the only judgement there is
+        _frames_section(gallery, evaluation.pictures),
+        _worst_section(gallery, evaluation.pictures),
+        _depth_section(found),
+        _over_time_section(found, frames, evaluation),
+        _trajectory_section(found, evaluation, contracts),
+        _semantics_section(found),
+        consistency if truth else '',
+        _latency_section(found, frames),
+        _made_section(found, contracts),
+    ]
+    name = Path(found['recording']).resolve().name
+    body = '\n'.join((
+        _lead(found, evaluation), _contents(sections), _cards(found, contracts),
+        page.notes_html(evaluation.notes), *filter(None, sections)))
+    return page.document(f'depth_ros: {name}', _heading(contracts), body)
+
+
+def _contents(sections: Iterable[str]) -> str:
+    """Links to the sections."""
+    links = ''.join(f'<a href="#{anchor}">{title}</a>' for anchor, title in re.findall(
+        r'<section id="(\w+)"><h2>(.*?)</h2>', ''.join(sections)))
+    return f'<nav>{links}</nav>'
