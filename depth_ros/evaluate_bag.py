@@ -558,8 +558,8 @@ def _timing(stamps: Sequence[int]) -> dict:
 def _clear(job: Job) -> None:
     """Remove the results of an earlier run, so that none of them can be taken for this one's."""
     out, bag = job.out.resolve(), job.bag.resolve()
-    if bag == out or out in bag.parents and any(out / name in (bag, *bag.parents)
-                                                for name in FOLDERS):
+    emptied = [out / name for name in FOLDERS]
+    if out in (bag, *bag.parents) and (bag == out or set(emptied) & {bag, *bag.parents}):
         raise EvaluationError(f'the recording {job.bag} lies in the output folder {job.out}, which '
                               'is about to be emptied: choose another one with --out')
     if job.out.is_file():

@@ -362,8 +362,10 @@ def _judge_consistency(result: _Judged, frame: Judgeable, previous: Judgeable | 
         return
     numbers = result.numbers
     try:
+        # Grey tells as much as colours, in a third of the time.
         error = consistency.photometric_error(
-            previous.rgb, frame.rgb, result.picture.depth, frame.view, frame.step)
+            *(cv2.cvtColor(f.rgb, cv2.COLOR_RGB2GRAY) for f in (previous, frame)),
+            result.picture.depth, frame.view, frame.step)
         numbers['photometric'], numbers['photometric_static'] = error.predicted, error.static
         found = consistency.depth_inconsistency(
             previous.published if previous.published is not None else previous.depth,
