@@ -348,6 +348,9 @@ def header_stamp(data: bytes) -> int:
 # Opening what there is --------------------------------------------------------------------------
 
 
+_ROS1 = ('.bag', '.active')  # the second as long as it is recorded, and after a crash
+
+
 def _open(path: Path, types: Any) -> tuple[list[Any], list[str]]:
     """Open a recording.
 
@@ -392,7 +395,7 @@ def _storage(path: Path) -> list[Path]:
     if not path.exists():
         raise BagError(f'recording {path} does not exist: check the path')
     if path.is_file():
-        if path.suffix not in ('.mcap', '.db3', '.bag'):
+        if path.suffix not in ('.mcap', '.db3', *_ROS1):
             raise BagError(
                 f'{path} is no rosbag2 recording: give a rosbag2 folder, an .mcap or a .db3 file, '
                 'or a ROS 1 .bag file'
@@ -420,7 +423,7 @@ def _open_file(file: Path, types: Any) -> Any:
     if not file.stat().st_size:
         raise BagError(f'recording {file} is empty (0 bytes): record it again')
     try:
-        if file.suffix == '.bag':
+        if file.suffix in _ROS1:
             return _Ros1(file, types)
         if _is_whole(file):
             reader = Reader(file)
@@ -477,7 +480,7 @@ def _stream(reader: Any, topics: Collection[str] | None) -> Iterator[tuple[int, 
 
 
 def _damaged(path: Path, error: object) -> str:
-    if path.suffix == '.bag':
+    if path.suffix in _ROS1:
         remedy = f'mend it with `rosbag reindex {path}`'
     else:
         remedy = (
@@ -606,7 +609,10 @@ class _Scan:
             'ros2idl': MessageDefinitionFormat.IDL,
             'omgidl': MessageDefinitionFormat.IDL,
         }.get(encoding, MessageDefinitionFormat.NONE)
-        extras = ConnectionExtRosbag2('cdr', parse_qos(qos))
+        profiles: list[Qos] = []
+        with suppress(Exception):  # they only tell what is latched
+            profiles = parse_qos(qos)
+        extras = ConnectionExtRosbag2('cdr', profiles)
         self._found[key] = Connection(
             key, topic, msgtype, MessageDefinition(kind, text), '', 0, extras, self
         )
@@ -754,13 +760,18 @@ class _Db3Scan(_Scan):
 
     def _rows(self, faults: list[str]) -> Iterator[_Row]:
         logged = _has_log(self._file)
-        if logged:
+        readable = logged and os.access(self._file.parent, os.W_OK)
+        if readable:
             faults.append('was not closed: its last messages are in its -wal file')
+        elif logged:
+            faults.append('was not closed, and its last messages are in a -wal file that sqlite '
+                          'reads only in a folder that can be written: copy the recording')
         elif not _is_whole(self._file):
             faults.append('is shorter than it says itself')
+        mode = 'mode=ro' if readable else 'immutable=1'
+        # sqlite makes this file beside a log that it reads, and leaves it there.
         shared = self._file.with_name(f'{self._file.name}-shm')
-        made = logged and not shared.exists()  # by sqlite, which reads no log without it
-        mode = 'mode=ro' if logged else 'immutable=1'
+        made = readable and not shared.exists()
         database = sqlite3.connect(f'{self._file.resolve().as_uri()}?{mode}', uri=True,
                                    check_same_thread=False)
         try:

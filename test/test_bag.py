@@ -207,6 +207,14 @@ def test_broken_metadata_is_told_and_not_needed(plain):
         Bag(plain)
 
 
+def test_a_missing_part_of_a_recording(tmp_path):
+    path = write(tmp_path / 'b', {'/cam/image': image(RGB, 'rgb8')})
+    metadata = path / 'metadata.yaml'
+    metadata.write_text(metadata.read_text().replace('- b.mcap', '- b.mcap\n  - lost.mcap', 1))
+    with Bag(path) as bag:
+        assert 'lost.mcap' in bag.damage and bag.topics['/cam/image'].count == 1
+
+
 def test_empty_recording(tmp_path):
     with BagWriter(tmp_path / 'b'):
         pass
@@ -590,8 +598,9 @@ def test_ros1_bag_without_its_index(tmp_path):
     data = path.read_bytes()
     at = data.index(b'index_pos=') + 10
     path.write_bytes(data[:at] + bytes(8) + data[at + 8 :])
-    with pytest.raises(BagError, match=r'not indexed.*rosbag reindex .*x\.bag'):
-        Bag(path)
+    active = path.rename(tmp_path / 'x.bag.active')  # its name until it is closed
+    with pytest.raises(BagError, match=r'not indexed.*rosbag reindex .*x\.bag\.active'):
+        Bag(active)
 
 
 # Which topic is what
