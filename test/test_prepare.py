@@ -8,6 +8,8 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from rosbags.convert.converter import convert
+from rosbags.typesys import Stores, get_typestore
 
 from depth_ros.bag import BagWriter
 from depth_ros.odometry import inverse, pose, quaternion_from_rotation, rotation_from_vector
@@ -15,7 +17,7 @@ from train import prepare as prepare_module
 from train.__main__ import main as train_main
 from train.config import DEFAULT
 from train.data import FrameDataset
-from train.prepare import add_arguments, run
+from train.prepare import SOURCES, add_arguments, run
 from train.readers.bag import Topics, bag_recording
 from train.readers.kitti import raw_recordings
 from train.sequences import DataError, find_sequences, read_image, read_map, read_sequence
@@ -52,8 +54,12 @@ def command(*options):
     run(args)
 
 
-def prepare(source, path, out, *options):
-    command(source, path, '--out', out, '--width', 64, '--height', 40, '--png', *options)
+def prepare(*arguments):
+    """Arguments as of the command up to the output folder, then options; {name: sequence}."""
+    words = 3 if arguments[0] in SOURCES else 2
+    *paths, out = arguments[:words]
+    options = arguments[words:]
+    command(*paths, '--out', out, '--width', 64, '--height', 40, '--png', *options)
     return {s.folder.name: s for s in find_sequences(out)}
 
 
@@ -621,6 +627,20 @@ def test_frames_are_thinned_to_a_parallax(tmp_path, capsys):
     assert 'still: camera looks mostly static: 70 % of' in capsys.readouterr().out
 
 
+def test_a_pause_parts_neighbours(tmp_path):
+    def later(robot):
+        for i in range(20, 30):
+            robot.compressed(3 + i * STEP, picture(4 * i))
+    bag = drive(tmp_path / 'bag', range(0, 80, 4), later)
+    sequence = prepare(bag, tmp_path / 'out')['bag']
+    assert np.diff(sequence.frames[:, 0]).tolist() == [1] * 19 + [2] + [1] * 9
+    assert len(FrameDataset(tmp_path / 'out', 64, 40)) == 18 + 8
+    slow = prepare(bag, tmp_path / 'slow', '--rate', 5)['bag']
+    assert np.diff(slow.frames[:, 0]).tolist() == [1] * 9 + [2] + [1] * 4
+    assert '1 pauses without images, the longest 3.1 s' in (
+        tmp_path / 'out/summary.html').read_text()
+
+
 def encode(bgr, encoding):
     """A picture as a camera driver writes it: rows of uint8 or uint16, (H, W, C)."""
     if encoding.endswith('16'):
@@ -835,11 +855,36 @@ def test_the_summary_page(tmp_path):
     assert not re.search(r'(src|href)="(?!data:)|@import|url\(', page)
 
 
+def test_recordings_of_ros1_and_of_a_crash(tmp_path, capsys):
+    bag = drive(tmp_path / 'bag', range(0, 160, 4), storage='mcap')
+    whole = prepare(bag, tmp_path / 'whole')['bag']
+    convert([bag], tmp_path / 'old.bag', '', 0, None, '', None, get_typestore(Stores.ROS1_NOETIC),
+            [], [], [], [])
+    ros1 = prepare(tmp_path / 'old.bag', tmp_path / 'ros1')['old']
+    np.testing.assert_allclose(ros1.times, whole.times)
+    assert all(a.read_bytes() == b.read_bytes()
+               for a, b in zip(ros1.images, whole.images, strict=True))
+    capsys.readouterr()
+    data = next(bag.glob('*.mcap')).read_bytes()
+    (tmp_path / 'cut.mcap').write_bytes(data[:len(data) * 2 // 3])
+    cut = prepare(tmp_path / 'cut.mcap', tmp_path / 'crash')['cut']
+    assert 10 < len(cut.images) < 40
+    assert all(a.read_bytes() == b.read_bytes()
+               for a, b in zip(cut.images, whole.images, strict=False))
+    assert 'warning: cut: the recording is damaged' in capsys.readouterr().out
+
+
 def test_bags_that_cannot_be_used(tmp_path):
     with pytest.raises(DataError, match='no topic /other'):
         prepare('bag', make_bag(tmp_path / 'bag'), tmp_path / 'out', '--image', '/other')
     with pytest.raises(DataError, match='/wheel'):
         prepare('bag', tmp_path / 'bag', tmp_path / 'out', '--odom', '/wheel')
+
+    def colour(robot):
+        robot.raw(0, 'rgb8', picture(0), '/lidar')
+    with pytest.raises(DataError, match="/lidar of .* is no depth: depth encoding 'rgb8'"):
+        prepare(drive(tmp_path / 'colour', [0, 5], colour), tmp_path / 'out', '--image',
+                '/cam/image_raw/compressed', '--depth', '/lidar')
 
     def two(robot):
         robot.odometry(0, (0, 0, 0), 0, '/a')

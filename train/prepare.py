@@ -508,7 +508,8 @@ def _read(args: argparse.Namespace) -> tuple[list[Recording], list[Report], list
             if report:  # not even opened
                 there.append(report)
             else:
-                recordings.append(_from(source, bag_recording(path, topics, name)))
+                recordings.append(_from(source, bag_recording(
+                    path, topics, name, with_depth='depth' not in args.without)))
     for path in args.paths if args.source != 'bag' else ():
         found, remarks = _read_path(args, path)
         notes += remarks
@@ -571,7 +572,12 @@ def _thin(recording: Recording, rate: float) -> Recording:
             kept.append(index)
             # On a steady beat; a pause starts a new one.
             following = (following if time < following + 0.5 / rate else time) + 1 / rate
-    return recording.only(np.array(kept))
+    thin = recording.only(np.array(kept))
+    if thin.numbers is None:
+        return thin
+    # Of the gaps in the numbers only those that were there before.
+    gaps = recording.numbers - np.arange(len(recording.stems))
+    return replace(thin, numbers=np.arange(len(kept)) + gaps[kept])
 
 
 def _check(args: argparse.Namespace) -> None:

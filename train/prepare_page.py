@@ -105,8 +105,8 @@ def warnings(reports: list[Report]) -> list[tuple[str, str]]:
         found.append(('all', f'too few frames: {samples} to train on that have both neighbours, a '
                       f'training wants {FEW} or more'))
     if parts == {'train'}:
-        found.append(('all', 'too short to be divided: all of it is in train; prepare another '
-                      'recording for val'))
+        found.append(('all', 'nothing for val: too short to be divided, or --shares leaves none; '
+                      'prepare another recording for it'))
     return found
 
 
@@ -160,7 +160,7 @@ def write_page(out: Path, reports: list[Report]) -> Path:
     """
     parts = sorted({part for r in reports for part in r.parts}, key=list(_COLORS).index)
     frames = sum(r.frames for r in reports)
-    kept = sum(part[0] for r in reports for part in r.parts.values())
+    kept = frames - sum(r.static + r.close + r.apart + len(r.damaged) for r in reports)
     cards = [(f'{kept}', f'frames of {frames} kept')]
     cards += [(f'{sum(r.parts[p][2] for r in reports if p in r.parts)}',
                f'samples in {p or "all"}') for p in parts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from depth_ros.bag import (
     header_stamp,
 )
 from depth_ros.camera import CameraError, intrinsics_from_info
-from train.readers import Map, Pictures, Read, Recording
+from train.readers import Read, Recording
 from train.sequences import DataError, scale_intrinsics
 
 SUFFIXES = ('.bag', '.mcap', '.db3')
@@ -99,7 +99,8 @@ def bag_name(path: Path) -> str:
     return path.stem if path.is_file() else path.name
 
 
-def bag_recording(path: Path, topics: Topics, name: str | None = None) -> Recording:
+def bag_recording(path: Path, topics: Topics, name: str | None = None,
+                  with_depth: bool = True) -> Recording:
     """One camera of a recording.
 
     Pictures, and depth, are rectified by the camera_info's K, D, R and P unless all of D is zero
@@ -109,6 +110,7 @@ def bag_recording(path: Path, topics: Topics, name: str | None = None) -> Record
         path: the recording.
         topics: which to read.
         name: of the sequence; if not given, the recording's.
+        with_depth: whether depth is wanted.
 
     Raises:
         DataError: if the recording or a topic cannot be used.
@@ -117,6 +119,8 @@ def bag_recording(path: Path, topics: Topics, name: str | None = None) -> Record
         with Bag(path) as bag:
             streams = find_streams(bag, image=topics.image, camera_info=topics.camera_info,
                                    depth=topics.depth)
+            if not with_depth:
+                streams = replace(streams, depth=None)
             info = bag.first(streams.camera_info)
             size, encoding = _first_picture(bag, streams.image)
             recorded = np.array([header_stamp(m.data) for m in bag.messages([streams.image])])
@@ -128,6 +132,8 @@ def bag_recording(path: Path, topics: Topics, name: str | None = None) -> Record
             odom, odometry = _odometry(bag, topics.odom, stamps)
             gps, speeds = _speeds(bag, topics.gps, stamps)
             depths = _depth_stamps(bag, streams.depth, stamps)
+            if streams.depth is not None:
+                _check_depth(bag, streams.depth)
             camera = intrinsics_from_info(info, *size)
             lens = _Lens(info, size)
             damage = getattr(bag, 'damage', None)
@@ -142,21 +148,22 @@ def bag_recording(path: Path, topics: Topics, name: str | None = None) -> Record
     if streams.depth is not None and not depths:
         warnings.append(f'no depth on {streams.depth} within {MAX_LAG * 1e3:g} ms of an image')
     seconds = (stamps - stamps[0]) * 1e-9
-    pauses = np.diff(seconds) > MAX_PAUSE
+    steps = np.diff(seconds)
+    pauses = steps > max(MAX_PAUSE, 3 * np.median(steps))
     if pauses.any():
-        warnings.append(f'{pauses.sum()} pauses of more than {MAX_PAUSE:g} s without images, the '
-                        f'longest {np.diff(seconds).max():.1f} s')
+        warnings.append(f'{pauses.sum()} pauses without images, the longest {steps.max():.1f} s')
 
     facts = {
         'images': f'{streams.image} ({encoding}, {size[0]}x{size[1]})',
         'calibration': streams.camera_info, 'rectification': lens.describe(streams.image),
-        'duration': f'{seconds[-1]:.1f} s', 'rate': f'{1 / np.median(np.diff(seconds)):.1f} Hz',
+        'duration': f'{seconds[-1]:.1f} s', 'rate': f'{1 / np.median(steps):.1f} Hz',
         'odometry': 'none' if odom is None else
         f'{odom}, of {100 * np.isfinite(odometry[:, 0, 0]).mean():.0f} % of the images',
         'GPS': 'none' if gps is None else
         f'{gps}, of {100 * np.isfinite(speeds).mean():.0f} % of the images',
         'depth': 'none' if streams.depth is None else
-        f'{streams.depth}, of {100 * len(depths) / len(stamps):.0f} % of the images'}
+        f'{streams.depth}, of {100 * len(depths) / len(stamps):.0f} % of the images',
+    }
     frames = _Frames(path, streams, size, lens, {int(s): i for i, s in enumerate(stamps)}, depths)
     matrix = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
     return Recording(
@@ -168,9 +175,6 @@ def bag_recording(path: Path, topics: Topics, name: str | None = None) -> Record
 
 class _Frames:
     """Reads the pictures of a recording in order, and each one's depth beside it."""
-
-    pictures: Pictures
-    depth: Map
 
     def __init__(self, path: Path, streams: Streams, size: tuple[int, int], lens: _Lens,
                  order: dict[int, int], depths: dict[int, int]) -> None:
@@ -216,6 +220,7 @@ class _Frames:
         try:
             image = decode_picture(message)
         except (ValueError, cv2.error) as error:
+            self._found.pop(index, None)
             raise DataError(f'{where} {error}') from error
         if image.shape[1::-1] != self._size:  # no frame of this sequence, which is said later
             return image
@@ -408,6 +413,7 @@ def _odometry(bag: Bag, topic: str | None, stamps: np.ndarray
     if topic is None:
         return None, None
     measured = {header_stamp(m.data): bag.decode(m).pose.pose for m in bag.messages([topic])}
+    measured = {t: p for t, p in measured.items() if _is_pose(p)}
     if len(measured) < 2:
         return None, None
     times = np.array(sorted(measured))
@@ -422,6 +428,13 @@ def _odometry(bag: Bag, topic: str | None, stamps: np.ndarray
     result[known, :3, :3] = Slerp(times - times[0], turns)(at).as_matrix()
     result[known, :3, 3] = np.stack([np.interp(at, times - times[0], p) for p in positions.T], 1)
     return topic, result
+
+
+def _is_pose(pose: Any) -> bool:
+    """Whether it was filled in: some publish zeros, or NaN, before they know."""
+    place, turn = pose.position, pose.orientation
+    length = np.linalg.norm([turn.x, turn.y, turn.z, turn.w])
+    return bool(np.isfinite([place.x, place.y, place.z]).all() and 0.5 < length < 2)
 
 
 def _speeds(bag: Bag, topic: str | None, stamps: np.ndarray
@@ -478,3 +491,11 @@ def _depth_stamps(bag: Bag, topic: str | None, stamps: np.ndarray) -> dict[int, 
         if lag <= MAX_LAG * 1e9 and (index not in found or lag < found[index][0]):
             found[index] = lag, stamp
     return {index: stamp for index, (_, stamp) in found.items()}
+
+
+def _check_depth(bag: Bag, topic: str) -> None:
+    """Tell a topic that is no depth at all, before each of its messages is one damaged frame."""
+    try:
+        decode_depth(bag.first(topic))
+    except ValueError as error:
+        raise DataError(f"{topic} of '{bag.path}' is no depth: {error}") from error
