@@ -72,8 +72,9 @@ examples:
     --out data/kitti
   python -m train prepare walk.mp4 --rate 10 --out data/walk
 """
-    parser.add_argument('paths', nargs='+', metavar='[KIND] PATH',
-                        help=f'recordings of one kind; KIND: {", ".join(SOURCES)}')
+    parser.add_argument('paths', nargs='+', metavar='PATH',
+                        help='recordings of one kind; the word before them may name it: '
+                        + ', '.join(SOURCES))
     parser.add_argument('--out', type=Path, required=True, help='folder of sequence folders')
     parser.add_argument('--width', type=int, default=640, help='pixels (%(default)s)')
     parser.add_argument('--height', type=int, default=192, help='pixels (%(default)s)')
