@@ -211,7 +211,8 @@ def _row(group: str, name: str, values: Iterable[float | None], better: str | No
 def _text(value: float | None) -> str:
     if isinstance(value, int):
         return str(value)
-    return number(value, '.4f' if value is not None and abs(value) < 0.1 else '.3f')
+    size = abs(value or 0)
+    return number(value, '.4f' if size < 0.1 else '.3f' if size < 10 else '.1f')
 
 
 def _rows(runs: Sequence[Run]) -> list[dict]:
@@ -334,8 +335,8 @@ def _results_section(found: Mapping) -> str:
             group = row['group']
             body += f'<tr class="group"><td colspan="{len(found["runs"]) + 1}">{group}</td></tr>'
         cells = ''.join(
-            f'<td{" class=best" if i in row["best"] else ""}>{_text(value)}{_change(row, value)}</td>'
-            for i, value in enumerate(row['values']))
+            f'<td{" class=best" if i in row["best"] else ""}>{_text(value)}'
+            f'{_change(row, value) if i else ""}</td>' for i, value in enumerate(row['values']))
         body += f'<tr><td>{escape(row["name"])}</td>{cells}</tr>'
     note = page.caption(f'Best of each row highlighted; small: against {found["runs"][0]}.')
     return page.section('results', 'Results', (
@@ -345,10 +346,10 @@ def _results_section(found: Mapping) -> str:
 
 def _change(row: Mapping, value: float | None) -> str:
     """How a value differs from that of the first run, in percent."""
-    first = row['values'][0]
-    if not first or value in (None, first) or row['better'] is None:
-        return ''
-    return f'<small>{number(100 * (value / first - 1), "+.1f")} %</small>'
+    first, text = row['values'][0], ''
+    if row['better'] and first and value is not None and _text(value) != _text(first):
+        text = f'{number(100 * (value / first - 1), "+.1f")} %'
+    return f'<small>{text}</small>'
 
 
 def _draw_bands(

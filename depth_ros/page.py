@@ -229,7 +229,8 @@ _CSS = '''
 * { box-sizing: border-box; }
 body { margin: 0; }
 main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.015em; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.015em;
+  overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 0 0 .8rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
 .lead, .caption, figcaption, .what { color: #56616c; }
@@ -298,7 +299,8 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .compared th, .compared td { white-space: normal; overflow-wrap: anywhere; min-width: 6.5rem; }
 .compared td:first-child { min-width: 9rem; }
 .compared .group td { padding-top: 1.3rem; font-weight: 650; }
-.compared small { color: #56616c; display: block; font-size: .78rem; }
+.compared small { color: #56616c; display: inline-block; min-width: 4rem; font-size: .78rem;
+  white-space: nowrap; }
 .best { background: #e6f4ea; font-weight: 650; }
 .best small { font-weight: 400; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; font-size: .9rem; }
@@ -311,6 +313,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
   .frame > div:empty { display: none; }
   dl { grid-template-columns: 1fr; } dt { margin-top: .5rem; }
   main { padding-top: 1.5rem; } section { padding: 1.1rem; } h1 { font-size: 1.6rem; }
+  .compared small { display: block; }
   .meaning thead { display: none; } .meaning td { border: 0; }
   .meaning tr { display: grid; grid-template-columns: 1fr auto; padding: .3rem 0;
     border-bottom: 1px solid #e8ecf0; }

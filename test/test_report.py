@@ -1,72 +1,53 @@
 """The report: complete, self-contained, well-formed, and honest about what is missing."""
 
 import base64
+import functools
 import re
 from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
+import report_data
+from report_data import CLASSES, SHAPE
 
-from depth_ros import metrics, report
-from depth_ros.contract import POSE_CONVENTION, ModelContract, SemanticClass
-from depth_ros.evaluation import Evaluation, Picture
+from depth_ros import report
 
-CLASSES = (SemanticClass(0, 'road', (128, 64, 128)), SemanticClass(1, 'sky', (70, 130, 180)))
-VOID = {'area', 'base', 'br', 'col', 'hr', 'img', 'input', 'link', 'meta'}
-SHAPE = (60, 200)
-
-
-def contracts(metric: bool = True) -> dict[str, ModelContract]:
-    size = {'input_width': 64, 'input_height': 48, 'intrinsics': (50, 50, 32, 24)}
-    return {
-        'perception_node': ModelContract(
-            'perception', 'net', outputs=('depth', 'labels'), depth_range=(0.1, 100), metric=metric,
-            classes=CLASSES, provenance={'licence': 'a & b'}, **size),
-        'odometry_node': ModelContract('pose', 'motion', outputs=('pose',), metric=metric,
-                                       pose_convention=POSE_CONVENTION, **size)}
+VOID = {'area', 'base', 'br', 'col', 'hr', 'img', 'input', 'link', 'meta', 'source'}
+PERCEPTION, ODOMETRY = ('perception_node',), ('odometry_node',)
 
 
-def evaluation(truth: bool) -> Evaluation:
-    rng = np.random.default_rng(0)
-    result = Evaluation(estimate=np.cumsum(rng.uniform(0, 1, (20, 3)), axis=0))
-    for index in range(3):
-        depth = rng.uniform(3, 60, SHAPE).astype(np.float32)
-        labels = rng.integers(0, 2, SHAPE).astype(np.uint8)
-        picture = Picture(10**9 * index, np.full((*SHAPE, 3), 40 * index, np.uint8), depth, labels)
-        if truth:
-            picture.true_depth, picture.true_labels, picture.abs_rel = depth, labels, 0.123
-        result.pictures.append(picture)
-    if truth:
-        result.truth = result.estimate * 2
-        result.trajectory = metrics.trajectory_metrics(result.estimate, result.truth)
-    else:
-        result.notes = ['no ground truth in this recording']
-    return result
+@pytest.fixture(scope='module')
+def write(tmp_path_factory):
+    """Writes a report to a folder of its own and returns it, each kind once."""
+    @functools.cache
+    def written(truth=True, nodes=report_data.NODES, metric=True, **options):
+        folder = tmp_path_factory.mktemp('report')
+        report.write_report(
+            folder, report_data.found(truth, nodes, **options), report_data.frames(truth, nodes),
+            report_data.evaluation(truth, nodes), report_data.contracts(metric, nodes))
+        return folder
+
+    return lambda *args, **options: (written(*args, **options) / 'report.html').read_text()
 
 
-def found(truth: bool, name: str = 'street') -> dict:
-    depth = dict(zip(metrics.DepthMetrics._fields, np.arange(1, 8) / 100, strict=True))
-    return {
-        'recording': f'some/{name}', 'topics': {'image': '/camera/image_rect'}, 'rate': 1.0,
-        'frames_in': 20, 'frames_out': 19, 'odometry_out': 19, 'dropped_percent': 5.0,
-        'latency_ms': {'perception': {'p50': 31.4, 'p95': 40, 'max': 50}, 'odometry': None},
-        'depth': depth if truth else None, 'depth_median_scaled': depth if truth else None,
-        'depth_frames': 19,
-        'semantics': {'mean_iou': 0.8125, 'road_iou': 0.9375, 'frames': 19,
-                      'iou': {'road': 0.9375, 'sky': 0.6875}} if truth else None,
-        'trajectory': {'ate_se3_m': 4.5, 'ate_sim3_m': 0.25, 'scale': 2.0, 'length_m': 50.0,
-                       'poses': 20} if truth else None,
-        'odometry_length': 25.0, 'stages_ms': {'perception_node': {'inference': 12.25}},
-        'backends': {'perception_node': 'onnxruntime'}, 'player_latest_ms': 2.0,
-        'models': {'perception_node': 'p.onnx', 'odometry_node': 'm.onnx'},
-        'notes': [], 'node_messages': ['[WARN] [perception_node]: <odd> & so on']}
-
-
-def write(folder, truth: bool, name: str = 'street', metric: bool = True) -> str:
-    latencies = {'/depth/image_rect': np.linspace(20, 50, 19), '/odom': np.linspace(9, 20, 19)}
-    report.write_report(folder, found(truth, name), latencies, evaluation(truth), contracts(metric))
+def changed(folder, found=None, evaluation=None) -> str:
+    """A report of one model, which is soon written, with other results."""
+    report.write_report(folder, found or report_data.found(nodes=PERCEPTION), {
+        'stamp': report_data.frames()['stamp']},
+        evaluation or report_data.evaluation(nodes=PERCEPTION),
+        report_data.contracts(nodes=PERCEPTION))
     return (folder / 'report.html').read_text()
+
+
+def drawings(page: str) -> list[str]:
+    """Text of the figures of the wide page, in order."""
+    return [base64.b64decode(text).decode()
+            for text in re.findall(r'src="data:image/svg\+xml;base64,([^"]*)', page)]
+
+
+def titles(page: str) -> list[str]:
+    return re.findall(r'<h2>(.*?)</h2>', page)
 
 
 class Balance(HTMLParser):
@@ -85,53 +66,105 @@ class Balance(HTMLParser):
 
 
 @pytest.mark.parametrize('truth', [True, False])
-def test_page_is_well_formed_and_needs_nothing_else(tmp_path, truth):
-    page = write(tmp_path, truth)
+@pytest.mark.parametrize('nodes', [report_data.NODES, PERCEPTION, ODOMETRY])
+def test_page_is_well_formed_and_needs_nothing_else(write, truth, nodes):
+    page = write(truth, nodes)
     parser = Balance()
     parser.feed(page)
     assert parser.open == []
     assert not re.search(r'<(script|link|iframe)|@import|url\(', page)
-    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) > 8 and all(source.startswith('data:image/') for source in sources)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['overview.jpg', 'report.html']
+    sources = re.findall(r'(?:src|srcset)="([^"]*)"', page)
+    assert len(sources) > 4 and all(source.startswith('data:image/') for source in sources)
+    anchors = re.findall(r'href="#(\w+)"', page)
+    assert anchors == re.findall(r'<section id="(\w+)"', page)
+    assert page.count('href=') == len(anchors)
+    assert 'nan' not in re.sub(r'"data:[^"]*"', '', page)
 
 
-def test_pictures_can_be_decoded(tmp_path):
-    page = write(tmp_path, True)
-    jpegs = re.findall(r'data:image/jpeg;base64,([^"]*)', page)
-    assert len(jpegs) == 3 * 5  # image, depth, masks and two truths of three frames
+def test_pictures_can_be_decoded(write):
+    jpegs = re.findall(r'data:image/jpeg;base64,([^"]*)', write())
+    # Two examples: image, depth, masks, error and two truths; two worst frames: without masks.
+    assert len(jpegs) == 2 * 6 + 2 * 4
     for text in jpegs:
         pixels = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR)
         assert pixels.shape == (*SHAPE, 3)
-    drawings = re.findall(r'data:image/svg\+xml;base64,([^"]*)', page)
-    texts = [base64.b64decode(text).decode() for text in drawings]
-    assert len(texts) == 2
-    assert 'ground truth' in texts[0] and 'odometry, aligned' in texts[0]
-    assert '/depth/image_rect' in texts[1] and '/odom' in texts[1]
+
+
+def test_what_is_written(tmp_path):
+    changed(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['overview.jpg', 'report.html']
     assert cv2.imread(str(tmp_path / 'overview.jpg')).shape[1] > 1000
 
 
-def test_numbers_are_on_the_page(tmp_path):
-    page = write(tmp_path, True)
-    for text in ('19 / 20', '5.0 % dropped', '>31<', '0.010', '0.938', '0.812', '0.25', '4.50 m',
-                 '12.25', 'onnxruntime', 'a &amp; b', 'Abs Rel 0.123', 'True masks'):
+def test_figures(write):
+    bands, time, trajectory, latency = drawings(write())
+    assert 'true distance, m' in bands and '>0.040<' in bands and '>0.050<' in bands
+    for title in ('depth, Abs Rel', 'scale to the truth', 'position error, m', 'photometric error'):
+        assert title in time
+    assert 'labels right' not in time  # the table of frames has no such column
+    assert 'ground truth' in trajectory and 'odometry, aligned' in trajectory
+    assert 'perception' in latency and 'odometry' in latency and 'inference' in latency
+
+
+def test_numbers_are_on_the_page(write):
+    page = write()
+    for text in ('40 / 42', '21.5', '0.010', '0.938', '0.812', '0.25', '4.50 m', '12.25',
+                 'onnxruntime', 'a &amp; b', 'Abs Rel 0.123', 'True masks', 'its data is cut off',
+                 '0 to 10 m', 'near edges', '97.5 %', '1.062', '−2.1 %', '0.75 s at 1.5 s',
+                 '96.9 %', '>75<', '>25<', '50 %', '101.5', '2 steps are missing'):
         assert text in page, text
+    assert 'drift of scale' not in page and 'KITTI' not in page  # neither is known
+    assert 'dropped' not in page.replace('without dropping any', '')
 
 
-def test_without_ground_truth_the_page_says_so_and_shows_pictures_only(tmp_path):
-    page = write(tmp_path, False)
+def test_live_runs_tell_of_latency_and_drops(write):
+    page = write(mode='live')
+    for text in ('5.0 % dropped', '>31<', '95 % under 40 ms', 'at worst 2 ms late', 'Latency'):
+        assert text in page, text
+    assert 'receiving the output' in drawings(page)[-1]
+
+
+def test_worst_frames_come_in_the_order_of_their_rank(tmp_path):
+    evaluation = report_data.evaluation(nodes=PERCEPTION)
+    evaluation.pictures[2].rank, evaluation.pictures[3].rank = 2, 1
+    page = changed(tmp_path, evaluation=evaluation)
+    assert re.findall(r'<b>(\d+)</b>at ([\d.]+) s', page) == [('1', '3.0'), ('2', '2.0')]
+
+
+def test_without_ground_truth_consistency_leads(write):
+    page = write(False)
     assert 'No ground truth in this recording.' in page
     assert 'against ground truth' not in page and 'True ' not in page and 'ATE' not in page
-    assert page.count('data:image/jpeg') == 3 * 3
+    assert titles(page)[0] == 'Consistency' and titles(write())[0] == 'Frames'
+    assert page.count('data:image/jpeg') == 4 * 3
+    assert 'highest photometric error' in page
 
 
-def test_relative_models_are_not_shown_in_metres(tmp_path):
-    page = write(tmp_path, False, metric=False)
+def test_one_model_alone(write):
+    page = write(nodes=PERCEPTION)
+    assert 'One camera in; depth and masks out' in page
+    assert 'Trajectory' not in titles(page) and 'Consistency' not in titles(page)
+    page = write(nodes=ODOMETRY)
+    assert 'One camera in; odometry out' in page and 'Trajectory' in titles(page)
+    assert not {'Depth against ground truth', 'Semantics against ground truth'} & set(titles(page))
+
+
+def test_relative_models_are_not_shown_in_metres(write):
+    page = write(False, metric=False)
     assert '∞ model units' in page and '25.0<small> units' in page
 
 
+def test_many_classes_have_no_confusion_matrix(write, tmp_path):
+    found = report_data.found(nodes=PERCEPTION)
+    many = report.MAX_CONFUSION + 1
+    found['semantics'] |= {'classes': [f'class {i}' for i in range(many)],
+                           'confusion': np.eye(many, many + 1, dtype=int).tolist()}
+    assert 'class="confusion"' not in changed(tmp_path, found)
+    assert 'class="confusion"' in write()
+
+
 def test_foreign_text_is_escaped(tmp_path):
-    page = write(tmp_path, True, name='<i>&street')
+    page = changed(tmp_path, report_data.found(nodes=PERCEPTION, recording='some/<i>&street'))
     assert '<i>&street' not in page and '&lt;i&gt;&amp;street' in page
     assert '&lt;odd&gt; &amp; so on' in page
 
@@ -142,6 +175,14 @@ def test_depth_colors():
     assert near[0] > near[2] and far[2] >= far[0] and far.sum() < middle.sum()
     assert invalid.tolist() == [0, 0, 0]
     assert np.array_equal(report.color_depth(depth, 5.0)[0, 0], near)  # nearer than near
+
+
+def test_error_colors():
+    error = np.array([[0.0, 0.25, 0.5, 3.0, np.nan]], np.float32)
+    none, some, much, more, unknown = report.color_error(
+        error, np.full((2, 10, 3), 90, np.uint8))[0].astype(int)
+    assert none.sum() > some.sum() > much.sum() and np.array_equal(much, more)
+    assert unknown.tolist() == [30, 30, 30]  # the camera's image, darker
 
 
 def test_label_colors():
