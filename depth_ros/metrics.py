@@ -420,7 +420,7 @@ def pose_metrics(estimate: np.ndarray, truth: np.ndarray, alignment: Alignment) 
         transform = np.eye(4)
         transform[:3, :3], transform[:3, 3] = rotation, translation
         aligned = transform @ scaled_poses(estimate, scale)
-    paths = tuple(PosePath3D(poses_se3=list(_orthonormal(p))) for p in (truth, aligned))
+    paths = tuple(PosePath3D(poses_se3=list(orthonormal(p))) for p in (truth, aligned))
 
     def rmse(metric: metrics.PE) -> float:
         metric.process_data(paths)
@@ -592,8 +592,8 @@ def _poses(poses: np.ndarray) -> np.ndarray:
     return poses
 
 
-def _orthonormal(poses: np.ndarray) -> np.ndarray:
-    """Poses (N, 4, 4) with the nearest rotations; `evo` refuses those rounded in a text file."""
+def orthonormal(poses: np.ndarray) -> np.ndarray:
+    """Return poses (N, 4, 4) with the nearest rotations, since a text file rounds them."""
     u, _, v = np.linalg.svd(poses[:, :3, :3])
     poses = poses.copy()
     poses[:, :3, :3] = u @ v

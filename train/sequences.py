@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 
 from depth_ros.camera import ImageFit, Intrinsics
+from depth_ros.metrics import orthonormal
 
 IGNORE = 255
 UNKNOWN = 'unknown'
@@ -215,6 +216,7 @@ def read_poses(path: Path, count: int, gaps: bool = False) -> np.ndarray | None:
     if wrong.any():
         raise DataError(f"'{path}', row {wrong.argmax() + 1}, is no camera pose: expected a "
                         'rotation and a translation, [R t]')
+    matrices[known] = orthonormal(matrices[known])  # numbers in a text are rounded
     matrices[~known] = np.nan
     return matrices
 
