@@ -29,6 +29,7 @@ setup(
         'console_scripts': [
             f'perception_node = {name}.perception_node:main',
             f'odometry_node = {name}.odometry_node:main',
+            f'evaluate_bag = {name}.evaluate_bag:main',
             f'depth_ros_demo = {name}.demo:main',
             f'depth_ros_bench = {name}.bench:main',
         ],

@@ -16,7 +16,8 @@ TORCH_WORLD = {'lightning', 'moderngl', 'onnxscript', 'timm', 'torch', 'torchvis
 ROS_WORLD = {'launch', 'launch_ros', 'rclpy', 'sensor_msgs', 'nav_msgs', 'tf2_ros', 'cv_bridge'}
 
 # Python packages that pyproject.toml names and rosdep does not know. Nodes need onnx only.
-NO_ROSDEP_KEY = {'evo', 'google', 'matplotlib', 'onnx', 'openvino', 'rosbags', 'scipy'}
+NO_ROSDEP_KEY = {'backports', 'compression', 'distributed', 'evo', 'google', 'lz4', 'matplotlib',
+                 'onnx', 'openvino', 'rosbags', 'scipy'}
 
 
 def tracked(repository, *patterns):
@@ -51,7 +52,8 @@ def test_package_stays_in_its_world(repository, package, forbidden):
 def test_package_xml_names_what_the_nodes_import(repository):
     manifest = ElementTree.parse(repository / 'package.xml')
     depends = {element.text for element in manifest.iter('exec_depend')}
-    keys = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv',
+    keys = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'tqdm': 'python3-tqdm',
+            'yaml': 'python3-yaml',
             'onnxruntime': 'python3-onnxruntime-pip'}
     used = set()
     for path in tracked(repository, 'depth_ros/*.py', 'launch/*.py'):

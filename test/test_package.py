@@ -21,7 +21,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pytest brings it
 
-EXECUTABLES = ('perception_node', 'odometry_node', 'depth_ros_demo', 'depth_ros_bench')
+EXECUTABLES = ('perception_node', 'odometry_node', 'evaluate_bag', 'depth_ros_demo',
+               'depth_ros_bench')
 SHARED = ('launch/depth_ros.launch.py', 'config/depth_ros.yaml', 'config/depth_ros.rviz',
           'config/fastdds.xml', 'models/perception.onnx', 'models/pose.onnx', 'package.xml')
 
