@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import struct
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +29,12 @@ from depth_ros.lidar import TransformTree, points_from_cloud, project_points
 MAX_GAP_NS = 500_000_000
 """True poses further apart than this are not interpolated."""
 
+DISORDER_NS = 10**9
+"""A clock that goes back by more has jumped; by less, messages have overtaken each other."""
+
+LOOK_AHEAD = 16
+"""Messages that a topic may still have from before its clock jumped back, once the images' has."""
+
 TF_PREFIX = 'tf:'
 """Begins the name of a pair of TF frames that stands for a topic of poses: tf:odom>base_link."""
 
@@ -33,37 +42,84 @@ TF_PREFIX = 'tf:'
 class Nearest:
     """The message of a topic that is nearest in time to each of a series of stamps.
 
-    Holds two messages at a time: stamps asked for and messages must come in the same order, which
-    may be that of a recording whose clock jumped.
+    Stamps asked for and messages must come in about the same order, which may be that of a
+    recording whose clock jumped back. Holds two messages at a time, a few more while it looks for
+    the jump.
 
     Args:
         path: The recording.
         topic: A topic whose messages have headers.
+        problems: Where messages that cannot be read are counted, by reason.
+
+    Attributes:
+        bag: The recording, which decodes what `at` returns.
     """
 
-    def __init__(self, path: Path, topic: str) -> None:
+    def __init__(self, path: Path, topic: str, problems: dict[str, int] | None = None) -> None:
         self.bag = Bag(path)
-        self._messages = self.bag.messages([topic])
-        self._current = next(self._messages, None)
-        self._following = next(self._messages, None)
+        self._problems = {} if problems is None else problems
+        self._messages = _readable(self.bag, [topic], self._problems)
+        self._ahead: deque[tuple[int, Message]] = deque()  # with their stamps
+        self._asked = 0
 
     def at(self, stamp: int, tolerance: int) -> Message | None:
         """Return the nearest message, None if it is further away than the tolerance, both ns."""
-        while self._following is not None and (
-                _distance(self._following, stamp) <= _distance(self._current, stamp)):
-            self._current = self._following
-            self._following = next(self._messages, None)
-        if self._current is None or _distance(self._current, stamp) > tolerance:
+        if stamp < self._asked:
+            self._jump_back(stamp)
+        self._asked = stamp
+        while self._read(2) and self._distance(1, stamp) <= self._distance(0, stamp):
+            self._ahead.popleft()
+        if not self._ahead or self._distance(0, stamp) > tolerance:
             return None
-        return self._current
+        return self._ahead[0][1]
+
+    def _jump_back(self, stamp: int) -> None:
+        """Leave out what comes before the topic's clock jumps back, if that leads nearer."""
+        self._read(LOOK_AHEAD)
+        stamps = [s for s, _ in self._ahead]
+        for i, (before, after) in enumerate(pairwise(stamps), 1):
+            if after < before and self._distance(i, stamp) < self._distance(0, stamp):
+                for _ in range(i):
+                    self._ahead.popleft()
+                return
+
+    def _distance(self, index: int, stamp: int) -> int:
+        return abs(self._ahead[index][0] - stamp)
+
+    def _read(self, count: int) -> bool:
+        """Read ahead; tells whether there are as many messages."""
+        while len(self._ahead) < count:
+            if (message := next(self._messages, None)) is None:
+                return False
+            try:
+                stamp = header_stamp(message.data)
+            except (struct.error, IndexError):
+                _count(self._problems, f'a message of {message.topic} has no header')
+                continue
+            place = len(self._ahead)
+            while place and stamp < self._ahead[place - 1][0] <= stamp + DISORDER_NS:
+                place -= 1
+            self._ahead.insert(place, (stamp, message))
+        return True
 
     def close(self) -> None:
         """Close the recording."""
         self.bag.close()
 
 
-def _distance(message: Message, stamp: int) -> int:
-    return abs(header_stamp(message.data) - stamp)
+def _readable(bag: Bag, topics: Sequence[str], problems: dict[str, int]) -> Iterator[Message]:
+    """Yield the messages of some topics, as far as the recording can be read."""
+    try:
+        yield from bag.messages(topics)
+    except BagError as error:
+        _count(problems, str(error))
+
+
+def _count(problems: dict[str, int], problem: str) -> None:
+    """Count a problem; those that differ in numbers only, such as times, are one."""
+    known = (p for p in problems if re.sub(r'\d+', '', p) == re.sub(r'\d+', '', problem))
+    problem = next(known, problem)
+    problems[problem] = problems.get(problem, 0) + 1
 
 
 class PoseTrack:
@@ -135,20 +191,20 @@ class GroundTruth:
         self.tolerance = tolerance
         self.problems: dict[str, int] = {}
         self._lidar_pose = lidar_pose
-        self._depth = Nearest(path, streams.depth) if streams.depth else None
-        self._labels = Nearest(path, streams.labels) if streams.labels else None
         self._tree = None
         of_frames = (streams.odom or '').startswith(TF_PREFIX)
         with Bag(path) as bag:
             cloud = streams.depth and bag.topics[streams.depth].msgtype == POINT_CLOUD
             if of_frames or (cloud and lidar_pose is None):
-                self._tree = _transforms(bag)
+                self._tree = _transforms(bag, self.problems)
             if of_frames:
-                self.track = _frame_track(bag, self._tree, streams)
+                self.track = _frame_track(bag, self._tree, streams, self.problems)
             elif streams.odom:
                 self.track = _topic_track(bag, streams.odom, self.problems)
             else:
                 self.track = PoseTrack({})
+        self._depth, self._labels = (topic and Nearest(path, topic, self.problems)
+                                     for topic in (streams.depth, streams.labels))
 
     def depth(self, stamp: int, camera: Intrinsics, frame_id: str) -> np.ndarray | None:
         """Return the true depth nearest to a stamp, float32 (H, W), metres, NaN = unknown.
@@ -167,7 +223,7 @@ class GroundTruth:
                 transform = self._tree.lookup(frame_id, decoded.header.frame_id, stamp)
             return project_points(points_from_cloud(decoded), transform, camera)
         except (ValueError, LookupError, BagError) as error:
-            self._count(f'true depth: {error}')
+            _count(self.problems, f'true depth: {error}')
             return None
 
     def labels(self, stamp: int) -> np.ndarray | None:
@@ -178,11 +234,8 @@ class GroundTruth:
         try:
             return decode_labels(self._labels.bag.decode(message))
         except (ValueError, BagError) as error:
-            self._count(f'true labels: {error}')
+            _count(self.problems, f'true labels: {error}')
             return None
-
-    def _count(self, problem: str) -> None:
-        self.problems[problem] = self.problems.get(problem, 0) + 1
 
     def close(self) -> None:
         """Close the recording."""
@@ -197,22 +250,26 @@ class GroundTruth:
         self.close()
 
 
-def _transforms(bag: Bag) -> TransformTree:
+def _transforms(bag: Bag, problems: dict[str, int]) -> TransformTree:
     tree = TransformTree()
     topics = [name for name, topic in bag.topics.items() if topic.msgtype == TF]
     if not topics:
         raise BagError(f'recording {bag.path} has no transforms (/tf, /tf_static), which its '
                        'ground truth needs: give --lidar-pose, or record them too')
-    for message in bag.messages(topics):
-        tree.add(bag.decode(message), static=message.topic.endswith('static'))
+    for message in _readable(bag, topics, problems):
+        try:
+            tree.add(bag.decode(message), static=message.topic.endswith('static'))
+        except BagError as error:
+            _count(problems, str(error))
     return tree
 
 
-def _frame_track(bag: Bag, tree: TransformTree, streams: Streams) -> PoseTrack:
+def _frame_track(bag: Bag, tree: TransformTree, streams: Streams, problems: dict[str, int]
+                 ) -> PoseTrack:
     parent, _, child = streams.odom.removeprefix(TF_PREFIX).partition('>')
     poses = {}
-    problem: Any = None
-    for message in bag.messages([streams.image]):
+    problem: LookupError | None = None
+    for message in _readable(bag, [streams.image], problems):
         stamp = header_stamp(message.data)
         try:
             poses[stamp] = tree.lookup(parent, child, stamp)
@@ -226,10 +283,9 @@ def _frame_track(bag: Bag, tree: TransformTree, streams: Streams) -> PoseTrack:
 
 def _topic_track(bag: Bag, topic: str, problems: dict[str, int]) -> PoseTrack:
     poses = {}
-    for message in bag.messages([topic]):
+    for message in _readable(bag, [topic], problems):
         try:
             poses[header_stamp(message.data)] = decode_pose(bag.decode(message))
         except (ValueError, BagError) as error:
-            key = f'true pose: {error}'
-            problems[key] = problems.get(key, 0) + 1
+            _count(problems, f'true pose: {error}')
     return PoseTrack(poses)
