@@ -96,8 +96,8 @@ def section(anchor: str, title: str, body: str) -> str:
 
 
 def caption(text: str) -> str:
-    """Return an explanation below a table or figure."""
-    return f'<p class="caption">{escape(text)}</p>'
+    """Return an explanation of a table or figure; no line of it begins with a percent sign."""
+    return f'<p class="caption">{escape(text.replace(" %", chr(0xa0) + "%"))}</p>'
 
 
 def document(title: str, heading: str, body: str) -> str:

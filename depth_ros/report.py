@@ -34,6 +34,8 @@ DEPTH_METRICS = {
 ALIGNMENTS = {'se3': 'rigid (SE3)', 'sim3': 'with scale (Sim3)', 'scale': 'scale only'}
 """How a trajectory is fitted to the truth before it is judged, and how that is written."""
 
+AGE = 'age when received'
+
 MAX_CONFUSION = 20
 """Classes above which a confusion matrix is no longer a thing to look at."""
 
@@ -612,15 +614,16 @@ def _trajectory_section(
                 ('ATE (Sim3) / length', f'{number(100 * t["ate_sim3"] / t["length"], ".2f")} %'),
                 ('rotation RPE', f'{number(t["rpe_rotation_deg"], ".4f")}°'),
                 ('scale of the alignment', number(t['scale'], '.4f')),
-                ('poses compared', f'{t["poses"]}')]
+                ('poses compared', f'{t["poses"]:.0f}')]
         if t.get('segments'):
             rows += [('KITTI drift, as it is', f'{number(t["t_err_se3"], ".2f")} %'),
                      ('KITTI drift, scaled', f'{number(t["t_err_sim3"], ".2f")} %'),
                      ('KITTI drift of rotation', f'{number(t["r_err"], ".2f")}°/100 m'),
-                     ('segments of 100 to 800 m', f'{t["segments"]}')]
+                     ('segments of 100 to 800 m', f'{t["segments"]:.0f}')]
         side = f'<div>{side}{page.table(("", "value"), rows)}</div>'
-    if odometry.get('missed'):
-        text += f' {odometry["missed"]} steps are missing.'
+    if missed := odometry.get('missed'):
+        reasons = ', '.join(f'{reason} ({count} times)' for reason, count in missed.items())
+        text += f' Steps that are missing: {reasons}.'
     return page.section('trajectory', 'Trajectory', (
         f'<div class="split"><figure>{drawn}<figcaption>{escape(text)}</figcaption></figure>{side}'
         '</div>'))
@@ -643,7 +646,7 @@ def _latency_section(found: Mapping, frames: Mapping[str, np.ndarray]) -> str:
     live = found['mode'] == 'live'
     shown = {}
     for column, label in (('perception_ms', 'perception'), ('odometry_ms', 'odometry'),
-                          ('age_ms', 'age when published')):
+                          ('age_ms', AGE)):
         values = frames.get(column, np.empty(0))
         if np.isfinite(values).any():
             shown[label] = values[np.isfinite(values)]
@@ -688,7 +691,9 @@ def _draw_histogram(axes: Axes, values: Mapping[str, np.ndarray], what: str) -> 
     top = max(float(np.percentile(v, 99.5)) for v in values.values()) * 1.1
     bins = np.linspace(0, top, 41)
     for (name, times), color in zip(values.items(), page.SERIES, strict=False):
-        axes.hist(np.minimum(times, top), bins, color=color, alpha=0.7, label=name)
+        # Where age is latency, as at normal speed, its outline leaves the other visible.
+        axes.hist(np.minimum(times, top), bins, color=color, alpha=0.7, label=name,
+                  histtype='step' if name == AGE else 'bar', linewidth=1.5)
         axes.axvline(float(np.median(times)), color=color, linewidth=1.2, linestyle='--')
     axes.set_xlabel(what)
     axes.set_ylabel('frames')

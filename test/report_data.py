@@ -94,7 +94,7 @@ def found(truth: bool = True, nodes: tuple[str, ...] = NODES, mode: str = 'offli
         'trajectory': {'poses': FRAMES, 'length': 50.0, 'scale': 2.0, 'ate_se3': 4.5,
                        'ate_sim3': 0.25, 'ate_scale': 0.75, 'rpe_se3': 0.03, 'rpe_sim3': 0.02,
                        'rpe_scale': 0.021, 'rpe_rotation_deg': 0.05} if truth and moved else None,
-        'odometry': {'poses': FRAMES, 'length': 25.0, 'missed': 2} if moved else None,
+        'odometry': {'poses': FRAMES, 'length': 25.0, 'missed': {'a gap': 2}} if moved else None,
         'consistency': {'frames': FRAMES - 1, 'photometric': 0.05, 'photometric_static': 0.1,
                         'explained_percent': 50.0, 'inconsistency': 0.03,
                         'scale_step_spread_percent': 1.0,
