@@ -120,6 +120,17 @@ def test_every_shipped_config_is_valid(path):
     assert read_config(parser.parse_args(['--config', str(path)]))
 
 
+def test_a_prepared_data_set_may_be_given_as_a_whole(tmp_path):
+    for part in ('train', 'val'):
+        (tmp_path / part).mkdir()
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    whole = read_config(parser.parse_args(['--data', str(tmp_path)]))
+    assert (whole.data, whole.val) == (str(tmp_path / 'train'), str(tmp_path / 'val'))
+    other = read_config(parser.parse_args(['--data', str(tmp_path), '--val', 'elsewhere']))
+    assert (other.data, other.val) == (str(tmp_path / 'train'), 'elsewhere')
+
+
 def test_the_ablations_differ_in_their_lines_alone():
     configs = {name: yaml.safe_load((CONFIGS / f'{name}.yaml').read_text())
                for name in ('fsre', 'fsre_none', 'fsre_sgt', 'fsre_cma')}

@@ -31,7 +31,7 @@ class Config:
     """
 
     # Data
-    data: str = _setting('data set to train on')
+    data: str = _setting('sequences to train on; of a folder with train/ and val/, these')
     val: str = _setting('data set to judge checkpoints on')
     out: str = _setting('folder for checkpoints and logs')
     init: str = _setting('checkpoint whose weights to start from; for a later phase', '')
@@ -178,6 +178,12 @@ def read_config(args: argparse.Namespace) -> Config:
         raise ValueError(f"config '{args.config}' is no list of settings: write 'name: value'")
     given = {f.name: getattr(args, f.name) for f in fields(Config)}
     values = {**(values or {}), **{k: v for k, v in given.items() if v is not None}}
+    # What `prepare` makes is one data set: it may be given as a whole.
+    data = Path(str(values.get('data')))
+    if (data / 'train').is_dir():
+        values['data'] = str(data / 'train')
+        if given['val'] is None:
+            values['val'] = str(data / 'val')
     kinds = get_type_hints(Config)
     for name in sorted(values.keys() - kinds.keys()):
         raise ValueError(f"setting '{name}' is unknown in '{args.config}'")

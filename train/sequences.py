@@ -71,10 +71,13 @@ class Sequence:
     def distance(self, a: int, b: int) -> float:
         """Metres between frames ``a`` and ``b``, NaN where they were not measured.
 
-        From odometry the straight distance of the body; otherwise the integral of the speed.
+        From odometry the straight distance of the body; where it has a gap or there is none, the
+        integral of the speed.
         """
         if self.odometry is not None:
-            return float(np.linalg.norm(self.odometry[b, :3, 3] - self.odometry[a, :3, 3]))
+            moved = float(np.linalg.norm(self.odometry[b, :3, 3] - self.odometry[a, :3, 3]))
+            if np.isfinite(moved):
+                return moved
         if self.speeds is None or self.times is None:
             return float('nan')
         span = slice(min(a, b), max(a, b) + 1)
