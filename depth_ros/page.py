@@ -28,7 +28,7 @@ STYLE = {
 }
 """Of every figure; for matplotlib's `rc_context`."""
 
-PICTURE_AREA, SMALL_AREA = 90_000, 50_000
+PICTURE_AREA, SMALL_AREA = 80_000, 45_000
 """Pixels that a picture has at most; with these, the some sixty ones of a page stay under 3 MB."""
 
 
@@ -130,7 +130,7 @@ def image(rgb: np.ndarray, alt: str, area: int = PICTURE_AREA) -> str:
     if factor < 1:
         size = max(1, round(width * factor)), max(1, round(height * factor))
         rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    data = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
+    data = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
     return f'<img src="{_embedded(data.tobytes(), "image/jpeg")}" alt="{escape(alt)}">'
 
 
