@@ -46,6 +46,11 @@ def drawings(page: str) -> list[str]:
             for text in re.findall(r'src="data:image/svg\+xml;base64,([^"]*)', page)]
 
 
+def words(page: str) -> str:
+    """The page without its pictures, whose letters could read as anything."""
+    return re.sub(r'"data:[^"]*"', '""', page).replace('\xa0', ' ')
+
+
 def titles(page: str) -> list[str]:
     return re.findall(r'<h2>(.*?)</h2>', page)
 
@@ -78,7 +83,7 @@ def test_page_is_well_formed_and_needs_nothing_else(write, truth, nodes):
     anchors = re.findall(r'href="#(\w+)"', page)
     assert anchors == re.findall(r'<section id="(\w+)"', page)
     assert page.count('href=') == len(anchors)
-    assert 'nan' not in re.sub(r'"data:[^"]*"', '', page)
+    assert 'nan' not in words(page)
 
 
 def test_pictures_can_be_decoded(write):
@@ -107,7 +112,7 @@ def test_figures(write):
 
 
 def test_numbers_are_on_the_page(write):
-    page = write().replace('\xa0', ' ')
+    page = words(write())
     for text in ('40 / 42', '21.5', '0.010', '0.938', '0.812', '0.25', '4.50 m', '12.25',
                  'onnxruntime', 'a &amp; b', 'Abs Rel 0.123', 'True masks', 'its data is cut off',
                  '0 to 10 m', 'near edges', '97.5 %', '1.062', '−2.1 %', '0.75 s at 1.5 s',
@@ -120,7 +125,7 @@ def test_numbers_are_on_the_page(write):
 def test_live_runs_tell_of_latency_and_drops(write):
     page = write(mode='live')
     for text in ('5.0 % dropped', '>31<', '95 % under 40 ms', 'at worst 2 ms late', 'Latency'):
-        assert text in page, text
+        assert text in words(page), text
     assert 'receiving the output' in drawings(page)[-1]
 
 
@@ -133,8 +138,9 @@ def test_worst_frames_come_in_the_order_of_their_rank(tmp_path):
 
 def test_without_ground_truth_consistency_leads(write):
     page = write(False)
-    assert 'No ground truth in this recording.' in page
-    assert 'against ground truth' not in page and 'True ' not in page and 'ATE' not in page
+    text = words(page)
+    assert 'No ground truth in this recording.' in text
+    assert 'against ground truth' not in text and 'True ' not in text and 'ATE' not in text
     assert titles(page)[0] == 'Consistency' and titles(write())[0] == 'Frames'
     assert page.count('data:image/jpeg') == 4 * 3
     assert 'highest photometric error' in page
