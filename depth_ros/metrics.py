@@ -159,7 +159,8 @@ class DepthTable(NamedTuple):
 
     Attributes:
         rows: Metrics by name; rows without a pixel are left out.
-        scale: Factor of median scaling, for the first cap; NaN without a pixel.
+        scale: Factor of median scaling, for the first cap, of the depth as published; NaN without
+            a pixel.
     """
 
     rows: dict[str, DepthMetrics]
@@ -212,7 +213,7 @@ def depth_table(
             rows[f'as_published{suffix}'] = depth_errors(plain, g)
         if not first:
             continue
-        scale = judged.scale
+        scale = judged.scale / (factor or 1.0)
         if edges is not None and (near := edges[judged.counts]).any():
             parts['near_edges'] = _metrics_of(terms[:, near].mean(axis=1))
         bands = [f'{a:g}_to_{b:g}m' for a, b in itertools.pairwise(BANDS)]
