@@ -7,7 +7,6 @@ recording of the nodes, is for others to know.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 from collections import deque
 from concurrent.futures import Executor, Future
@@ -154,9 +153,7 @@ class Judge:
         self._loops: list[consistency.LoopError] = []
         self._examples = set(np.linspace(0, max(frames - 1, 0), EXAMPLES + 2)[1:-1].astype(int))
         self._chosen: list[Picture] = []
-        self._worst: list[tuple[float, int, Picture]] = []
-        self._counter = itertools.count()
-        self._unjudged = 0
+        self._worst: list[tuple[bool, float, int, Picture]] = []
 
     def add(self, frame: Judgeable) -> _Judged | None:
         """Take the next frame; returns an earlier one that has been judged meanwhile."""
@@ -218,7 +215,7 @@ class Judge:
         numbers['coverage'] = float(shown[known].mean())
         result.picture.true_depth = truth
         result.picture.abs_rel = numbers['abs_rel']
-        with np.errstate(invalid='ignore', divide='ignore'):
+        with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
             error = np.abs(depth * np.float32(scale) - truth) / truth
         result.picture.error = np.where(known, error, np.nan).astype(np.float32)
 
@@ -244,9 +241,11 @@ class Judge:
         picture = judged.picture
         if index in self._examples:
             self._chosen.append(picture)
-        badness = judged.numbers.get('abs_rel', judged.numbers.get('photometric', math.nan))
+        # A frame that is known to be wrong is worse than one that only seems so.
+        known = 'abs_rel' in judged.numbers
+        badness = judged.numbers.get('abs_rel' if known else 'photometric', math.nan)
         if math.isfinite(badness):
-            heapq.heappush(self._worst, (badness, next(self._counter), picture))
+            heapq.heappush(self._worst, (known, badness, -index, picture))
             if len(self._worst) > WORST:
                 heapq.heappop(self._worst)
         return judged
@@ -258,9 +257,9 @@ class Judge:
             last.append(self._collect())
         frames = {name: np.array([row.get(name, math.nan) for row in self._table])
                   for name in COLUMNS if any(name in row for row in self._table)}
-        for rank, (_, _, picture) in enumerate(sorted(self._worst, reverse=True), 1):
+        worst = [row[-1] for row in sorted(self._worst, reverse=True)]
+        for rank, picture in enumerate(worst, 1):
             picture.rank = rank
-        worst = [p for _, _, p in sorted(self._worst, reverse=True)]
         pictures = worst + [p for p in self._chosen if not p.rank]
         notes = [f'{reason} ({count} times)' for reason, count in self._truth.problems.items()]
         result = Evaluation(

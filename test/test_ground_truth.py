@@ -288,3 +288,25 @@ def test_damaged_transforms_are_left_out(tmp_path):
         assert found.track.poses[0, 0, 3] == 4
         (problem, count), = found.problems.items()
         assert count == 1 and 'a message of /tf at 1 ns is no valid' in problem
+
+
+def test_truth_is_used_up_to_where_the_recording_is_damaged(tmp_path):
+    path = tmp_path / 'b'
+    noise = np.random.default_rng(0).uniform(4, 6, (48, 64)).astype(np.float32)
+    with BagWriter(path, compress=True) as writer:
+        for i in range(1, 401):
+            writer.write('/gt/odom', bags.ODOMETRY, i, odometry(i * MS))
+            writer.write('/gt/depth', bags.IMAGE, i, image(noise, '32FC1', i * MS))
+    file = path / 'b.mcap'
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle:middle + 1000] = bytes(1000)
+    file.write_bytes(data)
+    streams = Streams(**STREAMS, depth='/gt/depth', odom='/gt/odom')
+    with GroundTruth(path, streams, tolerance=0) as found:
+        known = [found.depth(i * MS, CAMERA, FRAME) is not None for i in range(1, 401)]
+        count = known.index(False)
+        assert 50 < count < 350 and not any(known[count:])
+        assert len(found.track) == count
+        (problem, times), = found.problems.items()
+        assert f'{path} is damaged' in problem and times == 2
