@@ -26,6 +26,9 @@ EXAMPLES = 4
 EDGE_RADIUS = 5.0
 """Pixels around a semantic edge that count as near it."""
 
+SHORTEST_DRIFT = 30.0
+"""Seconds from which a drift per minute can be told."""
+
 IN_FLIGHT = 4
 """Frames that are judged at the same time as others are made."""
 
@@ -375,7 +378,9 @@ def _judge_consistency(result: _Judged, frame: Judgeable, previous: Judgeable | 
 
 
 def _drift(stamps: np.ndarray, scales: np.ndarray) -> float | None:
-    """Percent per minute; None for too few frames, or stamps that do not increase."""
+    """Percent per minute; None for too short a time, or stamps that do not increase."""
+    if not len(stamps) or stamps[-1] - stamps[0] < SHORTEST_DRIFT:
+        return None
     try:
         return consistency.scale_drift(stamps, scales).drift
     except ValueError:

@@ -180,6 +180,7 @@ class GroundTruth:
 
     Attributes:
         track: The true poses.
+        has_depth: Whether there is true depth of any frame.
         problems: Times that truth could not be used, by reason.
 
     Raises:

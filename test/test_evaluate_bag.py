@@ -140,7 +140,8 @@ def test_the_same_as_a_few_lines_of_numpy(walk, shipped):
 
 @pytest.mark.parametrize('option, number', [('-a', 'ate_se3'), ('-as', 'ate_sim3')])
 def test_the_same_as_evos_own_command(walk, option, number):
-    command = [sys.executable, '-m', 'evo.main_ape', 'tum', 'truth.tum', 'estimate.tum', option]
+    evo = Path(sys.executable).with_name('evo_ape')
+    command = [evo, 'tum', 'truth.tum', 'estimate.tum', option]
     done = subprocess.run(command, cwd=walk / 'out/trajectory', capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rmse = next(line.split()[1] for line in done.stdout.splitlines() if line.strip().startswith(
