@@ -1,29 +1,43 @@
 """How long everything takes on this machine: `python -m depth_ros.bench`.
 
-Prints medians: of inference alone, for each installed runtime; and of the running nodes, for two
+Prints medians: of inference alone, for each installed runtime; of the running nodes, for two
 image sizes at 10 Hz, inference, everything else in the node, and the way from publishing an image
-to receiving its output.
+to receiving its output; and how fast a recording is evaluated, inference left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
+import onnx
 
-from depth_ros.bag import CAMERA_INFO, IMAGE, Bag, BagError, BagWriter, find_streams
-from depth_ros.contract import ContractError, ModelContract, read_contract
+from depth_ros.bag import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    Bag,
+    BagError,
+    BagWriter,
+    find_streams,
+)
+from depth_ros.contract import ContractError, ModelContract, read_contract, write_contract
 from depth_ros.domain import claim_domain
 from depth_ros.engine import EngineError, installed_backends, load_engine
 from depth_ros.live import LiveError, Plan, run_nodes
 from depth_ros.models import add_model_option, chosen_models
 
 SIZES = ((1280, 720), (640, 192))
+KITTI_SIZE = 1242, 375
 RATE_HZ = 10
 OUTPUTS = ('depth/image_rect', 'depth/camera_info', 'semantics/labels', 'odom')
 
@@ -114,6 +128,93 @@ def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
                   f'{max(0, expected - run.frames_out(topic)):9}', flush=True)
 
 
+def write_jpeg_recording(path: Path, frames: int, contract: ModelContract) -> Path:
+    """Write a recording of JPEG images of the size of KITTI's, of a texture that moves."""
+    width, height = KITTI_SIZE
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (height // 8, width // 8 + 60, 3), np.uint8)
+    texture = cv2.resize(coarse, (width + 480, height), interpolation=cv2.INTER_CUBIC)
+    texture = cv2.add(texture, rng.integers(0, 24, texture.shape, np.uint8))
+    pictures = [cv2.imencode('.jpg', texture[:, 4 * i:4 * i + width])[1].reshape(-1)
+                for i in range(60)]
+    scale = np.array([width / contract.input_width, height / contract.input_height] * 2)
+    fx, fy, cx, cy = scale * contract.intrinsics
+    with BagWriter(path) as bag:
+        types = bag.types.types
+        region = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+        for index in range(frames):
+            stamp_ns = 10**9 + index * 10**9 // RATE_HZ
+            header = types['std_msgs/msg/Header'](
+                types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), 'camera')
+            bag.write('/camera/image_rect/compressed', COMPRESSED_IMAGE, stamp_ns,
+                      types[COMPRESSED_IMAGE](header, 'jpeg', pictures[index % len(pictures)]))
+            bag.write('/camera/camera_info', CAMERA_INFO, stamp_ns, types[CAMERA_INFO](
+                header, height, width, 'plumb_bob', np.zeros(5),
+                np.array([fx, 0, cx, 0, fy, cy, 0, 0, 1]), np.eye(3).ravel(),
+                np.array([fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0]), 0, 0, region))
+    return path
+
+
+def write_idle_model(source: Path, path: Path) -> Path:
+    """Write a model with the contract of another one that always says the same, at no cost."""
+    contract = read_contract(source)
+    tensors = []
+    rng = np.random.default_rng(0)
+    for name, (kind, shape) in contract.tensor_shapes().items():
+        if name in contract.inputs:
+            continue
+        if name == 'depth':
+            rows = np.linspace(60, 4, shape[-2])[:, None] + rng.uniform(0, 1, shape)
+            values = rows.astype(kind)
+        elif name == 'labels':
+            values = np.broadcast_to(np.arange(shape[-1]) // 64 % len(contract.classes), shape)
+        else:
+            values = np.array([0, 0.001, 0, 0, 0, 0.8]).reshape(shape)
+        tensors.append(onnx.numpy_helper.from_array(values.astype(kind), f'{name}_value'))
+    shapes = contract.tensor_shapes()
+    types = {'uint8': onnx.TensorProto.UINT8, 'float32': onnx.TensorProto.FLOAT}
+
+    def describe(names: Iterable[str]) -> list:
+        return [onnx.helper.make_tensor_value_info(n, types[shapes[n][0]], shapes[n][1])
+                for n in names]
+
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node('Identity', [f'{n}_value'], [n]) for n in contract.outputs],
+        'idle', describe(contract.inputs), describe(contract.outputs), tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 17)])
+    model.ir_version = 8
+    write_contract(model, contract)
+    onnx.save(model, path)
+    return path
+
+
+def bench_evaluation(models: Mapping[str, Path], frames: int) -> None:
+    """Print how fast a recording is read, decoded, judged and written, inference left out."""
+    width, height = KITTI_SIZE
+    print(f'\nEvaluation of {frames} JPEG images of {width}x{height} without inference '
+          '(networks that do nothing), with all results')
+    print(f'{"":34}{"frames/s":>10}{"processor, ms/frame":>21}{"memory, MB":>12}')
+    with tempfile.TemporaryDirectory(prefix='depth_ros_bench_') as folder:
+        idle = {node: write_idle_model(path, Path(folder) / path.name)
+                for node, path in models.items()}
+        contract = read_contract(models['perception_node'])
+        # The first one loads what is needed; memory must not grow with the recording.
+        for count in (min(100, frames), frames):
+            bag = write_jpeg_recording(Path(folder) / f'images{count}', count, contract)
+            command = [sys.executable, '-m', 'depth_ros.evaluate_bag', str(bag), '--backend',
+                       'onnxruntime', '--threads', '1', '--out', f'{folder}/out', '--model',
+                       *map(str, idle.values())]
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise EngineError(done.stderr.strip())
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            found = json.loads((Path(folder) / 'out' / 'metrics.json').read_text())
+            spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            print(f'{f"{count} frames":34}{found["speed"]["frames_per_s"]:10.0f}'
+                  f'{1e3 * spent / count:21.1f}{found["speed"]["memory_mb"]:12.0f}', flush=True)
+
+
 def _count(text: str) -> int:
     if (value := int(text)) < 1:
         raise ValueError(text)
@@ -129,11 +230,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--threads', type=_count, default=2, help='threads of each inference')
     parser.add_argument('--runs', type=_count, default=50, help='runs of each inference')
     parser.add_argument('--frames', type=_count, default=60, help='images for the nodes')
+    parser.add_argument('--evaluated', type=_count, default=1000, help='images to evaluate')
     arguments = parser.parse_args(argv)
     try:
         models = chosen_models(arguments.model)
         bench_inference(models, arguments.threads, arguments.runs)
         bench_nodes(models, arguments.threads, arguments.frames)
+        bench_evaluation(models, arguments.evaluated)
     except (LiveError, BagError, ContractError, EngineError) as error:
         print(f'depth_ros.bench: {error}', file=sys.stderr)
         return 1

@@ -67,6 +67,7 @@ _CONSISTENCY = (
 """Numbers that need no ground truth: key, name, format, unit, and what they mean."""
 
 _TURBO = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO)[:, 0, ::-1]
+_TURBO_MAP = np.ascontiguousarray(_TURBO[:, None])  # as OpenCV wants it
 # Light to dark: the truth is often sparse, and points must stand out of the darkened camera image.
 _HEAT = np.stack([
     np.interp(np.linspace(0, 4, 256), np.arange(5), channel)
@@ -108,10 +109,12 @@ def color_depth(depth: np.ndarray, near: float) -> np.ndarray:
     Returns:
         uint8 (H, W, 3), RGB.
     """
-    valid = np.isfinite(depth)
-    level = np.clip(near / np.where(valid, depth, np.inf), 0, 1)
-    colored = _TURBO[(level * 255).astype(np.uint8)]
-    colored[~valid] = 0
+    level = np.divide(np.float32(255 * near), depth, dtype=np.float32)
+    np.clip(level, 0, 255, out=level)
+    invalid = np.isnan(depth)
+    level[invalid] = 0
+    colored = cv2.applyColorMap(level.astype(np.uint8), _TURBO_MAP)
+    colored[invalid] = 0
     return colored
 
 
@@ -144,10 +147,10 @@ def color_labels(
     Returns:
         uint8 (H, W, 3), RGB.
     """
-    palette = np.zeros((256, 3), np.uint8)
+    palette = np.zeros((256, 1, 3), np.uint8)
     for item in classes:
         palette[item.id] = item.color
-    colored = palette[labels]
+    colored = cv2.applyColorMap(labels, palette)
     if rgb is None:
         return colored
     grey = _grey(rgb, labels.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import time
 from collections import Counter, deque
@@ -266,7 +267,9 @@ class _Session:
             'stages_ms': {}, 'node_messages': [],
             'speed': {'frames_per_s': judged / seconds,
                       'frames_per_s_without_inference':
-                      judged / max(seconds - inference, 1e-9)}}
+                      judged / max(seconds - inference, 1e-9),
+                      # Linux counts it in KiB.
+                      'memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}}
         return evaluation, found
 
     def _nothing(self) -> None:
@@ -458,7 +461,8 @@ class _Recording:
 
     def __enter__(self) -> _Recording:
         session = self._session
-        self._writer = BagWriter(session.job.out / 'recording', compress=True, overwrite=True)
+        # Not compressed: it would save a fifth and take as long as all the rest.
+        self._writer = BagWriter(session.job.out / 'recording', overwrite=True)
         classes = session.perception.classes if session.perception else ()
         self._outputs = OutputBag(self._writer, classes, self._namespace,
                                   None if session.tf else session.extrinsic)
