@@ -158,6 +158,7 @@ class Judge:
         self._poses: dict[int, np.ndarray] = {}
         self._loops: list[consistency.LoopError] = []
         self._examples = set(np.linspace(0, max(frames - 1, 0), EXAMPLES + 2)[1:-1].astype(int))
+        self._owed = 0
         self._chosen: list[Picture] = []
         self._worst: list[tuple[bool, float, int, Picture]] = []
 
@@ -245,7 +246,10 @@ class Judge:
                 0 if self._confusion is None else self._confusion)
             self._label_frames += 1
         picture = judged.picture
-        if index in self._examples:
+        self._owed += index in self._examples
+        # Truth may come with fewer frames: those with it are better to look at.
+        if self._owed and (picture.true_depth is not None or not self._truth.has_depth):
+            self._owed -= 1
             self._chosen.append(picture)
         # A frame that is known to be wrong is worse than one that only seems so.
         known = 'abs_rel' in judged.numbers

@@ -442,8 +442,9 @@ def _depth_section(found: Mapping) -> str:
     body = page.table(('', *DEPTH_METRICS.values()), [
         (row_name(key), *(number(row[m]) for m in DEPTH_METRICS)) for key, row in general.items()])
     scale = (f' The factor to the true scale is {number(depth["scale_median"])}, with a spread of '
-             f'{_percent(depth["scale_spread"])} and a drift of '
-             f'{number(depth["scale_drift_percent_per_minute"], ".1f")} % per minute.')
+             f'{_percent(depth["scale_spread"])}')
+    drift = depth['scale_drift_percent_per_minute']
+    scale += '.' if drift is None else f' and a drift of {number(drift, ".1f")} % per minute.'
     body += page.caption(
         f'Mean over {depth["frames"]} frames. Pixels with a true depth under 80 m and a predicted '
         'one count; all rows but those as published are median-scaled: each frame is multiplied '
