@@ -23,7 +23,12 @@ WORST_ERROR = 0.5
 
 ODOM_FRAME, BASE_FRAME = 'odom', 'base_link'
 
-_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85]
+WIDEST = 640
+"""Pixels to which the error image is shrunk."""
+
+# Colours as sharp as the brightness: else the single pixels of a lidar turn grey.
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85,
+         cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
 
 class OutputBag:
@@ -51,8 +56,9 @@ class OutputBag:
             self._image('depth/image_rect', frame, log_ns, depth.astype(np.float32), '32FC1')
             self._write('depth/camera_info', CAMERA_INFO, log_ns,
                         self._info(self._header(frame), frame.view))
-            near = np.nanpercentile(depth[::8, ::8], 5) if np.isfinite(depth[::8, ::8]).any() else 0
-            self._near = near if not self._near else 0.95 * self._near + 0.05 * near
+            if np.isfinite(sample := depth[::8, ::8]).any():
+                near = np.nanpercentile(sample, 5)
+                self._near = 0.95 * self._near + 0.05 * near if self._near else near
             if self._near:
                 self._jpeg('depth/color', frame, log_ns, color_depth(depth, self._near))
         if frame.labels is not None:
@@ -71,13 +77,15 @@ class OutputBag:
             error: |d - g| / g, float (H, W), NaN = unknown.
         """
         known = np.isfinite(error)
-        level = np.clip(np.where(known, error, 0) / WORST_ERROR, 0, 1)
+        level = np.clip(np.where(known, error, 0) / WORST_ERROR, 0, 1).astype(np.float32)
+        if error.shape[1] > WIDEST:  # the mean of what is known: what is sparse must not fade
+            size = WIDEST, max(1, round(error.shape[0] * WIDEST / error.shape[1]))
+            total, share = (cv2.resize(a, size, interpolation=cv2.INTER_AREA)
+                            for a in (level, known.astype(np.float32)))
+            known = share > 0
+            level = np.divide(total, share, where=known, out=np.zeros_like(total))
         colored = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_TURBO)
         colored[~known] = 0
-        if colored.shape[1] > 640:  # what is sparse must not vanish when it shrinks
-            colored = cv2.dilate(colored, np.ones((2, 2), np.uint8))
-            size = 640, max(1, round(colored.shape[0] * 640 / colored.shape[1]))
-            colored = cv2.resize(colored, size, interpolation=cv2.INTER_AREA)
         self._compressed('depth/error', stamp, frame_id, log_ns, colored)
 
     def _write(self, name: str, msgtype: str, log_ns: int, message: Any) -> None:
