@@ -191,6 +191,7 @@ class GroundTruth:
                  lidar_pose: np.ndarray | None = None) -> None:
         self.tolerance = tolerance
         self.problems: dict[str, int] = {}
+        self.has_depth = bool(streams.depth)
         self._lidar_pose = lidar_pose
         self._tree = None
         of_frames = (streams.odom or '').startswith(TF_PREFIX)
