@@ -20,7 +20,7 @@ from depth_ros.bag import COMPRESSED_IMAGE, Message, header_stamp
 from depth_ros.camera import ImageFit, Intrinsics, intrinsics_from_info
 from depth_ros.contract import ModelContract
 from depth_ros.conversions import ConversionError, compressed_to_rgb, image_to_rgb
-from depth_ros.engine import Engine
+from depth_ros.engine import Engine, EngineError
 from depth_ros.odometry import (
     OPTICAL_IN_BASE,
     NoiseModel,
@@ -229,6 +229,9 @@ class Runner:
         """T_previous_current of the camera."""
         vector = self._odometry.infer(
             {'previous': previous, 'current': current})['pose'].astype(float)
+        if not np.isfinite(vector).all():
+            raise EngineError(f'the pose network returned {vector.tolist()}; the model is damaged: '
+                              'export it again')
         scale = 1.0
         if not self._odometry.contract.metric:
             scale = self._settings.translation_scale or 1.0
