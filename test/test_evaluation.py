@@ -167,7 +167,7 @@ def test_relative_depth_is_judged_scaled_only(tmp_path):
 def test_coverage_is_what_is_published_of_what_is_known(tmp_path):
     truth, published = flat(5), flat(5)
     truth[:, :4] = np.nan  # 24 of 48 pixels are known
-    published[:2] = np.nan  # 8 of them are not published
+    published[:2, 2:] = np.nan  # 8 of them are not published
     evaluation, (judged,) = judge(
         tmp_path, [frame(1, flat(5), published=published)], depth_rows([truth]))
     assert evaluation.frames['coverage'] == pytest.approx([16 / 24])
@@ -286,7 +286,7 @@ def test_examples_have_truth_where_it_is_rare(tmp_path):
 
 def test_frames_come_out_in_the_order_they_went_in(tmp_path):
     # The first of each four takes long.
-    frames = [frame(i, flat(5, 600, 800) if i % 4 == 1 else flat(5), numbers={'age_ms': float(i)})
+    frames = [frame(i, flat(5, 300, 400) if i % 4 == 1 else flat(5), numbers={'age_ms': float(i)})
               for i in range(1, 17)]
     rows = [('/gt/depth', image(f.depth, '32FC1', f.stamp)) for f in frames]
     evaluation, judged = judge(tmp_path, frames, rows)

@@ -62,6 +62,7 @@ def pairs(tmp_path, stamps, asked, tolerance=50):
                  [100, 200, 2000, 100, 200], id='clock goes back'),
     pytest.param([2000, 2020, 2040, 2060, 100, 120], [2000, 2020, 100, 120],
                  [2000, 2020, 100, 120], id='goes back after more messages than images'),
+    pytest.param([9000, 5000, 100], [9000, 5000, 100], [9000, 5000, 100], id='goes back twice'),
     pytest.param([100, 2200, 100, 1100, 2200], [100, 1100, 2200, 100, 1100, 2200],
                  [100, None, 2200, 100, 1100, 2200], id='not taken from after the jump'),
     pytest.param([100, 200, 300, 400, 500], [100, 300, 200, 400, 500], [100, 300, None, 400, 500],

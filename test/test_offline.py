@@ -13,7 +13,7 @@ from test_bag import RGB, compressed, image
 from depth_ros.bag import IMAGE, Bag, BagWriter
 from depth_ros.camera import CameraError, ImageFit, Intrinsics
 from depth_ros.conversions import ConversionError
-from depth_ros.engine import EngineError, load_engine
+from depth_ros.engine import EngineError, installed_backends, load_engine
 from depth_ros.odometry import (
     OPTICAL_IN_BASE,
     NoiseModel,
@@ -31,9 +31,9 @@ LABELS = np.repeat([3, 2, 1, 0], 12).astype(np.uint8)[:, None].repeat(64, axis=1
 SKY = LABELS == 3
 
 
-def perception(folder, settings=None, **options):
+def perception(folder, settings=None, backend='onnxruntime', **options):
     path = save_perception(folder / 'perception.onnx', **options)
-    return Runner(load_engine(path, 'onnxruntime', 1), None, settings or Settings())
+    return Runner(load_engine(path, backend, 1), None, settings or Settings())
 
 
 def odometry(folder, settings=None, **options):
@@ -122,8 +122,9 @@ def test_crop_keeps_the_middle(tmp_path):
     np.testing.assert_allclose(stretched.depth, row_depth() * np.sqrt(0.5), rtol=1e-6)
 
 
-def test_outputs_are_kept(tmp_path):
-    runner = perception(tmp_path)
+@pytest.mark.parametrize('backend', installed_backends())
+def test_outputs_outlive_the_next_image(tmp_path, backend):
+    runner = perception(tmp_path, backend=backend)
     first = runner(picture(1, bands()), INFO)
     runner(picture(2, grey(0)), INFO)
     np.testing.assert_array_equal(first.labels, LABELS)
