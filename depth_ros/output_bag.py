@@ -5,7 +5,8 @@ Topics are those of the nodes. Coloured pictures are JPEG, so that the file stay
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -49,21 +50,33 @@ class OutputBag:
         self._near = 0.0
         self._mounted: set[str] = set()
 
-    def write(self, frame: Judgeable, log_ns: int) -> None:
-        """Write what came out for one frame."""
-        depth = frame.published if frame.published is not None else frame.depth
+    def pictures(self, frame: Judgeable) -> Callable[[], dict[str, np.ndarray]]:
+        """Return what makes the coloured pictures of a frame: JPEG bytes by name.
+
+        Frames must come in order, for the colours to follow the scene slowly; what is returned
+        may be called in any thread.
+        """
+        depth = _shown(frame)
+        if depth is not None and np.isfinite(sample := depth[::8, ::8]).any():
+            near = np.nanpercentile(sample, 5)
+            self._near = 0.95 * self._near + 0.05 * near if self._near else near
+        return partial(_pictures, depth, self._near, frame.labels, self._classes)
+
+    def write(self, frame: Judgeable, log_ns: int,
+              pictures: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write what came out for one frame, with its `pictures` if they are made already."""
+        if pictures is None:
+            pictures = self.pictures(frame)()
+        depth = _shown(frame)
         if depth is not None:
-            self._image('depth/image_rect', frame, log_ns, depth.astype(np.float32), '32FC1')
+            self._image('depth/image_rect', frame, log_ns, depth.astype(np.float32, copy=False),
+                        '32FC1')
             self._write('depth/camera_info', CAMERA_INFO, log_ns,
                         self._info(self._header(frame), frame.view))
-            if np.isfinite(sample := depth[::8, ::8]).any():
-                near = np.nanpercentile(sample, 5)
-                self._near = 0.95 * self._near + 0.05 * near if self._near else near
-            if self._near:
-                self._jpeg('depth/color', frame, log_ns, color_depth(depth, self._near))
         if frame.labels is not None:
             self._image('semantics/labels', frame, log_ns, frame.labels, 'mono8')
-            self._jpeg('semantics/color', frame, log_ns, color_labels(frame.labels, self._classes))
+        for name, data in pictures.items():
+            self._compressed(name, frame.stamp, frame.frame_id, log_ns, data)
         if frame.pose is not None:
             self._odometry(frame, log_ns)
 
@@ -86,7 +99,7 @@ class OutputBag:
             level = np.divide(total, share, where=known, out=np.zeros_like(total))
         colored = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_TURBO)
         colored[~known] = 0
-        self._compressed('depth/error', stamp, frame_id, log_ns, colored)
+        self._compressed('depth/error', stamp, frame_id, log_ns, _jpeg(colored))
 
     def _write(self, name: str, msgtype: str, log_ns: int, message: Any) -> None:
         self._writer.write(f'{self._namespace}/{name}', msgtype, log_ns, message)
@@ -109,15 +122,10 @@ class OutputBag:
             IMAGE, self._header(frame), height, width, encoding, 0, pixels.strides[0],
             pixels.view(np.uint8).reshape(-1)))
 
-    def _jpeg(self, name: str, frame: Judgeable, log_ns: int, rgb: np.ndarray) -> None:
-        self._compressed(name, frame.stamp, frame.frame_id, log_ns, rgb[..., ::-1])
-
-    def _compressed(self, name: str, stamp: int, frame_id: str, log_ns: int, bgr: np.ndarray
+    def _compressed(self, name: str, stamp: int, frame_id: str, log_ns: int, data: np.ndarray
                     ) -> None:
-        data = cv2.imencode('.jpg', bgr, _JPEG)[1]
         self._write(f'{name}/compressed', COMPRESSED_IMAGE, log_ns, self._make(
-            COMPRESSED_IMAGE, self._stamped(stamp, frame_id), 'rgb8; jpeg compressed bgr8',
-            data.reshape(-1)))
+            COMPRESSED_IMAGE, self._stamped(stamp, frame_id), 'rgb8; jpeg compressed bgr8', data))
 
     def _info(self, header: Any, camera: Intrinsics) -> Any:
         k = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1.0]])
@@ -158,3 +166,22 @@ class OutputBag:
             self._quaternion(pose))
         self._writer.write(topic, TF, log_ns, self._make(TF, [self._make(
             'geometry_msgs/msg/TransformStamped', header, child, transform)]))
+
+
+def _shown(frame: Judgeable) -> np.ndarray | None:
+    """Depth as published, or as it is judged."""
+    return frame.published if frame.published is not None else frame.depth
+
+
+def _pictures(depth: np.ndarray | None, near: float, labels: np.ndarray | None,
+              classes: Sequence[SemanticClass]) -> dict[str, np.ndarray]:
+    found = {}
+    if depth is not None and near:
+        found['depth/color'] = _jpeg(color_depth(depth, near)[..., ::-1])
+    if labels is not None:
+        found['semantics/color'] = _jpeg(color_labels(labels, classes)[..., ::-1])
+    return found
+
+
+def _jpeg(bgr: np.ndarray) -> np.ndarray:
+    return cv2.imencode('.jpg', bgr, _JPEG)[1].reshape(-1)

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -222,7 +222,7 @@ class _Session:
             pool = stack.enter_context(ThreadPoolExecutor(2))
             truth = stack.enter_context(self.truth())
             judge = self.judge(truth, pool)
-            recording = stack.enter_context(_Recording(self)) if job.record else None
+            recording = stack.enter_context(_Recording(self, pool)) if job.record else None
             infos: deque[tuple[int, bytes]] = deque(maxlen=64)
             latest: dict[int, bytes] = {}
             messages = self._messages(infos, latest, recording)
@@ -326,7 +326,7 @@ class _Session:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(2))
             truth = stack.enter_context(self.truth())
-            recording = _Recording(self)
+            recording = _Recording(self, pool)
             stack.enter_context(recording)
             judge = self.judge(truth, pool)
             judged = 0
@@ -451,9 +451,15 @@ def _judgeable(output: Output, picture: Picture) -> Judgeable:
 
 
 class _Recording:
-    """Writes recording/ in a thread of its own, in the order of the calls."""
+    """Writes recording/ in a thread of its own, in the order of the calls.
 
-    def __init__(self, session: _Session) -> None:
+    Args:
+        session: The evaluation.
+        pool: Makes the pictures.
+    """
+
+    def __init__(self, session: _Session, pool: Executor) -> None:
+        self._pictures = pool
         taken = {f'/{topic}' for topic in OUTPUT_TOPICS} & set(session.kept)
         self._namespace = '/depth_ros' if taken else ''
         self._session = session
@@ -501,7 +507,8 @@ class _Recording:
     def write(self, frame: Judgeable, log_ns: int) -> None:
         """Write what came out for a frame."""
         self.mark(frame, log_ns)
-        self._submit(self._outputs.write, frame, log_ns)
+        pictures = self._pictures.submit(self._outputs.pictures(frame))
+        self._submit(lambda: self._outputs.write(frame, log_ns, pictures.result()))
 
     def write_errors(self, judged: Sequence) -> None:
         """Write the error images of frames that have been judged."""
