@@ -984,8 +984,11 @@ def decode_depth(message: Any) -> np.ndarray:
         depth = _pixels(message, np.float32 if encoding == '32FC1' else np.uint16)
     else:
         # 12 bytes: format enumeration, then the two quantisation parameters; then the png.
-        scale, offset = struct.unpack_from('<ff', message.data, 4)
         depth = _imdecode(message.data[12:])
+        if depth.dtype != np.uint16 or depth.ndim != 2:
+            raise ValueError(f'compressed depth is {depth.dtype} {depth.shape} pixels, not uint16 '
+                             '(H, W): publish compressedDepth')
+        scale, offset = struct.unpack_from('<ff', message.data, 4)
         if encoding == '32FC1':
             coded = depth.astype(np.float32)
             with np.errstate(divide='ignore'):

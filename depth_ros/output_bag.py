@@ -27,9 +27,9 @@ ODOM_FRAME, BASE_FRAME = 'odom', 'base_link'
 WIDEST = 640
 """Pixels to which the error image is shrunk."""
 
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85]
 # Colours as sharp as the brightness: else the single pixels of a lidar turn grey.
-_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85,
-         cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+_SPARSE_JPEG = [*_JPEG, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
 
 class OutputBag:
@@ -99,7 +99,7 @@ class OutputBag:
             level = np.divide(total, share, where=known, out=np.zeros_like(total))
         colored = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_TURBO)
         colored[~known] = 0
-        self._compressed('depth/error', stamp, frame_id, log_ns, _jpeg(colored))
+        self._compressed('depth/error', stamp, frame_id, log_ns, _jpeg(colored, _SPARSE_JPEG))
 
     def _write(self, name: str, msgtype: str, log_ns: int, message: Any) -> None:
         self._writer.write(f'{self._namespace}/{name}', msgtype, log_ns, message)
@@ -183,5 +183,5 @@ def _pictures(depth: np.ndarray | None, near: float, labels: np.ndarray | None,
     return found
 
 
-def _jpeg(bgr: np.ndarray) -> np.ndarray:
-    return cv2.imencode('.jpg', bgr, _JPEG)[1].reshape(-1)
+def _jpeg(bgr: np.ndarray, options: Sequence[int] = _JPEG) -> np.ndarray:
+    return cv2.imencode('.jpg', bgr, options)[1].reshape(-1)

@@ -100,6 +100,7 @@ def evaluate_recording(job: Job, say: Callable[[str], None] = print, bar: bool =
     Raises:
         BagError, ContractError, EngineError, LiveError, EvaluationError, ValueError: It cannot be
             evaluated; each message says why and what to do.
+        KeyboardInterrupt: As asked for; offline, after the results so far are written.
     """
     contracts = {node: read_contract(path) for node, path in job.models.items()}
     with Bag(job.bag) as bag:
@@ -115,6 +116,8 @@ def evaluate_recording(job: Job, say: Callable[[str], None] = print, bar: bool =
         evaluation, found = session.live() if job.mode == 'live' else session.offline()
     write_results(job.out, evaluation, found)
     write_report(job.out, found, evaluation.frames, evaluation, contracts)
+    if session.interrupted:
+        raise KeyboardInterrupt
     return found
 
 
@@ -127,6 +130,7 @@ class _Session:
         self.say, self.bar = say, bar
         self.skipped: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.interrupted = False
         self.stamps: list[int] = []  # of all images, as recorded
         self.perception = contracts.get('perception_node')
         classes = self.perception.classes if self.perception else ()
@@ -218,6 +222,7 @@ class _Session:
                    for node, path in job.models.items()}
         runner = Runner(engines.get('perception_node'), engines.get('odometry_node'), job.settings)
         inference, judged = 0.0, 0
+        cv2.setNumThreads(1)  # the processors are busy with other frames
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(2))
             truth = stack.enter_context(self.truth())
@@ -230,24 +235,28 @@ class _Session:
             progress = stack.enter_context(tqdm(
                 total=total, unit='frame', desc=job.bag.name, disable=None if self.bar else True))
             start = time.perf_counter()
-            for message, picture in decoded(messages, pool):
-                progress.update()
-                if isinstance(picture, Exception):
-                    self.skipped[str(picture)] += 1
-                    continue
-                try:
-                    info = self._info(picture.stamp, infos, latest.pop(id(message), None))
-                    output = runner(picture, info)
-                except CameraError as error:
-                    self.skipped[str(error)] += 1
-                    continue
-                inference += sum(output.milliseconds.values()) / 1e3
-                frame = _judgeable(output, picture)
-                judged += 1
-                done = judge.add(frame)
-                if recording:
-                    recording.write(frame, message.log_ns)
-                    recording.write_errors([done] if done else [])
+            try:
+                for message, picture in decoded(messages, pool):
+                    progress.update()
+                    if isinstance(picture, Exception):
+                        self.skipped[str(picture)] += 1
+                        continue
+                    try:
+                        info = self._info(picture.stamp, infos, latest.pop(id(message), None))
+                        output = runner(picture, info)
+                    except CameraError as error:
+                        self.skipped[str(error)] += 1
+                        continue
+                    inference += sum(output.milliseconds.values()) / 1e3
+                    frame = _judgeable(output, picture)
+                    judged += 1
+                    done = judge.add(frame)
+                    if recording:
+                        recording.write(frame, message.log_ns)
+                        recording.write_errors([done] if done else [])
+            except KeyboardInterrupt:
+                self.interrupted = True
+                self.notes.append(f'interrupted: only {judged} of {total} images were judged')
             evaluation, last = judge.finish()
             if recording:
                 recording.write_errors(last)

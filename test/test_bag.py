@@ -744,6 +744,16 @@ def test_quantised_float_depth_follows_the_transport_plugin():
     assert np.all(np.abs(depth - DEPTH)[valid] <= 0.51 * DEPTH[valid] ** 2 / a * 1.02)
 
 
+@pytest.mark.parametrize('pixels', [np.zeros((4, 6), np.uint8), np.zeros((4, 6, 3), np.uint16)])
+def test_compressed_depth_of_another_kind(pixels):
+    message = compressed(pixels, '.png', '16UC1; compressedDepth png', bytes(12))
+    with pytest.raises(ValueError, match='not uint16'):
+        bags.decode_depth(message)
+    message.data = message.data[:7]
+    with pytest.raises(ValueError, match='cannot be decoded'):
+        bags.decode_depth(message)
+
+
 def test_labels():
     for message in (image(LABELS, 'mono8', padding=3), compressed(LABELS, '.png', 'mono8; png')):
         assert np.array_equal(bags.decode_labels(message), LABELS)

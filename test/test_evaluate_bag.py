@@ -3,8 +3,10 @@
 import csv
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -276,6 +278,33 @@ def test_no_usable_image_is_an_error_with_the_reasons(tiny, tmp_path, capsys):
     assert evaluate_bag.main([str(bag), '--model', str(tiny), '--out', str(tmp_path / 'o')]) == 1
     assert "'what8'" in capsys.readouterr().err
     assert not (tmp_path / 'o/recording').exists() and not (tmp_path / 'o/metrics.json').exists()
+
+
+def test_an_interrupt_keeps_what_has_been_judged(tiny, tmp_path):
+    bag = street(tmp_path / 'bag', stamps=range(PERIOD, 2001 * PERIOD, PERIOD))
+    out = tmp_path / 'out'
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'depth_ros.evaluate_bag', str(bag), '--model', str(tiny), '--out',
+         str(out)], stderr=subprocess.PIPE, text=True,
+        # What a shell starts in the background ignores interrupts, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    try:
+        while not any(out.glob('.recording*/recording/*')):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and 'interrupted' in errors and 'Traceback' not in errors
+    found = read(out)
+    judged = found['frames']['judged']
+    assert 0 < judged < 2000 and f'only {judged} of 2000' in ' '.join(found['notes'])
+    with Bag(out / 'recording') as written:
+        # It may come between counting a frame and writing it.
+        assert abs(written.topics['/depth/image_rect'].count - judged) <= 1
+    assert (out / 'report.html').is_file()
 
 
 # Several recordings
