@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
 
 import train
 from depth_ros.contract import POSE_CONVENTION, read_contract
@@ -26,13 +27,21 @@ from train.__main__ import main
 from train.classes import CITYSCAPES
 from train.config import Config, add_config_arguments, read_config
 from train.data import FrameDataset
-from train.export import DeployedPerception, DeployedPose, vector_from_rotation, write_model
+from train.export import (
+    DeployedPerception,
+    DeployedPose,
+    camera_matrix,
+    metric_scale,
+    vector_from_rotation,
+    write_model,
+)
 from train.fit import KeepLast, fit
 from train.geometry import rotation_from_vector, transform_from_euler_pose
 from train.networks.perception import MAX_DEPTH, MIN_DEPTH, make_perception
 from train.networks.pose import PoseNet, SfmPoseNet
+from train.networks.prediction import Prediction
 from train.pictures import draw, tile
-from train.scale import camera_height
+from train.sequences import find_sequences
 from train.system import System, load_system
 
 WIDTH, HEIGHT = 96, 64
@@ -254,21 +263,32 @@ def test_pictures_show_every_part(street):
 
 # Scale
 
-def test_camera_height_over_a_tilted_road():
-    intrinsics = np.array([[100.0, 0, 80], [0, 100, 40], [0, 0, 1]])
-    pitch = np.radians(3)
-    normal = np.array([0, np.cos(pitch), np.sin(pitch)])
-    v, u = np.mgrid[:80, :160]
-    slope = np.linalg.inv(intrinsics) @ np.stack([u, v, np.ones_like(u)]).reshape(3, -1)
-    with np.errstate(divide='ignore'):
-        depth = (1.4 / (normal @ slope)).reshape(80, 160)
-    road = (depth > 0) & (depth < 40)
-    road[60:, 100:] = True
-    depth[70:75, 100:110] *= 0.7  # something that is no road
-    assert camera_height(depth, road, intrinsics) == pytest.approx(1.4, rel=0.01)
-    assert camera_height(depth, np.zeros_like(road), intrinsics) is None
-    wall = np.full_like(depth, 5.0)
-    assert camera_height(wall, np.ones_like(road), intrinsics) is None
+class Ground(nn.Module):
+    """Sees a plane one unit under a camera that looks slightly down, and a car on it."""
+
+    def __init__(self, intrinsics: np.ndarray, road: bool) -> None:
+        super().__init__()
+        v, u = np.mgrid[:HEIGHT, :WIDTH]
+        slopes = np.linalg.inv(intrinsics)[1] @ np.stack([u, v, np.ones_like(u)]).reshape(3, -1)
+        disparity = np.cos(0.05) * slopes.reshape(HEIGHT, WIDTH) + np.sin(0.05)
+        disparity[-6:, WIDTH // 2 - 3:WIDTH // 2 + 3] *= 1.4
+        self.disparity = torch.from_numpy(disparity.clip(0.01)).float()[None, None]
+        self.logits = torch.zeros(1, 19, HEIGHT, WIDTH)
+        self.logits[:, 0 if road else 1] = 1
+
+    def forward(self, _: Tensor) -> Prediction:
+        return Prediction([self.disparity], self.logits, [])
+
+
+def test_the_height_of_the_camera_gives_metres(street):
+    system = System(config(street, 'unused', **LIGHT))
+    sequences = find_sequences(street)
+    ground = Ground(camera_matrix(system, sequences[0]), road=True)
+    scale, frames = metric_scale(system, ground, sequences, 1.5, frames=6)
+    assert scale == pytest.approx(1.5, rel=0.02) and frames == 6
+    with pytest.raises(ValueError, match='the road is seen in 0 of 6 frames'):
+        metric_scale(system, Ground(camera_matrix(system, sequences[0]), road=False), sequences,
+                     1.5, frames=6)
 
 
 # Fit

@@ -17,9 +17,9 @@ import depth_ros
 from depth_ros.contract import POSE_CONVENTION, ModelContract, write_contract
 from train.classes import CITYSCAPES
 from train.geometry import rotation_from_euler
+from train.losses.consistency import camera_height
 from train.networks.perception import MAX_DEPTH, MIN_DEPTH, fuse_for_inference, resize
 from train.networks.pose import SfmPoseNet
-from train.scale import camera_height
 from train.sequences import Sequence, find_sequences, read_image, scaled_intrinsics
 from train.system import ROAD, System, load_system
 
@@ -176,10 +176,11 @@ def metric_scale(system: System, net: nn.Module, sequences: list[Sequence], heig
         image = torch.from_numpy(read_image(path, config.width, config.height))[None]
         if sequence.folder not in cameras:
             cameras[sequence.folder] = camera_matrix(system, sequence)
-        depth, *labels = (x.numpy() for x in deployed(image))
-        road = labels[0] == ROAD if labels else np.ones_like(depth, bool)
-        estimate = camera_height(depth, road, cameras[sequence.folder])
-        if estimate is not None:
+        depth, *labels = deployed(image)
+        road = labels[0] == ROAD if labels else torch.ones_like(depth, dtype=torch.bool)
+        estimate = camera_height(1 / depth[None, None], road[None],
+                                 torch.from_numpy(cameras[sequence.folder])[None]).item()
+        if np.isfinite(estimate):
             ratios.append(height / estimate)
     if len(ratios) < max(3, len(images) // 10):
         raise ValueError(f'the road is seen in {len(ratios)} of {len(images)} frames only: give '

@@ -60,7 +60,8 @@ def velocity_loss(transforms: Sequence[Tensor], distances: Tensor) -> Tensor:
 def camera_height(disparity: Tensor, road: Tensor, intrinsics: Tensor) -> Tensor:
     """Distance of the camera from the road plane, in the unit of 1/disparity; differentiable.
 
-    As :func:`train.scale.camera_height`, which judges finished models. The plane n.X = 1 through
+    Photometric training fixes depth and translation only up to one common factor; the road ahead is
+    (nearly) a plane, whose distance an owner can measure with a ruler. The plane n.X = 1 through
     the points X = ray / disparity is linear in the image: n.ray = disparity.
 
     Args:
@@ -72,6 +73,8 @@ def camera_height(disparity: Tensor, road: Tensor, intrinsics: Tensor) -> Tensor
         (B,), NaN where too little road is seen or its pixels form no plane below the camera.
     """
     height, width = disparity.shape[2:]
+    # Far road is seen at a grazing angle: its depth, and walls mistaken for it, would tilt the
+    # plane. The trapezoid ahead of the car is enough.
     near = torch.zeros_like(road)
     near[:, int(0.6 * height):, width // 4: width - width // 4] = True
     inverses = torch.linalg.inv(intrinsics.double()).mT
