@@ -54,9 +54,9 @@ class Judgeable:
         depth: float32 (h, w) as it is judged, metres or model units; None without.
         published: The same as published, NaN = invalid.
         labels: uint8 (h, w), ids of the model's classes; None without.
-        pose: T_odom_base 4x4; None without.
-        step: T_previous_current of the camera, from the frame judged before; None without.
-        loop: T_0_1, T_1_2, T_0_2 of three images; None without.
+        pose: T_odom_base 4x4; None where the motion before it is not known.
+        step: T_previous_current of the camera, from the frame judged before; None likewise.
+        loop: T_0_1, T_1_2, T_0_2 of three images, now and then; else None.
         numbers: Further columns of the table of frames.
     """
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from depth_ros.camera import ImageFit, Intrinsics, intrinsics_from_info
 from depth_ros.contract import ModelContract
 from depth_ros.conversions import ConversionError, compressed_to_rgb, image_to_rgb
 from depth_ros.engine import Engine, EngineError
+from depth_ros.evaluation import Judgeable
 from depth_ros.odometry import (
     OPTICAL_IN_BASE,
     NoiseModel,
@@ -63,37 +64,6 @@ class Picture:
     stamp: int
     frame_id: str
     rgb: np.ndarray
-
-
-@dataclass
-class Output:
-    """What the networks say about an image.
-
-    Attributes:
-        stamp: Header stamp of the image, ns.
-        camera: Of the image.
-        rgb: The image at the size of `depth`, or as it is without depth.
-        view: Camera of `rgb` and `depth`.
-        depth: float32 (h, w), metres (or model units), every pixel; None without.
-        published: The same as the node publishes it, NaN = invalid.
-        labels: uint8 (h, w), ids of the model's classes; None without.
-        pose: T_odom_base 4x4; None where the motion before it is not known.
-        step: T_previous_current 4x4 of the camera; None where the motion is not known.
-        loop: T_0_1, T_1_2 and T_0_2 of three images, now and then.
-        milliseconds: Inference time by node.
-    """
-
-    stamp: int
-    camera: Intrinsics
-    rgb: np.ndarray
-    view: Intrinsics
-    depth: np.ndarray | None = None
-    published: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    pose: np.ndarray | None = None
-    step: np.ndarray | None = None
-    loop: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-    milliseconds: dict[str, float] = field(default_factory=dict)
 
 
 def decode(message: Message) -> Picture:
@@ -152,7 +122,7 @@ class Runner:
         self._steps: deque[np.ndarray | None] = deque(maxlen=2)
         self._count = 0
 
-    def __call__(self, picture: Picture, info: Any) -> Output:
+    def __call__(self, picture: Picture, info: Any) -> Judgeable:
         """Run the networks.
 
         Args:
@@ -165,7 +135,7 @@ class Runner:
         """
         height, width = picture.rgb.shape[:2]
         camera = intrinsics_from_info(info, width, height)
-        output = Output(picture.stamp, camera, picture.rgb, camera)
+        output = Judgeable(picture.stamp, camera, picture.frame_id, picture.rgb, camera)
         if self._perception:
             self._perceive(output, picture, camera)
         if self._odometry:
@@ -173,7 +143,7 @@ class Runner:
         self._count += 1
         return output
 
-    def _perceive(self, output: Output, picture: Picture, camera: Intrinsics) -> None:
+    def _perceive(self, output: Judgeable, picture: Picture, camera: Intrinsics) -> None:
         contract = self._perception.contract
         fit = _fit(camera, contract, self._settings.fit)
         output.rgb = np.empty((contract.input_height, contract.input_width, 3), np.uint8)
@@ -181,7 +151,7 @@ class Runner:
         fit.to_network(picture.rgb, output.rgb)
         start = time.perf_counter()
         found = self._perception.infer({'image': output.rgb[None]})
-        output.milliseconds['perception'] = 1e3 * (time.perf_counter() - start)
+        output.numbers['perception_ms'] = 1e3 * (time.perf_counter() - start)
         if 'labels' in found:
             output.labels = found['labels'].copy()
         if 'depth' in found:
@@ -192,7 +162,7 @@ class Runner:
             output.published = camera_depth(found['depth'], output.labels, contract, factor,
                                             self._settings.max_depth)
 
-    def _move(self, output: Output, picture: Picture, camera: Intrinsics) -> None:
+    def _move(self, output: Judgeable, picture: Picture, camera: Intrinsics) -> None:
         contract = self._odometry.contract
         fit = _fit(camera, contract, self._settings.fit)
         image = np.empty((1, contract.input_height, contract.input_width, 3), np.uint8)
@@ -216,7 +186,7 @@ class Runner:
         else:
             start = time.perf_counter()
             output.step = self._infer(last[2], image)
-            output.milliseconds['odometry'] = 1e3 * (time.perf_counter() - start)
+            output.numbers['odometry_ms'] = 1e3 * (time.perf_counter() - start)
             self._trajectory.advance(output.step, gap)
             output.pose = self._trajectory.pose
         self._recent.append((picture.stamp, size, image))

@@ -42,7 +42,7 @@ from depth_ros.evaluation import Evaluation, Judge, Judgeable, camera_step
 from depth_ros.ground_truth import TF_PREFIX, GroundTruth, Nearest, PoseTrack
 from depth_ros.live import OUTPUT_TOPICS, Plan, Run, model_topics, run_nodes
 from depth_ros.odometry import pose_from_list
-from depth_ros.offline import Output, Picture, Runner, Settings, decode, decoded
+from depth_ros.offline import Picture, Runner, Settings, decode, decoded
 from depth_ros.output_bag import OutputBag
 from depth_ros.report import write_report
 from depth_ros.results import percentiles, timing, write_results
@@ -243,12 +243,11 @@ class _Session:
                         continue
                     try:
                         info = self._info(picture.stamp, infos, latest.pop(id(message), None))
-                        output = runner(picture, info)
+                        frame = runner(picture, info)
                     except CameraError as error:
                         self.skipped[str(error)] += 1
                         continue
-                    inference += sum(output.milliseconds.values()) / 1e3
-                    frame = _judgeable(output, picture)
+                    inference += sum(frame.numbers.values()) / 1e3
                     judged += 1
                     done = judge.add(frame)
                     if recording:
@@ -450,13 +449,6 @@ def _resized(rgb: np.ndarray, camera: Intrinsics) -> np.ndarray:
     if rgb.shape[:2] == (camera.height, camera.width):
         return rgb
     return cv2.resize(rgb, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
-
-
-def _judgeable(output: Output, picture: Picture) -> Judgeable:
-    return Judgeable(
-        output.stamp, output.camera, picture.frame_id, output.rgb, output.view, output.depth,
-        output.published, output.labels, output.pose, output.step, output.loop,
-        {f'{name}_ms': value for name, value in output.milliseconds.items()})
 
 
 class _Recording:

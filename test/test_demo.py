@@ -314,7 +314,8 @@ def test_an_interrupted_demo_leaves_no_process(models, tmp_path, number, status)
 
 
 def test_bench_prints_a_row_for_each_model_node_and_size(models):
-    command = [sys.executable, '-m', 'depth_ros.bench', *models, '--runs', '3', '--frames', '25']
+    command = [sys.executable, '-m', 'depth_ros.bench', *models, '--runs', '3', '--frames', '25',
+               '--evaluated', '20']
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
@@ -324,6 +325,9 @@ def test_bench_prints_a_row_for_each_model_node_and_size(models):
     assert [row[:2] for row in nodes] == [
         [size, node] for size in ('1280x720', '640x192')
         for node in ('perception_node', 'odometry_node')]
+    count, what, speed, without, memory = rows[-1]
+    assert (count, what) == ('20', 'frames')
+    assert 0 < float(speed) <= float(without) and float(memory) > 50
     for _, _, inference, other, ratio, latency, _ in nodes:
         assert float(ratio) == pytest.approx(float(other) / float(inference), rel=0.3, abs=0.02)
         assert float(latency) > 0

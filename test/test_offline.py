@@ -75,7 +75,7 @@ def test_outputs_are_those_of_the_node(tmp_path):
     assert output.published.dtype == output.depth.dtype == np.float32
     np.testing.assert_array_equal(output.rgb, image[::2, ::2])
     assert output.pose is output.step is output.loop is None
-    assert list(output.milliseconds) == ['perception']
+    assert list(output.numbers) == ['perception_ms']
 
 
 @pytest.mark.parametrize('settings, options, focal, factor, limits', [
@@ -159,7 +159,7 @@ def test_trajectory_is_the_chain_of_the_steps(tmp_path):
             np.testing.assert_array_equal(output.pose, trajectory.pose)
             expected = expected @ extrinsic @ step @ inverse(extrinsic)
         np.testing.assert_allclose(output.pose, expected, atol=1e-5)
-    assert outputs[0].step is None and list(outputs[1].milliseconds) == ['odometry']
+    assert outputs[0].step is None and list(outputs[1].numbers) == ['odometry_ms']
     np.testing.assert_array_equal(outputs[1].rgb, grey(120))  # as it is, without a depth
 
 
@@ -225,7 +225,7 @@ def test_the_same_images_give_the_same_numbers(tmp_path):
     for one, other in zip(*runs, strict=True):
         for name in ('rgb', 'depth', 'published', 'labels', 'pose'):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-        assert set(one.milliseconds) <= {'perception', 'odometry'}
+        assert set(one.numbers) <= {'perception_ms', 'odometry_ms'}
 
 
 # Decoding ahead
