@@ -192,7 +192,7 @@ def bench_evaluation(models: Mapping[str, Path], frames: int) -> None:
                 for node, path in models.items()}
         contract = read_contract(models['perception_node'])
         # The first one loads what is needed; memory must not grow with the recording.
-        for count in (min(100, frames), frames):
+        for count in sorted({min(100, frames), frames}):
             bag = write_recording(Path(folder) / f'images{count}', KITTI_SIZE, count, contract,
                                   jpeg=True)
             command = [sys.executable, '-m', 'depth_ros.evaluate_bag', str(bag), '--backend',
