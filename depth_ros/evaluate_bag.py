@@ -92,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument('--depth-scale', type=float, default=0.0, help='metres per unit of depth')
     run.add_argument('--translation-scale', type=float, default=0.0,
                      help='metres per unit of motion')
+    run.add_argument('--max-gap', type=positive, default=Settings.max_gap, metavar='SECONDS',
+                     help='images farther apart are not chained (%(default)s)')
     run.add_argument('--camera-pose', type=float, nargs=7, default=OPTICAL_IN_BASE,
                      metavar=_POSE, help='optical frame in the base frame (default: at its '
                      'origin, facing forward)')
@@ -122,7 +124,8 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
               'depth': arguments.depth_gt, 'labels': arguments.semantics_gt,
               'odom': arguments.odom_gt}
     settings = Settings(arguments.fit, arguments.max_depth, arguments.depth_scale,
-                        arguments.translation_scale, tuple(arguments.camera_pose))
+                        arguments.translation_scale, tuple(arguments.camera_pose),
+                        arguments.max_gap)
     names = _names(arguments.bags)
     single = len(arguments.bags) == 1
     out = arguments.out or Path('out') / (names[0] if single else 'evaluation')

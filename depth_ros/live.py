@@ -25,6 +25,7 @@ from depth_ros import models
 from depth_ros.bag import Bag, Streams
 from depth_ros.contract import read_contract
 from depth_ros.ground_truth import TF_PREFIX
+from depth_ros.parameters import ODOMETRY, PERCEPTION
 
 NODES = tuple(models.NODES.values())
 OUTPUT_TOPICS = ('depth/image_rect', 'depth/camera_info', 'depth/color', 'semantics/labels',
@@ -132,7 +133,7 @@ class Plan:
         rate: Speed of the replay.
         domain: ROS domain.
         models: Model file of each node that is to run, by node name.
-        parameters: Further parameters of both nodes, by name.
+        parameters: Further parameters of the nodes, by name, each for those that have it.
         outputs: Names of the outputs to record; what nobody records is not computed.
         timing: Record no inputs and do not compress, since both take a processor's time.
     """
@@ -270,8 +271,11 @@ def _node_arguments(plan: Plan, node: str) -> list[str]:
         'use_sim_time': 'true',
         'model': str(plan.models[node].resolve()),
         'image_transport': 'compressed' if plan.compressed else 'raw',
-        **plan.parameters,
     }
+    # Those that this node has.
+    table = {'perception_node': PERCEPTION, 'odometry_node': ODOMETRY}[node]
+    known = {parameter.name for parameter in table}
+    parameters |= {name: value for name, value in plan.parameters.items() if name in known}
     arguments = ['--ros-args', '-r', f'image:={plan.image}',
                  '-r', f'camera_info:={plan.streams.camera_info}']
     if plan.namespace:

@@ -48,7 +48,7 @@ class Settings:
     depth_scale: float = 0.0
     translation_scale: float = 0.0
     camera_pose: tuple[float, ...] = OPTICAL_IN_BASE
-    max_gap: float = 0.5
+    max_gap: float = 1.0
 
 
 @dataclass(frozen=True)

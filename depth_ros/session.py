@@ -68,7 +68,7 @@ class Job:
         settings: Of the networks.
         mode: 'offline' or 'live'.
         rate: Speed of the replay.
-        backend, threads: Of the inference; threads 0 is the default.
+        backend, threads: Of the inference.
         classes: See `ClassMap.read`.
         tolerance: Seconds that truth may be away from an image; None: half an image period.
         lidar_pose: x y z qx qy qz qw, see `GroundTruth`; None: from TF.
@@ -315,10 +315,10 @@ class _Session:
 
     def live(self) -> tuple[Evaluation, dict]:
         job = self.job
-        settings = job.settings
-        parameters = {'fit': settings.fit, 'backend': job.backend}
-        if job.threads:
-            parameters['threads'] = str(job.threads)
+        settings = {name: list(map(float, value)) if isinstance(value, tuple) else value
+                    for name, value in asdict(job.settings).items()}
+        parameters = {name: str(value) for name, value in {
+            **settings, 'backend': job.backend, 'threads': job.threads}.items()}
         compressed = self.bag.topics[self.streams.image].msgtype.endswith('CompressedImage')
         live = job.out / 'logs' / 'live'
         plan = Plan(

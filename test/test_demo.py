@@ -193,6 +193,21 @@ def test_a_recording_without_ground_truth(models, tmp_path):
     assert 'No ground truth in this recording' in page and page.count('<img') > 10
 
 
+def test_the_nodes_get_their_parameters(models, tmp_path):
+    bag, out = write(tmp_path / 'tiny', truth=True, frames=6), tmp_path / 'out'
+    far = float(np.median(onnx_models.row_depth()))
+    status, _, errors = demo(
+        '--bag', bag, '--out', out, '--max-depth', far, '--camera-pose', 0.5, 0, 1, 0, 0, 0, 1,
+        *models)
+    assert status == 0, errors
+    found = json.loads((out / 'metrics.json').read_text())
+    assert 0.3 < found['depth']['coverage'] < 0.7  # about half of the rows are nearer
+    with Bag(out / 'recording') as recording:
+        position = recording.decode([*recording.messages(['/odom'])][0]).pose.pose.position
+    # The base's axes are the camera's: forward along z, as the network says.
+    assert abs(position.z) > 10 * abs(position.x)
+
+
 def test_awkward_topic_names(models, tmp_path):
     """Compressed images without the usual suffix, and a true pose named like our output."""
     with BagWriter(tmp_path / 'awkward') as writer:

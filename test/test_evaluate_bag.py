@@ -230,7 +230,8 @@ def test_damaged_images_are_counted_and_the_rest_is_judged(tiny, tmp_path, capsy
 
 def test_clocks_that_jump_and_gaps_are_reported(tiny, tmp_path):
     stamps = [PERIOD * n for n in (10, 11, 12, 12, 20, 21, 22, 5, 6, 7)]
-    evaluate(street(tmp_path / 'bag', stamps=stamps), '--model', tiny, '--out', tmp_path / 'out')
+    evaluate(street(tmp_path / 'bag', stamps=stamps), '--model', tiny, '--out', tmp_path / 'out',
+             '--max-gap', '0.5')
     found = read(tmp_path / 'out')
     timing = found['timing']
     assert timing['clock_jumps'] == 1 and timing['duplicate_stamps'] == 1
