@@ -1,0 +1,281 @@
+"""TensorRT as far as a machine without a GPU allows, and on a GPU where there is one."""
+
+import inspect
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorrt_standins as standins
+from onnx_models import HEIGHT, WIDTH, save_perception, save_pose
+
+from depth_ros import tensorrt_engine
+from depth_ros.contract import read_contract
+from depth_ros.engine import EngineError, OnnxRuntimeEngine
+from depth_ros.tensorrt_engine import (
+    EngineRecord,
+    TensorRtEngine,
+    file_hash,
+    find_gpu,
+    read_record,
+    record_path,
+)
+
+GPU = 'Stand-in, compute capability 8.7, 16 multiprocessors'
+
+
+@pytest.fixture
+def images():
+    """Two different images."""
+    return np.random.default_rng(0).integers(0, 256, (2, 1, HEIGHT, WIDTH, 3), np.uint8)
+
+
+def engine_file(onnx_file, **changed):
+    """Turn an ONNX file into an engine file for the stand-ins."""
+    path = onnx_file.with_suffix('.engine')
+    path.write_bytes(onnx_file.read_bytes())
+    record = EngineRecord(
+        contract=read_contract(onnx_file), source=onnx_file.name,
+        source_sha256=file_hash(onnx_file), precision='fp32',
+        tensorrt=standins.TensorRt.__version__, cuda=12060, gpu=GPU,
+        command=f'build_engine {onnx_file}')
+    record_path(path).write_text(replace(record, **changed).to_json())
+    return path
+
+
+def load(path, cuda, **options):
+    return TensorRtEngine(path, trt=standins.TensorRt(cuda), cudart=cuda, **options)
+
+
+@pytest.mark.parametrize('mapped', [None, False, True])
+@pytest.mark.parametrize('integrated', [False, True])
+@pytest.mark.parametrize('failing', [None, ('cudaStreamBeginCapture', 0)])
+def test_same_results_as_onnxruntime(tmp_path, images, mapped, integrated, failing):
+    for save, names in ((save_perception, ('image',)), (save_pose, ('previous', 'current'))):
+        source = save(tmp_path / 'net.onnx')
+        cuda = standins.Cuda(integrated=integrated)
+        cuda.failing = failing
+        engine = load(engine_file(source), cuda, mapped=mapped)
+        reference = OnnxRuntimeEngine(source, read_contract(source), 1)
+        for order in (images, images[::-1]):
+            inputs = dict(zip(names, order, strict=False))
+            expected, found = reference.infer(inputs), engine.infer(inputs)
+            assert found.keys() == expected.keys()
+            for name in expected:
+                np.testing.assert_array_equal(found[name], expected[name])
+                assert found[name].dtype == expected[name].dtype
+        kept = found[name]
+        engine.close()
+        np.testing.assert_array_equal(kept, expected[name])
+        with pytest.raises(EngineError, match='closed'):
+            engine.infer(inputs)
+
+
+COPIED = ['cudaMemcpyAsync', 'execute_async_v3', 'cudaMemcpyAsync', 'cudaMemcpyAsync']
+RELEASED = ['cudaStreamDestroy', '~IExecutionContext', '~ICudaEngine', '~Runtime']
+
+
+@pytest.mark.parametrize(('mapped', 'kernels', 'memory', 'freed'), [
+    (False, COPIED, ['cudaHostAlloc', 'cudaMalloc'], ['cudaFree', 'cudaFreeHost']),
+    (True, ['execute_async_v3'], ['cudaHostAlloc', 'cudaHostGetDevicePointer'],
+     ['cudaFreeHost'])])
+def test_order_of_calls(tmp_path, images, mapped, kernels, memory, freed):
+    cuda = standins.Cuda()
+    engine = load(engine_file(save_perception(tmp_path / 'net.onnx')), cuda, mapped=mapped)
+    assert cuda.calls == [
+        'cudaGetDeviceCount', 'cudaGetDeviceProperties', 'deserialize_cuda_engine',
+        'create_execution_context', 'cudaStreamCreateWithFlags',
+        *([*memory, 'set_tensor_address'] * 3), *kernels, 'cudaStreamSynchronize',
+        'cudaStreamBeginCapture', *kernels, 'cudaStreamEndCapture', 'cudaGraphInstantiate']
+    cuda.calls.clear()
+    engine.infer({'image': images[0]})
+    assert cuda.calls == ['cudaGraphLaunch', 'cudaStreamSynchronize']
+    cuda.calls.clear()
+    engine.close()
+    engine.close()
+    assert cuda.calls == ['cudaGraphExecDestroy', 'cudaGraphDestroy', *(freed * 3), *RELEASED]
+    assert cuda.held == {}
+
+
+@pytest.mark.parametrize('failing', [None, ('cudaStreamEndCapture', 0)])
+def test_nothing_leaks_over_many_runs(tmp_path, images, failing):
+    path = engine_file(save_perception(tmp_path / 'net.onnx'))
+    cuda = standins.Cuda()
+    cuda.failing = failing
+    engine = load(path, cuda)
+    held = dict(cuda.held)
+    for _ in range(1000):
+        engine.infer({'image': images[0]})
+    assert cuda.held == held
+    engine.close()
+    assert cuda.held == {}
+
+
+@pytest.mark.parametrize(('name', 'calls'), [
+    ('cudaGetDeviceProperties', 0), ('cudaDeviceGetAttribute', 0), ('deserialize_cuda_engine', 0),
+    ('create_execution_context', 0), ('cudaStreamCreateWithFlags', 0), ('cudaHostAlloc', 0),
+    ('cudaHostAlloc', 2), ('cudaMalloc', 0), ('cudaMalloc', 2), ('set_tensor_address', 1),
+    ('cudaMemcpyAsync', 0), ('cudaMemcpyAsync', 2), ('execute_async_v3', 0),
+    ('cudaStreamSynchronize', 0)])
+def test_a_failure_while_loading_names_the_call_and_leaves_nothing(tmp_path, name, calls):
+    cuda = standins.Cuda()
+    cuda.failing = (name, calls)
+    named = {'deserialize_cuda_engine': 'no engine .*damaged',
+             'create_execution_context': 'no context .*no reason given'}.get(name, name)
+    with pytest.raises(EngineError, match=named):
+        load(engine_file(save_perception(tmp_path / 'net.onnx')), cuda)
+    assert cuda.held == {}
+
+
+@pytest.mark.parametrize(('failing', 'graphs'), [
+    (('cudaStreamBeginCapture', 0), 0), (('cudaMemcpyAsync', 3), 0), (('execute_async_v3', 1), 0),
+    (('cudaStreamEndCapture', 0), 0), (('cudaGraphInstantiate', 0), 1)])
+def test_without_a_graph_it_runs_all_the_same(tmp_path, images, caplog, failing, graphs):
+    source = save_perception(tmp_path / 'net.onnx')
+    cuda = standins.Cuda()
+    cuda.failing = failing
+    engine = load(engine_file(source), cuda)
+    assert 'cudaGetLastError' in cuda.calls
+    assert f'without a CUDA graph, a little slower: {failing[0]} failed' in caplog.text
+    assert list(cuda.held.values()).count('graph') == graphs
+    cuda.calls.clear()
+    expected = OnnxRuntimeEngine(source, read_contract(source), 1).infer({'image': images[0]})
+    found = engine.infer({'image': images[0]})
+    np.testing.assert_array_equal(found['labels'], expected['labels'])
+    assert cuda.calls == [*COPIED, 'cudaStreamSynchronize']
+    engine.close()
+    assert cuda.held == {}
+
+
+@pytest.mark.parametrize('name', ['cudaGraphLaunch', 'cudaStreamSynchronize'])
+def test_a_failure_while_running(tmp_path, images, name):
+    cuda = standins.Cuda()
+    engine = load(engine_file(save_perception(tmp_path / 'net.onnx')), cuda)
+    cuda.failing = (name, 0)
+    with pytest.raises(EngineError, match=f'{name} failed: cudaErrorIllegalAddress'):
+        engine.infer({'image': images[0]})
+    engine.close()
+    assert cuda.held == {}
+
+
+def test_no_gpu_is_found_before_tensorrt_is_touched(tmp_path):
+    path = engine_file(save_perception(tmp_path / 'net.onnx'))
+    for devices, reason in ((0, 'no device'), (None, 'cudaErrorInsufficientDriver')):
+        cuda = standins.Cuda(devices)
+        with pytest.raises(EngineError, match=f'needs an NVIDIA GPU.*{reason}'):
+            TensorRtEngine(path, trt=object(), cudart=cuda)
+        assert cuda.calls == ['cudaGetDeviceCount']
+
+
+@pytest.mark.parametrize(('changed', 'problem'), [
+    ({'tensorrt': '10.7.0'}, 'built with TensorRT 10.7.0, this machine has 10.3.0'),
+    ({'gpu': 'Orin'}, 'built for Orin; this machine has Stand-in'),
+    ({'source_sha256': '0'}, "from another version of '.*net.onnx'")])
+def test_an_engine_that_does_not_fit_is_refused(tmp_path, changed, problem):
+    path = engine_file(save_perception(tmp_path / 'net.onnx'), **changed)
+    with pytest.raises(EngineError, match=f'{problem}.*build it again: build_engine /.*net.onnx$'):
+        load(path, standins.Cuda())
+
+
+def test_an_engine_without_its_onnx_file_runs(tmp_path, images):
+    source = save_perception(tmp_path / 'net.onnx')
+    path = engine_file(source)
+    source.unlink()
+    assert load(path, standins.Cuda()).infer({'image': images[0]})
+
+
+def test_tensors_other_than_the_contracts_are_refused(tmp_path):
+    other = read_contract(save_perception(tmp_path / 'other.onnx', width=WIDTH * 2))
+    cuda = standins.Cuda()
+    with pytest.raises(EngineError, match='tensors .*but its contract says'):
+        load(engine_file(save_perception(tmp_path / 'net.onnx'), contract=other), cuda)
+    assert cuda.held == {}
+
+
+def test_missing_and_damaged_files(tmp_path):
+    path = engine_file(save_perception(tmp_path / 'net.onnx'))
+    record = record_path(path).read_text()
+    for text in ('', '[]', '{}', record.replace('"gpu"', '"gpus"'),
+                 record.replace('"version": 1', '"version": 2')):
+        record_path(path).write_text(text)
+        with pytest.raises(EngineError, match="json' is damaged.*build_engine .*net.onnx"):
+            read_record(path)
+    for file in (record_path(path), path):
+        file.unlink()
+        with pytest.raises(EngineError, match=f"'{file}' does not exist; build it"):
+            read_record(path)
+
+
+def real_cuda():
+    return pytest.importorskip('cuda.bindings.runtime', reason='cuda-bindings is not installed')
+
+
+def real_tensorrt():
+    return pytest.importorskip('tensorrt_rtx', reason='tensorrt-rtx-cu13 is not installed')
+
+
+def functions(cls):
+    """Public methods that a class defines, by name."""
+    return {name: value for name, value in vars(cls).items()
+            if inspect.isfunction(value) and not name.startswith('_')}
+
+
+def test_the_stand_in_for_cuda_is_like_the_real_one():
+    cudart, checked = real_cuda(), 0
+    for name, function in functions(standins.Cuda).items():
+        if name.startswith('cuda'):
+            expected = list(inspect.signature(getattr(cudart, name)).parameters)
+            assert list(inspect.signature(function).parameters)[1:] == expected, name
+            checked += 1
+    assert checked > 15
+    for name in ('cudaHostAllocDefault', 'cudaHostAllocMapped', 'cudaStreamNonBlocking'):
+        assert getattr(cudart, name) == getattr(standins.Cuda, name)
+    for enum in (standins.Error, standins.Cuda.cudaDeviceAttr, standins.Cuda.cudaMemcpyKind,
+                 standins.Cuda.cudaStreamCaptureMode):
+        real = getattr(cudart, 'cudaError_t' if enum is standins.Error else enum.__name__)
+        for member in enum:
+            assert int(getattr(real, member.name)) == member, member
+    for name in ('name', 'major', 'minor', 'multiProcessorCount'):
+        assert hasattr(cudart.cudaDeviceProp, name)
+
+
+def test_the_real_cuda_says_whether_there_is_a_gpu():
+    cudart = real_cuda()
+    status, count = cudart.cudaGetDeviceCount()
+    if status == cudart.cudaError_t.cudaSuccess and count:
+        assert 'compute capability' in find_gpu(cudart)
+    else:
+        with pytest.raises(EngineError, match='needs an NVIDIA GPU and its driver'):
+            find_gpu(cudart)
+
+
+def real_parameters(method):
+    """Names of the parameters of a pybind11 method, of its first overload."""
+    text = re.search(r'\(self: [\w.]+(.*?)\) ->', method.__doc__)[1]
+    return re.findall(r', (\w+):', text)
+
+
+@pytest.mark.parametrize('stand_in', [
+    standins.Runtime, standins.ICudaEngine, standins.IExecutionContext])
+def test_the_stand_in_for_tensorrt_is_like_the_real_one(stand_in):
+    real = getattr(real_tensorrt(), stand_in.__name__)
+    for name, function in functions(stand_in).items():
+        names = list(inspect.signature(function).parameters)[1:]
+        found = real_parameters(getattr(real, name))
+        # Some have more, which are optional.
+        assert found[:len(names)] == names, name
+    for name, value in vars(stand_in).items():
+        assert not isinstance(value, property) or isinstance(getattr(real, name), property)
+
+
+def test_the_logger_works_with_the_real_one(caplog):
+    trt = real_tensorrt()
+    logger = tensorrt_engine.error_log(trt)
+    assert real_parameters(trt.Runtime.__init__) == ['logger']
+    assert isinstance(logger, trt.ILogger)
+    logger.log(trt.ILogger.Severity.ERROR, 'wrong')
+    logger.log(trt.ILogger.Severity.WARNING, 'odd')
+    logger.log(trt.ILogger.Severity.INFO, 'chat')
+    assert logger.errors == ['wrong'] and 'odd' in caplog.text and 'chat' not in caplog.text
+    assert trt.nptype(trt.DataType.UINT8) == np.uint8
+    assert trt.nptype(trt.DataType.FLOAT) == np.float32
