@@ -32,6 +32,7 @@ setup(
             f'evaluate_bag = {name}.evaluate_bag:main',
             f'depth_ros_demo = {name}.demo:main',
             f'depth_ros_bench = {name}.bench:main',
+            f'build_engine = {name}.build_engine:main',
         ],
     },
     zip_safe=False,

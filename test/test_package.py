@@ -22,7 +22,7 @@ else:
     import tomli as tomllib  # pytest brings it
 
 EXECUTABLES = ('perception_node', 'odometry_node', 'evaluate_bag', 'depth_ros_demo',
-               'depth_ros_bench')
+               'depth_ros_bench', 'build_engine')
 SHARED = ('launch/depth_ros.launch.py', 'config/depth_ros.yaml', 'config/depth_ros.rviz',
           'config/fastdds.xml', 'models/perception.onnx', 'models/pose.onnx', 'package.xml')
 

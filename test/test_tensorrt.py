@@ -2,16 +2,26 @@
 
 import inspect
 import re
+import subprocess
+import sys
+import threading
 from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import tensorrt_standins as standins
+import yaml
 from onnx_models import HEIGHT, WIDTH, save_perception, save_pose
 
-from depth_ros import tensorrt_engine
-from depth_ros.contract import read_contract
+from depth_ros import build_engine, tensorrt_engine
+from depth_ros.build_engine import PRECISIONS, build
+from depth_ros.contract import POSE_CONVENTION, ModelContract, read_contract
 from depth_ros.engine import EngineError, OnnxRuntimeEngine
+from depth_ros.fp16 import to_fp16
 from depth_ros.tensorrt_engine import (
     EngineRecord,
     TensorRtEngine,
@@ -279,3 +289,236 @@ def test_the_logger_works_with_the_real_one(caplog):
     assert logger.errors == ['wrong'] and 'odd' in caplog.text and 'chat' not in caplog.text
     assert trt.nptype(trt.DataType.UINT8) == np.uint8
     assert trt.nptype(trt.DataType.FLOAT) == np.float32
+
+
+# Building
+
+RTX_WARNINGS = pytest.mark.filterwarnings('ignore:.*Timing cache operations are no-ops')
+
+
+def build_here(source, output, **options):
+    """Build with NVIDIA's builder on the CPU, and believe that there is a GPU."""
+    build(source, output, trt=real_tensorrt(), cudart=standins.Cuda(), **options)
+
+
+@RTX_WARNINGS
+@pytest.mark.parametrize('precision', PRECISIONS)
+def test_engine_and_record(tmp_path, capsys, precision):
+    source = save_perception(tmp_path / 'net.onnx')
+    engine = tmp_path / 'new folder' / 'net.engine'
+    build_here(source, engine, precision=precision)
+    assert 'which kernels are fastest on Stand-in' in capsys.readouterr().err
+    record = read_record(engine)
+    assert record == EngineRecord(
+        contract=read_contract(source), source='net.onnx', source_sha256=file_hash(source),
+        precision=precision, tensorrt=real_tensorrt().__version__, cuda=12060, gpu=GPU,
+        command=f"build_engine {source} --precision {precision} --output '{engine}'")
+    assert {path.name for path in engine.parent.iterdir()} <= {
+        'net.engine', 'net.engine.json', 'net.engine.timing'}
+
+
+@RTX_WARNINGS
+def test_a_failed_build_leaves_what_was_there(tmp_path):
+    source, engine = save_perception(tmp_path / 'net.onnx'), tmp_path / 'net.engine'
+    build_here(source, engine)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(EngineError, match='stopped; nothing was written'):
+        build_here(source, engine, stop=stop)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_without_a_gpu_a_build_says_so(tmp_path):
+    source = save_perception(tmp_path / 'net.onnx')
+    with pytest.raises(EngineError, match='needs an NVIDIA GPU'):
+        build(source, tmp_path / 'net.engine', trt=object(), cudart=standins.Cuda(None))
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_progress_comes_by_the_clock(repository, capsys, monkeypatch):
+    monkeypatch.setattr(build_engine, 'HEARTBEAT', 0.01)
+    model = onnx.load(repository / 'models' / 'perception.onnx')
+    plan, timing = build_engine.serialize(model, real_tensorrt(), None, threading.Event())
+    assert plan and not timing
+    lines = capsys.readouterr().err.splitlines()
+    assert all(re.match(r' *\d+ s: \w', line) for line in lines)
+    assert any(re.search(r'\w \d+/\d+, ', line) for line in lines)
+
+
+def test_what_the_parser_rejects_is_named(tmp_path):
+    model = onnx.load(save_perception(tmp_path / 'net.onnx'))
+    next(node for node in model.graph.node if node.op_type == 'Cast').op_type = 'Floor'
+    with pytest.raises(EngineError, match='cannot read the model: .*(Floor|UINT8)'):
+        build_engine.serialize(model, real_tensorrt(), None, threading.Event())
+
+
+def relabelled(path, change):
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+
+
+def rename(model):
+    model.graph.node[1].op_type = 'Unique'
+
+
+def add_domain(model):
+    model.graph.node[1].domain = 'com.microsoft'
+
+
+def new_opset(model):
+    model.opset_import[0].version = 23
+
+
+def image_into_reduction(model):
+    model.graph.node[1].input[0] = 'image'
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (rename, 'no operator Unique; export'),
+    (add_domain, 'no operator com.microsoft.ReduceMean'),
+    (new_opset, 'opset 9 to 20, the model has 23; .*opset 18'),
+    (image_into_reduction, "bytes into Cast only, but ReduceMean .*cast it first")])
+def test_what_tensorrt_10_3_cannot_read_is_refused(tmp_path, capsys, change, message):
+    path = save_perception(tmp_path / 'net.onnx')
+    relabelled(path, change)
+    for options in ([], ['--check'], ['--precision', 'fp16']):
+        assert build_engine.main([str(path), *options]) == 1
+        assert re.search(message, capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_check_command(tmp_path, capsys):
+    real_tensorrt()
+    path = save_pose(tmp_path / 'net.onnx')
+    assert build_engine.main([str(path), '--check', '--precision', 'fp16']) == 0
+    assert '(fp16): read and built by TensorRT-RTX' in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [path]
+    assert build_engine.main([str(tmp_path / 'no.onnx'), '--check']) == 1
+    assert 'no.onnx' in capsys.readouterr().err
+
+
+def test_an_interrupted_command(tmp_path, repository):
+    """Ctrl-C while TensorRT works: the command says so and leaves nothing."""
+    real_tensorrt()
+    process = subprocess.Popen(
+        [sys.executable, '-c', INTERRUPTED, repository / 'models' / 'perception.onnx'],
+        stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'the build was stopped; nothing was written' in printed
+
+
+INTERRUPTED = """
+import signal, sys
+from depth_ros import build_engine
+Progress = build_engine._progress
+
+def interrupt(trt, stop):
+    signal.raise_signal(signal.SIGINT)
+    return Progress(trt, stop)
+
+build_engine._progress = interrupt
+sys.exit(build_engine.main([sys.argv[1], '--check']))
+"""
+
+
+# Half precision
+
+def agree(source, inputs):
+    """Compare a model in fp16 with fp32, both by ONNX Runtime; returns the outputs by name."""
+    model = onnx.load(source)
+    values = [onnxruntime.InferenceSession(m.SerializeToString()).run(None, inputs)
+              for m in (model, to_fp16(model))]
+    return {o.name: pair for o, *pair in zip(model.graph.output, *values, strict=True)}
+
+
+def smooth_images(contract, seed=0):
+    """Images of soft blobs at network size, by input name."""
+    random = np.random.default_rng(seed)
+    return {name: cv2.resize(random.integers(0, 256, (6, 20, 3), np.uint8), (
+        contract.input_width, contract.input_height), interpolation=cv2.INTER_CUBIC)[None]
+        for name in contract.inputs}
+
+
+def check_fp16(source):
+    for name, (full, half) in agree(source, smooth_images(read_contract(source))).items():
+        assert half.dtype == full.dtype and half.shape == full.shape
+        if name == 'depth':
+            assert np.mean(np.abs(half - full) / full) < 1e-3
+        elif name == 'labels':
+            assert np.mean(half == full) > 0.97
+        else:
+            np.testing.assert_allclose(half, full, atol=0.01 * np.abs(full).max())
+
+
+SHIPPED = ('perception.onnx', 'pose.onnx')
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_fp16_agrees_with_fp32(repository, name):
+    source = repository / 'models' / name
+    check_fp16(source)
+    sizes = [model.ByteSize() for model in (onnx.load(source), to_fp16(onnx.load(source)))]
+    assert sizes[1] < 0.55 * sizes[0]
+
+
+@pytest.mark.parametrize('precision', PRECISIONS)
+@pytest.mark.parametrize('name', SHIPPED)
+def test_shipped_models_are_built(repository, name, precision):
+    model = build_engine.load_model(repository / 'models' / name, precision)
+    plan, _ = build_engine.serialize(model, real_tensorrt(), None, threading.Event())
+    assert len(plan) > 0.5 * model.ByteSize()
+
+
+def configurations():
+    """The training configurations, of several with the same networks the first."""
+    decisive = ('network', 'encoder', 'semantics', 'attention', 'pose_network')
+    different = {}
+    for path in sorted((Path(__file__).parents[1] / 'train/configs').glob('*.yaml')):
+        settings = yaml.safe_load(path.read_text())
+        different.setdefault(tuple(settings.get(name) for name in decisive), path.name)
+    return different.values()
+
+
+@pytest.fixture(scope='module', params=configurations())
+def exported(request, repository, tmp_path_factory):
+    """The networks of a training configuration, small, untrained, as ONNX files."""
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    from train.classes import CITYSCAPES
+    from train.config import Config
+    from train.export import DeployedPerception, DeployedPose, write_model
+    from train.networks.perception import fuse_for_inference
+    from train.system import System
+
+    settings = yaml.safe_load((repository / 'train/configs' / request.param).read_text())
+    config = Config(**{**settings, 'width': 128, 'height': 64, 'views': 2, 'explainability': 0.0})
+    torch.manual_seed(0)
+    system = System(config, fresh=False).eval()
+    image = torch.zeros(1, 64, 128, 3, dtype=torch.uint8)
+    labels = config.semantics and config.network != 'dispnet'
+    common = {'input_width': 128, 'input_height': 64, 'intrinsics': (64.0, 64.0, 64.0, 32.0)}
+    folder = tmp_path_factory.mktemp('exported')
+    write_model(
+        DeployedPerception(fuse_for_inference(system.perception), 1.0), {'image': image},
+        ModelContract(task='perception', name='net', depth_range=(0.1, 100.0),
+                      outputs=('depth', 'labels') if labels else ('depth',),
+                      classes=CITYSCAPES if labels else (), **common), folder / 'perception.onnx')
+    write_model(
+        DeployedPose(system.pose, 1.0), {'previous': image, 'current': image.clone()},
+        ModelContract(task='pose', name='net', outputs=('pose',),
+                      pose_convention=POSE_CONVENTION, **common), folder / 'pose.onnx')
+    return folder
+
+
+def test_every_configuration_is_built_in_both_precisions(exported):
+    trt = real_tensorrt()
+    for source in (exported / name for name in SHIPPED):
+        for precision in PRECISIONS:
+            model = build_engine.load_model(source, precision)
+            assert build_engine.serialize(model, trt, None, threading.Event())[0]
+
+
+def test_every_configuration_agrees_in_fp16(exported):
+    for name in SHIPPED:
+        check_fp16(exported / name)

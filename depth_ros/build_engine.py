@@ -1,0 +1,261 @@
+"""Build a TensorRT engine from a model: `build_engine model.onnx [--precision fp16]`.
+
+An engine fits the GPU and the TensorRT version that built it: build on the robot. Without a GPU,
+--check lets NVIDIA's parser and builder (TensorRT-RTX) try the model on the CPU; that an engine can
+be built says nothing about its speed or its numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from depth_ros.contract import ContractError, read_contract
+from depth_ros.engine import EngineError
+from depth_ros.fp16 import to_fp16
+from depth_ros.tensorrt_engine import (
+    EngineRecord,
+    cuda_call,
+    cuda_module,
+    error_log,
+    file_hash,
+    find_gpu,
+    record_path,
+    tensorrt_module,
+)
+
+PRECISIONS = ('fp32', 'fp16')
+HEARTBEAT = 5.0  # seconds between two lines of progress
+
+OPSETS = range(9, 21)
+OPERATORS = frozenset("""
+    Abs Add And ArgMax ArgMin Atan AveragePool BatchNormalization Cast Ceil Clip Concat Constant
+    ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace Div Einsum Elu Equal Erf Exp Expand
+    Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater
+    GreaterOrEqual GridSample HardSigmoid HardSwish Identity InstanceNormalization
+    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min Mul
+    Neg Not Or Pad Pow PRelu Range Reciprocal ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu
+    Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum
+    Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where
+""".split())
+"""What the parser of TensorRT 10.3, JetPack 6's, reads and networks for images need."""
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Check that TensorRT 10.3 can read a model.
+
+    Raises:
+        EngineError: naming the operators, the opset or the kind of tensor that it cannot read.
+    """
+    foreign = sorted({f'{node.domain}.{node.op_type}'.lstrip('.') for node in model.graph.node
+                      if node.domain not in ('', 'ai.onnx') or node.op_type not in OPERATORS})
+    if foreign:
+        raise EngineError(f"TensorRT 10.3 has no operator {', '.join(foreign)}; export the model "
+                          'without it')
+    opset = next((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), None)
+    if opset not in OPSETS:
+        raise EngineError(f'TensorRT 10.3 reads opset {OPSETS[0]} to {OPSETS[-1]}, the model has '
+                          f'{opset}; export it with opset 18')
+    images = {value.name for value in model.graph.input
+              if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    for node in model.graph.node:
+        if node.op_type != 'Cast' and not images.isdisjoint(node.input):
+            raise EngineError(f"TensorRT 10.3 takes bytes into Cast only, but {node.op_type} "
+                              f"'{node.name}' reads an image; cast it first")
+
+
+def load_model(source: Path, precision: str) -> onnx.ModelProto:
+    """Read a model and bring it to a precision, one of :data:`PRECISIONS`.
+
+    Raises:
+        ContractError: if the file cannot be read or has no contract.
+        EngineError: if TensorRT cannot read its graph.
+    """
+    read_contract(source)
+    model = onnx.load(source)
+    check_operators(model)
+    return to_fp16(model) if precision == 'fp16' else model
+
+
+def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.Event | None = None,
+          *, trt: Any = None, cudart: Any = None) -> None:
+    """Build an engine for this machine's GPU; engine and record appear whole or not at all.
+
+    Args:
+        source: ONNX file with a contract.
+        output: file to write; beside it come its record, ``.json``, and ``.timing``, measurements
+            that make the next build faster.
+        precision: one of :data:`PRECISIONS`.
+        stop: set by another thread or a signal handler to give up.
+        trt, cudart: modules; ``None`` for the installed ones.
+
+    Raises:
+        ContractError: if the model cannot be read or has no contract.
+        EngineError: if there is no GPU, TensorRT cannot build the model, or was stopped.
+    """
+    model = load_model(source, precision)
+    cudart = cudart if cudart is not None else cuda_module()
+    gpu = find_gpu(cudart)
+    trt = trt if trt is not None else tensorrt_module()
+    record = EngineRecord(
+        contract=read_contract(source), source=source.name, source_sha256=file_hash(source),
+        precision=precision, tensorrt=trt.__version__,
+        cuda=cuda_call(cudart, 'cudaRuntimeGetVersion'), gpu=gpu,
+        command=shlex.join(['build_engine', str(source.resolve()), '--precision', precision,
+                            '--output', str(output.resolve())]))
+    timing = output.with_name(f'{output.name}.timing')
+    known = timing.read_bytes() if timing.is_file() else b''
+    print(f'TensorRT {trt.__version__} tries which kernels are fastest on {gpu}; that can take '
+          'many minutes', file=sys.stderr)
+    plan, measured = serialize(model, trt, known, stop or threading.Event())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if measured:
+        _write(timing, measured)
+    # Between the two, an older engine has no record and is refused.
+    record_path(output).unlink(missing_ok=True)
+    _write(output, plan)
+    _write(record_path(output), record.to_json().encode())
+
+
+def serialize(model: onnx.ModelProto, trt: Any, timing: bytes | None, stop: threading.Event
+              ) -> tuple[bytes, bytes]:
+    """Let TensorRT parse and build a model.
+
+    Args:
+        model: the graph, of the precision that the engine shall have.
+        trt: the module ``tensorrt``, or ``tensorrt_rtx``, which needs no GPU.
+        timing: timing cache of an earlier build, which is ignored if it does not fit; empty to
+            start one; ``None`` for none, as TensorRT-RTX has none.
+        stop: set to give up.
+
+    Returns:
+        The engine, and the timing cache, empty if there is none.
+
+    Raises:
+        EngineError: with what TensorRT says, or if it was stopped.
+    """
+    log = error_log(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(model.SerializeToString()):
+        reasons = '; '.join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+        raise EngineError(f'TensorRT {trt.__version__} cannot read the model: {reasons}')
+    config = builder.create_builder_config()
+    # TF32 rounds like fp16: it would be fp32 by name only.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    cache = None
+    if timing is not None:
+        cache = config.create_timing_cache(timing)
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    with _progress(trt, stop) as config.progress_monitor:
+        plan = builder.build_serialized_network(network, config)
+    if stop.is_set():
+        raise EngineError('the build was stopped; nothing was written')
+    if plan is None:
+        raise EngineError(f"TensorRT {trt.__version__} cannot build the model: "
+                          f"{'; '.join(log.errors) or 'no reason given'}")
+    return bytes(plan), bytes(cache.serialize()) if cache is not None else b''
+
+
+@contextmanager
+def _progress(trt: Any, stop: threading.Event):
+    """A progress monitor; while the block runs, a line on stderr tells what TensorRT is doing.
+
+    One step can take minutes, without a word of TensorRT: the lines come by the clock.
+    """
+    phases: dict[str, list[int]] = {}  # steps done and to do of those under way, outermost first
+    start = time.monotonic()
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            phases[phase_name] = [0, num_steps]
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            phases[phase_name][0] = step + 1
+            return not stop.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            del phases[phase_name]
+
+    def report() -> None:
+        while not done.wait(HEARTBEAT):
+            at = ', '.join(f'{name} {step}/{steps}' for name, (step, steps) in
+                           list(phases.items()))
+            print(f'{time.monotonic() - start:4.0f} s: {at or "TensorRT is starting"}',
+                  file=sys.stderr, flush=True)
+
+    done = threading.Event()
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    try:
+        yield Monitor()
+    finally:
+        done.set()
+        reporter.join()
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(f'{path.name}.part')
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def _check(source: Path, precision: str, stop: threading.Event) -> None:
+    try:
+        import tensorrt_rtx as trt
+    except ImportError as error:
+        raise EngineError(f'--check needs TensorRT-RTX ({error}); pip install tensorrt-rtx-cu13'
+                          ) from error
+    plan, _ = serialize(load_model(source, precision), trt, None, stop)
+    print(f'{source} ({precision}): read and built by TensorRT-RTX {trt.__version__}, '
+          f'{len(plan) / 1e6:.1f} MB')
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    summary, epilog = __doc__.split('\n\n', 1)
+    parser = argparse.ArgumentParser(
+        prog='build_engine', description=summary.split(':')[0] + '.', epilog=epilog)
+    parser.add_argument('model', type=Path, help='ONNX file with a depth_ros contract')
+    parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
+                        help='fp16 is faster, and half the size (default: %(default)s)')
+    parser.add_argument('--output', type=Path, help='engine file (default: MODEL.engine beside the '
+                        'model, where the nodes find it)')
+    parser.add_argument('--check', action='store_true',
+                        help='only try, without a GPU; writes nothing')
+    arguments = parser.parse_args(argv)
+    output = arguments.output or arguments.model.with_suffix('.engine')
+    stop = threading.Event()
+    # An exception must not pass through TensorRT: it is asked to stop instead.
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    try:
+        if arguments.check:
+            _check(arguments.model, arguments.precision, stop)
+        else:
+            build(arguments.model, output, arguments.precision, stop)
+            print(f'wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {arguments.precision})')
+    except (ContractError, EngineError, OSError) as error:
+        print(f'build_engine: {error}', file=sys.stderr)
+        return 130 if stop.is_set() else 1
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
