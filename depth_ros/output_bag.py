@@ -79,6 +79,18 @@ class OutputBag:
             self._compressed(name, frame.stamp, frame.frame_id, log_ns, data)
         if frame.pose is not None:
             self._odometry(frame, log_ns)
+        self.write_transforms(frame, log_ns)
+
+    def write_transforms(self, frame: Judgeable, log_ns: int) -> None:
+        """Write where the robot is and, once, where its camera is mounted."""
+        if self._camera_pose is None or frame.pose is None:
+            return
+        self._transform('/tf', self._stamped(frame.stamp, ODOM_FRAME), BASE_FRAME, frame.pose,
+                        log_ns)
+        if frame.frame_id not in self._mounted:
+            self._mounted.add(frame.frame_id)
+            self._transform('/tf_static', self._stamped(frame.stamp, BASE_FRAME),
+                            frame.frame_id, self._camera_pose, log_ns)
 
     def write_error(self, stamp: int, frame_id: str, log_ns: int, error: np.ndarray) -> None:
         """Write the error of one frame's depth in colours: blue is none, red is a half or more.
@@ -146,13 +158,6 @@ class OutputBag:
             self._make('geometry_msgs/msg/PoseWithCovariance',
                        self._make('geometry_msgs/msg/Pose', position, turn), np.zeros(36)),
             self._make('geometry_msgs/msg/TwistWithCovariance', twist, np.zeros(36))))
-        if self._camera_pose is None:
-            return
-        self._transform('/tf', header, BASE_FRAME, frame.pose, log_ns)
-        if frame.frame_id not in self._mounted:
-            self._mounted.add(frame.frame_id)
-            self._transform('/tf_static', self._stamped(frame.stamp, BASE_FRAME),
-                            frame.frame_id, self._camera_pose, log_ns)
 
     def _quaternion(self, pose: np.ndarray) -> Any:
         return self._make('geometry_msgs/msg/Quaternion',

@@ -339,10 +339,10 @@ class _Session:
             judge = self.judge(truth, pool)
             judged = 0
             for message, frame in self._published(plan, run, logged, stack):
-                recording.copy(message, force=True)
+                recording.copy(message)
                 if frame is not None:
                     judged += 1
-                    recording.mark(frame, message.log_ns)
+                    recording.place(frame, message.log_ns)
                     done = judge.add(frame)
                     recording.write_errors([done] if done else [])
             evaluation, last = judge.finish()
@@ -494,20 +494,21 @@ class _Recording:
         while len(self._waiting) > WRITES_AHEAD or self._waiting and self._waiting[0].done():
             self._waiting.popleft().result()
 
-    def copy(self, message: Message, force: bool = False) -> None:
+    def copy(self, message: Message) -> None:
         """Keep a message as it is."""
         topic = self._session.bag.topics.get(message.topic)
         latched = bool(topic and topic.latched)
         self._submit(self._writer.write, message.topic, message.msgtype, message.log_ns,
                      message.data, latched=latched)
 
-    def mark(self, frame: Judgeable, log_ns: int) -> None:
-        """Know a frame, for its error."""
+    def place(self, frame: Judgeable, log_ns: int) -> None:
+        """Write where the robot was, of a frame whose outputs are copied."""
         self._log[frame.stamp] = frame.frame_id, log_ns
+        self._submit(self._outputs.write_transforms, frame, log_ns)
 
     def write(self, frame: Judgeable, log_ns: int) -> None:
         """Write what came out for a frame."""
-        self.mark(frame, log_ns)
+        self._log[frame.stamp] = frame.frame_id, log_ns
         pictures = self._pictures.submit(self._outputs.pictures(frame))
         self._submit(lambda: self._outputs.write(frame, log_ns, pictures.result()))
 

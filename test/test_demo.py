@@ -157,7 +157,8 @@ def test_the_recording_has_input_truth_and_outputs(judged):
         assert {'/camera/image_rect/compressed', '/camera/camera_info', '/ground_truth/odom',
                 '/ground_truth/depth/image_rect/compressedDepth', '/depth/image_rect',
                 '/depth/camera_info', '/depth/color', '/semantics/labels', '/semantics/color',
-                '/odom', '/path'} <= bag.topics.keys()
+                '/odom', '/path', '/tf', '/tf_static', '/depth/error/compressed'
+                } <= bag.topics.keys()
         assert bag.topics['/depth/image_rect'].count == found['frames']['judged']
         stamps = {header_stamp(m.data) for m in bag.messages(['/depth/image_rect'])}
         assert START_NS + (FRAMES - 1) * PERIOD_NS in stamps
