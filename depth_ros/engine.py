@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -153,6 +154,7 @@ _RUNTIMES: dict[str, type[OnnxRuntimeEngine] | type[OpenVinoEngine]] = {
     'onnxruntime': OnnxRuntimeEngine,
 }
 BACKENDS = ('auto', *_RUNTIMES)
+ENGINE_SUFFIX = '.engine'
 
 
 def installed_backends() -> tuple[str, ...]:
@@ -164,12 +166,14 @@ def load_engine(path: str | os.PathLike[str], backend: str = 'auto', threads: in
     """Load a model file with the runtime that fits the file and the machine.
 
     Args:
-        path: an ONNX file with a contract.
-        backend: one of :data:`BACKENDS`; ``auto`` takes the first installed one, fastest first.
+        path: an ONNX file with a contract, or an engine file of ``build_engine``.
+        backend: one of :data:`BACKENDS`; ``auto`` takes TensorRT for an engine file, and for an
+            ONNX file with an engine of it beside it that fits this machine; else the first
+            installed one, fastest first.
         threads: threads of one inference, at least 1.
 
     Raises:
-        ContractError: if the file is missing, damaged, or lacks or contradicts the contract.
+        ContractError: if the ONNX file is missing, damaged, or lacks or contradicts the contract.
         EngineError: if the runtime is missing or cannot load the file.
     """
     if backend not in BACKENDS:
@@ -177,7 +181,14 @@ def load_engine(path: str | os.PathLike[str], backend: str = 'auto', threads: in
     if threads < 1:
         raise EngineError(f'threads is {threads}; give at least 1')
     path = Path(path)
+    if path.suffix == ENGINE_SUFFIX:
+        if backend != 'auto':
+            raise EngineError(f"backend '{backend}' cannot run '{path}'; leave backend at auto, or "
+                              'give the .onnx file')
+        return _load_tensorrt(path, threads)
     contract = read_contract(path)
+    if backend == 'auto' and (engine := _engine_beside(path, threads)) is not None:
+        return engine
     installed = installed_backends()
     if backend == 'auto':
         if not installed:
@@ -189,3 +200,32 @@ def load_engine(path: str | os.PathLike[str], backend: str = 'auto', threads: in
         return _RUNTIMES[backend](path, contract, threads)
     except Exception as error:  # each runtime has its own exception types
         raise EngineError(f"{backend} cannot load '{path}': {error}") from error
+
+
+def _load_tensorrt(path: Path, threads: int) -> Engine:
+    from depth_ros.tensorrt_engine import TensorRtEngine
+
+    try:
+        return TensorRtEngine(path, threads)
+    except EngineError:
+        raise
+    except Exception as error:  # TensorRT and the CUDA bindings have their own
+        raise EngineError(f"tensorrt cannot load '{path}': {error}") from error
+
+
+def _engine_beside(path: Path, threads: int) -> Engine | None:
+    """The engine that was built from an ONNX file, if it is beside it and can run here."""
+    from depth_ros.tensorrt_engine import read_record
+
+    engine = path.with_suffix(ENGINE_SUFFIX)
+    if not engine.is_file():
+        return None
+    try:
+        source = read_record(engine).source
+        if source != path.name:
+            raise EngineError(f"it was built from '{source}'")
+        return _load_tensorrt(engine, threads)
+    except EngineError as error:
+        # The robot goes on, slower, and says why.
+        logging.getLogger(__name__).warning("'%s' is not used: %s", engine, error)
+        return None

@@ -20,7 +20,7 @@ from onnx_models import HEIGHT, WIDTH, save_perception, save_pose
 from depth_ros import build_engine, tensorrt_engine
 from depth_ros.build_engine import PRECISIONS, build
 from depth_ros.contract import POSE_CONVENTION, ModelContract, read_contract
-from depth_ros.engine import EngineError, OnnxRuntimeEngine
+from depth_ros.engine import EngineError, OnnxRuntimeEngine, installed_backends, load_engine
 from depth_ros.fp16 import to_fp16
 from depth_ros.tensorrt_engine import (
     EngineRecord,
@@ -215,6 +215,62 @@ def test_missing_and_damaged_files(tmp_path):
         with pytest.raises(EngineError, match=f"'{file}' does not exist; build it"):
             read_record(path)
 
+
+# Which runtime a file gets
+
+@pytest.fixture
+def machine(monkeypatch):
+    """This machine with a GPU and TensorRT, stood in for."""
+    cuda = standins.Cuda()
+    monkeypatch.setitem(sys.modules, 'cuda.bindings.runtime', cuda)
+    monkeypatch.setitem(sys.modules, 'tensorrt', standins.TensorRt(cuda))
+    return cuda
+
+
+def test_a_fitting_engine_is_preferred(tmp_path, images, machine):
+    source = save_perception(tmp_path / 'net.onnx')
+    path = engine_file(source)
+    for file, backend in ((path, 'auto'), (source, 'auto'), (source, 'onnxruntime')):
+        engine = load_engine(file, backend, threads=3)
+        assert engine.backend == ('onnxruntime' if backend != 'auto' else 'tensorrt')
+        assert engine.threads == 3 and engine.contract == read_contract(source)
+        assert (engine.infer({'image': images[0]})['depth'] > 0).all()
+        engine.close()
+    assert machine.held == {}
+    with pytest.raises(EngineError, match="'onnxruntime' cannot run '.*net.engine'; leave"):
+        load_engine(path, 'onnxruntime')
+
+
+@pytest.mark.parametrize(('changed', 'devices', 'reason'), [
+    ({'tensorrt': '10.7.0'}, 1, 'TensorRT 10.7.0.*build it again: build_engine'),
+    ({'source_sha256': '0'}, 1, 'another version.*build it again: build_engine'),
+    ({'source': 'other.onnx'}, 1, "built from 'other.onnx'"),
+    ({}, None, 'needs an NVIDIA GPU')])
+def test_with_an_engine_that_does_not_fit_the_onnx_file_runs(
+        tmp_path, machine, caplog, changed, devices, reason):
+    source = save_perception(tmp_path / 'net.onnx')
+    engine_file(source, **changed)
+    machine.devices = devices
+    assert load_engine(source).backend == installed_backends()[0]
+    assert re.search(f"net.engine' is not used: .*{reason}", caplog.text)
+
+
+def test_what_is_not_installed_is_named(tmp_path, machine, monkeypatch):
+    path = engine_file(save_perception(tmp_path / 'net.onnx'))
+    machine.failing = ('cudaHostAlloc', 0)
+    with pytest.raises(EngineError, match='cudaHostAlloc failed'):
+        load_engine(path)
+    sys.modules['tensorrt'].__version__ = '8.6.1'
+    with pytest.raises(EngineError, match='TensorRT 8.6.1 is too old; install 10.3'):
+        load_engine(path)
+    for name, message in (('tensorrt', 'TensorRT is not installed'),
+                          ('cuda.bindings.runtime', 'CUDA bindings are not installed')):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(EngineError, match=f'{message}.*pip install'):
+            load_engine(path)
+
+
+# The stand-ins and the real modules
 
 def real_cuda():
     return pytest.importorskip('cuda.bindings.runtime', reason='cuda-bindings is not installed')
