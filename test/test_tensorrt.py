@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 import tensorrt_standins as standins
 import yaml
-from onnx_models import HEIGHT, WIDTH, save_perception, save_pose
+from onnx_models import HEIGHT, WIDTH, row_depth, save_perception, save_pose
 
 from depth_ros import build_engine, tensorrt_engine
 from depth_ros.build_engine import PRECISIONS, build
@@ -578,3 +578,60 @@ def test_every_configuration_is_built_in_both_precisions(exported):
 def test_every_configuration_agrees_in_fp16(exported):
     for name in SHIPPED:
         check_fp16(exported / name)
+
+
+# On a GPU: pytest -k on_the_gpu
+
+@pytest.fixture
+def gpu():
+    """Skips where there is no GPU or no TensorRT, with the reason."""
+    try:
+        name = find_gpu(tensorrt_engine.cuda_module())
+        tensorrt_engine.tensorrt_module()
+    except EngineError as error:
+        pytest.skip(str(error))
+    return name
+
+
+@pytest.mark.parametrize('precision', PRECISIONS)
+@pytest.mark.parametrize('name', SHIPPED)
+def test_shipped_models_on_the_gpu(gpu, repository, tmp_path, name, precision):
+    source = tmp_path / name
+    source.write_bytes((repository / 'models' / name).read_bytes())
+    assert build_engine.main([str(source), '--precision', precision]) == 0
+    engine, contract = load_engine(source), read_contract(source)
+    assert engine.backend == 'tensorrt'
+    assert read_record(source.with_suffix('.engine')).gpu == gpu
+    assert engine._graph is not None, 'no CUDA graph'
+    reference = OnnxRuntimeEngine(source, contract, 2)
+    tolerance = {'fp32': 1e-4, 'fp16': 2e-3}[precision]
+    for seed in range(5):  # other images each time: no output may be an earlier one's
+        inputs = smooth_images(contract, seed)
+        expected, found = reference.infer(inputs), engine.infer(inputs)
+        for output in contract.outputs:
+            if output == 'labels':
+                assert np.mean(found[output] == expected[output]) > 0.98
+            else:
+                error = np.abs(found[output] - expected[output])
+                assert error.mean() < tolerance * np.abs(expected[output]).mean()
+    engine.close()
+
+
+@pytest.mark.parametrize('mapped', [False, True])
+def test_memory_is_given_back_on_the_gpu(gpu, tmp_path, images, mapped):
+    cudart = tensorrt_engine.cuda_module()
+    source = save_perception(tmp_path / 'net.onnx')
+    path = source.with_suffix('.engine')
+    build(source, path)
+
+    def free() -> int:
+        return cudart.cudaMemGetInfo()[1]
+
+    TensorRtEngine(path, mapped=mapped).close()  # libraries stay loaded
+    before = free()
+    for _ in range(20):
+        engine = TensorRtEngine(path, mapped=mapped)
+        np.testing.assert_allclose(engine.infer({'image': images[0]})['depth'], row_depth(),
+                                   rtol=1e-6)
+        engine.close()
+    assert before - free() < 20 * 2**20
