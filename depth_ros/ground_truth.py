@@ -94,7 +94,7 @@ class Nearest:
             try:
                 stamp = header_stamp(message.data)
             except (struct.error, IndexError):
-                _count(self._problems, f'a message of {message.topic} has no header')
+                count_problem(self._problems, f'a message of {message.topic} has no header')
                 continue
             place = len(self._ahead)
             while place and stamp < self._ahead[place - 1][0] <= stamp + DISORDER_NS:
@@ -112,10 +112,10 @@ def _readable(bag: Bag, topics: Sequence[str], problems: dict[str, int]) -> Iter
     try:
         yield from bag.messages(topics)
     except BagError as error:
-        _count(problems, str(error))
+        count_problem(problems, str(error))
 
 
-def _count(problems: dict[str, int], problem: str) -> None:
+def count_problem(problems: dict[str, int], problem: str) -> None:
     """Count a problem; those that differ in numbers only, such as times, are one."""
     known = (p for p in problems if re.sub(r'\d+', '', p) == re.sub(r'\d+', '', problem))
     problem = next(known, problem)
@@ -225,7 +225,7 @@ class GroundTruth:
                 transform = self._tree.lookup(frame_id, decoded.header.frame_id, stamp)
             return project_points(points_from_cloud(decoded), transform, camera)
         except (ValueError, LookupError, BagError) as error:
-            _count(self.problems, f'true depth: {error}')
+            count_problem(self.problems, f'true depth: {error}')
             return None
 
     def labels(self, stamp: int) -> np.ndarray | None:
@@ -236,7 +236,7 @@ class GroundTruth:
         try:
             return decode_labels(self._labels.bag.decode(message))
         except (ValueError, BagError) as error:
-            _count(self.problems, f'true labels: {error}')
+            count_problem(self.problems, f'true labels: {error}')
             return None
 
     def close(self) -> None:
@@ -262,7 +262,7 @@ def _transforms(bag: Bag, problems: dict[str, int]) -> TransformTree:
         try:
             tree.add(bag.decode(message), static=message.topic.endswith('static'))
         except BagError as error:
-            _count(problems, str(error))
+            count_problem(problems, str(error))
     return tree
 
 
@@ -289,5 +289,5 @@ def _topic_track(bag: Bag, topic: str, problems: dict[str, int]) -> PoseTrack:
         try:
             poses[header_stamp(message.data)] = decode_pose(bag.decode(message))
         except (ValueError, BagError) as error:
-            _count(problems, f'true pose: {error}')
+            count_problem(problems, f'true pose: {error}')
     return PoseTrack(poses)

@@ -6,7 +6,7 @@ import os
 import resource
 import shutil
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -39,7 +39,13 @@ from depth_ros.conversions import ConversionError
 from depth_ros.domain import claim_domain
 from depth_ros.engine import load_engine
 from depth_ros.evaluation import Evaluation, Judge, Judgeable, camera_step
-from depth_ros.ground_truth import TF_PREFIX, GroundTruth, Nearest, PoseTrack
+from depth_ros.ground_truth import (
+    TF_PREFIX,
+    GroundTruth,
+    Nearest,
+    PoseTrack,
+    count_problem,
+)
 from depth_ros.live import OUTPUT_TOPICS, Plan, Run, model_topics, run_nodes
 from depth_ros.odometry import pose_from_list
 from depth_ros.offline import Picture, Runner, Settings, decode, decoded
@@ -128,7 +134,7 @@ class _Session:
                  say: Callable[[str], None], bar: bool) -> None:
         self.job, self.bag, self.streams, self.contracts = job, bag, streams, contracts
         self.say, self.bar = say, bar
-        self.skipped: Counter[str] = Counter()
+        self.skipped: dict[str, int] = {}
         self.notes: list[str] = []
         self.interrupted = False
         self.stamps: list[int] = []  # of all images, as recorded
@@ -142,8 +148,8 @@ class _Session:
         self.tf = [n for n, t in bag.topics.items() if t.msgtype == TF]
         named = [t for t in vars(streams).values() if t and not t.startswith(TF_PREFIX)]
         self.kept = list(dict.fromkeys([*named, *self.tf]))
-        if damage := getattr(bag, 'damage', None):
-            self.notes.append(damage)
+        if bag.damage:
+            self.notes.append(bag.damage)
 
     # What both modes share
 
@@ -184,7 +190,7 @@ class _Session:
             'topics': streams,
             'settings': {**asdict(self.job.settings), 'classes': self.job.classes},
             'frames': {'recorded': len(self.stamps), 'judged': judged,
-                       'skipped': dict(self.skipped)},
+                       'skipped': self.skipped},
             'timing': timing(self.stamps),
             'depth': numbers['depth'], 'semantics': numbers['semantics'],
             'trajectory': numbers['trajectory'], 'odometry': numbers['odometry'],
@@ -238,14 +244,14 @@ class _Session:
             try:
                 for message, picture in decoded(messages, pool):
                     progress.update()
+                    before = latest.pop(id(message), None)
                     if isinstance(picture, Exception):
-                        self.skipped[str(picture)] += 1
+                        count_problem(self.skipped, str(picture))
                         continue
                     try:
-                        info = self._info(picture.stamp, infos, latest.pop(id(message), None))
-                        frame = runner(picture, info)
+                        frame = runner(picture, self._info(picture.stamp, infos, before))
                     except CameraError as error:
-                        self.skipped[str(error)] += 1
+                        count_problem(self.skipped, str(error))
                         continue
                     inference += sum(frame.numbers.values()) / 1e3
                     judged += 1
@@ -405,7 +411,7 @@ class _Session:
                     info = infos.bag.decode(sent)
                 frame = self._frame(recorded, message, picture, info, labels)
             except (ConversionError, CameraError, AttributeError) as error:
-                self.skipped[str(error)] += 1
+                count_problem(self.skipped, str(error))
                 yield message, None
                 continue
             pose = track.at([stamp], 0)[0]
