@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import tensorrt_standins as standins
 import yaml
+from onnx import helper, numpy_helper
 from onnx_models import HEIGHT, WIDTH, row_depth, save_perception, save_pose
 
 from depth_ros import build_engine, tensorrt_engine
@@ -402,6 +403,17 @@ def test_progress_comes_by_the_clock(repository, capsys, monkeypatch):
     assert any(re.search(r'\w \d+/\d+, ', line) for line in lines)
 
 
+def test_a_stop_reaches_tensorrt():
+    trt, stop = real_tensorrt(), threading.Event()
+    with build_engine._progress(trt, stop) as monitor:
+        assert isinstance(monitor, trt.IProgressMonitor)
+        monitor.phase_start('whole', None, 2)
+        assert monitor.step_complete('whole', 0)
+        stop.set()
+        assert not monitor.step_complete('whole', 1)
+        monitor.phase_finish('whole')
+
+
 def test_what_the_parser_rejects_is_named(tmp_path):
     model = onnx.load(save_perception(tmp_path / 'net.onnx'))
     next(node for node in model.graph.node if node.op_type == 'Cast').op_type = 'Floor'
@@ -506,6 +518,28 @@ def check_fp16(source):
             assert np.mean(half == full) > 0.97
         else:
             np.testing.assert_allclose(half, full, atol=0.01 * np.abs(full).max())
+
+
+def test_what_is_around_the_network_stays_in_fp32():
+    """Factors that fp16 has not, 1e-10 and its inverse, before and after a convolution."""
+    names = ['image', 'small', 'whole', 'convolved', 'tiny', 'result']
+    factors = {'down': 1e-10, 'up': 1e10}
+    steps = zip(names, names[1:], ['down', 'up', 'kernel', 'down', 'up'], strict=False)
+    nodes = [helper.make_node('Conv' if factor == 'kernel' else 'Mul', [source, factor], [target])
+             for source, target, factor in steps]
+    tensors = [numpy_helper.from_array(np.float32(v), n) for n, v in factors.items()]
+    tensors.append(numpy_helper.from_array(np.full((1, 1, 1, 1), 0.5, np.float32), 'kernel'))
+    ends = [[helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, (1, 1, 2, 2))]
+            for n in ('image', 'result')]
+    model = helper.make_model(helper.make_graph(nodes, 'net', *ends, tensors), ir_version=8,
+                              opset_imports=[helper.make_opsetid('', 18)])
+    half = to_fp16(model)
+    assert {i.name: i.data_type for i in half.graph.initializer} == {
+        'down': onnx.TensorProto.FLOAT, 'up': onnx.TensorProto.FLOAT,
+        'kernel_fp16': onnx.TensorProto.FLOAT16}
+    image = np.full((1, 1, 2, 2), 3, np.float32)
+    found, = onnxruntime.InferenceSession(half.SerializeToString()).run(None, {'image': image})
+    np.testing.assert_allclose(found, image / 2, rtol=1e-3)
 
 
 SHIPPED = ('perception.onnx', 'pose.onnx')
