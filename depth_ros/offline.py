@@ -121,6 +121,8 @@ class Runner:
         self._recent: deque[tuple[int, tuple[int, int], np.ndarray]] = deque(maxlen=3)
         self._steps: deque[np.ndarray | None] = deque(maxlen=2)
         self._count = 0
+        # How the perception network samples the image, and what it sees: often both see the same.
+        self._resized: tuple[tuple[int, ...], np.ndarray] | None = None
 
     def __call__(self, picture: Picture, info: Any) -> Judgeable:
         """Run the networks.
@@ -146,9 +148,9 @@ class Runner:
     def _perceive(self, output: Judgeable, picture: Picture, camera: Intrinsics) -> None:
         contract = self._perception.contract
         fit = _fit(camera, contract, self._settings.fit)
-        output.rgb = np.empty((contract.input_height, contract.input_width, 3), np.uint8)
+        output.rgb = _resized(picture.rgb, fit)
         output.view = fit.network
-        fit.to_network(picture.rgb, output.rgb)
+        self._resized = _sampling(fit), output.rgb
         start = time.perf_counter()
         found = self._perception.infer({'image': output.rgb[None]})
         output.numbers['perception_ms'] = 1e3 * (time.perf_counter() - start)
@@ -165,8 +167,10 @@ class Runner:
     def _move(self, output: Judgeable, picture: Picture, camera: Intrinsics) -> None:
         contract = self._odometry.contract
         fit = _fit(camera, contract, self._settings.fit)
-        image = np.empty((1, contract.input_height, contract.input_width, 3), np.uint8)
-        fit.to_network(picture.rgb, image[0])
+        sampling, resized = self._resized or (None, None)
+        if sampling != _sampling(fit):
+            resized = _resized(picture.rgb, fit)
+        image = resized[None]
         size = picture.rgb.shape[:2]
         last = self._recent[-1] if self._recent else None
         gap = (picture.stamp - last[0]) / 1e9 if last else 0.0
@@ -216,3 +220,13 @@ def _fit(camera: Intrinsics, contract: ModelContract, mode: str) -> ImageFit:
     return ImageFit.create(camera, model, mode)
 
 
+def _sampling(fit: ImageFit) -> tuple[int, ...]:
+    """All that `ImageFit.to_network` depends on, for one image."""
+    return fit.x, fit.y, fit.width, fit.height, fit.network.width, fit.network.height
+
+
+def _resized(image: np.ndarray, fit: ImageFit) -> np.ndarray:
+    """What the network sees of an image, uint8 (h, w, 3)."""
+    out = np.empty((fit.network.height, fit.network.width, 3), np.uint8)
+    fit.to_network(image, out)
+    return out

@@ -55,7 +55,8 @@ from depth_ros.results import percentiles, timing, write_results
 
 RESULTS = ('metrics.json', 'frames.csv', 'report.html', 'overview.jpg')
 FOLDERS = ('recording', 'trajectory', 'logs')
-WRITES_AHEAD = 64
+WRITES_AHEAD = 16
+COPIES = 16  # messages that are copied at a time
 
 
 class EvaluationError(RuntimeError):
@@ -481,11 +482,13 @@ class _Recording:
                                   None if session.tf else session.extrinsic)
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future] = deque()
+        self._copies: list[tuple[Message, bool]] = []
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             if kind is None:
+                self._submit(self._write_copies, self._copies)
                 while self._waiting:
                     self._waiting.popleft().result()
         except BaseException:
@@ -503,9 +506,15 @@ class _Recording:
     def copy(self, message: Message) -> None:
         """Keep a message as it is."""
         topic = self._session.bag.topics.get(message.topic)
-        latched = bool(topic and topic.latched)
-        self._submit(self._writer.write, message.topic, message.msgtype, message.log_ns,
-                     message.data, latched=latched)
+        self._copies.append((message, bool(topic and topic.latched)))
+        if len(self._copies) >= COPIES:
+            self._submit(self._write_copies, self._copies)
+            self._copies = []
+
+    def _write_copies(self, copies: list[tuple[Message, bool]]) -> None:
+        for message, latched in copies:
+            self._writer.write(message.topic, message.msgtype, message.log_ns, message.data,
+                               latched=latched)
 
     def place(self, frame: Judgeable, log_ns: int) -> None:
         """Write where the robot was, of a frame whose outputs are copied."""
@@ -516,7 +525,12 @@ class _Recording:
         """Write what came out for a frame."""
         self._log[frame.stamp] = frame.frame_id, log_ns
         pictures = self._pictures.submit(self._outputs.pictures(frame))
-        self._submit(lambda: self._outputs.write(frame, log_ns, pictures.result()))
+        copies, self._copies = self._copies, []
+
+        def work() -> None:
+            self._write_copies(copies)
+            self._outputs.write(frame, log_ns, pictures.result())
+        self._submit(work)
 
     def write_errors(self, judged: Sequence) -> None:
         """Write the error images of frames that have been judged."""
