@@ -130,8 +130,8 @@ def cuda_module() -> Any:
         return importlib.import_module('cuda.bindings.runtime')
     except ImportError as error:
         raise EngineError(
-            f'the CUDA bindings are not installed ({error}); pip install cuda-bindings, of the '
-            "major version that 'nvcc --version' or JetPack has") from error
+            f'the CUDA bindings are not installed ({error}); pip install cuda-bindings, or, for '
+            'JetPack 6, cuda-python==12.6.2.post1') from error
 
 
 def tensorrt_module() -> Any:
