@@ -155,18 +155,27 @@ def serialize(model: onnx.ModelProto, trt: Any, timing: bytes | None, stop: thre
     config = builder.create_builder_config()
     # TF32 rounds like fp16: it would be fp32 by name only.
     config.clear_flag(trt.BuilderFlag.TF32)
-    cache = None
-    if timing is not None:
-        cache = config.create_timing_cache(timing)
-        config.set_timing_cache(cache, ignore_mismatch=False)
-    with _progress(trt, stop) as config.progress_monitor:
+    # To be kept until the engine is built.
+    cache = None if timing is None else _set_timing_cache(config, timing)
+    log.errors.clear()
+    with _progress(trt, stop) as monitor:
+        config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
     if stop.is_set():
         raise EngineError('the build was stopped; nothing was written')
     if plan is None:
         raise EngineError(f"TensorRT {trt.__version__} cannot build the model: "
                           f"{'; '.join(log.errors) or 'no reason given'}")
-    return bytes(plan), bytes(cache.serialize()) if cache is not None else b''
+    return bytes(plan), b'' if cache is None else bytes(config.get_timing_cache().serialize())
+
+
+def _set_timing_cache(config: Any, timing: bytes) -> Any:
+    """Go on with a timing cache or, where it is of another GPU or version, with an empty one."""
+    for content in (timing, b''):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return cache
+    return None
 
 
 @contextmanager

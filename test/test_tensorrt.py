@@ -370,7 +370,7 @@ def test_engine_and_record(tmp_path, capsys, precision):
         contract=read_contract(source), source='net.onnx', source_sha256=file_hash(source),
         precision=precision, tensorrt=real_tensorrt().__version__, cuda=12060, gpu=GPU,
         command=f"build_engine {source} --precision {precision} --output '{engine}'")
-    assert {path.name for path in engine.parent.iterdir()} <= {
+    assert {path.name for path in engine.parent.iterdir()} == {
         'net.engine', 'net.engine.json', 'net.engine.timing'}
 
 
@@ -384,6 +384,36 @@ def test_a_failed_build_leaves_what_was_there(tmp_path):
     with pytest.raises(EngineError, match='stopped; nothing was written'):
         build_here(source, engine, stop=stop)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@RTX_WARNINGS
+def test_timings_of_earlier_builds_are_used_or_replaced(tmp_path):
+    source, engine = save_perception(tmp_path / 'net.onnx'), tmp_path / 'net.engine'
+    timing = tmp_path / 'net.engine.timing'
+    build_here(source, engine)
+    fresh = timing.read_bytes()
+    timing.write_bytes(b'of another kind')
+    build_here(source, engine)
+    assert timing.read_bytes() == fresh
+
+
+@pytest.mark.parametrize(('accepted', 'tried'), [
+    ({b'mine', b''}, [b'mine']), ({b''}, [b'mine', b'']), (set(), [b'mine', b''])])
+def test_timings_of_another_gpu_are_left_out(accepted, tried):
+    class Config:
+        def __init__(self):
+            self.contents = []
+
+        def create_timing_cache(self, serialized_timing_cache):
+            self.contents.append(serialized_timing_cache)
+            return serialized_timing_cache
+
+        def set_timing_cache(self, cache, ignore_mismatch):
+            return not ignore_mismatch and cache in accepted
+
+    config = Config()
+    found = build_engine._set_timing_cache(config, b'mine')
+    assert config.contents == tried and found == (tried[-1] if accepted else None)
 
 
 def test_without_a_gpu_a_build_says_so(tmp_path):
