@@ -21,7 +21,7 @@ from typing import Any
 import onnx
 
 from depth_ros.contract import ContractError, read_contract
-from depth_ros.engine import EngineError
+from depth_ros.engine import ENGINE_SUFFIX, EngineError
 from depth_ros.fp16 import to_fp16
 from depth_ros.tensorrt_engine import (
     EngineRecord,
@@ -94,17 +94,19 @@ def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.E
 
     Args:
         source: ONNX file with a contract.
-        output: file to write; beside it come its record, ``.json``, and ``.timing``, measurements
-            that make the next build faster.
+        output: file to write, ``.engine``; beside it come its record, ``.json``, and ``.timing``,
+            measurements that make the next build faster.
         precision: one of :data:`PRECISIONS`.
         stop: set by another thread or a signal handler to give up.
         trt, cudart: modules; ``None`` for the installed ones.
 
     Raises:
         ContractError: if the model cannot be read or has no contract.
-        EngineError: if there is no GPU, TensorRT cannot build the model, or was stopped.
+        EngineError: if there is no GPU, the file cannot be written, TensorRT cannot build the
+            model, or was stopped.
     """
     model = load_model(source, precision)
+    _check_writable(output)
     cudart = cudart if cudart is not None else cuda_module()
     gpu = find_gpu(cudart)
     trt = trt if trt is not None else tensorrt_module()
@@ -119,7 +121,6 @@ def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.E
     print(f'TensorRT {trt.__version__} tries which kernels are fastest on {gpu}; that can take '
           'many minutes', file=sys.stderr)
     plan, measured = serialize(model, trt, known, stop or threading.Event())
-    output.parent.mkdir(parents=True, exist_ok=True)
     if measured:
         _write(timing, measured)
     # Between the two, an older engine has no record and is refused.
@@ -218,6 +219,18 @@ def _progress(trt: Any, stop: threading.Event):
         reporter.join()
 
 
+def _check_writable(output: Path) -> None:
+    """Find out before the long build, not after it."""
+    if output.suffix != ENGINE_SUFFIX:
+        raise EngineError(f"output '{output}' must end in {ENGINE_SUFFIX}, by which it is known")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"output folder '{output.parent}' cannot be made: {error}") from error
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise EngineError(f"output '{output}' cannot be written; give another with --output")
+
+
 def _write(path: Path, content: bytes) -> None:
     part = path.with_name(f'{path.name}.part')
     part.write_bytes(content)
@@ -242,13 +255,13 @@ def main(argv: list[str] | None = None) -> int:
         prog='build_engine', description=summary.split(':')[0] + '.', epilog=epilog)
     parser.add_argument('model', type=Path, help='ONNX file with a depth_ros contract')
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
-                        help='fp16 is faster, and half the size (default: %(default)s)')
+                        help='fp16 halves the size (default: %(default)s)')
     parser.add_argument('--output', type=Path, help='engine file (default: MODEL.engine beside the '
                         'model, where the nodes find it)')
     parser.add_argument('--check', action='store_true',
                         help='only try, without a GPU; writes nothing')
     arguments = parser.parse_args(argv)
-    output = arguments.output or arguments.model.with_suffix('.engine')
+    output = arguments.output or arguments.model.with_suffix(ENGINE_SUFFIX)
     stop = threading.Event()
     # An exception must not pass through TensorRT: it is asked to stop instead.
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())

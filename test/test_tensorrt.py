@@ -423,6 +423,16 @@ def test_without_a_gpu_a_build_says_so(tmp_path):
     assert list(tmp_path.iterdir()) == [source]
 
 
+def test_an_output_that_cannot_be_is_told_before_the_build(tmp_path):
+    source = save_perception(tmp_path / 'net.onnx')
+    (tmp_path / 'folder.engine').mkdir()
+    for name, message in (
+            ('net.plan', 'must end in .engine'), ('net.onnx/net.engine', 'cannot be made'),
+            ('folder.engine', 'cannot be written; give another')):
+        with pytest.raises(EngineError, match=message):
+            build(source, tmp_path / name, trt=object(), cudart=standins.Cuda())
+
+
 def test_progress_comes_by_the_clock(repository, capsys, monkeypatch):
     monkeypatch.setattr(build_engine, 'HEARTBEAT', 0.01)
     model = onnx.load(repository / 'models' / 'perception.onnx')
