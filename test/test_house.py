@@ -17,7 +17,7 @@ ROS_WORLD = {'launch', 'launch_ros', 'rclpy', 'sensor_msgs', 'nav_msgs', 'tf2_ro
 
 # Python packages that pyproject.toml names and rosdep does not know. Nodes need onnx only.
 NO_ROSDEP_KEY = {'backports', 'compression', 'distributed', 'evo', 'google', 'lz4', 'matplotlib',
-                 'onnx', 'openvino', 'rosbags', 'scipy'}
+                 'onnx', 'openvino', 'rosbags', 'scipy', 'tensorrt_rtx'}
 
 
 def tracked(repository, *patterns):
