@@ -238,12 +238,13 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _check(source: Path, precision: str, stop: threading.Event) -> None:
+    model = load_model(source, precision)
     try:
         import tensorrt_rtx as trt
     except ImportError as error:
         raise EngineError(f'--check needs TensorRT-RTX ({error}); pip install tensorrt-rtx-cu13'
                           ) from error
-    plan, _ = serialize(load_model(source, precision), trt, None, stop)
+    plan, _ = serialize(model, trt, None, stop)
     print(f'{source} ({precision}): read and built by TensorRT-RTX {trt.__version__}, '
           f'{len(plan) / 1e6:.1f} MB')
 

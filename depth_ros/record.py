@@ -100,13 +100,23 @@ class Recorder(Node):
 
 def _write(recorder: Recorder, writer: BagWriter, failed: list[Exception]) -> None:
     """Write until the queue yields None; a failure ends the recording."""
+    early: list[Row] = []  # than the first tick of a simulated clock, whose time they get
     try:
         while (row := recorder.messages.get()) is not None:
-            *message, latched = row
-            writer.write(*message, latched=latched)
+            early.append(row)
+            if row[2]:
+                _write_at(row[2], early, writer)
+        _write_at(0, early, writer)
     except Exception as error:  # a thread's exception would be lost
         failed.append(error)
         rclpy.try_shutdown()
+
+
+def _write_at(log_ns: int, rows: list[Row], writer: BagWriter) -> None:
+    """Write and forget rows, those without a log time with this one."""
+    for topic, msgtype, own, data, latched in rows:
+        writer.write(topic, msgtype, own or log_ns, data, latched=latched)
+    rows.clear()
 
 
 def main(argv: list[str] | None = None) -> int:
