@@ -34,6 +34,7 @@ from depth_ros.domain import claim_domain
 from depth_ros.engine import EngineError, installed_backends, load_engine
 from depth_ros.live import LiveError, Plan, run_nodes
 from depth_ros.models import add_model_option, chosen_models
+from depth_ros.replay import count
 
 SIZES = ((1280, 720), (640, 192))
 KITTI_SIZE = 1242, 375
@@ -208,22 +209,16 @@ def bench_evaluation(models: Mapping[str, Path], frames: int) -> None:
                   flush=True)
 
 
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError(text)
-    return value
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog='python -m depth_ros.bench',
         description='Measure inference, node overhead and end-to-end latency.')
     add_model_option(parser)
-    parser.add_argument('--threads', type=_count, default=2, help='threads of each inference')
-    parser.add_argument('--runs', type=_count, default=50, help='runs of each inference')
-    parser.add_argument('--frames', type=_count, default=60, help='images for the nodes')
-    parser.add_argument('--evaluated', type=_count, default=1000, help='images to evaluate')
+    parser.add_argument('--threads', type=count, default=2, help='threads of each inference')
+    parser.add_argument('--runs', type=count, default=50, help='runs of each inference')
+    parser.add_argument('--frames', type=count, default=60, help='images for the nodes')
+    parser.add_argument('--evaluated', type=count, default=1000, help='images to evaluate')
     arguments = parser.parse_args(argv)
     try:
         models = chosen_models(arguments.model)

@@ -22,6 +22,7 @@ import onnx
 
 from depth_ros.contract import ContractError, read_contract
 from depth_ros.engine import ENGINE_SUFFIX, EngineError
+from depth_ros.files import write_file
 from depth_ros.fp16 import to_fp16
 from depth_ros.tensorrt_engine import (
     EngineRecord,
@@ -122,11 +123,11 @@ def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.E
           'many minutes', file=sys.stderr)
     plan, measured = serialize(model, trt, known, stop or threading.Event())
     if measured:
-        _write(timing, measured)
+        write_file(timing, measured)
     # Between the two, an older engine has no record and is refused.
     record_path(output).unlink(missing_ok=True)
-    _write(output, plan)
-    _write(record_path(output), record.to_json().encode())
+    write_file(output, plan)
+    write_file(record_path(output), record.to_json())
 
 
 def serialize(model: onnx.ModelProto, trt: Any, timing: bytes | None, stop: threading.Event
@@ -229,12 +230,6 @@ def _check_writable(output: Path) -> None:
         raise EngineError(f"output folder '{output.parent}' cannot be made: {error}") from error
     if output.is_dir() or not os.access(output.parent, os.W_OK):
         raise EngineError(f"output '{output}' cannot be written; give another with --output")
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f'{path.name}.part')
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 def _check(source: Path, precision: str, stop: threading.Event) -> None:

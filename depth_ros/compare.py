@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from depth_ros import page
+from depth_ros.files import write_file
 from depth_ros.page import number
 from depth_ros.report import ALIGNMENTS, DEPTH_METRICS, distance_bands, row_name
 
@@ -74,8 +75,8 @@ def write_comparison(out: Path, runs: Sequence[Path]) -> dict:
     }
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=2, allow_nan=False) + '\n'
-    page.write_file(out / 'comparison.json', text.encode())
-    page.write_file(out / 'comparison.html', _page(found, read).encode())
+    write_file(out / 'comparison.json', text)
+    write_file(out / 'comparison.html', _page(found, read))
     return found
 
 

@@ -29,16 +29,18 @@ from depth_ros.classes import KNOWN
 from depth_ros.compare import comparison_text, write_comparison
 from depth_ros.contract import ContractError
 from depth_ros.engine import BACKENDS, EngineError
+from depth_ros.files import write_file
 from depth_ros.live import OUTPUT_TOPICS, LiveError
 from depth_ros.models import add_model_option, chosen_models
 from depth_ros.odometry import OPTICAL_IN_BASE
 from depth_ros.offline import Settings
-from depth_ros.replay import positive
-from depth_ros.results import summary_text, write_text
+from depth_ros.replay import count, positive
+from depth_ros.results import summary_text
 from depth_ros.session import EvaluationError, Job, evaluate_recording
 
 _POSE = ('x', 'y', 'z', 'qx', 'qy', 'qz', 'qw')
-
+FAILURES = (LiveError, BagError, ContractError, EngineError, EvaluationError, ValueError)
+"""What ends one evaluation with a message."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         return _compare(arguments) if arguments.compare else _run(arguments)
-    except (LiveError, BagError, ContractError, EngineError, EvaluationError, ValueError) as error:
+    except FAILURES as error:
         print(f'evaluate_bag: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -98,24 +100,18 @@ def _parser() -> argparse.ArgumentParser:
                      metavar=_POSE, help='optical frame in the base frame (default: at its '
                      'origin, facing forward)')
     run.add_argument('--backend', choices=BACKENDS, default='auto', help='(default: %(default)s)')
-    run.add_argument('--threads', type=_count, default=2, help='of an inference (%(default)s)')
+    run.add_argument('--threads', type=count, default=2, help='of an inference (%(default)s)')
     live = parser.add_argument_group('live mode')
     live.add_argument('--rate', type=positive, default=1.0, help='speed, 1 = as recorded')
     live.add_argument('--points', action='store_true', help='record the point cloud, too')
     live.add_argument('--domain', type=int, help='ROS_DOMAIN_ID (default: a free one)')
     parser.add_argument('--no-recording', action='store_true', help='leave no recording/ (offline)')
     many = parser.add_argument_group('several recordings')
-    many.add_argument('--jobs', type=_count, default=1, help='recordings at the same time, each in '
+    many.add_argument('--jobs', type=count, default=1, help='recordings at the same time, each in '
                       'a process (%(default)s)')
     many.add_argument('--cluster', metavar='ADDRESS', help='scheduler of a Dask cluster to spread '
                       'the recordings over, such as tcp://host:8786; all must see the same files')
     return parser
-
-
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError(text)
-    return value
 
 
 def _jobs(arguments: argparse.Namespace) -> list[Job]:
@@ -166,7 +162,7 @@ def _run(arguments: argparse.Namespace) -> int:
             tqdm.write(f'{job.bag}: {error}', file=sys.stderr)
     done = [job.out for job in jobs if str(job.bag) not in failed]
     out = jobs[0].out.parent
-    write_text(out / 'failed.json', json.dumps(failed, indent=2) + '\n')
+    write_file(out / 'failed.json', json.dumps(failed, indent=2) + '\n')
     if done:
         print(comparison_text(write_comparison(out, done)))
         print(f'Summary     {out / "comparison.html"}')
@@ -206,7 +202,7 @@ def _attempt(job: Job) -> str:
     """Evaluate; returns what went wrong: one recording must not stop the others."""
     try:
         evaluate_recording(job, lambda text: None, bar=False)
-    except (LiveError, BagError, ContractError, EngineError, EvaluationError, ValueError) as error:
+    except FAILURES as error:
         return str(error)
     return ''
 

@@ -109,7 +109,8 @@ class Evaluation:
         frames: Columns of the table of frames, float64 (N,), NaN = unknown.
         pictures: Frames to look at.
         estimate: Positions by the odometry, (N, 3), in its own frame.
-        aligned: The same, aligned with the truth by Sim(3), where that is known; else (0, 3).
+        aligned_poses: The poses at whose stamps the truth is known, aligned with it by Sim(3),
+            (K, 4, 4); K = 0 if it cannot be.
         truth: True positions, (M, 3).
         poses: Stamps in ns (N,), estimated poses (N, 4, 4) and true ones (N, 4, 4), NaN = unknown.
         notes: What is missing and why.
@@ -119,10 +120,15 @@ class Evaluation:
     frames: dict[str, np.ndarray]
     pictures: list[Picture]
     estimate: np.ndarray
-    aligned: np.ndarray
+    aligned_poses: np.ndarray
     truth: np.ndarray
     poses: tuple[np.ndarray, np.ndarray, np.ndarray]
     notes: list[str]
+
+    @property
+    def aligned(self) -> np.ndarray:
+        """Positions of the aligned poses, (K, 3)."""
+        return self.aligned_poses[:, :3, 3]
 
 
 @dataclass
@@ -276,7 +282,7 @@ class Judge:
             numbers={'depth': self._depth_numbers(frames), 'semantics': self._label_numbers(),
                      'consistency': self._consistency_numbers(frames)},
             frames=frames, pictures=pictures, estimate=np.empty((0, 3)),
-            aligned=np.empty((0, 3)), truth=self._truth.track.poses[:, :3, 3],
+            aligned_poses=np.empty((0, 4, 4)), truth=self._truth.track.poses[:, :3, 3],
             poses=(np.empty(0, np.int64), np.empty((0, 4, 4)), np.empty((0, 4, 4))), notes=notes)
         self._judge_trajectory(result)
         return result, last
@@ -290,26 +296,19 @@ class Judge:
                                            )._asdict() for name in order}
         known = np.isfinite(frames['scale'])
         scales, stamps = frames['scale'][known], frames['stamp'][known]
-        numbers = {'frames': int(known.sum()), 'rows': rows,
-                   'scale_median': float(np.median(scales)),
-                   'scale_spread': float(np.std(scales / np.median(scales))),
-                   'scale_drift_percent_per_minute': _drift(stamps, scales),
-                   'coverage': float(np.nanmean(frames['coverage']))}
-        return numbers
+        return {'frames': int(known.sum()), 'rows': rows,
+                'scale_median': float(np.median(scales)),
+                'scale_spread': float(np.std(scales / np.median(scales))),
+                'scale_drift_percent_per_minute': _drift(stamps, scales),
+                'coverage': float(np.nanmean(frames['coverage']))}
 
     def _label_numbers(self) -> dict | None:
         if self._confusion is None or not self._confusion.any():
             return None
-        values = metrics.iou(self._confusion)
-        present = self._confusion.sum(axis=1) > 0
         names = [c.name for c in self._classes.classes]
         return {
-            'frames': self._label_frames,
-            'mean_iou': metrics.mean_iou(self._confusion),
-            'pixel_accuracy': float(np.trace(self._confusion) / self._confusion.sum()),
-            'iou': {n: float(v) for n, v, p in zip(names, values, present, strict=True) if p},
-            'classes': names,
-            'confusion': self._confusion.tolist()}
+            'frames': self._label_frames, **metrics.semantics_table(self._confusion, names),
+            'classes': names, 'confusion': self._confusion.tolist()}
 
     def _consistency_numbers(self, frames: dict[str, np.ndarray]) -> dict | None:
         numbers: dict = {}
@@ -352,14 +351,14 @@ class Judge:
         known = np.isfinite(truth).all(axis=(1, 2))
         try:
             numbers = metrics.trajectory_table(poses[known], truth[known])
-            aligned = metrics.pose_metrics(poses[known], truth[known], 'sim3').aligned[:, :3, 3]
+            aligned = metrics.pose_metrics(poses[known], truth[known], 'sim3').aligned
         except ValueError as error:
             result.notes.append(f'the trajectory cannot be judged: {error}')
             return
         result.numbers['trajectory'] = {'poses': int(numbers.pop('frames')), **numbers}
-        result.aligned = aligned
+        result.aligned_poses = aligned
         errors = dict(zip((stamps[known] / 1e9).tolist(), np.linalg.norm(
-            aligned - truth[known][:, :3, 3], axis=1).tolist(), strict=True))
+            result.aligned - truth[known][:, :3, 3], axis=1).tolist(), strict=True))
         result.frames['position_error'] = np.array(
             [errors.get(s, math.nan) for s in result.frames['stamp'].tolist()])
 

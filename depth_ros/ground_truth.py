@@ -24,7 +24,7 @@ from depth_ros.bag import (
     header_stamp,
 )
 from depth_ros.camera import Intrinsics
-from depth_ros.lidar import TransformTree, points_from_cloud, project_points
+from depth_ros.lidar import TransformTree, interpolate, points_from_cloud, project_points
 
 MAX_GAP_NS = 500_000_000
 """True poses further apart than this are not interpolated."""
@@ -142,8 +142,6 @@ class PoseTrack:
         Interpolated between neighbours that are not further apart than `MAX_GAP_NS`; else the
         nearest one within the tolerance, in ns; else NaN.
         """
-        from scipy.spatial.transform import Rotation, Slerp
-
         wanted = np.asarray(stamps, np.int64)
         result = np.full((len(wanted), 4, 4), np.nan)
         if not len(self):
@@ -161,10 +159,7 @@ class PoseTrack:
         for i in np.flatnonzero(between):
             a, b = before[i], after[i]
             share = (wanted[i] - self.stamps[a]) / width[i]
-            turn = Slerp([0, 1], Rotation.from_matrix(self.poses[[a, b], :3, :3]))(share)
-            result[i] = np.eye(4)
-            result[i, :3, :3] = turn.as_matrix()
-            result[i, :3, 3] = (1 - share) * self.poses[a, :3, 3] + share * self.poses[b, :3, 3]
+            result[i] = interpolate(self.poses[a], self.poses[b], share)
         return result
 
 

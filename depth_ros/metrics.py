@@ -321,6 +321,20 @@ def mean_iou(matrix: np.ndarray) -> float:
     return float(iou(matrix)[present].mean())
 
 
+def semantics_table(matrix: np.ndarray, names: Sequence[str]) -> dict:
+    """Return what an evaluation reports of a `confusion`: mean_iou, pixel_accuracy, and iou by name
+    of the classes that the ground truth has.
+
+    Raises:
+        ValueError: The ground truth has no pixel of any class.
+    """
+    present = matrix.sum(axis=1) > 0
+    return {
+        'mean_iou': mean_iou(matrix),
+        'pixel_accuracy': float(np.trace(matrix) / matrix.sum()),
+        'iou': {n: float(v) for n, v, p in zip(names, iou(matrix), present, strict=True) if p}}
+
+
 class TrajectoryMetrics(NamedTuple):
     """How an estimated path compares with the true one.
 

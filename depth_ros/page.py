@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,13 +28,6 @@ STYLE = {
 
 PICTURE_AREA, SMALL_AREA = 80_000, 45_000
 """Pixels that a picture has at most; with these, the some sixty ones of a page stay under 3 MB."""
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file that is never seen half-written."""
-    part = path.with_name(f'.{path.name}.part')
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 # Text -------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import select
 import sys
 import time
@@ -26,6 +25,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rosgraph_msgs.msg import Clock
 
 from depth_ros.bag import Bag, BagError, Message, header_stamp
+from depth_ros.files import write_file
 from depth_ros.transport import prepare_process
 
 
@@ -199,21 +199,24 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     finally:
         if player and arguments.log:
-            _write_log(player, arguments.log)
+            write_file(arguments.log, json.dumps(
+                {'latest_s': player.latest_s, 'published': player.published}))
         rclpy.try_shutdown()
     return 0
-
-
-def _write_log(player: Player, path: Path) -> None:
-    part = path.with_name(f'.{path.name}.part')
-    part.write_text(json.dumps({'latest_s': player.latest_s, 'published': player.published}))
-    os.replace(part, path)
 
 
 def positive(text: str) -> float:
     """Parse a positive number for `argparse`."""
     value = float(text)
     if not 0 < value < float('inf'):
+        raise ValueError(text)
+    return value
+
+
+def count(text: str) -> int:
+    """Parse a number of things, at least one, for `argparse`."""
+    value = int(text)
+    if value < 1:
         raise ValueError(text)
     return value
 

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from depth_ros import page
 from depth_ros.contract import ModelContract, SemanticClass
+from depth_ros.files import write_file
 from depth_ros.page import BLUE, INK, ORANGE, number
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ def write_report(
         evaluation: Pictures and trajectories.
         contracts: The models' contracts by node; a node that was not judged is missing.
     """
-    page.write_file(out / 'report.html', _page(found, frames, evaluation, contracts).encode())
+    write_file(out / 'report.html', _page(found, frames, evaluation, contracts))
     if evaluation.pictures:
-        page.write_file(out / 'overview.jpg', _overview(evaluation, contracts))
+        write_file(out / 'overview.jpg', _overview(evaluation, contracts))
 
 
 # Pictures ---------------------------------------------------------------------------------------

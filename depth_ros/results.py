@@ -12,13 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from depth_ros.evaluation import COLUMNS, Evaluation
-from depth_ros.metrics import DepthMetrics, pose_metrics
-from depth_ros.odometry import quaternion_from_rotation
-from depth_ros.page import write_file
+from depth_ros.files import kitti_text, tum_text, write_file
+from depth_ros.metrics import DepthMetrics
 
 GAP = 3.0
 """Times the usual period from which a pause between images counts as a gap."""
-
 
 
 def percentiles(values: np.ndarray | None) -> dict[str, float] | None:
@@ -43,11 +41,6 @@ def timing(stamps: Sequence[int]) -> dict:
             'clock_jumps': int((steps < 0).sum()), 'duplicate_stamps': int((steps == 0).sum())}
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    write_file(path, text.encode())
-
-
 def write_results(out: Path, evaluation: Evaluation, found: dict) -> None:
     """Write frames.csv, trajectory/ and, last, metrics.json."""
     text = io.StringIO()
@@ -56,7 +49,7 @@ def write_results(out: Path, evaluation: Evaluation, found: dict) -> None:
     writer.writerow(columns)
     for row in zip(*(evaluation.frames[c].tolist() for c in columns), strict=True):
         writer.writerow(['' if math.isnan(v) else repr(v) for v in row])
-    write_text(out / 'frames.csv', text.getvalue())
+    write_file(out / 'frames.csv', text.getvalue())
     stamps, poses, truth = evaluation.poses
     if len(poses):
         folder = out / 'trajectory'
@@ -65,25 +58,18 @@ def write_results(out: Path, evaluation: Evaluation, found: dict) -> None:
         for name, chosen, matrices in (
                 ('estimate', np.ones(len(poses), bool), poses), ('truth', known, truth)):
             if chosen.any():
-                write_text(folder / f'{name}.tum', _tum(stamps[chosen], matrices[chosen]))
-                write_text(folder / f'{name}.kitti', _kitti(matrices[chosen]))
-        if len(evaluation.aligned):
-            aligned = pose_metrics(poses[known], truth[known], 'sim3').aligned
-            write_text(folder / 'estimate_aligned.tum', _tum(stamps[known], aligned))
-    write_text(out / 'metrics.json', json.dumps(found, indent=2, allow_nan=False) + '\n')
+                write_file(folder / f'{name}.tum',
+                           tum_text(matrices[chosen], _seconds(stamps[chosen])))
+                write_file(folder / f'{name}.kitti', kitti_text(matrices[chosen]))
+        if len(evaluation.aligned_poses):
+            write_file(folder / 'estimate_aligned.tum',
+                       tum_text(evaluation.aligned_poses, _seconds(stamps[known])))
+    write_file(out / 'metrics.json', json.dumps(found, indent=2, allow_nan=False) + '\n')
 
 
-def _tum(stamps: np.ndarray, poses: np.ndarray) -> str:
-    """Lines of stamp x y z qx qy qz qw."""
-    rows = (f'{s // 10**9}.{s % 10**9:09d} ' + ' '.join(
-        f'{v:.9g}' for v in (*p[:3, 3], *quaternion_from_rotation(p[:3, :3])))
-        for s, p in zip(stamps.tolist(), poses, strict=True))
-    return '\n'.join(rows) + '\n'
-
-
-def _kitti(poses: np.ndarray) -> str:
-    """Lines of the 3x4 matrix, row by row."""
-    return '\n'.join(' '.join(f'{v:.9g}' for v in p[:3].ravel()) for p in poses) + '\n'
+def _seconds(stamps: np.ndarray) -> list[str]:
+    """Stamps in ns as seconds, with all of their digits."""
+    return [f'{s // 10**9}.{s % 10**9:09d}' for s in stamps.tolist()]
 
 
 def summary_text(found: dict) -> str:

@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from depth_ros.bag import (
     CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    ODOMETRY,
     TF,
     Bag,
     BagError,
@@ -174,7 +176,10 @@ class _Session:
 
     def truth(self) -> GroundTruth:
         pose = self.job.lidar_pose and pose_from_list(self.job.lidar_pose)
-        return GroundTruth(self.job.bag, self.streams, self.tolerance(), pose)
+        some = self.streams.depth or self.streams.labels or self.streams.odom
+        # To find it out takes a whole reading.
+        tolerance = self.tolerance() if some else 0
+        return GroundTruth(self.job.bag, self.streams, tolerance, pose)
 
     def summary(self, evaluation: Evaluation, judged: int) -> dict:
         """What metrics.json holds, but for what is of one mode alone."""
@@ -326,7 +331,7 @@ class _Session:
                     for name, value in asdict(job.settings).items()}
         parameters = {name: str(value) for name, value in {
             **settings, 'backend': job.backend, 'threads': job.threads}.items()}
-        compressed = self.bag.topics[self.streams.image].msgtype.endswith('CompressedImage')
+        compressed = self.bag.topics[self.streams.image].msgtype == COMPRESSED_IMAGE
         live = job.out / 'logs' / 'live'
         plan = Plan(
             bag=job.bag, streams=self.streams, compressed=compressed, out=live, models=job.models,
@@ -438,7 +443,7 @@ class _Session:
         height, width = picture.rgb.shape[:2]
         camera = intrinsics_from_info(self.first_info, width, height)
         frame = Judgeable(picture.stamp, camera, picture.frame_id, picture.rgb, camera)
-        if message.msgtype.endswith('Odometry'):
+        if message.msgtype == ODOMETRY:
             return frame
         if labels is None or message.topic.endswith('depth/image_rect'):
             frame.depth = decode_depth(decoded_message)

@@ -55,8 +55,11 @@ def evaluation(truth: bool = True, nodes: tuple[str, ...] = NODES) -> Evaluation
     path = np.cumsum(rng.uniform(0, 1, (FRAMES, 3)), axis=0)
     path = path if 'odometry_node' in nodes else path[:0]
     known = path if truth else path[:0]
+    aligned = np.tile(np.eye(4), (len(known), 1, 1))
+    aligned[:, :3, 3] = 2 * known
     return Evaluation(
-        numbers={}, frames={}, pictures=pictures, estimate=path, aligned=2 * known, truth=2 * known,
+        numbers={}, frames={}, pictures=pictures, estimate=path, aligned_poses=aligned,
+        truth=2 * known,
         poses=(np.empty(0, np.int64), np.empty((0, 4, 4)), np.empty((0, 4, 4))),
         notes=[] if truth else ['no ground truth in this recording'])
 

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import onnx_models
 import pytest
-from test_bag import camera_info, compressed, header, image
+from test_bag import compressed, header, image
+from test_demo import HEIGHT, WIDTH, info
 
 from depth_ros import evaluate_bag
 from depth_ros.bag import CAMERA_INFO, IMAGE, Bag, BagWriter, decode_depth
@@ -23,7 +24,6 @@ from depth_ros.engine import load_engine
 from depth_ros.models import chosen_models
 
 FRAMES = 24
-WIDTH, HEIGHT = 128, 96  # twice the tiny networks' size
 PERIOD = 10**8
 
 
@@ -47,16 +47,6 @@ def evaluate(*options) -> None:
 
 def read(out: Path) -> dict:
     return json.loads((out / 'metrics.json').read_text())
-
-
-def info(stamp: int):
-    """The tiny networks' own camera, at twice the size."""
-    message = camera_info(stamp)
-    fx, fy, cx, cy = onnx_models.INTRINSICS
-    message.width, message.height = WIDTH, HEIGHT
-    message.k = np.array([2 * fx, 0, 2 * cx + 0.5, 0, 2 * fy, 2 * cy + 0.5, 0, 0, 1])
-    message.p = np.insert(message.k.reshape(3, 3), 3, 0, axis=1).ravel()
-    return message
 
 
 def street(path: Path, *, stamps=None, spoil=lambda index, message: message, storage='mcap'):

@@ -29,9 +29,8 @@ from depth_ros.metrics import (
     confusion,
     depth_table,
     edge_mask,
-    iou,
     mean_depth_metrics,
-    mean_iou,
+    semantics_table,
     snippet_metrics,
     trajectory_table,
 )
@@ -251,13 +250,9 @@ class Result:
                 'scale_spread': float(np.std(scales / np.median(scales))),
                 **{row: mean_depth_metrics(values)._asdict() for row, values in rows.items()}}
         if self.matrix is not None and self.matrix.any():
-            values = iou(self.matrix)
-            seen = self.matrix.sum(1) > 0
             report['semantics'] = {
                 'images': self.labelled,
-                'mean_iou': mean_iou(self.matrix),
-                'pixel_accuracy': float(np.trace(self.matrix) / self.matrix.sum()),
-                'iou': {c.name: float(values[c.id]) for c in classes.classes if seen[c.id]}}
+                **semantics_table(self.matrix, [c.name for c in classes.classes])}
         if self.trajectories:
             report['trajectories'] = self.trajectories
         found = {'depth': 'depth', 'semantics': 'semantics', 'trajectories': 'odometry'}

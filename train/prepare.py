@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from depth_ros.files import write_file
 from train.prepare_page import Report, warnings, write_page
 from train.readers import Read, Recording
 from train.readers.kitti import REACH
@@ -395,10 +396,8 @@ def save(path: Path, image: np.ndarray, jpeg_quality: int = 95) -> bytes:
     if not okay:
         raise DataError(f"cannot encode '{path}'")
     path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f'{path.name}.part')
-    part.write_bytes(data)
-    os.replace(part, path)
-    return data.tobytes()
+    write_file(path, encoded := data.tobytes())
+    return encoded
 
 
 def _small(data: bytes) -> np.ndarray:
@@ -628,6 +627,4 @@ def _claim(args: argparse.Namespace) -> None:
                             f'{wanted.get(k)}: choose another --out or remove it')
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    part.write_text(json.dumps(wanted, indent=2) + '\n')
-    os.replace(part, path)
+    write_file(path, json.dumps(wanted, indent=2) + '\n')

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from html import escape
@@ -19,6 +18,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from depth_ros.files import write_file
 from train.sequences import IMAGE_SUFFIXES, DataError
 
 EXAMPLES = 12  # pictures of each part
@@ -72,7 +72,7 @@ class Report:
     def save(self, folder: Path) -> None:
         """Write it to ``folder``; it appears whole or not at all."""
         folder.mkdir(exist_ok=True)
-        _write(folder / f'{self.name}.json', json.dumps(asdict(self)))
+        write_file(folder / f'{self.name}.json', json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, folder: Path, name: str, source: str | None = None) -> Report | None:
@@ -188,14 +188,8 @@ def write_page(out: Path, reports: list[Report]) -> Path:
         'Motion', '<div class="charts">' + _histogram(flow) + _curve(reports) + '</div>'))
     sections.append(_section('Recordings', ''.join(map(_facts, reports))))
     page = _PAGE.format(title=escape(out.resolve().name), body='\n'.join(sections))
-    _write(out / 'summary.html', page)
+    write_file(out / 'summary.html', page)
     return out / 'summary.html'
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f'{path.name}.part')
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def _section(title: str, content: str, element: str = 'div') -> str:

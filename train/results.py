@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,8 @@ import cv2
 import numpy as np
 
 from depth_ros.classes import ClassMap
+from depth_ros.files import kitti_text, tum_text, write_file
 from depth_ros.metrics import DepthMetrics, SnippetMetrics, judged_depth
-from depth_ros.odometry import quaternion_from_rotation
 from depth_ros.report import color_depth, color_labels
 from train.predict import Predictor
 from train.sequences import read_image, read_map, resize_map
@@ -62,11 +61,9 @@ def table(report: Mapping) -> str:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file as a whole or not at all, and the folder that it lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
+    write_file(path, content)
 
 
 def as_json(report: Mapping) -> str:
@@ -104,19 +101,8 @@ def write_results(out: Path, report: Mapping, result: Result, classes: ClassMap 
         for kind, poses in (('', estimate), ('_truth', truth)):
             file = out / 'trajectories' / f'{name}{kind}'
             write(file.with_name(file.name + '_kitti.txt'), kitti_text(poses))
-            write(file.with_name(file.name + '_tum.txt'), tum_text(poses, times))
-
-
-def kitti_text(poses: np.ndarray) -> str:
-    """Poses (N, 4, 4) in KITTI's format: twelve numbers a row."""
-    return ''.join(' '.join(f'{v:.9g}' for v in p[:3].ravel()) + '\n' for p in poses)
-
-
-def tum_text(poses: np.ndarray, times: np.ndarray) -> str:
-    """Poses (N, 4, 4) in TUM's format: time, position, quaternion x y z w."""
-    return ''.join(' '.join([f'{t:.6f}', *(f'{v:.9g}' for v in (
-        *p[:3, 3], *quaternion_from_rotation(p[:3, :3])))]) + '\n'
-        for p, t in zip(poses, times, strict=True))
+            write(file.with_name(file.name + '_tum.txt'), tum_text(
+                poses, (f'{t:.6f}' for t in times)))
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

@@ -136,7 +136,7 @@ def bag_recording(path: Path, topics: Topics, name: str | None = None,
                 _check_depth(bag, streams.depth)
             camera = intrinsics_from_info(info, *size)
             lens = _Lens(info, size)
-            damage = getattr(bag, 'damage', None)
+            damage = bag.damage
     except (BagError, CameraError) as error:
         raise DataError(f"'{path}': {error}" if isinstance(error, CameraError) else str(error)
                         ) from error

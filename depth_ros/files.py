@@ -1,0 +1,30 @@
+"""Files that robot and training both write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from depth_ros.odometry import quaternion_from_rotation
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file that is never seen half-written."""
+    part = path.with_name(f'.{path.name}.part')
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(part, path)
+
+
+def kitti_text(poses: np.ndarray) -> str:
+    """Poses (N, 4, 4) in KITTI's format: twelve numbers a row."""
+    return ''.join(' '.join(f'{v:.9g}' for v in p[:3].ravel()) + '\n' for p in poses)
+
+
+def tum_text(poses: np.ndarray, times: Iterable[str]) -> str:
+    """Poses (N, 4, 4) in TUM's format: time in seconds, position, quaternion x y z w."""
+    return ''.join(' '.join([time, *(f'{v:.9g}' for v in (
+        *p[:3, 3], *quaternion_from_rotation(p[:3, :3])))]) + '\n'
+        for p, time in zip(poses, times, strict=True))
