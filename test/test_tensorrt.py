@@ -654,7 +654,7 @@ def test_every_configuration_agrees_in_fp16(exported):
         check_fp16(exported / name)
 
 
-# On a GPU: pytest -k on_the_gpu
+# On a GPU: pytest -m gpu
 
 @pytest.fixture
 def gpu():
@@ -667,6 +667,7 @@ def gpu():
     return name
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize('precision', PRECISIONS)
 @pytest.mark.parametrize('name', SHIPPED)
 def test_shipped_models_on_the_gpu(gpu, repository, tmp_path, name, precision):
@@ -691,6 +692,7 @@ def test_shipped_models_on_the_gpu(gpu, repository, tmp_path, name, precision):
     engine.close()
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize('mapped', [False, True])
 def test_memory_is_given_back_on_the_gpu(gpu, tmp_path, images, mapped):
     cudart = tensorrt_engine.cuda_module()
