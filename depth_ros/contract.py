@@ -8,9 +8,10 @@ the only definition of it.
 ==========  ===========================  ===================================================
 Tensor      Type and shape               Meaning
 ==========  ===========================  ===================================================
-image       uint8 [1, H, W, 3]           RGB at network size (task ``perception``)
-previous,   uint8 [1, H, W, 3]           RGB at network size, in temporal order (task
-current                                  ``pose``)
+image       uint8 [1, H, W, 3]           RGB at network size (task ``perception``), or at
+                                         ``image_size``, which the graph then resizes
+previous,   uint8 [1, H, W, 3]           the same, in temporal order (task ``pose``)
+current
 depth       float32 [H, W]               along the optical axis, metres if ``metric``, else
                                          model units
 labels      uint8 [H, W]                 ids of ``classes``; 255 = unlabelled
@@ -49,6 +50,9 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 }
 """Input tensor names of each task."""
 
+_OPTIONAL = frozenset({'image_size'})
+"""Fields that a file may lack, and does where they have their default."""
+
 _OUTPUTS = {'perception': {'depth', 'labels'}, 'pose': {'pose'}}
 
 
@@ -83,6 +87,8 @@ class ModelContract:
         pose_convention: :data:`POSE_CONVENTION` for pose networks, else empty.
         provenance: where the weights come from: data, licence, steps, measured quality.
         version: version of this contract.
+        image_size: (width, height) of the images that the network takes and resizes itself;
+            ``None`` where it takes them at network size.
     """
 
     task: str
@@ -97,6 +103,7 @@ class ModelContract:
     pose_convention: str = ''
     provenance: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
+    image_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Check that the fields agree with each other.
@@ -143,11 +150,21 @@ class ModelContract:
         _check(self.pose_convention == expected, 'pose_convention',
                f'is {self.pose_convention!r}, must be {expected!r}')
         _check(isinstance(self.provenance, Mapping), 'provenance', 'must be an object')
+        _check(
+            self.image_size is None or len(self.image_size) == 2
+            and all(_is_int(v) and 8 <= v <= 8192 for v in self.image_size),
+            'image_size', f'is {self.image_size!r}, must be (width, height), each 8..8192')
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the input tensors."""
         return TASKS[self.task]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (H, W, 3) of the images that the network takes."""
+        width, height = self.image_size or (self.input_width, self.input_height)
+        return height, width, 3
 
     def class_id(self, name: str) -> int | None:
         """Id of the class called ``name``, or ``None`` where the model has no such class."""
@@ -157,7 +174,7 @@ class ModelContract:
         """Element type and shape of every input and output tensor, by name."""
         height, width = self.input_height, self.input_width
         shapes: dict[str, tuple[str, tuple[int, ...]]] = {
-            name: ('uint8', (1, height, width, 3)) for name in self.inputs}
+            name: ('uint8', (1, *self.image_shape)) for name in self.inputs}
         known = {'depth': ('float32', (height, width)), 'labels': ('uint8', (height, width)),
                  'pose': ('float32', (6,))}
         shapes.update({name: known[name] for name in self.outputs})
@@ -165,7 +182,11 @@ class ModelContract:
 
     def to_json(self) -> str:
         """The contract as the JSON text that is stored in the model file."""
-        return json.dumps(asdict(self), sort_keys=True)
+        data = asdict(self)
+        for item in fields(self):
+            if item.name in _OPTIONAL and data[item.name] == item.default:
+                del data[item.name]
+        return json.dumps(data, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelContract:
@@ -183,7 +204,7 @@ class ModelContract:
         _check(data.get('version') == VERSION, 'version',
                f'is {data.get("version")!r}, this software reads {VERSION}')
         known = {f.name for f in fields(cls)}
-        for key in sorted(known - data.keys()):
+        for key in sorted(known - data.keys() - _OPTIONAL):
             raise ContractError(f"field '{key}' is missing")
         for key in sorted(data.keys() - known):
             raise ContractError(f"field '{key}' is unknown")
@@ -199,6 +220,9 @@ class ModelContract:
         if data['depth_range'] is not None:
             _check(isinstance(data['depth_range'], list), 'depth_range', 'must be a list or null')
             data['depth_range'] = tuple(data['depth_range'])
+        if data.get('image_size') is not None:
+            _check(isinstance(data['image_size'], list), 'image_size', 'must be a list or null')
+            data['image_size'] = tuple(data['image_size'])
         return cls(**data)
 
 

@@ -23,12 +23,14 @@ PERCEPTION = ModelContract(
     task='perception', name='net', input_width=64, input_height=48,
     intrinsics=(32.0, 32.0, 31.5, 23.5), outputs=('depth', 'labels'), depth_range=(0.1, 100.0),
     classes=CLASSES, provenance={'data': 'none', 'steps': 3})
+LARGE = dataclasses.replace(PERCEPTION, image_size=(128, 96))
 POSE = ModelContract(
     task='pose', name='net', input_width=64, input_height=48,
     intrinsics=(32.0, 32.0, 31.5, 23.5), outputs=('pose',), pose_convention=POSE_CONVENTION)
 
 
-@pytest.mark.parametrize('contract', [PERCEPTION, POSE], ids=['perception', 'pose'])
+@pytest.mark.parametrize('contract', [PERCEPTION, LARGE, POSE],
+                         ids=['perception', 'large', 'pose'])
 def test_json_gives_back_the_same_contract(contract):
     assert ModelContract.from_json(contract.to_json()) == contract
 
@@ -59,6 +61,8 @@ def test_what_is_written_is_read(tmp_path):
     (PERCEPTION, 'classes', (SemanticClass(1, 'road', (0, 0, 0)),)),
     (PERCEPTION, 'classes', (SemanticClass(0, 'road', (0, 0, 256)),)),
     (PERCEPTION, 'pose_convention', POSE_CONVENTION),
+    (PERCEPTION, 'image_size', (640, 0)),
+    (PERCEPTION, 'image_size', (640, 480, 3)),
     (POSE, 'pose_convention', ''),
     (POSE, 'pose_convention', 'euler'),
     (POSE, 'depth_range', (0.1, 100.0)),
@@ -73,7 +77,13 @@ def test_a_wrong_field_is_named(contract, field, value):
         ModelContract.from_json(json.dumps(data))
 
 
-@pytest.mark.parametrize('field', [f.name for f in dataclasses.fields(ModelContract)])
+def test_images_may_be_larger_than_the_network():
+    shapes = LARGE.tensor_shapes()
+    assert shapes['image'] == ('uint8', (1, 96, 128, 3))
+    assert shapes['depth'] == PERCEPTION.tensor_shapes()['depth']
+
+
+@pytest.mark.parametrize('field', json.loads(PERCEPTION.to_json()))
 def test_a_missing_field_is_named(field):
     data = json.loads(PERCEPTION.to_json())
     del data[field]
