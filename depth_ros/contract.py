@@ -13,7 +13,8 @@ image       uint8 [1, H, W, 3]           RGB at network size (task ``perception`
 previous,   uint8 [1, H, W, 3]           the same, in temporal order (task ``pose``)
 current
 depth       float32 [H, W]               along the optical axis, metres if ``metric``, else
-                                         model units
+                                         model units; with ``affine_invariant``, only its
+                                         inverse is known, up to scale and shift
 labels      uint8 [H, W]                 ids of ``classes``; 255 = unlabelled
 pose        float32 [6]                  see :data:`POSE_CONVENTION`
 ==========  ===========================  ===================================================
@@ -83,6 +84,9 @@ class ModelContract:
             ``depth``; ``None`` without a depth output.
         metric: whether depth and translation are metres; otherwise an unknown constant factor
             separates them from metres.
+        affine_invariant: whether depth is known less than that: 1 / depth is the true inverse
+            depth times an unknown factor plus an unknown shift, both different from image to
+            image (MiDaS, Depth Anything). Near and far can be told apart, distances cannot.
         classes: semantic classes with ids 0..n-1; empty without a labels output.
         pose_convention: :data:`POSE_CONVENTION` for pose networks, else empty.
         provenance: where the weights come from: data, licence, steps, measured quality.
@@ -127,6 +131,12 @@ class ModelContract:
             and set(self.outputs) <= allowed,
             'outputs', f'is {self.outputs!r}, must be some of {sorted(allowed)}, each once')
         _check(isinstance(self.metric, bool), 'metric', f'is {self.metric!r}, not true or false')
+        _check(isinstance(self.affine_invariant, bool), 'affine_invariant',
+               f'is {self.affine_invariant!r}, not true or false')
+        _check(not self.affine_invariant or 'depth' in self.outputs, 'affine_invariant',
+               'is true without a depth output')
+        _check(not (self.affine_invariant and self.metric), 'affine_invariant',
+               'is true, but so is metric: depth with an unknown shift is not in metres')
         if 'depth' in self.outputs:
             _check(
                 self.depth_range is not None and len(self.depth_range) == 2
