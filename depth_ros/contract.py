@@ -51,8 +51,11 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 }
 """Input tensor names of each task."""
 
-_OPTIONAL = frozenset({'image_size'})
-"""Fields that a file may lack, and does where they have their default."""
+_OPTIONAL = frozenset({'affine_invariant', 'image_size'})
+"""Fields that a file may lack, and does where they have their default.
+
+Software that does not know such a field reads every file without it, and refuses one with it rather
+than take its depth or its images for what they are not."""
 
 _OUTPUTS = {'perception': {'depth', 'labels'}, 'pose': {'pose'}}
 
@@ -84,15 +87,15 @@ class ModelContract:
             ``depth``; ``None`` without a depth output.
         metric: whether depth and translation are metres; otherwise an unknown constant factor
             separates them from metres.
-        affine_invariant: whether depth is known less than that: 1 / depth is the true inverse
-            depth times an unknown factor plus an unknown shift, both different from image to
-            image (MiDaS, Depth Anything). Near and far can be told apart, distances cannot.
         classes: semantic classes with ids 0..n-1; empty without a labels output.
         pose_convention: :data:`POSE_CONVENTION` for pose networks, else empty.
         provenance: where the weights come from: data, licence, steps, measured quality.
         version: version of this contract.
         image_size: (width, height) of the images that the network takes and resizes itself;
             ``None`` where it takes them at network size.
+        affine_invariant: whether 1 / depth is only the true inverse depth times an unknown factor
+            plus an unknown shift, both others in each image, as MiDaS and Depth Anything give it:
+            near and far can be told apart, distances cannot be told.
     """
 
     task: str
@@ -108,6 +111,7 @@ class ModelContract:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
     image_size: tuple[int, int] | None = None
+    affine_invariant: bool = False
 
     def __post_init__(self) -> None:
         """Check that the fields agree with each other.

@@ -86,7 +86,21 @@ def test_images_may_be_larger_than_the_network():
     assert shapes['depth'] == PERCEPTION.tensor_shapes()['depth']
 
 
-@pytest.mark.parametrize('field', json.loads(PERCEPTION.to_json()))
+# The fields of the first files, all of which version 1 has to find.
+FIELDS = {'task', 'name', 'input_width', 'input_height', 'intrinsics', 'outputs', 'depth_range',
+          'metric', 'classes', 'pose_convention', 'provenance', 'version'}
+
+
+def test_later_fields_are_written_only_where_older_software_must_refuse_the_file():
+    # Older software wants FIELDS, all of them, and refuses a field that it does not know.
+    assert json.loads(PERCEPTION.to_json()).keys() == FIELDS
+    affine = dataclasses.replace(PERCEPTION, affine_invariant=True)
+    assert json.loads(affine.to_json()).keys() == FIELDS | {'affine_invariant'}
+    assert ModelContract.from_json(affine.to_json()) == affine
+    assert not ModelContract.from_json(PERCEPTION.to_json()).affine_invariant
+
+
+@pytest.mark.parametrize('field', sorted(FIELDS))
 def test_a_missing_field_is_named(field):
     data = json.loads(PERCEPTION.to_json())
     del data[field]
