@@ -1,295 +1,413 @@
-"""Whether two engines of one model agree, in numbers.
+"""May one engine of a model stand in for another: `compare_engines A B --images RECORDING`.
 
-Plain arrays in, numbers out: what one engine (A, the reference) and another one (B, of another
-runtime or precision) give for the same images.
+A is the reference, such as the ONNX file on the CPU; B is the same model on another runtime or in
+another precision. Both get the same images. Their outputs are compared with each other and, where
+the recording has ground truth, each with the truth. Errors between the outputs must be within
+bounds in every frame, changes of accuracy over all frames.
+
+The exit status is 0 if B is accepted, 1 if it is refused, and 2 if they cannot be compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import argparse
+import json
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
+from sensor_msgs.msg import CameraInfo
+from tqdm import tqdm
 
-from depth_ros import metrics
-from depth_ros.contract import ModelContract
-from depth_ros.engine import EngineError
-from depth_ros.odometry import rotation_from_vector, vector_from_rotation
+from depth_ros.agreement import (
+    DEPTH_ROWS,
+    Agreement,
+    Bounds,
+    Comparison,
+    accuracy_problems,
+    check_contracts,
+    percent,
+)
+from depth_ros.bag import Bag, BagError, Message, Streams, find_streams, header_stamp
+from depth_ros.camera import CameraError, Intrinsics
+from depth_ros.classes import KNOWN, ClassMap
+from depth_ros.contract import ContractError, ModelContract
+from depth_ros.conversions import ConversionError
+from depth_ros.engine import (
+    BACKENDS,
+    ENGINE_SUFFIX,
+    Engine,
+    EngineError,
+    installed_backends,
+    load_engine,
+)
+from depth_ros.evaluation import Judge, Judgeable
+from depth_ros.files import write_file
+from depth_ros.ground_truth import GroundTruth, count_problem
+from depth_ros.odometry import vector_from_rotation
+from depth_ros.offline import Picture, Runner, Settings, decoded
+from depth_ros.replay import count, positive
 
-# Relative errors of depth are counted in bins, each 1 % wider than the one before; the first one
-# holds all that is smaller.
-_BINS = np.geomspace(1e-9, 1e3, 2778)
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+"""Files of a folder that are images."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """How far B may be from A; errors hold for every frame, not only on average.
-
-    Attributes:
-        depth_error: mean relative error of a frame's depth.
-        invalid: share of a frame's pixels that have a depth in A or B only.
-        label_agreement: least share of a frame's pixels of the same class.
-        translation_error: error of a translation, as a share of the mean translation.
-        rotation_error: error of a rotation, degrees.
-        abs_rel_change: change of Abs Rel against ground truth, as a share of A's.
-        mean_iou_change: change of mean IoU against ground truth; 0.01 is one point.
-    """
-
-    depth_error: float = 0.05
-    invalid: float = 0.001
-    label_agreement: float = 0.95
-    translation_error: float = 0.05
-    rotation_error: float = 0.1
-    abs_rel_change: float = 0.01
-    mean_iou_change: float = 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class DepthAgreement:
-    """Relative errors |b - a| / a of depth, over the pixels of all frames with both.
-
-    Attributes:
-        mean, median, p95, max: of all pixels; median and 95th percentile to 1 % of themselves.
-        worst_mean: mean of the frame where it is largest.
-        worst_invalid: share of pixels that have a depth in A or B only, in the frame where it is
-            largest. A depth is a finite number above 0.
-    """
-
-    mean: float
-    median: float
-    p95: float
-    max: float
-    worst_mean: float
-    worst_invalid: float
+_PERIOD = 10**8  # ns between two images of a folder, which have no times
+_TRUTH = ('depth', 'semantics', 'trajectory')
+_Pictures = Iterator[tuple[Picture | Exception, Any]]  # with their CameraInfo
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelAgreement:
-    """Agreement of classes.
+class Images:
+    """Images to compare two engines on.
 
     Attributes:
-        share: of all pixels, those of the same class.
-        worst_share: the same in the frame where it is smallest.
-        mean_iou: over the classes that A finds.
-        iou: intersection over union of each of them, by name.
+        path: a recording, or a folder of images, which are taken in the order of their names.
+        most: how many to use, from the first one on; `None` for all.
+        topics: of a recording, what `find_streams` is given, by its argument's name.
+        classes: what true class ids mean, see `ClassMap.read`.
     """
 
-    share: float
-    worst_share: float
-    mean_iou: float
-    iou: dict[str, float]
+    path: Path
+    most: int | None = None
+    topics: Mapping[str, str] = field(default_factory=dict)
+    classes: str | None = 'cityscapes'
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoseAgreement:
-    """Differences of motions between two images.
+class Result:
+    """What :func:`compare` found.
 
     Attributes:
-        translation, worst_translation: mean and largest |t_b - t_a|, in the model's unit.
-        relative, worst_relative: the same as shares of the mean |t_a|.
-        rotation, worst_rotation: mean and largest angle between the rotations, degrees.
+        agreement: of the outputs with each other.
+        accuracy: of A and of B against ground truth: `depth`, `semantics` and `trajectory` as in
+            metrics.json of `evaluate_bag`, `None` for what has no truth.
+        problems: why B may not stand in for A; empty if it may.
+        notes: what could not be compared, and why.
     """
 
-    translation: float
-    worst_translation: float
-    relative: float
-    worst_relative: float
-    rotation: float
-    worst_rotation: float
+    agreement: Agreement
+    accuracy: tuple[dict, dict]
+    problems: list[str]
+    notes: list[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How well two engines agree; `None` for what the model does not give.
-
-    Attributes:
-        frames: images, or pairs of images for a pose network.
-    """
-
-    frames: int
-    depth: DepthAgreement | None = None
-    labels: LabelAgreement | None = None
-    pose: PoseAgreement | None = None
-
-    def problems(self, bounds: Bounds | None = None) -> list[str]:
-        """What is out of bounds, a line each; empty if B may stand in for A."""
-        bounds = bounds or Bounds()
-        checks: list[tuple[str, float, float, str]] = []
-        if depth := self.depth:
-            checks += [
-                ('share of pixels with a depth in one engine only', depth.worst_invalid,
-                 bounds.invalid, '%'),
-                ('mean relative error of depth', depth.worst_mean, bounds.depth_error, '%')]
-        if labels := self.labels:
-            checks += [('share of pixels of another class', 1 - labels.worst_share,
-                        1 - bounds.label_agreement, '%')]
-        if pose := self.pose:
-            checks += [('error of translation', pose.worst_relative, bounds.translation_error, '%'),
-                       ('error of rotation', pose.worst_rotation, bounds.rotation_error, 'deg')]
-        return [f'{name} up to {_with_unit(value, unit)}, at most {_with_unit(bound, unit)} is '
-                'allowed' for name, value, bound, unit in checks if value > bound]
-
-    def text(self) -> str:
-        """The numbers on one line."""
-        parts = []
-        if depth := self.depth:
-            parts.append(f'depth differs by {_percent(depth.mean)} on average, '
-                         f'{_percent(depth.p95)} at the 95th percentile, {_percent(depth.max)} at '
-                         'most')
-        if labels := self.labels:
-            parts.append(f'{_percent(labels.share)} of the pixels have the same class, mean IoU '
-                         f'{labels.mean_iou:.4f}')
-        if pose := self.pose:
-            parts.append(f'translation differs by {_percent(pose.relative)}, rotation by '
-                         f'{pose.rotation:.2g} deg')
-        return '; '.join(parts)
-
-    def to_dict(self) -> dict:
-        """The numbers, ready for JSON."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-def agreement(contract: ModelContract, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]
-              ) -> Agreement:
-    """Compare the outputs of two engines for the same image, or pair of images.
+def compare(a: Engine, b: Engine, images: Images, bounds: Bounds | None = None,
+            bar: bool = True) -> Result:
+    """Run two engines of one model on the same images, as the nodes would.
 
     Args:
-        contract: the model's.
-        a, b: outputs of `Engine.infer`; those of A must not have been overwritten since.
+        a: the reference.
+        b: the one to judge.
+        images: what to run them on; a pose network gets each with the one before.
+        bounds: how far B may be from A.
+        bar: whether to show progress.
 
     Raises:
-        EngineError: see :meth:`Comparison.add`.
+        EngineError: if they are not of one model, one fails, or there is nothing to compare.
+        BagError, ValueError: if the images cannot be used.
     """
-    comparison = Comparison(contract)
-    comparison.add(a, b)
-    return comparison.result()
+    check_contracts(a.contract, b.contract)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+        if _is_folder(images.path):
+            total, pictures = _from_folder(images, a.contract)
+            judges: list[Judge] = []
+        else:
+            bag = stack.enter_context(Bag(images.path))
+            streams = find_streams(bag, **images.topics)
+            total = bag.topics[streams.image].count
+            pictures = _from_recording(bag, streams, images.most, pool)
+            judges = _judges(images, bag, streams, a.contract, total, pool, stack)
+        progress = stack.enter_context(tqdm(
+            pictures, total=min(total, images.most or total), unit='image',
+            disable=None if bar else True))
+        agreement, notes = _run((a, b), judges, progress)
+        evaluations = [judge.finish()[0] for judge in judges]
+    accuracy = tuple({name: e.numbers[name] for name in _TRUTH} for e in evaluations) or (
+        dict.fromkeys(_TRUTH), dict.fromkeys(_TRUTH))
+    notes += evaluations[0].notes if evaluations else []
+    if not any(accuracy[0].values()):
+        notes.append('no ground truth: the engines are compared with each other only')
+    return Result(
+        agreement=agreement, accuracy=accuracy, notes=notes,
+        problems=agreement.problems(bounds) + accuracy_problems(*accuracy, bounds))
 
 
-@dataclass
-class Comparison:
-    """Compares the outputs of two engines image by image; memory does not grow.
-
-    Args:
-        contract: the model's.
-    """
-
-    contract: ModelContract
-    frames: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        self._histogram = np.zeros(len(_BINS) + 1, np.int64)
-        self._depth: list[tuple[float, int, float, float]] = []  # sum, count, max, invalid
-        classes = len(self.contract.classes)
-        self._confusion = np.zeros((classes, classes + 1), np.int64)
-        self._shares: list[float] = []
-        self._motions: list[tuple[float, float, float]] = []  # |t_a|, |t_b - t_a|, degrees
-
-    def add(self, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> None:
-        """Take the outputs for one more image, or pair of images.
-
-        Raises:
-            EngineError: if A has no depth anywhere or an output is no number, so that there is
-                nothing to compare.
-        """
-        for name in self.contract.outputs:
-            {'depth': self._add_depth, 'labels': self._add_labels, 'pose': self._add_pose}[name](
-                a[name], b[name])
-        self.frames += 1
-
-    def _add_depth(self, a: np.ndarray, b: np.ndarray) -> None:
-        in_a, in_b = (np.isfinite(d) & (d > 0) for d in (a, b))
-        both = in_a & in_b
-        if not both.any():
-            raise EngineError('no pixel has a depth in both engines: one of them, or the model, '
-                              'is broken')
-        reference = a[both].astype(np.float64)
-        errors = np.abs(b[both] - reference) / reference
-        self._histogram += np.bincount(np.searchsorted(_BINS, errors), minlength=len(_BINS) + 1)
-        self._depth.append((float(errors.sum()), errors.size, float(errors.max()),
-                            float((in_a != in_b).mean())))
-
-    def _add_labels(self, a: np.ndarray, b: np.ndarray) -> None:
-        classes = len(self.contract.classes)
-        # An id that is no class is as good as none.
-        a, b = (np.where(ids < classes, ids, metrics.IGNORE) for ids in (a, b))
-        self._confusion += metrics.confusion(b, a, classes)
-        self._shares.append(float((a == b).mean()))
-
-    def _add_pose(self, a: np.ndarray, b: np.ndarray) -> None:
-        a, b = a.astype(np.float64), b.astype(np.float64)
-        for name, motion in (('A', a), ('B', b)):
-            if not np.isfinite(motion).all():
-                raise EngineError(f'engine {name} gives the pose {motion.tolist()}: it, or the '
-                                  'model, is broken')
-        turn = rotation_from_vector(a[:3]).T @ rotation_from_vector(b[:3])
-        self._motions.append((
-            float(np.linalg.norm(a[3:])), float(np.linalg.norm(b[3:] - a[3:])),
-            float(np.degrees(np.linalg.norm(vector_from_rotation(turn))))))
-
-    def result(self) -> Agreement:
-        """Sum up.
-
-        Raises:
-            EngineError: if there was no image, or A found no class in any.
-        """
-        if not self.frames:
-            raise EngineError('there is no image to compare the engines on')
-        return Agreement(frames=self.frames, depth=self._depth_result(),
-                         labels=self._label_result(), pose=self._pose_result())
-
-    def _depth_result(self) -> DepthAgreement | None:
-        if not self._depth:
-            return None
-        sums, counts, largest, invalid = np.array(self._depth).T
-        ranks = np.cumsum(self._histogram)
-        median, p95 = (float(np.append(_BINS, largest.max())[
-            np.searchsorted(ranks, share * ranks[-1])]) for share in (0.5, 0.95))
-        return DepthAgreement(
-            mean=float(sums.sum() / counts.sum()), median=median, p95=p95,
-            max=float(largest.max()), worst_mean=float((sums / counts).max()),
-            worst_invalid=float(invalid.max()))
-
-    def _label_result(self) -> LabelAgreement | None:
-        if not self._shares:
-            return None
-        if not self._confusion.any():
-            raise EngineError('engine A gives no pixel a class: it, or the model, is broken')
-        found = metrics.semantics_table(self._confusion, [c.name for c in self.contract.classes])
-        return LabelAgreement(
-            share=float(np.mean(self._shares)), worst_share=min(self._shares),
-            mean_iou=found['mean_iou'], iou=found['iou'])
-
-    def _pose_result(self) -> PoseAgreement | None:
-        if not self._motions:
-            return None
-        lengths, errors, angles = np.array(self._motions).T
-        length = max(float(lengths.mean()), np.finfo(np.float32).tiny)
-        return PoseAgreement(
-            translation=float(errors.mean()), worst_translation=float(errors.max()),
-            relative=float(errors.mean()) / length, worst_relative=float(errors.max()) / length,
-            rotation=float(angles.mean()), worst_rotation=float(angles.max()))
+def _run(engines: tuple[Engine, Engine], judges: Sequence[Judge], pictures: _Pictures
+         ) -> tuple[Agreement, list[str]]:
+    """Run both engines on all pictures; returns their agreement and what was left out."""
+    comparison = Comparison(engines[0].contract)
+    perception = comparison.contract.task == 'perception'
+    runners = [Runner(*((engine, None) if perception else (None, engine)), Settings())
+               for engine in engines]
+    skipped: dict[str, int] = {}
+    for picture, info in pictures:
+        try:
+            if isinstance(picture, Exception):
+                raise picture
+            frames = [_frame(name, runner, picture, info)
+                      for name, runner in zip('AB', runners, strict=True)]
+        except (ConversionError, CameraError) as error:
+            count_problem(skipped, str(error))
+            continue
+        # The first image of a pair has no motion.
+        if perception or frames[0].step is not None:
+            comparison.add(*map(_outputs, frames))
+        for judge, frame in zip(judges, frames, strict=False):
+            judge.add(frame)
+    notes = [f'{reason} ({n} times)' for reason, n in {**skipped, **runners[0].missed}.items()]
+    if not comparison.frames:
+        what = 'image' if perception else 'pair of consecutive images'
+        raise EngineError(f'there is no {what} to compare the engines on'
+                          f'{": " + "; ".join(notes) if notes else ""}')
+    return comparison.result(), notes
 
 
-def check_contracts(a: ModelContract, b: ModelContract) -> None:
-    """Check that two engines are of the same model, so that their outputs mean the same.
-
-    Raises:
-        EngineError: naming what differs.
-    """
-    for name in ('task', 'input_width', 'input_height', 'intrinsics', 'outputs', 'depth_range',
-                 'metric', 'classes'):
-        first, second = getattr(a, name), getattr(b, name)
-        if name == 'outputs':
-            first, second = sorted(first), sorted(second)
-        if first != second:
-            raise EngineError(
-                f"these are not engines of one model: '{name}' of '{a.name}' is {first}, of "
-                f"'{b.name}' {second}; give the engine and the model that it was built from")
+def _frame(name: str, runner: Runner, picture: Picture, info: Any) -> Judgeable:
+    try:
+        return runner(picture, info)
+    except EngineError as error:
+        raise EngineError(f'engine {name}: {error}') from error
 
 
-def _percent(share: float) -> str:
-    return f'{100 * share:.3g} %'
+def _outputs(frame: Judgeable) -> dict[str, np.ndarray | None]:
+    """A frame as outputs of a network; depth in metres of the camera, which changes no ratio."""
+    step = frame.step
+    return {'depth': frame.depth, 'labels': frame.labels, 'pose': None if step is None else
+            np.concatenate([vector_from_rotation(step[:3, :3]), step[:3, 3]])}
 
 
-def _with_unit(value: float, unit: str) -> str:
-    return _percent(value) if unit == '%' else f'{value:.3g} {unit}'
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder of images; else it is taken for a recording."""
+    return path.is_dir() and any(_image_files(path))
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    return (p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES)
+
+
+def _from_folder(images: Images, contract: ModelContract) -> tuple[int, _Pictures]:
+    """The number of a folder's images, and the images as if taken with the training camera."""
+    files = list(_image_files(images.path))[:images.most]
+    model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
+
+    def pictures() -> _Pictures:
+        for index, path in enumerate(files):
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if image is None:
+                yield ConversionError(f"'{path}' cannot be read as an image"), None
+                continue
+            height, width = image.shape[:2]
+            camera = model.resized(width, height)
+            matrix = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
+            rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            yield (Picture(index * _PERIOD, 'camera', rgb),
+                   CameraInfo(width=width, height=height, k=matrix))
+
+    return len(files), pictures()
+
+
+def _from_recording(bag: Bag, streams: Streams, most: int | None, pool: Executor) -> _Pictures:
+    """The images of a recording, each with the latest camera_info before it."""
+    infos: deque[Any] = deque()
+
+    def messages() -> Iterator[Message]:
+        info = bag.first(streams.camera_info)
+        for message in bag.messages([streams.image, streams.camera_info]):
+            if message.topic == streams.camera_info:
+                info = bag.decode(message)
+            else:
+                infos.append(info)
+                yield message
+
+    for _, picture in decoded(islice(messages(), most), pool):
+        yield picture, infos.popleft()
+
+
+def _judges(images: Images, bag: Bag, streams: Streams, contract: ModelContract, total: int,
+            pool: Executor, stack: ExitStack) -> list[Judge]:
+    """One judge for each engine, none where the recording has no ground truth for the model."""
+    has = {'depth': streams.depth, 'labels': streams.labels, 'pose': streams.odom}
+    if not any(has[name] for name in contract.outputs):
+        return []
+    stamps = [header_stamp(m.data) for m in islice(bag.messages([streams.image]), images.most)]
+    periods = np.diff(np.unique(stamps))
+    tolerance = int(np.median(periods)) // 2 if len(periods) else _PERIOD // 2
+    classes = ClassMap.read(images.classes, contract.classes) if contract.classes else None
+    return [Judge(stack.enter_context(GroundTruth(images.path, streams, tolerance)), classes,
+                  contract.metric, total, pool) for _ in range(2)]
+
+
+# The command --------------------------------------------------------------------------------------
+
+_TRAJECTORY = {'ate_sim3': 'Position error after Sim(3), m',
+               'rpe_rotation_deg': 'Rotation error of a step, deg'}
+_OPTIONS = {
+    'depth_error': ('--max-depth-error', 'mean relative error of depth, and change of its scale, '
+                    'in any frame'),
+    'invalid': ('--max-invalid', 'share of pixels with a depth in one engine only'),
+    'label_agreement': ('--min-label-agreement', 'share of pixels of the same class'),
+    'translation_error': ('--max-translation-error', 'error of a translation as a share of the '
+                          'mean one'),
+    'rotation_error': ('--max-rotation-error', 'error of a rotation, degrees'),
+    'abs_rel_change': ('--max-abs-rel-change', 'relative change of Abs Rel against the truth'),
+    'mean_iou_change': ('--max-iou-change', 'change of mean IoU against the truth, 0.01 is one '
+                        'point'),
+}
+
+
+def table(result: Result) -> str:
+    """The numbers as text for the terminal."""
+    lines = [*_agreement_lines(result.agreement), *_accuracy_lines(*result.accuracy)]
+    return '\n'.join([*lines, *(f'Note: {note}' for note in result.notes)])
+
+
+def _agreement_lines(found: Agreement) -> list[str]:
+    lines = []
+    if depth := found.depth:
+        cells = (depth.mean, depth.median, depth.p95, depth.max, depth.worst_mean)
+        lines += [_line('', ('mean', 'median', '95 %', 'max', 'worst frame')),
+                  _line('Depth, relative error', map(percent, cells)),
+                  _line('Depth, scale from frame to frame', (percent(depth.scale_jump),)),
+                  _line('Depth in one engine only', ('', '', '', '', percent(depth.worst_invalid)))]
+    if labels := found.labels:
+        lines += [_line('', ('mean', 'worst frame')),
+                  _line('Pixels of the same class', map(
+                      percent, (labels.share, labels.worst_share))),
+                  _line('Mean IoU of B against A', (f'{labels.mean_iou:.4f}',))]
+        lines += [_line(f'  {name}', (f'{value:.4f}',))
+                  for name, value in labels.iou.items() if value < 1]
+    if pose := found.pose:
+        lines += [_line('', ('mean', 'worst frame')),
+                  _line('Translation, error', (f'{pose.translation:.3g}',
+                                               f'{pose.worst_translation:.3g}')),
+                  _line('Translation, relative error', map(
+                      percent, (pose.relative, pose.worst_relative))),
+                  _line('Rotation, error, deg', (f'{pose.rotation:.3g}',
+                                                 f'{pose.worst_rotation:.3g}'))]
+    return lines
+
+
+def _accuracy_lines(a: Mapping, b: Mapping) -> list[str]:
+    rows: list[tuple[str, float, float, bool]] = []  # name, A, B, whether to compare shares
+    if a['depth'] and b['depth']:
+        for row, name in DEPTH_ROWS.items():
+            if row in a['depth']['rows']:
+                first, second = (x['depth']['rows'][row] for x in (a, b))
+                rows += [(f'{title} {name}', first[key], second[key], key != 'a1')
+                         for key, title in (('abs_rel', 'Abs Rel'), ('rmse', 'RMSE, m,'),
+                                            ('a1', 'delta < 1.25'))]
+    if a['semantics'] and b['semantics']:
+        rows += [(name, a['semantics'][key], b['semantics'][key], False) for key, name in (
+            ('mean_iou', 'Mean IoU'), ('pixel_accuracy', 'Pixels of the true class'))]
+    if a['trajectory'] and b['trajectory']:
+        rows += [(name, a['trajectory'][key], b['trajectory'][key], True)
+                 for key, name in _TRAJECTORY.items()]
+    if not rows:
+        return []
+    lines = [_line('Against ground truth', ('A', 'B', 'change'))]
+    for name, first, second, relative in rows:
+        change = f'{100 * (second / first - 1):+.2f} %' if relative and first else (
+            f'{second - first:+.4f}')
+        lines.append(_line(name, (f'{first:.4f}', f'{second:.4f}', change)))
+    return lines
+
+
+def _line(name: str, cells: Any) -> str:
+    return f'{name:36}' + ''.join(f'{cell:>12}' for cell in cells)
+
+
+def _load(path: Path, backend: str, threads: int) -> Engine:
+    """Load an engine; an ONNX file runs on the CPU, also where a TensorRT engine is beside it."""
+    if backend == 'auto' and path.suffix != ENGINE_SUFFIX and installed_backends():
+        backend = installed_backends()[0]
+    return load_engine(path, backend, threads)
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary, epilog = __doc__.split('\n\n', 1)
+    parser = argparse.ArgumentParser(
+        prog='compare_engines', description=summary.split(': ')[0] + '?', epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('a', type=Path, metavar='A', help='the reference, .onnx or .engine')
+    parser.add_argument('b', type=Path, metavar='B', help='the engine to judge')
+    parser.add_argument('--images', type=Path, required=True, metavar='PATH', help='a recording, '
+                        'or a folder of images in the order of their names')
+    parser.add_argument('--frames', type=count, metavar='N', help='only the first N images')
+    parser.add_argument('--backend', choices=BACKENDS, nargs=2, default=('auto', 'auto'),
+                        metavar=('A', 'B'), help='runtimes of A and B: ' + ', '.join(BACKENDS) +
+                        ' (default: auto, TensorRT for .engine, the CPU for .onnx)')
+    parser.add_argument('--threads', type=count, default=2, help='of an inference (%(default)s)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers, too')
+    bounds = parser.add_argument_group('bounds of what is accepted')
+    for item in fields(Bounds):
+        option, text = _OPTIONS[item.name]
+        bounds.add_argument(option, dest=item.name, type=positive, default=item.default,
+                            metavar='X', help=f'{text} (%(default)g)')
+    truth = parser.add_argument_group(
+        'topics of a recording', 'found by type and name if not given')
+    for option, key in (('--image', 'image'), ('--camera-info', 'camera_info'),
+                        ('--depth-gt', 'depth'), ('--semantics-gt', 'labels'),
+                        ('--odom-gt', 'odom')):
+        truth.add_argument(option, dest=f'topic_{key}', metavar='TOPIC')
+    truth.add_argument('--classes', default='cityscapes', metavar='SET', help='what true class ids '
+                       f'mean: {", ".join(KNOWN)}, model, or a YAML file (%(default)s)')
+    return parser
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    given = vars(arguments)
+    bounds = Bounds(**{item.name: given[item.name] for item in fields(Bounds)})
+    images = Images(
+        path=arguments.images, most=arguments.frames,
+        topics={name.removeprefix('topic_'): value for name, value in given.items()
+                if name.startswith('topic_') and value},
+        classes=None if arguments.classes == 'model' else arguments.classes)
+    engines = []
+    try:
+        for path, backend in zip((arguments.a, arguments.b), arguments.backend, strict=True):
+            engines.append(_load(path, backend, arguments.threads))
+        result = compare(*engines, images, bounds)
+    finally:
+        for engine in engines:
+            engine.close()
+    about = [{'path': str(path), 'name': engine.contract.name, 'backend': engine.backend}
+             for path, engine in zip((arguments.a, arguments.b), engines, strict=True)]
+    for name, engine in zip('AB', about, strict=True):
+        print(f'{name}: {engine["path"]} ({engine["backend"]})')
+    what = 'images' if engines[0].contract.task == 'perception' else 'pairs of images'
+    print(f'{result.agreement.frames} {what} of {images.path}\n\n{table(result)}\n')
+    print('B is refused: ' + '; '.join(result.problems) if result.problems else 'B is accepted')
+    if arguments.json:
+        found = {'a': about[0], 'b': about[1], 'images': str(images.path),
+                 'agreement': result.agreement.to_dict(),
+                 'accuracy': dict(zip('ab', result.accuracy, strict=True)),
+                 'bounds': asdict(bounds), 'accepted': not result.problems,
+                 'problems': result.problems, 'notes': result.notes}
+        write_file(arguments.json, json.dumps(found, indent=2, allow_nan=False) + '\n')
+    return 1 if result.problems else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _compare(arguments)
+    except (BagError, ContractError, EngineError, OSError, ValueError) as error:
+        print(f'compare_engines: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('compare_engines: interrupted', file=sys.stderr)
+        return 130
+
+
+if __name__ == '__main__':
+    sys.exit(main())
