@@ -198,11 +198,11 @@ class ImageFit:
         return max(ratio, 1 / ratio)
 
     def to_network(self, image: np.ndarray, out: np.ndarray) -> None:
-        """Resize the region of a camera image to network size.
+        """Resize the region of a camera image to the size of the images that the network takes.
 
         Args:
             image: uint8 [camera height, camera width, 3].
-            out: uint8 [network height, network width, 3], overwritten.
+            out: uint8 [height, width, 3], of network size or larger, overwritten.
         """
         view = image[self.y:self.y + self.height, self.x:self.x + self.width]
         height, width = out.shape[:2]

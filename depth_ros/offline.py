@@ -30,7 +30,7 @@ from depth_ros.odometry import (
     pose_from_list,
     rotation_from_vector,
 )
-from depth_ros.perception import camera_depth
+from depth_ros.perception import camera_depth, depth_factor
 
 AHEAD = 4
 """Images that are decoded ahead of the networks."""
@@ -148,18 +148,19 @@ class Runner:
     def _perceive(self, output: Judgeable, picture: Picture, camera: Intrinsics) -> None:
         contract = self._perception.contract
         fit = _fit(camera, contract, self._settings.fit)
-        output.rgb = _resized(picture.rgb, fit)
+        image = _resized(picture.rgb, fit, contract.image_shape)
+        self._resized = _sampling(fit, contract), image
         output.view = fit.network
-        self._resized = _sampling(fit), output.rgb
+        output.rgb = image
+        if contract.image_size is not None:
+            output.rgb = _resized(picture.rgb, fit, (fit.network.height, fit.network.width, 3))
         start = time.perf_counter()
-        found = self._perception.infer({'image': output.rgb[None]})
+        found = self._perception.infer({'image': image[None]})
         output.numbers['perception_ms'] = 1e3 * (time.perf_counter() - start)
         if 'labels' in found:
             output.labels = found['labels'].copy()
         if 'depth' in found:
-            factor = fit.depth_factor
-            if not contract.metric:
-                factor *= self._settings.depth_scale or 1.0
+            factor = depth_factor(contract, fit.depth_factor, self._settings.depth_scale)
             output.depth = found['depth'] * np.float32(factor)
             output.published = camera_depth(found['depth'], output.labels, contract, factor,
                                             self._settings.max_depth)
@@ -168,8 +169,8 @@ class Runner:
         contract = self._odometry.contract
         fit = _fit(camera, contract, self._settings.fit)
         sampling, resized = self._resized or (None, None)
-        if sampling != _sampling(fit):
-            resized = _resized(picture.rgb, fit)
+        if sampling != _sampling(fit, contract):
+            resized = _resized(picture.rgb, fit, contract.image_shape)
         image = resized[None]
         size = picture.rgb.shape[:2]
         last = self._recent[-1] if self._recent else None
@@ -220,13 +221,13 @@ def _fit(camera: Intrinsics, contract: ModelContract, mode: str) -> ImageFit:
     return ImageFit.create(camera, model, mode)
 
 
-def _sampling(fit: ImageFit) -> tuple[int, ...]:
-    """All that `ImageFit.to_network` depends on, for one image."""
-    return fit.x, fit.y, fit.width, fit.height, fit.network.width, fit.network.height
+def _sampling(fit: ImageFit, contract: ModelContract) -> tuple[int, ...]:
+    """All that decides which image a network gets."""
+    return fit.x, fit.y, fit.width, fit.height, *contract.image_shape
 
 
-def _resized(image: np.ndarray, fit: ImageFit) -> np.ndarray:
+def _resized(image: np.ndarray, fit: ImageFit, shape: tuple[int, int, int]) -> np.ndarray:
     """What the network sees of an image, uint8 (h, w, 3)."""
-    out = np.empty((fit.network.height, fit.network.width, 3), np.uint8)
+    out = np.empty(shape, np.uint8)
     fit.to_network(image, out)
     return out

@@ -531,15 +531,14 @@ def test_files_that_are_no_checkpoint_are_named(tmp_path):
 
 def test_a_failed_export_leaves_the_old_file(tmp_path):
     from depth_ros.contract import ContractError, ModelContract
-    path = tmp_path / 'pose.onnx'
+    path = tmp_path / 'perception.onnx'
     path.write_text('old')
-    wrong = ModelContract(task='pose', name='x', input_width=WIDTH + 32, input_height=HEIGHT,
-                          intrinsics=(1.0, 1.0, 0.0, 0.0), outputs=('pose',),
-                          pose_convention=POSE_CONVENTION)
-    image = torch.zeros(1, HEIGHT, WIDTH, 3, dtype=torch.uint8)
-    with pytest.raises(ContractError, match="'previous'"):
-        write_model(DeployedPose(PoseNet(), 1.0),
-                    {'previous': image, 'current': image.clone()}, wrong, path)
+    wrong = ModelContract(task='perception', name='x', input_width=WIDTH + 32, input_height=HEIGHT,
+                          intrinsics=(1.0, 1.0, 0.0, 0.0), outputs=('depth',),
+                          depth_range=(0.1, 100.0), image_size=(WIDTH, HEIGHT))
+    net = make_perception('light', 'efficientnet_lite0', semantics=False)
+    with pytest.raises(ContractError, match="'depth'"):
+        write_model(DeployedPerception(net, 1.0), wrong, path)
     assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from datetime import date
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 from tqdm import tqdm
 
 import depth_ros
 from depth_ros.contract import POSE_CONVENTION, ModelContract, write_contract
 from train.classes import CITYSCAPES
+from train.config import Config
 from train.geometry import rotation_from_euler
 from train.losses.consistency import camera_height
 from train.networks.perception import MAX_DEPTH, MIN_DEPTH, fuse_for_inference, resize
@@ -23,20 +26,28 @@ from train.networks.pose import SfmPoseNet
 from train.sequences import Sequence, find_sequences, read_image, scaled_intrinsics
 from train.system import ROAD, System, load_system
 
+OUTPUTS = ('depth', 'labels', 'pose')
 OPSET = 18  # what TensorRT 10.3 and every ONNX Runtime since 1.14 read
 
 
 class DeployedPerception(nn.Module):
-    """uint8 image in, depth and, if the network has them, class ids at network size out."""
+    """uint8 image in, depth and, if the network has them, class ids at network size out.
 
-    def __init__(self, net: nn.Module, scale: float) -> None:
+    Args:
+        net: of :func:`train.networks.perception.make_perception`.
+        scale: metres, or whatever depth shall be in, per model unit.
+        size: (height, width) of the network; ``None``: of the images.
+    """
+
+    def __init__(self, net: nn.Module, scale: float, size: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.net, self.scale = net, scale
+        self.net, self.scale, self.size = net, scale, size
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Image uint8 (1, H, W, 3) -> depth float32 (H, W), labels uint8 (H, W)."""
-        size = image.shape[1:3]
-        prediction = self.net(_normalised(image))
+        """Image uint8 (1, H, W, 3) -> depth float32, labels uint8, (H, W) of the network."""
+        image = _normalised(image, self.size)
+        size = image.shape[2:]
+        prediction = self.net(image)
         # Disparity, not depth, is what the training interpolates.
         depth = self.scale / resize(prediction.disparities[0], *size)[0, 0]
         if prediction.logits is None:
@@ -45,15 +56,20 @@ class DeployedPerception(nn.Module):
 
 
 class DeployedPose(nn.Module):
-    """Two uint8 images in, relative pose out."""
+    """Two uint8 images in, relative pose out.
 
-    def __init__(self, net: nn.Module, scale: float) -> None:
+    Args:
+        net: of :func:`train.networks.pose.make_pose`.
+        scale, size: as of :class:`DeployedPerception`.
+    """
+
+    def __init__(self, net: nn.Module, scale: float, size: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.net, self.scale = net, scale
+        self.net, self.scale, self.size = net, scale, size
 
     def forward(self, previous: Tensor, current: Tensor) -> Tensor:
         """Images uint8 (1, H, W, 3) -> pose float32 (6,)."""
-        frames = _normalised(previous), _normalised(current)
+        frames = _normalised(previous, self.size), _normalised(current, self.size)
         if isinstance(self.net, SfmPoseNet):
             poses, _ = self.net(torch.stack(frames, 1))
             translation, angles = poses[0, 0, :3], poses[0, :, 3:]
@@ -76,9 +92,33 @@ def vector_from_rotation(rotation: Tensor) -> Tensor:
     return 2 * torch.atan(length / w[:, None]) / length * v
 
 
-def _normalised(image: Tensor) -> Tensor:
+def _normalised(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """uint8 (1, h, w, 3) -> float32 0..1 (1, 3, H, W), resized as ``ImageFit.to_network`` does."""
     # TensorRT transposes floats but not bytes: cast first.
-    return image.float().permute(0, 3, 1, 2) / 255
+    image = image.float().permute(0, 3, 1, 2) / 255
+    height, width = image.shape[2:]
+    if size is None or (height, width) == size:
+        return image
+    factor = 1
+    while (min(height // size[0], width // size[1]) >= 2 * factor
+           and height % (2 * factor) == width % (2 * factor) == 0):
+        factor *= 2
+    return resize(avg_pool2d(image, factor) if factor > 1 else image, *size)
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r'(\d+)x(\d+)', text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size; give width and height, as 1280x720")
+    return int(match[1]), int(match[2])
+
+
+def _outputs(text: str) -> tuple[str, ...]:
+    names = text.split(',')
+    if not set(names) <= set(OUTPUTS) or 'labels' in names and 'depth' not in names:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' must be some of {', '.join(OUTPUTS)}, with commas; labels come with depth")
+    return tuple(name for name in OUTPUTS if name in names)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +130,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "(default: the run's training data)")
     parser.add_argument('--camera-height', type=float, metavar='METRES',
                         help='height of the camera over the road; makes the models metric')
+    parser.add_argument('--outputs', type=_outputs, metavar='NAME,...',
+                        help='what is wanted of depth, labels and pose; the rest is left out of '
+                             'the graphs (default: all that the checkpoint has)')
+    parser.add_argument('--image-size', type=_image_size, metavar='WxH',
+                        help="size of the camera's images, which the graphs then take whole and "
+                             'resize themselves, for a GPU (default: the nodes resize them)')
     parser.add_argument('--name', default='street', help='name of the networks (%(default)s)')
     parser.add_argument('--license', default='unknown', help='licence of the weights')
 
@@ -100,12 +146,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--camera-height {args.camera_height}: must be positive, in metres')
     system = load_system(args.checkpoint)
     config = system.config
+    outputs = _wanted(config, args.outputs)
     sequences = find_sequences(args.data or config.data)
     matrix = camera_matrix(system, sequences[0])
     scale, metric = 1.0, bool(config.velocity or config.camera_height)
-    net = fuse_for_inference(system.perception)
     if args.camera_height is not None:
-        scale, frames = metric_scale(system, net, sequences, args.camera_height)
+        scale, frames = metric_scale(system, fuse_for_inference(system.perception), sequences,
+                                     args.camera_height)
         print(f'metric scale {scale:.3f} from the road in {frames} frames')
         metric = True
     provenance = {
@@ -119,24 +166,45 @@ def run(args: argparse.Namespace) -> None:
         'intrinsics': tuple(float(matrix[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2))),
         'metric': metric, 'provenance': provenance,
     }
-    image = torch.zeros(1, config.height, config.width, 3, dtype=torch.uint8)
-    labels = config.semantics and config.network != 'dispnet'
-    write_model(
-        DeployedPerception(net, scale), {'image': image},
-        ModelContract(task='perception', name=f'{args.name}_perception',
-                      outputs=('depth', 'labels') if labels else ('depth',),
-                      classes=CITYSCAPES if labels else (),
-                      depth_range=(MIN_DEPTH * scale, MAX_DEPTH * scale), **common),
-        args.out / 'perception.onnx')
+    size = config.height, config.width
+    if args.image_size not in (None, size[::-1]):
+        common['image_size'] = args.image_size
+    if 'depth' in outputs:
+        labels = 'labels' in outputs
+        write_model(
+            DeployedPerception(fuse_for_inference(system.perception, labels), scale, size),
+            ModelContract(task='perception', name=f'{args.name}_perception',
+                          outputs=('depth', 'labels') if labels else ('depth',),
+                          classes=CITYSCAPES if labels else (),
+                          depth_range=(MIN_DEPTH * scale, MAX_DEPTH * scale), **common),
+            args.out / 'perception.onnx')
+    if 'pose' in outputs:
+        write_model(
+            DeployedPose(system.pose, scale, size),
+            ModelContract(task='pose', name=f'{args.name}_pose', outputs=('pose',),
+                          pose_convention=POSE_CONVENTION, **common),
+            args.out / 'pose.onnx')
+
+
+def _wanted(config: Config, asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The outputs to export: those asked for, or all that there are.
+
+    Raises:
+        ValueError: if one is asked for that the networks do not have.
+    """
+    missing = {}
+    if not config.semantics or config.network == 'dispnet':
+        missing['labels'] = 'the network has no semantics; train it with --semantics true'
     if config.pose_network == 'sfm' and config.views > 2:
-        print(f'no pose model: this pose network sees {config.views} frames at once, the odometry '
-              'node has two. Train it with --views 2, or with --pose-network light or resnet')
-        return
-    write_model(
-        DeployedPose(system.pose, scale), {'previous': image, 'current': image.clone()},
-        ModelContract(task='pose', name=f'{args.name}_pose', outputs=('pose',),
-                      pose_convention=POSE_CONVENTION, **common),
-        args.out / 'pose.onnx')
+        missing['pose'] = (
+            f'this pose network sees {config.views} frames at once, the odometry node has two. '
+            'Train it with --views 2, or with --pose-network light or resnet')
+    for name in asked or ():
+        if name in missing:
+            raise ValueError(f'--outputs {name}: {missing[name]}')
+    if asked is None and 'pose' in missing:
+        print(f"no pose model: {missing['pose']}")
+    return asked or tuple(name for name in OUTPUTS if name not in missing)
 
 
 @torch.inference_mode()
@@ -188,12 +256,15 @@ def metric_scale(system: System, net: nn.Module, sequences: list[Sequence], heig
     return float(np.median(ratios)), len(ratios)
 
 
-def write_model(net: nn.Module, inputs: dict[str, Tensor], contract: ModelContract, path: Path
-                ) -> None:
+def write_model(net: nn.Module, contract: ModelContract, path: Path) -> None:
     """Export ``net`` to ``path`` with its contract; the file appears whole or not at all."""
+    # Of one tensor given twice the exporter would use one input only.
+    images = tuple(torch.zeros(1, *contract.image_shape, dtype=torch.uint8)
+                   for _ in contract.inputs)
     program = torch.onnx.export(
-        net.eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, verbose=False,
-        input_names=list(inputs), output_names=list(contract.outputs), external_data=False)
+        net.eval(), images, dynamo=True, opset_version=OPSET, verbose=False,
+        input_names=list(contract.inputs), output_names=list(contract.outputs),
+        external_data=False)
     model = program.model_proto
     found = {o.domain: o.version for o in model.opset_import}['']
     if found != OPSET:

@@ -3,7 +3,7 @@
     predictor = load_predictor('models')             # or one .onnx file, or a checkpoint
     depth = predictor.depth(rgb)
 
-Images are uint8 (H, W, 3) RGB at network size. Poses are 4x4 matrices ``T_a_b`` that take points
+Images are uint8 (H, W, 3) RGB, of the size that the network takes. Poses are 4x4 matrices ``T_a_b`` that take points
 from camera b to camera a.
 """
 
@@ -28,8 +28,8 @@ class Perceived(NamedTuple):
     """What the perception network says about one image.
 
     Attributes:
-        depth: float32 (H, W) along the optical axis, metres or model units; ``None`` without.
-        labels: uint8 (H, W), ids of the predictor's classes; ``None`` without.
+        depth: float32 (h, w), the network's size, along the optical axis, metres or model units; ``None`` without.
+        labels: uint8 (h, w), ids of the predictor's classes; ``None`` without.
     """
 
     depth: np.ndarray | None
@@ -45,6 +45,7 @@ class Predictor(ABC):
         camera: camera of the training, at network size, that depth is corrected by for another
             one; ``None`` where it is not known.
         classes: the semantic classes; empty without semantics.
+        affine: whether depth is known only up to scale and shift of its inverse.
         views: how many consecutive frames the pose network sees at once.
     """
 
@@ -52,6 +53,7 @@ class Predictor(ABC):
     pose_size: tuple[int, int] | None = None
     camera: Intrinsics | None = None
     classes: tuple[SemanticClass, ...] = ()
+    affine: bool = False
     views: int = 2
 
     def perceive(self, image: np.ndarray, flip: bool = False) -> Perceived:
@@ -168,13 +170,14 @@ class OnnxPredictor(Predictor):
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         self._engines = engines
-        sizes = {task: (engine.contract.input_width, engine.contract.input_height)
-                 for task, engine in engines.items()}
+        sizes = {task: engine.contract.image_shape[1::-1] for task, engine in engines.items()}
         self.perception_size, self.pose_size = sizes.get('perception'), sizes.get('pose')
         if 'perception' in engines:
             contract = engines['perception'].contract
-            self.camera = Intrinsics(*contract.intrinsics, *sizes['perception'])
+            self.camera = Intrinsics(*contract.intrinsics, contract.input_width,
+                                     contract.input_height)
             self.classes = contract.classes
+            self.affine = contract.affine_invariant
 
     def _perceive(self, image: np.ndarray) -> Perceived:
         outputs = self._engines['perception'].infer({'image': image[None]})

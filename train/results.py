@@ -14,7 +14,7 @@ import numpy as np
 
 from depth_ros.classes import ClassMap
 from depth_ros.files import kitti_text, tum_text, write_file
-from depth_ros.metrics import DepthMetrics, SnippetMetrics, judged_depth
+from depth_ros.metrics import DepthMetrics, SnippetMetrics, aligned_depth, judged_depth
 from depth_ros.report import color_depth, color_labels
 from train.predict import Predictor
 from train.sequences import read_image, read_map, resize_map
@@ -117,15 +117,15 @@ def draw(frame: Frame, predictor: Predictor, protocol: Protocol, classes: ClassM
     image = read_image(frame.image, *size)
     depth, labels = predictor.perceive(image, protocol.flip)
     panels = {'image': image}
-    scale = 1.0
     if frame.depth and depth is not None:
         truth = frame.depth()
         judged = judged_depth(protocol.resized(depth, truth.shape), truth, median_scaling=True,
-                              max_depth=protocol.caps[0], **protocol.options)
-        scale = judged.scale
+                              affine=predictor.affine, max_depth=protocol.caps[0],
+                              **protocol.options)
+        depth = aligned_depth(depth, judged.scale, judged.shift)
     if depth is not None:
-        near = float(np.percentile(depth, 2)) * scale
-        panels['depth'] = color_depth(depth * scale, near)
+        near = float(np.percentile(depth, 2))
+        panels['depth'] = color_depth(depth, near)
     if frame.depth and depth is not None:
         with np.errstate(invalid='ignore', divide='ignore'):
             error = np.where(judged.counts, np.abs(judged.depth - truth) / truth, -1)
@@ -139,7 +139,8 @@ def draw(frame: Frame, predictor: Predictor, protocol: Protocol, classes: ClassM
         panels['true depth'] = color_depth(known, near)
         panels['error, yellow: 50 % and more'] = heat[..., ::-1]
     if labels is not None:
-        panels['masks'] = color_labels(classes.predicted(labels), classes.classes, image)
+        found = resize_map(classes.predicted(labels), *size)
+        panels['masks'] = color_labels(found, classes.classes, image)
     if frame.labels and classes is not None:
         truth = resize_map(classes.truth(read_map(frame.labels)), *size)
         panels['true masks'] = color_labels(truth, classes.classes, image)
