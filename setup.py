@@ -23,6 +23,7 @@ setup(
         (share, ['package.xml']),
         (f'{share}/launch', glob('launch/*.launch.py')),
         (f'{share}/config', glob('config/*')),
+        (f'{share}/frames', glob('frames/*')),
         (f'{share}/models', glob('models/*')),
     ],
     entry_points={

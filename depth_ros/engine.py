@@ -9,6 +9,7 @@ The nodes know only :class:`Engine`. A runtime is one subclass that loads a file
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import logging
 import os
@@ -23,6 +24,10 @@ from depth_ros.contract import ModelContract, read_contract
 
 class EngineError(RuntimeError):
     """A network cannot be loaded or run; the message says why and what to do."""
+
+
+class UnfitEngineError(EngineError):
+    """An engine file is missing, damaged, or of another model or machine: building it helps."""
 
 
 class Engine(ABC):
@@ -162,15 +167,18 @@ def installed_backends() -> tuple[str, ...]:
     return tuple(name for name in _RUNTIMES if importlib.util.find_spec(name) is not None)
 
 
-def load_engine(path: str | os.PathLike[str], backend: str = 'auto', threads: int = 2) -> Engine:
+def load_engine(path: str | os.PathLike[str], backend: str = 'auto', threads: int = 2,
+                mapped: bool | None = None) -> Engine:
     """Load a model file with the runtime that fits the file and the machine.
 
     Args:
         path: an ONNX file with a contract, or an engine file of ``build_engine``.
         backend: one of :data:`BACKENDS`; ``auto`` takes TensorRT for an engine file, and for an
-            ONNX file with an engine of it beside it that fits this machine; else the first
-            installed one, fastest first.
+            ONNX file with an engine of it, see :func:`engine_files`, that fits this machine; else
+            the first installed one, fastest first.
         threads: threads of one inference, at least 1.
+        mapped: whether TensorRT works in the host's memory, see
+            :class:`depth_ros.tensorrt_engine.TensorRtEngine`.
 
     Raises:
         ContractError: if the ONNX file is missing, damaged, or lacks or contradicts the contract.
@@ -185,12 +193,16 @@ def load_engine(path: str | os.PathLike[str], backend: str = 'auto', threads: in
         if backend != 'auto':
             raise EngineError(f"backend '{backend}' cannot run '{path}'; leave backend at auto, or "
                               'give the .onnx file')
-        return _load_tensorrt(path, threads)
+        return _load_tensorrt(path, None, threads, mapped)
     contract = read_contract(path)
-    if backend == 'auto' and (engine := _engine_beside(path, threads)) is not None:
-        return engine
     installed = installed_backends()
     if backend == 'auto':
+        try:
+            return load_built_engine(path, threads, mapped)
+        except EngineError as error:
+            # The robot goes on, slower, and says why, unless nobody has built an engine.
+            for file in engine_files(path)[:1]:
+                logging.getLogger(__name__).warning("'%s' is not used: %s", file, error)
         if not installed:
             raise EngineError('no inference runtime is installed; pip install onnxruntime')
         backend = installed[0]
@@ -202,30 +214,53 @@ def load_engine(path: str | os.PathLike[str], backend: str = 'auto', threads: in
         raise EngineError(f"{backend} cannot load '{path}': {error}") from error
 
 
-def _load_tensorrt(path: Path, threads: int) -> Engine:
+def engine_output(source: Path) -> Path:
+    """Where to build the engine of an ONNX file.
+
+    That is beside it; or, where its folder cannot be written, as in an installation, the folder
+    ``depth_ros`` in ``$ROS_HOME``, ``~/.ros`` by default, under a name that tells its folder too.
+    """
+    if os.access(source.parent, os.W_OK):
+        return source.with_suffix(ENGINE_SUFFIX)
+    home = os.environ.get('ROS_HOME') or Path.home() / '.ros'
+    folder = hashlib.sha256(str(source.parent.resolve()).encode()).hexdigest()[:8]
+    return Path(home, 'depth_ros', f'{source.stem}-{folder}{ENGINE_SUFFIX}')
+
+
+def engine_files(source: Path) -> list[Path]:
+    """The engine files of an ONNX file that there are, the one to try first first."""
+    places = (engine_output(source), source.with_suffix(ENGINE_SUFFIX))
+    return [path for path in dict.fromkeys(places) if path.is_file()]
+
+
+def load_built_engine(source: Path, threads: int, mapped: bool | None = None) -> Engine:
+    """Load the TensorRT engine of an ONNX file.
+
+    Raises:
+        UnfitEngineError: if there is none, or it is of another version of the model or for another
+            machine.
+        EngineError: if there is no GPU, or a call fails.
+    """
+    from depth_ros.tensorrt_engine import read_record
+
+    problem: EngineError | None = None
+    for path in engine_files(source):
+        try:
+            name = read_record(path, source).source
+            if name != source.name:
+                raise EngineError(f"'{path}' was built from '{name}', not '{source.name}'")
+            return _load_tensorrt(path, source, threads, mapped)
+        except EngineError as error:
+            problem = problem or error
+    raise problem or UnfitEngineError(f"'{source}' has no engine yet")
+
+
+def _load_tensorrt(path: Path, source: Path | None, threads: int, mapped: bool | None) -> Engine:
     from depth_ros.tensorrt_engine import TensorRtEngine
 
     try:
-        return TensorRtEngine(path, threads)
+        return TensorRtEngine(path, threads, source=source, mapped=mapped)
     except EngineError:
         raise
     except Exception as error:  # TensorRT and the CUDA bindings have their own
         raise EngineError(f"tensorrt cannot load '{path}': {error}") from error
-
-
-def _engine_beside(path: Path, threads: int) -> Engine | None:
-    """The engine that was built from an ONNX file, if it is beside it and can run here."""
-    from depth_ros.tensorrt_engine import read_record
-
-    engine = path.with_suffix(ENGINE_SUFFIX)
-    if not engine.is_file():
-        return None
-    try:
-        source = read_record(engine).source
-        if source != path.name:
-            raise EngineError(f"it was built from '{source}'")
-        return _load_tensorrt(engine, threads)
-    except EngineError as error:
-        # The robot goes on, slower, and says why.
-        logging.getLogger(__name__).warning("'%s' is not used: %s", engine, error)
-        return None

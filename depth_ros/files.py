@@ -11,9 +11,14 @@ import numpy as np
 from depth_ros.odometry import quaternion_from_rotation
 
 
+def part_file(path: Path) -> Path:
+    """Where a file is while :func:`write_file` writes it."""
+    return path.with_name(f'.{path.name}.part')
+
+
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a file that is never seen half-written."""
-    part = path.with_name(f'.{path.name}.part')
+    part = part_file(path)
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, path)
 

@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import cv2
@@ -33,6 +34,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from depth_ros import parameters
+from depth_ros.auto_build import EngineBuild
 from depth_ros.camera import CameraError, ImageFit, Intrinsics, intrinsics_from_info
 from depth_ros.contract import ContractError
 from depth_ros.conversions import (
@@ -41,7 +43,9 @@ from depth_ros.conversions import (
     image_backend,
     image_to_rgb,
 )
-from depth_ros.engine import Engine, EngineError, load_engine
+from depth_ros.engine import ENGINE_SUFFIX, Engine, EngineError, engine_output
+from depth_ros.engine_check import LoadedEngine, load_checked
+from depth_ros.tensorrt_engine import check_machine
 from depth_ros.transport import (
     PROFILE_VARIABLE,
     FollowingSubscription,
@@ -261,6 +265,11 @@ class CameraNode(LifecycleNode):
         self._image_input: FollowingSubscription | None = None
         self._info_input: FollowingSubscription | None = None
         self._model_name = self._model_hash = ''
+        self._model_path = Path()
+        self._build: EngineBuild | None = None
+        self._buildable = False
+        self._next_engine: Engine | None = None  # for the worker, between two frames
+        self._tensorrt, self._tensorrt_wanting = '', False
         self._problem = ''
         self._processed = self._unwanted = self._failed = 0
         self._last_image = self._last_info = 0.0
@@ -314,8 +323,10 @@ class CameraNode(LifecycleNode):
 
     def _configure(self) -> None:
         image_backend()
-        path = self.settings.model or share_path(self.default_model)
-        engine = load_engine(path, self.settings.backend, self.settings.threads)
+        path = self._model_path = Path(self.settings.model or share_path(self.default_model))
+        self._tensorrt, self._tensorrt_wanting = '', False
+        loaded = self._load(self.settings.backend)
+        engine, self._buildable = loaded.engine, loaded.buildable
         if engine.contract.task != self.task:
             engine.close()
             raise ConfigurationError(
@@ -329,6 +340,25 @@ class CameraNode(LifecycleNode):
         self.get_logger().info(
             f"model '{self._model_name}' ({path}, sha256 {self._model_hash}) on "
             f'{engine.backend} with {engine.threads} threads')
+        if self.settings.auto_build != 'never' and (
+                path.suffix == ENGINE_SUFFIX or self.settings.backend != 'auto'):
+            self.get_logger().warning('auto_build has no effect: it needs backend auto and an '
+                                      '.onnx file as model')
+
+    def _load(self, backend: str) -> LoadedEngine:
+        loaded = load_checked(self._model_path, backend, self.settings.threads,
+                              parameters.GPU_MEMORY[self.settings.gpu_memory])
+        if loaded.tensorrt:
+            self._tell_tensorrt(loaded.tensorrt, wanting=loaded.engine.backend != 'tensorrt')
+        return loaded
+
+    def _tell_tensorrt(self, text: str, wanting: bool = False) -> None:
+        """Log what TensorRT is at and keep it for /diagnostics; ``wanting``: not as hoped."""
+        self._tensorrt, self._tensorrt_wanting = text, wanting
+        if wanting:
+            self.get_logger().warning(f'TensorRT: {text}')
+        else:
+            self.get_logger().info(f'TensorRT: {text}')
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Warm the network up and take images."""
@@ -346,6 +376,7 @@ class CameraNode(LifecycleNode):
             self._worker = threading.Thread(
                 target=self._work, args=(self._frames,), name='inference', daemon=True)
             self._worker.start()
+            self._start_build()
         result = self._transition('activate', activate, self._stop)
         if result == TransitionCallbackReturn.SUCCESS:
             self.get_logger().info(
@@ -420,9 +451,54 @@ class CameraNode(LifecycleNode):
                 subscription.close()
         self._image_input = self._info_input = None
         self._frames.close()
+        if self._build is not None:
+            self._build.stop()
+            self._build = None
         if self._worker is not None:
             self._worker.join()
             self._worker = None
+        self._take_next_engine()
+
+    # TensorRT's engine, built while the node runs.
+
+    def _start_build(self) -> None:
+        if self.settings.auto_build == 'never' or not self._buildable:
+            return
+        try:
+            check_machine()
+        except EngineError as error:
+            self._buildable = False
+            self._tell_tensorrt(f'no engine is built: {error}', wanting=True)
+            return
+        self._tell_tensorrt(f'building {engine_output(self._model_path)} '
+                            f'({self.settings.auto_build}); until then on {self.engine.backend}')
+        self._build = EngineBuild(self._model_path, self.settings.auto_build,
+                                  lambda line: self._tell_tensorrt(f'building: {line}'),
+                                  self._on_build_end)
+
+    def _on_build_end(self, problem: str) -> None:
+        """Load the new engine for the worker; called in the build's thread."""
+        self._buildable = False  # what failed once is not tried again until the next start
+        try:
+            if problem:
+                raise EngineError(f'the build failed: {problem}')
+            loaded = self._load('auto')
+            if loaded.engine.backend == 'tensorrt':
+                self._next_engine = loaded.engine
+            else:
+                loaded.engine.close()
+        except EngineError as error:
+            self._tell_tensorrt(f'{error}; going on with {self.engine.backend}', wanting=True)
+        except Exception:  # a thread that dies silently would leave the node building for ever
+            self._tell_tensorrt(f'internal error: {traceback.format_exc()}', wanting=True)
+
+    def _take_next_engine(self) -> None:
+        """Go on with the engine that was built meanwhile; called between two frames."""
+        if self._next_engine is None:
+            return
+        old, self.engine, self._next_engine = self.engine, self._next_engine, None
+        old.close()
+        self.get_logger().info(f"model '{self._model_name}' now on {self.engine.backend}")
 
     # Input, in the executor's thread.
 
@@ -501,6 +577,7 @@ class CameraNode(LifecycleNode):
             if item is None:
                 return
             message, arrived = item
+            self._take_next_engine()
             try:
                 self.settings = parameters.read(self, self._table)
                 if not self.wanted():
@@ -604,6 +681,7 @@ class CameraNode(LifecycleNode):
             'model_sha256': self._model_hash,
             'backend': self.engine.backend if self.engine else '',
             'threads': str(self.settings.threads),
+            'tensorrt': self._tensorrt,
             'image_topic': image.topic if image else '',
             'reliability': ('reliable' if image.reliable else 'best_effort') if image else '',
             'received': str(frames.received),
@@ -632,6 +710,9 @@ class CameraNode(LifecycleNode):
             level, text = DiagnosticStatus.WARN, 'no image'
         elif not self._infos:
             level, text = DiagnosticStatus.WARN, 'no camera_info'
+        elif self._tensorrt_wanting:
+            level = DiagnosticStatus.WARN
+            text = f'{values["rate_hz"]} Hz on {values["backend"]}, without TensorRT'
         else:
             level, text = DiagnosticStatus.OK, f'{values["rate_hz"]} Hz'
         self._last_count = time.monotonic(), self._processed, self._frames.dropped

@@ -21,6 +21,13 @@ from depth_ros.engine import BACKENDS
 from depth_ros.odometry import OPTICAL_IN_BASE, pose_from_list
 from depth_ros.transport import RELIABILITIES
 
+AUTO_BUILD = ('never', 'fp32', 'fp16')
+"""Values of ``auto_build``. Int8 needs calibration, so it is not among them; 'no' and 'off' would
+be read as false by YAML."""
+
+GPU_MEMORY = {'auto': None, 'mapped': True, 'copied': False}
+"""Values of ``gpu_memory``, and what :func:`depth_ros.engine.load_engine` calls ``mapped``."""
+
 Value = bool | int | float | str | list[float]
 
 TYPE_NAMES = {bool: 'bool', int: 'int', float: 'double', str: 'string', list: 'double[]'}
@@ -88,10 +95,17 @@ class Parameter:
 COMMON = (
     Parameter('autostart', True, 'Configure and activate without a lifecycle manager.',
               when='start'),
-    Parameter('model', '', 'Model file (.onnx with a depth_ros contract). Empty: the model that '
-              'comes with the package.'),
-    Parameter('backend', 'auto', 'Inference runtime. auto: the fastest one that is installed.',
-              choices=BACKENDS),
+    Parameter('model', '', 'Model file: .onnx with a depth_ros contract, or .engine of '
+              'build_engine, which runs with TensorRT or not at all. Empty: the model that comes '
+              'with the package.'),
+    Parameter('backend', 'auto', 'Inference runtime. auto: TensorRT where there is an engine of '
+              'the model that fits, else the fastest one that is installed.', choices=BACKENDS),
+    Parameter('auto_build', 'never', 'Precision in which to build the TensorRT engine of an .onnx '
+              'model where none fits. The CPU runs the model until the engine is ready.',
+              choices=AUTO_BUILD),
+    Parameter('gpu_memory', 'auto', 'How TensorRT gets images and gives results. mapped: the GPU '
+              'works in the processor\'s memory. copied: to and from its own. auto: mapped where '
+              'they share memory (Jetson), else copied.', choices=tuple(GPU_MEMORY)),
     Parameter('threads', 2, 'Threads that one inference may use.', minimum=1, maximum=256),
     Parameter('image_transport', 'raw', "raw: sensor_msgs/Image on 'image'. compressed: "
               "sensor_msgs/CompressedImage (JPEG or PNG) on 'image/compressed'.",

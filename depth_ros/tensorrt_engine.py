@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from depth_ros.contract import ModelContract
-from depth_ros.engine import Engine, EngineError
+from depth_ros.engine import Engine, EngineError, UnfitEngineError
 
 OLDEST = (10, 3)  # JetPack 6.1
 _log = logging.getLogger(__name__)
@@ -80,21 +80,25 @@ def record_path(engine: Path) -> Path:
     return engine.with_name(f'{engine.name}.json')
 
 
-def read_record(engine: Path) -> EngineRecord:
+def read_record(engine: Path, source: Path | None = None) -> EngineRecord:
     """Read the record of an engine file.
 
+    Args:
+        engine: the engine file.
+        source: the ONNX file to name in the remedy; ``None``: the one beside the engine.
+
     Raises:
-        EngineError: if the engine or its record is missing or damaged.
+        UnfitEngineError: if the engine or its record is missing or damaged.
     """
-    source = shlex.quote(str(engine.with_suffix('.onnx')))
-    remedy = f'build it: build_engine {source} --output {shlex.quote(str(engine))}'
+    source = source or engine.with_suffix('.onnx')
+    remedy = f'build it: {shlex.join(["build_engine", str(source), "--output", str(engine)])}'
     for path in (engine, record_path(engine)):
         if not path.is_file():
-            raise EngineError(f"'{path}' does not exist; {remedy}")
+            raise UnfitEngineError(f"'{path}' does not exist; {remedy}")
     try:
         return EngineRecord.from_json(record_path(engine).read_text())
     except (ValueError, OSError) as error:  # a ContractError is a ValueError
-        raise EngineError(f"'{record_path(engine)}' is damaged ({error}); {remedy}") from error
+        raise UnfitEngineError(f"'{record_path(engine)}' is damaged ({error}); {remedy}") from error
 
 
 def file_hash(path: Path) -> str:
@@ -102,13 +106,12 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def check_fits(engine: Path, record: EngineRecord, tensorrt: str, gpu: str) -> None:
-    """Compare an engine's record with this machine and with the ONNX file beside it, if any.
+def check_fits(engine: Path, record: EngineRecord, source: Path, tensorrt: str, gpu: str) -> None:
+    """Compare an engine's record with this machine and with its ONNX file, if that is there.
 
     Raises:
-        EngineError: saying what differs, and the command that builds the engine again.
+        UnfitEngineError: saying what differs, and the command that builds the engine again.
     """
-    source = engine.with_name(record.source)
     if source.is_file() and file_hash(source) != record.source_sha256:
         problem = f"was built from another version of '{source}'"
     elif record.tensorrt != tensorrt:
@@ -117,7 +120,7 @@ def check_fits(engine: Path, record: EngineRecord, tensorrt: str, gpu: str) -> N
         problem = f'was built for {record.gpu}; this machine has {gpu}'
     else:
         return
-    raise EngineError(f"'{engine}' {problem}; build it again: {record.command}")
+    raise UnfitEngineError(f"'{engine}' {problem}; build it again: {record.command}")
 
 
 def cuda_module() -> Any:
@@ -188,6 +191,16 @@ def find_gpu(cudart: Any) -> str:
             f'{found.multiProcessorCount} multiprocessors')
 
 
+def check_machine() -> tuple[str, str]:
+    """The version of TensorRT and the GPU of this machine, as :func:`check_fits` takes them.
+
+    Raises:
+        EngineError: if there is no GPU, driver, TensorRT, or CUDA bindings.
+    """
+    gpu = find_gpu(cuda_module())
+    return tensorrt_module().__version__, gpu
+
+
 def error_log(trt: Any) -> Any:
     """A logger for TensorRT: its list ``errors`` gets the errors, Python's logging the warnings."""
 
@@ -222,31 +235,38 @@ class TensorRtEngine(Engine):
 
     Copies and kernels of an inference are recorded as a CUDA graph, which takes one launch; where
     the driver cannot record them they are enqueued one by one.
+
+    Attributes:
+        record: what the engine was built from, with and for.
     """
 
     backend = 'tensorrt'
 
-    def __init__(self, path: Path, threads: int = 1, *, trt: Any = None, cudart: Any = None,
-                 mapped: bool | None = None) -> None:
+    def __init__(self, path: Path, threads: int = 1, *, source: Path | None = None,
+                 trt: Any = None, cudart: Any = None, mapped: bool | None = None) -> None:
         """Load an engine file.
 
         Args:
             path: file that ``build_engine`` wrote.
             threads: told as it is given; the GPU does the work.
+            source: the ONNX file that it must have been built from; ``None``: the one beside it
+                with the name in its record, if there is one.
             trt, cudart: modules; ``None`` for the installed ones.
             mapped: whether the GPU reads and writes the host's memory instead of copying to and
                 from its own; ``None``: where it shares the host's memory, as on Jetson.
 
         Raises:
-            EngineError: if there is no GPU, the engine does not fit, or a call fails.
+            UnfitEngineError: if the engine does not fit this machine or the model.
+            EngineError: if there is no GPU, or a call fails.
         """
         path = Path(path)
-        record = read_record(path)
+        self.record = record = read_record(path, source)
         super().__init__(record.contract, threads)
         self._cudart = cudart if cudart is not None else cuda_module()
         gpu = find_gpu(self._cudart)
         self._trt = trt if trt is not None else tensorrt_module()
-        check_fits(path, record, self._trt.__version__, gpu)
+        check_fits(path, record, source or path.with_name(record.source), self._trt.__version__,
+                   gpu)
         if mapped is None:
             attribute = self._cudart.cudaDeviceAttr.cudaDevAttrIntegrated
             mapped = bool(self._cuda('cudaDeviceGetAttribute', attribute, 0))

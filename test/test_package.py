@@ -24,7 +24,8 @@ else:
 EXECUTABLES = ('perception_node', 'odometry_node', 'evaluate_bag', 'depth_ros_demo',
                'depth_ros_bench', 'build_engine')
 SHARED = ('launch/depth_ros.launch.py', 'config/depth_ros.yaml', 'config/depth_ros.rviz',
-          'config/fastdds.xml', 'models/perception.onnx', 'models/pose.onnx', 'package.xml')
+          'config/fastdds.xml', 'models/perception.onnx', 'models/pose.onnx', 'package.xml',
+          'frames/street_0.jpg', 'frames/street_1.jpg')
 
 
 def run(command, **options):

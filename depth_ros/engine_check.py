@@ -1,0 +1,182 @@
+"""Is a TensorRT engine right? A node compares it with the CPU before it relies on it.
+
+TensorRT has had versions that gave wrong depth, or another scale from frame to frame, without a
+word. So a node runs a new engine on stored pictures, and the same model on the CPU; where they
+differ by more than the engine's precision explains, the node takes the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from depth_ros.agreement import Bounds, Comparison
+from depth_ros.contract import ModelContract
+from depth_ros.engine import (
+    ENGINE_SUFFIX,
+    Engine,
+    EngineError,
+    UnfitEngineError,
+    engine_files,
+    installed_backends,
+    load_built_engine,
+    load_engine,
+)
+from depth_ros.transport import share_path
+
+FRAMES = ('frames/street_0.jpg', 'frames/street_1.jpg')
+
+BOUNDS = {
+    'fp32': Bounds(depth_error=0.002, label_agreement=0.995, translation_error=0.005,
+                   rotation_error=0.01),
+    'fp16': Bounds(depth_error=0.02, label_agreement=0.97, translation_error=0.02,
+                   rotation_error=0.1),
+    'int8': Bounds(depth_error=0.1, invalid=0.01, label_agreement=0.9, translation_error=0.1,
+                   rotation_error=0.5),
+}
+"""How far an engine that is right may be from the CPU, by its precision. They tell wrong from
+right; what a precision costs in accuracy is for ground truth to say."""
+
+LARGEST_CHANGE = 0.001
+"""By how much an engine's outputs may change where the same picture comes again."""
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """What :func:`load_checked` found.
+
+    Attributes:
+        engine: the engine to use.
+        tensorrt: what there is to say about TensorRT; empty if it was not asked for.
+        buildable: whether an engine of TensorRT is missing or does not fit.
+    """
+
+    engine: Engine
+    tensorrt: str = ''
+    buildable: bool = False
+
+
+def load_checked(path: Path, backend: str = 'auto', threads: int = 2,
+                 mapped: bool | None = None) -> LoadedEngine:
+    """Load a model as :func:`depth_ros.engine.load_engine` does, and use TensorRT only if it is
+    right.
+
+    An engine file without its ONNX file, or a machine without a CPU runtime, cannot be checked.
+
+    Raises:
+        ContractError, EngineError: as ``load_engine``; also if ``path`` is an engine file whose
+            results are wrong.
+    """
+    if path.suffix == ENGINE_SUFFIX:
+        engine = load_engine(path, backend, threads, mapped)
+        source = path.with_name(engine.record.source)
+        if not source.is_file():
+            return LoadedEngine(engine, f"not compared with the CPU: '{source}' is not there")
+        return _check_against_cpu(engine, source)
+    cpu = (installed_backends() or ('auto',))[0]
+    if backend != 'auto' or not engine_files(path):
+        fallback = cpu if backend == 'auto' else backend
+        return LoadedEngine(load_engine(path, fallback, threads), '', backend == 'auto')
+    try:
+        return _check_against_cpu(load_built_engine(path, threads, mapped), path)
+    except EngineError as error:
+        return LoadedEngine(load_engine(path, cpu, threads), f'not used: {error}',
+                            isinstance(error, UnfitEngineError))
+
+
+def _check_against_cpu(engine: Engine, source: Path) -> LoadedEngine:
+    """Check an engine; it is closed if it is wrong."""
+    installed = installed_backends()
+    if not installed:
+        return LoadedEngine(engine, 'not compared with the CPU: no CPU runtime is installed; '
+                            'pip install onnxruntime')
+    try:
+        reference = load_engine(source, installed[0], engine.threads)
+        try:
+            return LoadedEngine(engine, check_engine(engine, reference, engine.record.precision))
+        finally:
+            reference.close()
+    except BaseException:
+        engine.close()
+        raise
+
+
+def check_engine(engine: Engine, reference: Engine, precision: str) -> str:
+    """Compare an engine with a reference on stored pictures.
+
+    Args:
+        engine: the engine to judge.
+        reference: the same model on a runtime that is trusted.
+        precision: that of the engine, a key of :data:`BOUNDS`.
+
+    Returns:
+        The differences, as text.
+
+    Raises:
+        EngineError: with the differences and their bounds, if one is too large.
+    """
+    inputs = stored_inputs(engine.contract)
+    expected, found = (
+        [{name: value.copy() for name, value in runner.infer(item).items()} for item in inputs]
+        for runner in (reference, engine))
+    comparison, bounds = Comparison(engine.contract), BOUNDS[precision]
+    for pair in zip(expected, found, strict=True):
+        comparison.add(*pair)
+    agreement = comparison.result()
+    problems = agreement.problems(bounds)
+    if 'depth' in engine.contract.outputs:
+        jump = scale_jump(expected, found)
+        if not jump <= bounds.depth_error:
+            problems.append(f'jump of scale from picture to picture {100 * jump:.3g} %, at most '
+                            f'{100 * bounds.depth_error:.3g} % is allowed')
+    change = largest_change(found[0], found[-1])
+    if not change <= LARGEST_CHANGE:
+        problems.append(f'change where the same picture comes again {100 * change:.3g} %, at most '
+                        f'{100 * LARGEST_CHANGE:.3g} % is allowed')
+    if problems:
+        raise EngineError(
+            f'its {precision} results are wrong, compared with {reference.backend}: '
+            f'{"; ".join(problems)}; build it with --precision fp32, or with another version of '
+            'TensorRT')
+    return f'agrees with {reference.backend}: {agreement.text()}'
+
+
+def stored_inputs(contract: ModelContract) -> list[dict[str, np.ndarray]]:
+    """Inputs for a model, made of the stored pictures; the last is the first again.
+
+    Raises:
+        EngineError: if a picture cannot be read.
+    """
+    height, width, _ = contract.image_shape
+    pictures = []
+    for name in FRAMES:
+        picture = cv2.imread(str(share_path(name)))
+        if picture is None:
+            raise EngineError(f"'{share_path(name)}' cannot be read; install depth_ros again")
+        pictures.append(cv2.resize(picture[..., ::-1], (width, height),
+                                   interpolation=cv2.INTER_AREA))
+    first, second = pictures
+    mirrored, dark = [p[:, ::-1] for p in pictures], [p // 2 for p in pictures]
+    sequences = ((first, second), (second, first), mirrored, dark, (first, second))
+    return [{name: image[None] for name, image in zip(contract.inputs, images, strict=False)}
+            for images in sequences]
+
+
+def scale_jump(expected: Sequence[Mapping[str, np.ndarray]],
+               found: Sequence[Mapping[str, np.ndarray]]) -> float:
+    """By what share the ratio of found to expected depth changes from one frame to another."""
+    scales = [np.nanmedian(f['depth'] / e['depth']) for e, f in zip(expected, found, strict=True)]
+    return float(max(scales) / min(scales) - 1)
+
+
+def largest_change(first: Mapping[str, np.ndarray], again: Mapping[str, np.ndarray]) -> float:
+    """Of all outputs the largest change: the share of labels that differ, or relative to the mean
+    of the numbers."""
+    return max(
+        float(np.mean(first[name] != again[name])) if name == 'labels' else
+        float(np.mean(np.abs(again[name] - first[name])) / max(np.mean(np.abs(first[name])), 1e-9))
+        for name in first)
