@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from depth_ros import page
 from depth_ros.files import write_file
+from depth_ros.metrics import ALIGNED
 from depth_ros.page import number
 from depth_ros.report import ALIGNMENTS, DEPTH_METRICS, distance_bands, row_name
 
@@ -230,7 +231,7 @@ def _rows(runs: Sequence[Run]) -> list[dict]:
     add('Frames', 'dropped, %', ('dropped_percent',), LOW)
     for key in _all_keys(runs, ('depth', 'rows')):
         # All seven metrics of the two general rows; one of each distance and class.
-        chosen = DEPTH_METRICS if key in ('median_scaled', 'as_published') else ('abs_rel',)
+        chosen = DEPTH_METRICS if key in (*ALIGNED, 'as_published') else ('abs_rel',)
         for metric in chosen:
             add('Depth', f'{row_name(key)}, {DEPTH_METRICS[metric]}',
                 ('depth', 'rows', key, metric), HIGH if metric in ('a1', 'a2', 'a3') else LOW)

@@ -83,9 +83,9 @@ class Picture:
         rgb: The camera's image, uint8 (H, W, 3).
         depth, true_depth: float32 (H, W), metres or model units; None without.
         labels, true_labels: uint8 (H, W), ids of the model's or the true classes; None without.
-        abs_rel: Abs Rel of this frame's depth after median scaling; None without.
-        error: float32 (H, W), |d - g| / g of each pixel of `true_depth` after median scaling, NaN
-            = unknown; None without.
+        abs_rel: Abs Rel of this frame's depth brought to the scale of the truth; None without.
+        error: float32 (H, W), |d - g| / g of each pixel of `true_depth`, likewise, NaN = unknown;
+            None without.
         rank: 0 for an example, 1 for the worst frame, 2 for the next, ...
     """
 
@@ -150,11 +150,14 @@ class Judge:
         metric: Whether depth is in metres.
         frames: How many there will be, about: for the choice of examples.
         pool: Runs the heavy part beside whatever makes the frames.
+        affine: Whether scale and shift of inverse depth are unknown. It is then judged after both
+            are fitted to the truth in each frame, and not compared between frames.
     """
 
     def __init__(self, truth: GroundTruth, classes: ClassMap | None, metric: bool, frames: int,
-                 pool: Executor) -> None:
+                 pool: Executor, affine: bool = False) -> None:
         self._truth, self._classes, self._metric, self._pool = truth, classes, metric, pool
+        self._affine = affine
         self._waiting: deque[Future[_Judged]] = deque()
         self._table: list[dict[str, float]] = []
         self._sums: dict[str, np.ndarray] = {}  # per row: sums of the metrics, and how many
@@ -200,7 +203,8 @@ class Judge:
             self._judge_depth(result, frame, true_depth, true_labels)
         if true_labels is not None:
             self._judge_labels(result, frame, true_labels)
-        _judge_consistency(result, frame, previous)
+        if not self._affine:  # else depths of two frames have nothing to do with each other
+            _judge_consistency(result, frame, previous)
         return result
 
     def _judge_depth(self, result: _Judged, frame: Judgeable, truth: np.ndarray,
@@ -214,22 +218,27 @@ class Judge:
                 edges = metrics.edge_mask(labels, EDGE_RADIUS)
             elif frame.labels is not None:
                 labels = self._classes.predicted(_resize_labels(frame.labels, truth.shape))
-        rows, scale = metrics.depth_table(depth, truth, factor=1.0 if self._metric else None,
-                                          edges=edges, labels=labels, names=names)
-        if not rows:
+        table = metrics.depth_table(
+            depth, truth, factor=1.0 if self._metric else None, affine=self._affine, edges=edges,
+            labels=labels, names=names)
+        if not table.rows:
             return
-        result.rows = rows
+        result.rows = table.rows
         numbers = result.numbers
-        numbers['abs_rel'], numbers['scale'] = rows['median_scaled'].abs_rel, scale
+        numbers['abs_rel'], numbers['scale'] = table.aligned.abs_rel, table.scale
         if self._metric:
-            numbers['abs_rel_published'] = rows['as_published'].abs_rel
+            numbers['abs_rel_published'] = table.rows['as_published'].abs_rel
         known = np.isfinite(truth) & (truth > 0)
         shown = _resize_labels(np.isfinite(result.picture.depth).view(np.uint8), truth.shape)
         numbers['coverage'] = float(shown[known].mean())
         result.picture.true_depth = truth
         result.picture.abs_rel = numbers['abs_rel']
         with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
-            error = np.abs(depth * np.float32(scale) - truth) / truth
+            error = np.abs(metrics.aligned_depth(depth, np.float32(table.scale), table.shift)
+                           - truth) / truth
+        if self._affine:
+            result.picture.depth = metrics.aligned_depth(
+                result.picture.depth, table.scale, table.shift)
         result.picture.error = np.where(known, error, np.nan).astype(np.float32)
 
     def _judge_labels(self, result: _Judged, frame: Judgeable, truth: np.ndarray) -> None:

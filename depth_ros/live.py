@@ -301,10 +301,11 @@ def model_topics(plan: Plan) -> list[str]:
     """Names of the outputs that the models give, one for each frame, the first for latency."""
     topics = []
     if 'perception_node' in plan.models:
-        outputs = read_contract(plan.models['perception_node']).outputs
+        contract = read_contract(plan.models['perception_node'])
         topics = [topic for output, topic in (('depth', 'depth/image_rect'),
                                               ('labels', 'semantics/labels'))
-                  if output in outputs]
+                  if output in contract.outputs
+                  and not (output == 'depth' and contract.affine_invariant)]
     return topics + ['odom'] * ('odometry_node' in plan.models)
 
 

@@ -27,6 +27,10 @@ BANDS = (0.0, 10.0, 20.0, 40.0, 80.0)
 """Limits of the distances that the error of depth is also given for, metres."""
 
 
+ALIGNED = ('median_scaled', 'scaled_and_shifted')
+"""Rows of depth brought to the scale of the truth: by one factor, or by factor and shift."""
+
+
 class DepthMetrics(NamedTuple):
     """The seven depth metrics; d is the prediction and g the ground truth, both in metres.
 
@@ -61,11 +65,13 @@ class JudgedDepth(NamedTuple):
         depth: float64 (H, W), scaled, then clamped to the limits, metres.
         counts: bool (H, W), the pixels that count.
         scale: What the prediction was multiplied by.
+        shift: What was then added to its inverse, 1/m.
     """
 
     depth: np.ndarray
     counts: np.ndarray
     scale: float
+    shift: float = 0.0
 
 
 def judged_depth(
@@ -75,6 +81,7 @@ def judged_depth(
     min_depth: float = MIN_DEPTH,
     max_depth: float = 80.0,
     median_scaling: bool = False,
+    affine: bool = False,
     crop: str | None = None,
     limit_truth: bool = True,
 ) -> JudgedDepth:
@@ -85,10 +92,13 @@ def judged_depth(
 
     Args:
         predicted: Depth along the optical axis, float (H, W), metres (any unit if
-            `median_scaling`); NaN = invalid.
+            `median_scaling` or `affine`); NaN = invalid.
         truth: The same, metres; NaN or 0 = invalid.
         min_depth, max_depth: Limits, exclusive for the ground truth, metres.
         median_scaling: Multiply the prediction by the ratio of the medians.
+        affine: Rather scale and shift the inverse of the prediction, as fits the inverse of the
+            truth best by least squares: the protocol of MiDaS (Ranftl et al. 2020) for networks
+            that know no more.
         crop: None or 'garg'.
         limit_truth: Whether ground truth outside the limits is left out. False is the protocol
             of KITTI's improved ground truth, where every depth above 0 counts.
@@ -116,10 +126,39 @@ def judged_depth(
             f'{high} m and the prediction a positive one'
         )
     depth = predicted.astype(np.float64)
-    scale = 1.0
-    if median_scaling:
+    scale, shift = 1.0, 0.0
+    if affine:
+        scale, shift = fit_inverse(depth[counts], truth[counts])
+    elif median_scaling:
         scale = float(np.median(truth[counts].astype(np.float64)) / np.median(depth[counts]))
-    return JudgedDepth(np.clip(depth * scale, min_depth, max_depth), counts, scale)
+    return JudgedDepth(
+        np.clip(aligned_depth(depth, scale, shift), min_depth, max_depth), counts, scale, shift)
+
+
+def fit_inverse(d: np.ndarray, g: np.ndarray) -> tuple[float, float]:
+    """Return scale a and shift b for which 1 / (a d) + b is nearest to 1 / g by least squares.
+
+    Depths d and true ones g are (N,), positive. Where d is the same everywhere, a is the ratio of
+    the medians and b is 0.
+    """
+    x, y = 1 / d.astype(np.float64), 1 / g.astype(np.float64)
+    spread = x - x.mean()
+    slope = float(spread @ (y - y.mean()) / (spread @ spread)) if spread.any() else 0.0
+    if slope == 0:
+        return float(np.median(g) / np.median(d)), 0.0
+    return 1 / slope, float(y.mean() - slope * x.mean())
+
+
+def aligned_depth(depth: np.ndarray, scale: float, shift: float = 0.0) -> np.ndarray:
+    """Return `depth`, of any shape, times `scale`, with its inverse then shifted.
+
+    What comes to lie at infinity or beyond is inf.
+    """
+    if shift == 0:
+        return depth * scale
+    with np.errstate(divide='ignore', invalid='ignore'):
+        inverse = 1 / (depth * scale) + shift
+        return np.where(inverse <= 0, np.inf, 1 / inverse).astype(depth.dtype)
 
 
 def depth_metrics(predicted: np.ndarray, truth: np.ndarray, **options) -> DepthMetrics:
@@ -161,10 +200,17 @@ class DepthTable(NamedTuple):
         rows: Metrics by name; rows without a pixel are left out.
         scale: Factor of median scaling, for the first cap, of the depth as published; NaN without
             a pixel.
+        shift: What is added to the inverse after that, 1/m; see `aligned_depth`.
     """
 
     rows: dict[str, DepthMetrics]
     scale: float
+    shift: float = 0.0
+
+    @property
+    def aligned(self) -> DepthMetrics:
+        """The row of the depth brought to the scale of the truth."""
+        return next(self.rows[name] for name in ALIGNED if name in self.rows)
 
 
 def depth_table(
@@ -172,6 +218,7 @@ def depth_table(
     truth: np.ndarray,
     *,
     factor: float | None = 1.0,
+    affine: bool = False,
     caps: Sequence[float] = (80.0, 50.0),
     edges: np.ndarray | None = None,
     labels: np.ndarray | None = None,
@@ -182,12 +229,14 @@ def depth_table(
 
     For each cap the rows 'median_scaled' and 'as_published', from the second cap on with its
     name ('median_scaled_50m'). Then, median-scaled and for the first cap: 'near_edges', each
-    band of distance ('0_to_10m'), and each class ('class:road').
+    band of distance ('0_to_10m'), and each class ('class:road'). With `affine`, 'median_scaled' is
+    'scaled_and_shifted' instead, and the others accordingly.
 
     Args:
         predicted, truth: Depth as for `judged_depth`.
         factor: What the prediction is multiplied by where it is not scaled, to metres; None for
             a model that is not metric: nothing is then judged as published.
+        affine: Whether scale and shift are unknown; see `judged_depth`. Goes with no `factor`.
         caps: Largest true depths, metres.
         edges: Bool (H, W), pixels near a semantic edge.
         labels: Class ids (H, W) of the pixels; 255 = none.
@@ -196,31 +245,33 @@ def depth_table(
     """
     rows: dict[str, DepthMetrics] = {}
     parts: dict[str, DepthMetrics] = {}
-    scale = float('nan')
+    scale, shift = float('nan'), 0.0
+    name = ALIGNED[affine]
     for cap in caps:
         first = cap == caps[0]
         suffix = '' if first else f'_{cap:g}m'
         try:
-            judged = judged_depth(predicted, truth, max_depth=cap, median_scaling=True, **options)
+            judged = judged_depth(predicted, truth, max_depth=cap, median_scaling=True,
+                                  affine=affine, **options)
         except ValueError:  # no pixel counts
             continue
         d, g = judged.depth[judged.counts], truth[judged.counts]
         terms = _error_terms(d, g)
-        rows[f'median_scaled{suffix}'] = _metrics_of(terms.mean(axis=1))
+        rows[f'{name}{suffix}'] = _metrics_of(terms.mean(axis=1))
         if factor is not None:
             low = options.get('min_depth', MIN_DEPTH)
             plain = np.clip(predicted[judged.counts].astype(np.float64) * factor, low, cap)
             rows[f'as_published{suffix}'] = depth_errors(plain, g)
         if not first:
             continue
-        scale = judged.scale / (factor or 1.0)
+        scale, shift = judged.scale / (factor or 1.0), judged.shift
         if edges is not None and (near := edges[judged.counts]).any():
             parts['near_edges'] = _metrics_of(terms[:, near].mean(axis=1))
         bands = [f'{a:g}_to_{b:g}m' for a, b in itertools.pairwise(BANDS)]
         parts |= _by_group(terms, np.searchsorted(BANDS, g, side='right') - 1, bands)
         if labels is not None:
             parts |= _by_group(terms, labels[judged.counts], [f'class:{n}' for n in names])
-    return DepthTable(rows | parts, scale)
+    return DepthTable(rows | parts, scale, shift)
 
 
 def _by_group(terms: np.ndarray, group: np.ndarray, names: Sequence[str]

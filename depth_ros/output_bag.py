@@ -41,10 +41,12 @@ class OutputBag:
         namespace: Of the topics, '' or '/name'.
         camera_pose: T_base_camera 4x4; with it, the odometry's and the camera's transforms are
             written, too. None where the recording has transforms of its own.
+        depth: Whether depth is written, not only its picture.
     """
 
     def __init__(self, writer: BagWriter, classes: Sequence[SemanticClass], namespace: str,
-                 camera_pose: np.ndarray | None) -> None:
+                 camera_pose: np.ndarray | None, depth: bool = True) -> None:
+        self._depth = depth
         self._writer, self._classes, self._namespace = writer, classes, namespace
         self._camera_pose = camera_pose
         self._near = 0.0
@@ -68,7 +70,7 @@ class OutputBag:
         if pictures is None:
             pictures = self.pictures(frame)()
         depth = _shown(frame)
-        if depth is not None:
+        if depth is not None and self._depth:
             self._image('depth/image_rect', frame, log_ns, depth.astype(np.float32, copy=False),
                         '32FC1')
             self._write('depth/camera_info', CAMERA_INFO, log_ns,

@@ -7,6 +7,19 @@ import numpy as np
 from depth_ros.contract import ModelContract
 
 
+def depth_factor(contract: ModelContract, focal: float, scale: float) -> float:
+    """Factor from the network's depth to this camera's, and to metres where that is known.
+
+    Args:
+        contract: the network's.
+        focal: :attr:`depth_ros.camera.ImageFit.depth_factor`.
+        scale: metres per unit of a model that is not metric, 0 where it is not known.
+    """
+    if contract.affine_invariant:
+        return 1.0  # with an unknown shift, no factor makes metres of it
+    return focal if contract.metric else focal * (scale or 1.0)
+
+
 def camera_depth(depth: np.ndarray, labels: np.ndarray | None, contract: ModelContract,
                  factor: float, max_depth: float = 0.0) -> np.ndarray:
     """Depth as the node publishes it.
@@ -18,14 +31,15 @@ def camera_depth(depth: np.ndarray, labels: np.ndarray | None, contract: ModelCo
         depth: float32 (H, W) as the network gives it.
         labels: uint8 (H, W), its class ids; ``None`` without.
         contract: the network's.
-        factor: from the network's depth to this camera's, and to metres where that is known.
-        max_depth: in the unit of the result; 0 for no limit.
+        factor: :func:`depth_factor`.
+        max_depth: in the unit of the result; 0 for no limit. Affine-invariant depth, which has no
+            unit, is not limited.
 
     Returns:
         float32 (H, W) along the optical axis, metres or model units; NaN = invalid.
     """
     near, far = contract.depth_range
-    if max_depth:
+    if max_depth and not contract.affine_invariant:
         far = min(far, max_depth / factor)
     # Comparisons with NaN are false, so this rejects NaN, too.
     valid = depth >= near

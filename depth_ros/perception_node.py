@@ -19,7 +19,7 @@ from depth_ros.contract import UNLABELED
 from depth_ros.conversions import ImageBuffer
 from depth_ros.node import CameraNode, Frame, run
 from depth_ros.parameters import PERCEPTION
-from depth_ros.perception import camera_depth
+from depth_ros.perception import camera_depth, depth_factor
 from depth_ros.transport import OUTPUT_QOS
 
 DEPTH_TOPICS = {
@@ -119,6 +119,8 @@ class PerceptionNode(CameraNode):
         """Create the publishers of what the model gives."""
         contract = self.engine.contract
         topics = dict(DEPTH_TOPICS) if 'depth' in contract.outputs else {}
+        if contract.affine_invariant:
+            topics = {'depth_color': topics['depth_color']}  # no number that looks like metres
         if 'labels' in contract.outputs:
             topics.update(LABEL_TOPICS)
         self._outputs = {name: self.create_lifecycle_publisher(kind, topic, OUTPUT_QOS)
@@ -130,7 +132,14 @@ class PerceptionNode(CameraNode):
         self._input = np.empty(shape, np.uint8)
         self._canvas: Canvas | None = None
         self._colors = DepthColors()
-        if 'depth' in contract.outputs and not contract.metric and not self.settings.depth_scale:
+        if contract.affine_invariant:
+            self.get_logger().warning(
+                f"model '{contract.name}' tells near from far, but no distances: scale and shift "
+                'of its depth are unknown and change from image to image. depth/color shows it; '
+                'depth/image_rect, depth/camera_info and points are not published, and depth_scale '
+                'does not help. For distances take a metric model')
+        elif ('depth' in contract.outputs and not contract.metric
+              and not self.settings.depth_scale):
             self.get_logger().warning(
                 f"model '{contract.name}' is not metric: depth and points are in model units, not "
                 'metres. To calibrate, compare with a known distance and set depth_scale to metres '
@@ -193,9 +202,8 @@ class PerceptionNode(CameraNode):
 
     def _depth(self, depth: np.ndarray, labels: np.ndarray | None, frame: Frame) -> np.ndarray:
         """Depth of this camera, in metres or model units, at network size; NaN = invalid."""
-        factor = frame.fit.depth_factor
-        if not self.engine.contract.metric:
-            factor *= self.settings.depth_scale or 1.0
+        factor = depth_factor(
+            self.engine.contract, frame.fit.depth_factor, self.settings.depth_scale)
         return camera_depth(depth, labels, self.engine.contract, factor, self.settings.max_depth)
 
     def _points(self, frame: Frame, canvas: Canvas, depth: np.ndarray,

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from depth_ros import page
 from depth_ros.contract import ModelContract, SemanticClass
 from depth_ros.files import write_file
+from depth_ros.metrics import ALIGNED
 from depth_ros.page import BLUE, INK, ORANGE, number
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ class _Gallery:
         self._pictures, self._start = pictures, start
         self._near = _near(pictures)
         self._metric = bool(contract and contract.metric)
+        self._affine = bool(contract and contract.affine_invariant)
         self._classes = contract.classes if contract else ()
         # Ground truth may have classes of its own; those of the same name get the same colour.
         colors = {c.name: c.color for c in self._classes}
@@ -211,7 +213,7 @@ class _Gallery:
         return f'{picture.stamp_ns / 1e9 - self._start:.1f} s'
 
     def depth(self, picture: Picture) -> np.ndarray:
-        return color_depth(_to_scale(picture, self._metric), self._near)
+        return color_depth(_to_scale(picture, self._metric or self._affine), self._near)
 
     def true_depth(self, picture: Picture) -> np.ndarray:
         return color_depth(_thicker(picture.true_depth), self._near)
@@ -234,13 +236,20 @@ class _Gallery:
             unit = 'm' if self._metric or truth else 'model units'
             note = 'Depth; black has none, as the sky.'
             if truth and not self._metric:
-                note += ' Each prediction is scaled to the median of the truth.'
-            bars.append(_color_bar(note, _TURBO[::-15], [*marks, (100, f'∞ {unit}')]))
+                note += (' Scale and shift of each prediction are fitted to the truth.'
+                         if self._affine else
+                         ' Each prediction is scaled to the median of the truth.')
+            marks.append((100, f'∞ {unit}'))
+            if self._affine and not truth:
+                marks = [(0, 'near'), (100, 'far')]
+            bars.append(_color_bar(note, _TURBO[::-15], marks))
         if any(p.error is not None for p in pictures):
             marks = [(x, f'{ERROR_LIMIT * x:.0f} %') for x in (0, 50)]
             bars.append(_color_bar(
-                'Relative error of depth after median scaling; no colour where the truth is '
-                'unknown.', _HEAT[::17], [*marks, (100, f'{100 * ERROR_LIMIT:.0f} % and more')]))
+                'Relative error of depth after '
+                f'{"fitting scale and shift" if self._affine else "median scaling"}; no colour '
+                'where the truth is unknown.',
+                _HEAT[::17], [*marks, (100, f'{100 * ERROR_LIMIT:.0f} % and more')]))
         return f'<div class="bars">{"".join(bars)}</div>' if bars else ''
 
     def legend(self) -> str:
@@ -374,8 +383,9 @@ def _cards(found: Mapping, contracts: Mapping[str, ModelContract]) -> str:
     if time := _time_card(found):
         cards.append(time)
     if depth := found.get('depth'):
-        scaled, published = (depth['rows'].get(key) for key in ('median_scaled', 'as_published'))
-        text = 'depth Abs Rel, median-scaled'
+        name = next(n for n in ALIGNED if n in depth['rows'])
+        scaled, published = depth['rows'][name], depth['rows'].get('as_published')
+        text = f'depth Abs Rel, {row_name(name)}'
         if published:
             text += f'; {number(published["abs_rel"])} as published, in metres'
         cards.append(page.card(number(scaled['abs_rel']), '', text))
@@ -719,7 +729,8 @@ def _made_section(found: Mapping, contracts: Mapping[str, ModelContract]) -> str
         rows.append(('replay', text if late is None else f'{text}; at worst {late:.0f} ms late'))
     for node, contract in contracts.items():
         model = found['models'][node]
-        scale = 'metric' if contract.metric else 'up to scale'
+        scale = ('metric' if contract.metric else 'up to scale and shift'
+                 if contract.affine_invariant else 'up to scale')
         rows.append((node, ', '.join(str(part) for part in (
             contract.name, model.get('version'), f'{contract.input_width}x{contract.input_height}',
             scale, model.get('backend'), f'{model["threads"]} threads' if model.get('threads')

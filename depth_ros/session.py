@@ -144,8 +144,9 @@ class _Session:
         self.perception = contracts.get('perception_node')
         classes = self.perception.classes if self.perception else ()
         self.classes = ClassMap.read(job.classes, classes) if classes else None
-        metric = bool(self.perception and (self.perception.metric or job.settings.depth_scale))
-        self.metric = metric
+        self.affine = bool(self.perception and self.perception.affine_invariant)
+        self.metric = bool(self.perception and not self.affine and (
+            self.perception.metric or job.settings.depth_scale))
         self.first_info = bag.first(streams.camera_info)
         self.extrinsic = pose_from_list(job.settings.camera_pose)
         self.tf = [n for n, t in bag.topics.items() if t.msgtype == TF]
@@ -172,7 +173,7 @@ class _Session:
 
     def judge(self, truth: GroundTruth, pool: ThreadPoolExecutor) -> Judge:
         count = self.bag.topics[self.streams.image].count
-        return Judge(truth, self.classes, self.metric, count, pool)
+        return Judge(truth, self.classes, self.metric, count, pool, self.affine)
 
     def truth(self) -> GroundTruth:
         pose = self.job.lidar_pose and pose_from_list(self.job.lidar_pose)
@@ -222,7 +223,10 @@ class _Session:
                 notes.append(f'no ground truth of {what} in this recording')
             elif part != 'trajectory':
                 notes.append(f'{topic} has nothing to compare with at the time of an image')
-        if numbers['depth'] and not self.metric:
+        if numbers['depth'] and self.affine:
+            notes.append('the model knows depth only up to scale and shift of its inverse, so both '
+                         'are fitted to the truth in each frame before it is judged')
+        elif numbers['depth'] and not self.metric:
             notes.append('the model is not metric, so depth is judged after median scaling only')
         return notes
 
@@ -327,6 +331,10 @@ class _Session:
 
     def live(self) -> tuple[Evaluation, dict]:
         job = self.job
+        if self.affine and len(job.models) == 1 and not self.perception.classes:
+            raise EvaluationError(
+                f"model '{self.perception.name}' knows depth only up to scale and shift, which the "
+                'node shows but does not publish as depth: judge it with --mode offline')
         settings = {name: list(map(float, value)) if isinstance(value, tuple) else value
                     for name, value in asdict(job.settings).items()}
         parameters = {name: str(value) for name, value in {
@@ -484,7 +492,8 @@ class _Recording:
         self._writer = BagWriter(session.job.out / 'recording', overwrite=True)
         classes = session.perception.classes if session.perception else ()
         self._outputs = OutputBag(self._writer, classes, self._namespace,
-                                  None if session.tf else session.extrinsic)
+                                  None if session.tf else session.extrinsic,
+                                  depth=not session.affine)
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future] = deque()
         self._copies: list[tuple[Message, bool]] = []

@@ -197,7 +197,7 @@ def test_errors_near_edges_and_by_distance_keep_the_images_scale():
     truth = np.array([[4.0, 4.0, 4.0, 30.0, 60.0]])
     depth = np.array([[2.0, 2.0, 2.0, 30.0, 15.0]])
     edges = np.array([[False, False, True, True, False]])
-    rows, scale = protocol().table(depth, truth, 1.0, edges)
+    rows, scale, _ = protocol().table(depth, truth, 1.0, edges)
     assert scale == 2  # so the depths are 4, 4, 4, 60, 30
     assert rows['near_edges'].abs_rel == pytest.approx((0 + 1) / 2)
     assert rows['0_to_10m'].abs_rel == 0 and rows['20_to_40m'].abs_rel == pytest.approx(1)

@@ -24,6 +24,7 @@ from depth_ros.camera import ImageFit, Intrinsics
 from depth_ros.classes import ClassMap
 from depth_ros.engine import BACKENDS
 from depth_ros.metrics import (
+    ALIGNED,
     DepthMetrics,
     DepthTable,
     confusion,
@@ -198,10 +199,11 @@ class Protocol(NamedTuple):
         """What :func:`depth_ros.metrics.judged_depth` is to do besides its caps and scaling."""
         return {'crop': self.crop, 'limit_truth': self.limit_truth}
 
-    def table(self, depth: np.ndarray, truth: np.ndarray, focal: float, edges: np.ndarray | None
-              ) -> DepthTable:
+    def table(self, depth: np.ndarray, truth: np.ndarray, focal: float, edges: np.ndarray | None,
+              affine: bool = False) -> DepthTable:
         """Errors of one image's depth (h, w); see :func:`depth_ros.metrics.depth_table`."""
-        return depth_table(self.resized(depth, truth.shape), truth, factor=focal, caps=self.caps,
+        return depth_table(self.resized(depth, truth.shape), truth,
+                           factor=None if affine else focal, affine=affine, caps=self.caps,
                            edges=edges, **self.options)
 
 
@@ -212,7 +214,7 @@ class Result:
     Attributes:
         tasks: what was asked for.
         depth: by frame, metrics by row of the table.
-        scales: by frame, the factor of median scaling.
+        scales: by frame, the factor of median scaling, or of scale and shift.
         matrix: label confusion.
         trajectories: numbers by sequence.
         labelled: number of label images in it.
@@ -268,8 +270,9 @@ class Result:
 
     def pick(self, frames: Sequence[Frame], count: int) -> list[Frame]:
         """Frames to look at: half the worst by Abs Rel, the others evenly spread."""
-        judged = [f for f in self.depth if 'median_scaled' in self.depth[f]]
-        worst = sorted(judged, key=lambda f: -self.depth[f]['median_scaled'].abs_rel)[:count // 2]
+        errors = {f: rows[name].abs_rel for f, rows in self.depth.items()
+                  for name in ALIGNED if name in rows}
+        worst = sorted(errors, key=lambda f: -errors[f])[:count // 2]
         others = [f if f in self.depth else f._replace(depth=None) for f in frames
                   if f not in worst and (f in self.depth or f.labels)]
         even = np.linspace(0, len(others) - 1, min(count - len(worst), len(others))).astype(int)
@@ -411,17 +414,20 @@ def evaluate_frames(frames: Sequence[Frame], predictor: Predictor, protocol: Pro
         depth, labels = predictor.perceive(image, protocol.flip)
         if frame.depth and depth is not None and 'depth' in result.tasks:
             truth = frame.depth()
-            rows, scale = protocol.table(depth, truth, frame.focal,
-                                         _edges(frame, truth.shape, protocol))
-            if rows:
-                result.depth[frame], result.scales[frame] = rows, scale
-            empty += not rows
+            found = protocol.table(depth, truth, frame.focal, _edges(frame, truth.shape, protocol),
+                                   predictor.affine)
+            if found.rows:
+                result.depth[frame], result.scales[frame] = found.rows, found.scale
+            empty += not found.rows
         if frame.labels and labels is not None and 'semantics' in result.tasks:
             truth = classes.truth(read_map(frame.labels))
             found = classes.predicted(resize_map(labels, *truth.shape[::-1]))
             matrix = confusion(found, truth, len(classes.classes))
             result.matrix = matrix if result.matrix is None else result.matrix + matrix
             result.labelled += 1
+    if predictor.affine and result.depth:
+        result.notes.append('the model knows depth only up to scale and shift of its inverse; both '
+                            'are fitted to the truth in each image')
     if empty:
         result.notes.append(f'{empty} depth maps have no pixel that counts')
 
