@@ -143,7 +143,7 @@ class Agreement:
                          f'{percent(depth.p95)} at the 95th percentile, {percent(depth.max)} at '
                          'most')
         if labels := self.labels:
-            parts.append(f'{percent(labels.share)} of the pixels have the same class, mean IoU '
+            parts.append(f'{percent(1 - labels.share)} of the pixels have another class, mean IoU '
                          f'{labels.mean_iou:.4f}')
         if pose := self.pose:
             parts.append(f'translation differs by {percent(pose.relative)}, rotation by '
@@ -308,7 +308,7 @@ def check_contracts(a: ModelContract, b: ModelContract) -> None:
         EngineError: naming what differs.
     """
     for name in ('task', 'input_width', 'input_height', 'intrinsics', 'outputs', 'depth_range',
-                 'metric', 'classes'):
+                 'metric', 'affine_invariant', 'classes'):
         first, second = getattr(a, name), getattr(b, name)
         if name == 'outputs':
             first, second = sorted(first), sorted(second)

@@ -186,17 +186,18 @@ def _outputs(frame: Judgeable) -> dict[str, np.ndarray | None]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder of images; else it is taken for a recording."""
-    return path.is_dir() and any(_image_files(path))
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES)
+    """Whether a path is a folder and no recording, which has these files."""
+    return path.is_dir() and not any(
+        p.name == 'metadata.yaml' or p.suffix in ('.mcap', '.db3') for p in path.iterdir())
 
 
 def _from_folder(images: Images, contract: ModelContract) -> tuple[int, _Pictures]:
     """The number of a folder's images, and the images as if taken with the training camera."""
-    files = list(_image_files(images.path))[:images.most]
+    files = sorted(p for p in images.path.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise EngineError(f"folder '{images.path}' has no image ({', '.join(SUFFIXES)}) and is no "
+                          'recording; give a folder of images, or a recording')
+    files = files[:images.most]
     model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
 
     def pictures() -> _Pictures:
@@ -280,8 +281,8 @@ def _agreement_lines(found: Agreement) -> list[str]:
                   _line('Depth in one engine only', ('', '', '', '', percent(depth.worst_invalid)))]
     if labels := found.labels:
         lines += [_line('', ('mean', 'worst frame')),
-                  _line('Pixels of the same class', map(
-                      percent, (labels.share, labels.worst_share))),
+                  _line('Pixels of another class', map(
+                      percent, (1 - labels.share, 1 - labels.worst_share))),
                   _line('Mean IoU of B against A', (f'{labels.mean_iou:.4f}',))]
         lines += [_line(f'  {name}', (f'{value:.4f}',))
                   for name, value in labels.iou.items() if value < 1]
@@ -365,6 +366,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
+    if arguments.json and not arguments.json.parent.is_dir():
+        raise EngineError(f"folder '{arguments.json.parent}' does not exist; make it, or give "
+                          'another file with --json')
     bounds = Bounds(**{item.name: given[item.name] for item in fields(Bounds)})
     images = Images(
         path=arguments.images, most=arguments.frames,
