@@ -34,6 +34,7 @@ setup(
             f'depth_ros_demo = {name}.demo:main',
             f'depth_ros_bench = {name}.bench:main',
             f'build_engine = {name}.build_engine:main',
+            f'compare_engines = {name}.compare_engines:main',
         ],
     },
     zip_safe=False,

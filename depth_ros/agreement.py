@@ -20,7 +20,8 @@ from depth_ros.odometry import rotation_from_vector, vector_from_rotation
 # holds all that is smaller.
 _BINS = np.geomspace(1e-9, 1e3, 2778)
 
-DEPTH_ROWS = {'median_scaled': 'after median scaling', 'as_published': 'as published'}
+DEPTH_ROWS = {'median_scaled': 'after median scaling', 'as_published': 'as published',
+              'scaled_and_shifted': 'after fitting scale, shift'}
 """Rows of an evaluation's depth whose Abs Rel must not change, and what they are called."""
 
 

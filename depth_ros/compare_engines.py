@@ -244,7 +244,7 @@ def _judges(images: Images, bag: Bag, streams: Streams, contract: ModelContract,
     tolerance = int(np.median(periods)) // 2 if len(periods) else _PERIOD // 2
     classes = ClassMap.read(images.classes, contract.classes) if contract.classes else None
     return [Judge(stack.enter_context(GroundTruth(images.path, streams, tolerance)), classes,
-                  contract.metric, total, pool) for _ in range(2)]
+                  contract.metric, total, pool, contract.affine_invariant) for _ in range(2)]
 
 
 # The command --------------------------------------------------------------------------------------
