@@ -71,6 +71,17 @@ def save_pose(path: Path, *, width: int = WIDTH, height: int = HEIGHT,
     return _save(path, nodes, tensors, contract)
 
 
+def unneeded(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes and weights from which no output of a model comes."""
+    needed, idle = {output.name for output in model.graph.output}, []
+    for node in reversed(model.graph.node):
+        if needed.isdisjoint(node.output):
+            idle.append(node.name)
+        else:
+            needed.update(node.input)
+    return idle + [i.name for i in model.graph.initializer if i.name not in needed]
+
+
 def _save(path: Path, nodes: list, tensors: list, contract: ModelContract) -> Path:
     types = {'uint8': TensorProto.UINT8, 'float32': TensorProto.FLOAT}
     shapes = contract.tensor_shapes()

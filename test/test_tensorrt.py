@@ -16,7 +16,7 @@ import pytest
 import tensorrt_standins as standins
 import yaml
 from onnx import helper, numpy_helper
-from onnx_models import HEIGHT, WIDTH, row_depth, save_perception, save_pose
+from onnx_models import HEIGHT, WIDTH, row_depth, save_perception, save_pose, unneeded
 
 from depth_ros import build_engine, tensorrt_engine
 from depth_ros.build_engine import PRECISIONS, build
@@ -596,62 +596,105 @@ def test_fp16_agrees_with_fp32(repository, name):
 @pytest.mark.parametrize('precision', PRECISIONS)
 @pytest.mark.parametrize('name', SHIPPED)
 def test_shipped_models_are_built(repository, name, precision):
-    model = build_engine.load_model(repository / 'models' / name, precision)
+    check_built(repository / 'models' / name, precision)
+
+
+def configurations():
+    """The training configurations by name; those with equal graphs together, as the first."""
+    decisive = ('width', 'height', 'network', 'encoder', 'semantics', 'attention', 'pose_network')
+    equal = {}
+    for path in sorted((Path(__file__).parents[1] / 'train/configs').glob('*.yaml')):
+        settings = yaml.safe_load(path.read_text())
+        equal.setdefault(tuple(settings.get(name) for name in decisive), []).append(path)
+    return [pytest.param(paths[0], id=' and '.join(path.stem for path in paths))
+            for paths in equal.values()]
+
+
+@pytest.fixture(scope='session', params=configurations())
+def exported(request, tmp_path_factory):
+    """The untrained networks of a training configuration: in torch, and the folder of their ONNX
+    files."""
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    from train.config import Config
+    from train.system import System
+
+    torch.manual_seed(0)
+    # The odometry node has two images.
+    config = Config(**{**yaml.safe_load(request.param.read_text()), 'views': 2})
+    system = System(config, fresh=False).eval()
+    for module in system.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # a ResNet's last ones begin as zeros
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+    folder = tmp_path_factory.mktemp('exported')
+    export_networks(system, folder, config.semantics and config.network != 'dispnet')
+    return system, folder
+
+
+def export_networks(system, folder, labels, **contract):
+    """Export as ``python -m train export`` does, with changes of the contract."""
+    from train.classes import CITYSCAPES
+    from train.export import DeployedPerception, DeployedPose, write_model
+    from train.networks.perception import fuse_for_inference
+
+    width, height = system.config.width, system.config.height
+    common = {'name': 'net', 'input_width': width, 'input_height': height,
+              'intrinsics': (width / 2, width / 2, width / 2, height / 2), **contract}
+    write_model(
+        DeployedPerception(fuse_for_inference(system.perception, labels), 1.0, (height, width)),
+        ModelContract(task='perception', depth_range=(0.1, 100.0),
+                      outputs=('depth', 'labels') if labels else ('depth',),
+                      classes=CITYSCAPES if labels else (), **common), folder / 'perception.onnx')
+    write_model(
+        DeployedPose(system.pose, 1.0, (height, width)),
+        ModelContract(task='pose', outputs=('pose',), pose_convention=POSE_CONVENTION, **common),
+        folder / 'pose.onnx')
+
+
+@pytest.mark.parametrize('precision', PRECISIONS)
+@pytest.mark.parametrize('name', SHIPPED)
+def test_every_configuration_is_built(exported, name, precision):
+    check_built(exported[1] / name, precision)
+
+
+def check_built(source, precision='fp32'):
+    """NVIDIA's parser and builder take it, and the list for TensorRT 10.3."""
+    model = build_engine.load_model(source, precision)
     plan, _ = build_engine.serialize(model, real_tensorrt(), None, threading.Event())
     assert len(plan) > 0.5 * model.ByteSize()
 
 
-def configurations():
-    """The training configurations, of several with the same networks the first."""
-    decisive = ('network', 'encoder', 'semantics', 'attention', 'pose_network')
-    different = {}
-    for path in sorted((Path(__file__).parents[1] / 'train/configs').glob('*.yaml')):
-        settings = yaml.safe_load(path.read_text())
-        different.setdefault(tuple(settings.get(name) for name in decisive), path.name)
-    return different.values()
+def test_every_configuration_computes_what_torch_does(exported):
+    import torch
 
+    from train.export import DeployedPerception, DeployedPose
 
-@pytest.fixture(scope='module', params=configurations())
-def exported(request, repository, tmp_path_factory):
-    """The networks of a training configuration, small, untrained, as ONNX files."""
-    torch = pytest.importorskip('torch', reason='torch is not installed')
-    from train.classes import CITYSCAPES
-    from train.config import Config
-    from train.export import DeployedPerception, DeployedPose, write_model
-    from train.networks.perception import fuse_for_inference
-    from train.system import System
-
-    settings = yaml.safe_load((repository / 'train/configs' / request.param).read_text())
-    config = Config(**{**settings, 'width': 128, 'height': 64, 'views': 2, 'explainability': 0.0})
-    torch.manual_seed(0)
-    system = System(config, fresh=False).eval()
-    image = torch.zeros(1, 64, 128, 3, dtype=torch.uint8)
-    labels = config.semantics and config.network != 'dispnet'
-    common = {'input_width': 128, 'input_height': 64, 'intrinsics': (64.0, 64.0, 64.0, 32.0)}
-    folder = tmp_path_factory.mktemp('exported')
-    write_model(
-        DeployedPerception(fuse_for_inference(system.perception), 1.0), {'image': image},
-        ModelContract(task='perception', name='net', depth_range=(0.1, 100.0),
-                      outputs=('depth', 'labels') if labels else ('depth',),
-                      classes=CITYSCAPES if labels else (), **common), folder / 'perception.onnx')
-    write_model(
-        DeployedPose(system.pose, 1.0), {'previous': image, 'current': image.clone()},
-        ModelContract(task='pose', name='net', outputs=('pose',),
-                      pose_convention=POSE_CONVENTION, **common), folder / 'pose.onnx')
-    return folder
-
-
-def test_every_configuration_is_built_in_both_precisions(exported):
-    trt = real_tensorrt()
-    for source in (exported / name for name in SHIPPED):
-        for precision in PRECISIONS:
-            model = build_engine.load_model(source, precision)
-            assert build_engine.serialize(model, trt, None, threading.Event())[0]
+    system, folder = exported
+    for name, net in (('perception.onnx', DeployedPerception(system.perception, 1.0)),
+                      ('pose.onnx', DeployedPose(system.pose, 1.0))):
+        contract = read_contract(folder / name)
+        inputs = smooth_images(contract)
+        with torch.inference_mode():
+            expected = net.eval()(*(torch.from_numpy(inputs[n]) for n in contract.inputs))
+        if name == 'pose.onnx':
+            expected = expected,
+        found = OnnxRuntimeEngine(folder / name, contract, 2).infer(inputs)
+        for output, value in zip(contract.outputs, expected, strict=True):
+            if output == 'labels':  # ties may fall either way
+                assert np.mean(found[output] == value.numpy()) > 0.999
+            else:
+                np.testing.assert_allclose(found[output], value, rtol=1e-4, atol=1e-7)
+                assert np.ptp(found[output]) > 1e-3 * np.abs(found[output]).max()
 
 
 def test_every_configuration_agrees_in_fp16(exported):
     for name in SHIPPED:
-        check_fp16(exported / name)
+        check_fp16(exported[1] / name)
+
+
+def test_nothing_is_exported_that_the_outputs_do_not_need(exported):
+    for name in SHIPPED:
+        assert unneeded(onnx.load(exported[1] / name)) == []
 
 
 # On a GPU: pytest -m gpu

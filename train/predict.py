@@ -3,8 +3,8 @@
     predictor = load_predictor('models')             # or one .onnx file, or a checkpoint
     depth = predictor.depth(rgb)
 
-Images are uint8 (H, W, 3) RGB, of the size that the network takes. Poses are 4x4 matrices ``T_a_b`` that take points
-from camera b to camera a.
+Images are uint8 (H, W, 3) RGB, of the size that the network takes. Poses are 4x4 matrices
+``T_a_b`` that take points from camera b to camera a.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Perceived(NamedTuple):
     """What the perception network says about one image.
 
     Attributes:
-        depth: float32 (h, w), the network's size, along the optical axis, metres or model units; ``None`` without.
+        depth: float32 (h, w), at network size, along the optical axis, metres or model units;
+            ``None`` without.
         labels: uint8 (h, w), ids of the predictor's classes; ``None`` without.
     """
 
