@@ -48,9 +48,14 @@ class NodeProcess:
     """One node, started as ``python -m depth_ros.<module>``."""
 
     def __init__(self, module: str, parameters: Mapping[str, Any] | None = None,
-                 remap: Mapping[str, str] | None = None, extra: tuple[str, ...] = ()) -> None:
-        """Start it; parameters and remappings go through the command line."""
-        command = [sys.executable, '-u', '-m', f'depth_ros.{module}', '--ros-args', *extra]
+                 remap: Mapping[str, str] | None = None, extra: tuple[str, ...] = (),
+                 environment: Mapping[str, str] | None = None,
+                 before: tuple[str, ...] = ()) -> None:
+        """Start it; parameters and remappings go through the command line.
+
+        ``environment`` has more variables, ``before`` a command to start it with.
+        """
+        command = [*before, sys.executable, '-u', '-m', f'depth_ros.{module}', '--ros-args', *extra]
         for name, value in (parameters or {}).items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             command += ['-p', f'{name}:={text}']
@@ -58,7 +63,7 @@ class NodeProcess:
             command += ['-r', f'{source}:={target}']
         self.name = module
         self.process = subprocess.Popen(
-            command, env=ros_environment(), cwd=ROOT, text=True,
+            command, env={**ros_environment(), **(environment or {})}, cwd=ROOT, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
