@@ -74,7 +74,9 @@ class EngineBuild:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             with self._turn() as (lock, waited):
-                if not self.stopping and not (waited and self._is_built()):
+                if waited and self._is_built():
+                    self._say('the other build was of the same engine')
+                elif not self.stopping:
                     self._build(lock)
             problem = ''
         except (EngineError, OSError) as error:

@@ -134,8 +134,9 @@ def check_engine(engine: Engine, reference: Engine, precision: str) -> str:
                         f'{100 * LARGEST_CHANGE:.3g} % is allowed')
     if problems:
         raise EngineError(
-            f'its {precision} results are wrong, compared with {reference.backend}: '
-            f'{"; ".join(problems)}; build it with --precision fp32, or with another version of '
+            f"the {precision} engine's results are wrong: compared with {reference.backend}, "
+            f'{"; ".join(problems)}; build it '
+            f'{"" if precision == "fp32" else "with --precision fp32, or "}with another version of '
             'TensorRT')
     return f'agrees with {reference.backend}: {agreement.text()}'
 

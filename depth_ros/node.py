@@ -8,6 +8,7 @@ waits, so latency cannot grow.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import sys
 import threading
@@ -132,6 +133,19 @@ class Reporter:
                 return
             self._said[cause] = float('inf'), 0
         self._logger.warning(message)
+
+
+class RosHandler(logging.Handler):
+    """Passes warnings of Python's logging on to a ROS logger."""
+
+    def __init__(self, logger) -> None:
+        """Pass on to a ROS logger."""
+        super().__init__(logging.WARNING)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record."""
+        self._logger.warning(record.getMessage())
 
 
 class NewestFrame:
@@ -386,6 +400,7 @@ class CameraNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Take no more images; the frame in work is finished first."""
         self._stop()
+        self._take_next_engine()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -429,9 +444,10 @@ class CameraNode(LifecycleNode):
 
     def _release(self) -> None:
         self.tear_down()
-        if self.engine is not None:
-            self.engine.close()
-            self.engine = None
+        for engine in (self.engine, self._next_engine):
+            if engine is not None:
+                engine.close()
+        self.engine = self._next_engine = None
 
     def _subscribe(self) -> None:
         # As image_transport does: the remapped base name, then the transport's.
@@ -457,7 +473,6 @@ class CameraNode(LifecycleNode):
         if self._worker is not None:
             self._worker.join()
             self._worker = None
-        self._take_next_engine()
 
     # TensorRT's engine, built while the node runs.
 
@@ -752,6 +767,7 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
         except ValueError as error:
             logger.fatal(str(error))
             return 1
+        logging.getLogger('depth_ros').addHandler(RosHandler(node.get_logger()))
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         while rclpy.ok():

@@ -8,6 +8,7 @@ what happens, so that a test needs no clock:
 * ``stubborn``: a build cannot be stopped, as while TensorRT is within one step.
 * ``fail``, ``crash``: a build ends with an error, or takes its process along.
 * ``wrong``: a build makes an engine with other numbers.
+* ``nograph``: no CUDA graph can be recorded.
 * ``builds`` gets a line with the process id for each build, ``mapped`` for memory that is mapped.
 """
 
@@ -55,12 +56,17 @@ def _note(name: str, text: object) -> None:
 
 
 class Cuda(standins.Cuda):
-    """Tells whether memory was asked for that is mapped."""
+    """Does as it is told."""
 
     def cudaHostAlloc(self, size, flags):
         if flags == self.cudaHostAllocMapped:
             _note('mapped', size)
         return super().cudaHostAlloc(size, flags)
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        if _told('nograph'):
+            return (standins.Error.cudaErrorInvalidValue,)
+        return super().cudaStreamBeginCapture(stream, mode)
 
 
 class IProgressMonitor:

@@ -36,7 +36,13 @@ from depth_ros.engine import (
     load_engine,
 )
 from depth_ros.engine_check import BOUNDS, check_engine, load_checked, stored_inputs
-from depth_ros.tensorrt_engine import find_gpu, read_record, record_path
+from depth_ros.tensorrt_engine import (
+    EngineRecord,
+    file_hash,
+    find_gpu,
+    read_record,
+    record_path,
+)
 
 CPU = installed_backends()[0]
 NODES = {'perception_node': save_perception, 'odometry_node': save_pose}
@@ -112,6 +118,16 @@ def is_running(pid):
     return True
 
 
+def save_engine(source):
+    """An engine as from the machine with the stand-ins, without a build."""
+    path = source.with_suffix('.engine')
+    path.write_bytes(source.read_bytes())
+    record_path(path).write_text(EngineRecord(
+        contract=read_contract(source), source=source.name, source_sha256=file_hash(source),
+        precision='fp32', tensorrt=tensorrt_machine.TENSORRT.__version__, cuda=12060,
+        gpu=find_gpu(tensorrt_machine.CUDA), command=f'build_engine {source}').to_json())
+
+
 def engine_names(node):
     return [f'{node}.{end}' for end in ('engine', 'engine.json', 'engine.timing')]
 
@@ -160,10 +176,12 @@ def test_both_nodes_build_while_they_run(machine, peer):
         ends_well(first, second)
     assert machine.files() == sorted(
         name for node in NODES for name in (f'{node}.onnx', *engine_names(node)))
-    # Another start finds the engines. Memory as the parameter asks.
+    # Another start finds the engines. Memory as the parameter asks. Warnings go to the node's log.
     assert not (machine.folder / 'mapped').exists()
+    machine.tell('nograph')
     with machine.start('odometry_node', gpu_memory='mapped') as again:
         again.wait_for('on tensorrt')
+        assert '[odometry_node]' in again.wait_for('runs without a CUDA graph')
         ends_well(again)
     assert len(machine.builds()) == 2 and (machine.folder / 'mapped').exists()
 
@@ -316,15 +334,24 @@ def test_a_model_in_a_folder_that_cannot_be_written(machine):
 
 def test_without_a_gpu_nothing_is_built(machine, peer):
     machine.environment[tensorrt_machine.GPUS] = '0'
-    machine.model('odometry_node')
+    source = machine.model('odometry_node')
     with machine.start('odometry_node') as process:
         assert 'needs an NVIDIA GPU' in process.wait_for('no engine is built')
         peer.wait_state('odometry_node', 'active')
         assert 'no device' in peer.diagnostics_after(
             'odometry_node', lambda d: d['backend'] == CPU)['tensorrt']
         assert process.output.count('NVIDIA') == 1
+        # An engine from elsewhere: taken by itself it must run, beside the model it may.
+        save_engine(source)
+        assert not configure_again(peer, 'odometry_node', model=str(source.with_suffix('.engine')))
+        assert 'needs an NVIDIA GPU' in process.wait_for('cannot configure')
+        assert peer.set_parameters('odometry_node', model=str(source)).successful
+        assert peer.change('odometry_node', 'configure')
+        assert peer.change('odometry_node', 'activate')
+        assert process.output.count('NVIDIA') == 3
+        assert peer.diagnostics_after('odometry_node', lambda d: d['backend'])['backend'] == CPU
         ends_well(process)
-    assert machine.builds() == [] and machine.files() == ['odometry_node.onnx']
+    assert machine.builds() == []
 
 
 def test_where_auto_build_has_no_effect(machine):
@@ -435,7 +462,7 @@ def test_what_is_wrong_depends_on_the_precision(computed, model, change, passes,
         if precision in passes:
             assert 'agrees with' in check_engine(*pair, precision)
         else:
-            with pytest.raises(EngineError, match=f'{precision} results are wrong.*{problem}'):
+            with pytest.raises(EngineError, match=f"{precision} engine's .* wrong: .*{problem}"):
                 check_engine(*pair, precision)
     assert 'agrees with' in check_engine(
         Played(contract, outputs), Played(contract, outputs), 'fp32')
