@@ -21,7 +21,7 @@ from typing import Any
 import onnx
 
 from depth_ros.contract import ContractError, read_contract
-from depth_ros.engine import ENGINE_SUFFIX, EngineError
+from depth_ros.engine import ENGINE_SUFFIX, EngineError, engine_output
 from depth_ros.files import write_file
 from depth_ros.fp16 import to_fp16
 from depth_ros.tensorrt_engine import (
@@ -252,12 +252,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('model', type=Path, help='ONNX file with a depth_ros contract')
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
                         help='fp16 halves the size (default: %(default)s)')
-    parser.add_argument('--output', type=Path, help='engine file (default: MODEL.engine beside the '
-                        'model, where the nodes find it)')
+    parser.add_argument('--output', type=Path, help='engine file (default: where the nodes find it: '
+                        'MODEL.engine beside the model, or in ~/.ros/depth_ros if that folder '
+                        'cannot be written)')
     parser.add_argument('--check', action='store_true',
                         help='only try, without a GPU; writes nothing')
     arguments = parser.parse_args(argv)
-    output = arguments.output or arguments.model.with_suffix(ENGINE_SUFFIX)
+    output = arguments.output or engine_output(arguments.model)
     stop = threading.Event()
     # An exception must not pass through TensorRT: it is asked to stop instead.
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())

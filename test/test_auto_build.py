@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import time
 
@@ -328,6 +329,11 @@ def test_a_model_in_a_folder_that_cannot_be_written(machine):
             process.wait_for('on tensorrt')
             ends_well(process)
         assert len(machine.builds()) == 1
+        # The command builds there too.
+        subprocess.run([*before, sys.executable, '-m', 'depth_ros.build_engine', source],
+                       env={**os.environ, **machine.environment}, check=True)
+        assert len(machine.builds()) == 2
+        assert {path.name for path in cache.iterdir()} == found
     finally:
         machine.models.chmod(stat.S_IRWXU)
 
