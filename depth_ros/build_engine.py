@@ -252,9 +252,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('model', type=Path, help='ONNX file with a depth_ros contract')
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
                         help='fp16 halves the size (default: %(default)s)')
-    parser.add_argument('--output', type=Path, help='engine file (default: where the nodes find it: '
-                        'MODEL.engine beside the model, or in ~/.ros/depth_ros if that folder '
-                        'cannot be written)')
+    parser.add_argument('--output', type=Path, help='engine file (default: MODEL.engine beside the '
+                        'model, or in ~/.ros/depth_ros if that folder cannot be written; the nodes '
+                        'find both)')
     parser.add_argument('--check', action='store_true',
                         help='only try, without a GPU; writes nothing')
     arguments = parser.parse_args(argv)
