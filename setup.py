@@ -33,6 +33,7 @@ setup(
             f'evaluate_bag = {name}.evaluate_bag:main',
             f'depth_ros_demo = {name}.demo:main',
             f'depth_ros_bench = {name}.bench:main',
+            f'adopt_model = {name}.adopt_model:main',
             f'build_engine = {name}.build_engine:main',
             f'compare_engines = {name}.compare_engines:main',
         ],
