@@ -95,15 +95,18 @@ def vector_from_rotation(rotation: Tensor) -> Tensor:
 def _normalised(image: Tensor, size: tuple[int, int] | None) -> Tensor:
     """uint8 (1, h, w, 3) -> float32 0..1 (1, 3, H, W), resized as ``ImageFit.to_network`` does."""
     # TensorRT transposes floats but not bytes: cast first.
-    image = image.float().permute(0, 3, 1, 2) / 255
+    image = image.float().permute(0, 3, 1, 2)
     height, width = image.shape[2:]
-    if size is None or (height, width) == size:
-        return image
-    factor = 1
-    while (min(height // size[0], width // size[1]) >= 2 * factor
-           and height % (2 * factor) == width % (2 * factor) == 0):
-        factor *= 2
-    return resize(avg_pool2d(image, factor) if factor > 1 else image, *size)
+    if size not in (None, (height, width)):
+        factor = 1
+        while (min(height // size[0], width // size[1]) >= 2 * factor
+               and height % (2 * factor) == width % (2 * factor) == 0):
+            factor *= 2
+        if factor > 1:
+            image = avg_pool2d(image, factor)
+        # Whole numbers are what the network was trained on; fractions move its depth by a percent.
+        image = resize(image, *size).round()
+    return image / 255
 
 
 def _image_size(text: str) -> tuple[int, int]:
