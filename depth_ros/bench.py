@@ -1,8 +1,8 @@
 """How long everything takes on this machine: `python -m depth_ros.bench`.
 
-Prints medians: of inference alone, for each installed runtime; of the running nodes, for two
-image sizes at 10 Hz, inference, everything else in the node, and the way from publishing an image
-to receiving its output; and how fast a recording is evaluated, inference left out.
+Prints inference alone, as `bench_engine` does; medians of the running nodes, for two image sizes at
+10 Hz: inference, everything else in the node, and the way from publishing an image to receiving its
+output; and how fast a recording is evaluated, inference left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 import onnx
 
+from depth_ros import bench_engine
 from depth_ros.bag import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -31,7 +31,7 @@ from depth_ros.bag import (
 )
 from depth_ros.contract import ContractError, ModelContract, read_contract, write_contract
 from depth_ros.domain import claim_domain
-from depth_ros.engine import EngineError, installed_backends, load_engine
+from depth_ros.engine import EngineError
 from depth_ros.live import LiveError, Plan, run_nodes
 from depth_ros.models import add_model_option, chosen_models
 from depth_ros.replay import count
@@ -41,26 +41,6 @@ KITTI_SIZE = 1242, 375
 RATE_HZ = 10
 LOOP = 60
 OUTPUTS = ('depth/image_rect', 'depth/camera_info', 'semantics/labels', 'odom')
-
-
-def inference_ms(path: Path, backend: str, threads: int, runs: int) -> float:
-    """Return the median time of one inference, milliseconds.
-
-    Raises:
-        EngineError: The runtime cannot load or run the model.
-    """
-    engine = load_engine(path, backend, threads)
-    rng = np.random.default_rng(0)
-    shapes = engine.contract.tensor_shapes()
-    inputs = {name: rng.integers(0, 255, shapes[name][1], np.uint8)
-              for name in engine.contract.inputs}
-    times = []
-    for _ in range(runs + 5):
-        start = time.perf_counter()
-        engine.infer(inputs)
-        times.append(1e3 * (time.perf_counter() - start))
-    engine.close()
-    return float(np.median(times[5:]))  # the first ones set things up
 
 
 def write_recording(path: Path, size: tuple[int, int], frames: int, contract: ModelContract,
@@ -108,15 +88,10 @@ def write_recording(path: Path, size: tuple[int, int], frames: int, contract: Mo
 
 
 def bench_inference(models: Mapping[str, Path], threads: int, runs: int) -> None:
-    """Print the median inference time of each model with each installed runtime."""
-    backends = installed_backends()
-    print(f'Inference, median of {runs} runs with {threads} threads, ms')
-    print(f'{"":34}' + ''.join(f'{name:>14}' for name in backends))
-    for path in models.values():
-        contract = read_contract(path)
-        name = f'{contract.name} {contract.input_width}x{contract.input_height}'
-        times = (inference_ms(path, backend, threads, runs) for backend in backends)
-        print(f'{name:34}' + ''.join(f'{ms:14.2f}' for ms in times), flush=True)
+    """Print how long an inference of each model takes with each installed runtime."""
+    effort = bench_engine.Effort(threads=threads, runs=runs)
+    measured, missing = bench_engine.bench(models.values(), effort)
+    print(f'Inference: {bench_engine.table(measured, missing, effort)}', flush=True)
 
 
 def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:

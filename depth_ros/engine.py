@@ -16,10 +16,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from depth_ros.contract import ModelContract, read_contract
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 class EngineError(RuntimeError):
@@ -97,15 +101,20 @@ class OnnxRuntimeEngine(Engine):
         super().__init__(contract, threads)
         import onnxruntime
 
+        self._session = onnxruntime.InferenceSession(
+            str(path), self._options(), providers=['CPUExecutionProvider'])
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         # Spinning threads win a millisecond on an idle machine and take the processor from
         # everything else on a busy one; a robot is busy.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            str(path), options, providers=['CPUExecutionProvider'])
+        return options
 
     def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self._session is None:
@@ -125,15 +134,17 @@ class OpenVinoEngine(Engine):
     def __init__(self, path: Path, contract: ModelContract, threads: int) -> None:
         super().__init__(contract, threads)
         core = _openvino_core()
-        settings = {
+        self._request = core.compile_model(core.read_model(path), 'CPU', self._settings()
+                                           ).create_infer_request()
+
+    def _settings(self) -> dict[str, Any]:
+        return {
             'PERFORMANCE_HINT': 'LATENCY',
-            'INFERENCE_NUM_THREADS': threads,
+            'INFERENCE_NUM_THREADS': self.threads,
             'NUM_STREAMS': 1,
             # bf16 would be chosen silently where the processor has it and shifts the depths.
             'INFERENCE_PRECISION_HINT': 'f32',
         }
-        self._request = core.compile_model(core.read_model(path), 'CPU', settings
-                                           ).create_infer_request()
 
     def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self._request is None:

@@ -91,6 +91,10 @@ class Cuda:
     def cudaFree(self, devPtr):
         return self._release('cudaFree', devPtr, 'device')
 
+    def cudaMemGetInfo(self):
+        used = sum(len(self._memory[a]) for a, kind in self.held.items() if kind == 'device')
+        return Error.cudaSuccess, 2**30 - used, 2**30
+
     def cudaHostAlloc(self, size, flags):
         kind = 'mapped' if flags == self.cudaHostAllocMapped else 'host'
         return self._answer('cudaHostAlloc', lambda: self._allocate(kind, size))

@@ -336,7 +336,7 @@ def test_bench_prints_a_row_for_each_model_node_and_size(models):
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     assert {row[0] for row in rows if len(row) > 2 and row[1] == '64x48'} == {
-        'tiny_perception', 'tiny_pose'}
+        'perception.onnx', 'pose.onnx'}
     nodes = [row for row in rows if len(row) == 7 and row[1].endswith('_node')]
     assert [row[:2] for row in nodes] == [
         [size, node] for size in ('1280x720', '640x192')
