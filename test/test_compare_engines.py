@@ -25,7 +25,7 @@ from depth_ros.agreement import (
     check_contracts,
 )
 from depth_ros.bag import BagWriter
-from depth_ros.contract import read_contract
+from depth_ros.contract import read_contract, write_contract
 from depth_ros.engine import EngineError, installed_backends
 from depth_ros.fp16 import to_fp16
 from depth_ros.odometry import rotation_from_vector, vector_from_rotation
@@ -287,6 +287,23 @@ def test_accuracy_against_truth(models, recording, tmp_path, capsys):
     published = found['accuracy']['a']['depth']['rows']['as_published']['abs_rel']
     assert published == pytest.approx(1 - 1 / 1.1, abs=1e-3)
     assert 'Abs Rel as published' in capsys.readouterr().out
+
+
+def test_depth_of_unknown_scale_and_shift(models, recording, tmp_path):
+    """It is judged after both are fitted, so that another scale of all frames changes nothing."""
+    source = models / 'perception.onnx'
+    model = onnx.load(source)
+    write_contract(model, replace(read_contract(source), metric=False, affine_invariant=True))
+    a, b, found = tmp_path / 'a.onnx', tmp_path / 'b.onnx', tmp_path / 'found.json'
+    onnx.save(model, a)
+    changed(a, b, rows=1.04)
+    assert run(a, b, '--images', recording, '--json', found) == 0
+    found = json.loads(found.read_text())
+    assert found['agreement']['depth']['mean'] == pytest.approx(0.04, abs=1e-5)
+    first, second = (found['accuracy'][name]['depth']['rows'] for name in 'ab')
+    assert 'as_published' not in first and 'median_scaled' not in first
+    assert first['scaled_and_shifted']['abs_rel'] == pytest.approx(
+        second['scaled_and_shifted']['abs_rel'], abs=1e-6)
 
 
 def test_trajectory_against_truth(models, tmp_path, capsys):
