@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
+from onnx_models import unneeded
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
@@ -41,7 +44,7 @@ from train.networks.perception import MAX_DEPTH, MIN_DEPTH, make_perception
 from train.networks.pose import PoseNet, SfmPoseNet
 from train.networks.prediction import Prediction
 from train.pictures import draw, tile
-from train.sequences import find_sequences
+from train.sequences import find_sequences, resize_image
 from train.system import System, load_system
 
 WIDTH, HEIGHT = 96, 64
@@ -495,6 +498,72 @@ def test_every_kind_of_network_can_be_deployed(street, tmp_path, capsys, setting
     if 'learn_intrinsics' in settings:  # 0.69 of the size, where learning begins
         np.testing.assert_allclose(contract.intrinsics[0], 0.69 * WIDTH, rtol=0.05)
     compare(load_system(checkpoint), tmp_path, pose=pose)
+
+
+def test_what_is_not_wanted_is_not_in_the_graphs(street, tmp_path, capsys):
+    """Depth alone needs the semantic decoder only as far as its attention looks at it."""
+    fit(config(street, tmp_path, steps=1, **{**LIGHT, **FSRE}))
+    checkpoint, sizes = tmp_path / 'last.ckpt', {}
+    for outputs, files in (('depth,labels,pose', {'perception.onnx', 'pose.onnx'}),
+                           ('labels,depth', {'perception.onnx'}), ('depth', {'perception.onnx'}),
+                           ('pose', {'pose.onnx'})):
+        out = tmp_path / outputs
+        assert main(['export', str(checkpoint), '--out', str(out), '--outputs', outputs]) == 0
+        assert {path.name for path in out.iterdir()} == files
+        for path in out.iterdir():
+            model = onnx.load(path)
+            assert unneeded(model) == []
+            sizes[outputs, path.name] = model.ByteSize()
+    assert read_contract(tmp_path / 'depth' / 'perception.onnx').outputs == ('depth',)
+    everything = sizes['depth,labels,pose', 'perception.onnx']
+    assert sizes['labels,depth', 'perception.onnx'] == pytest.approx(everything, abs=100)
+    assert sizes['depth', 'perception.onnx'] < everything - 500_000
+    compare(load_system(checkpoint), tmp_path / 'depth', pose=False)
+    for outputs, message in (('labels', 'labels come with depth'), ('odom', "'odom' must be some")):
+        with pytest.raises(SystemExit):
+            main(['export', str(checkpoint), '--outputs', outputs])
+        assert message in capsys.readouterr().err
+
+
+def test_outputs_that_the_networks_do_not_have_are_named(street, tmp_path, capsys):
+    fit(config(street, tmp_path, steps=1, **{**LIGHT, **SFM, 'semantic': 0.0}))
+    for name, message in (('depth,labels', '--outputs labels: the network has no semantics'),
+                          ('pose', '--outputs pose: this pose network sees 3 frames')):
+        assert main(['export', str(tmp_path / 'last.ckpt'), '--outputs', name]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_graphs_may_take_larger_images(trained, exported, tmp_path, capsys):
+    size = 2 * WIDTH, 4 * HEIGHT
+    assert main(['export', str(trained / 'last.ckpt'), '--out', str(tmp_path),
+                 '--image-size', f'{size[0]}x{size[1]}']) == 0
+    # Even numbers, so that no average needs rounding.
+    halves = 2 * np.random.default_rng(0).integers(0, 128, (2, 2 * HEIGHT, WIDTH, 3), np.uint8)
+    images = halves.repeat(2, 1).repeat(2, 2)
+    small = np.stack([resize_image(image, WIDTH, HEIGHT) for image in halves])
+    for name, inputs in (('perception', ('image',)), ('pose', ('previous', 'current'))):
+        whole, plain = (load_engine(folder / f'{name}.onnx', 'onnxruntime')
+                        for folder in (tmp_path, exported))
+        assert whole.contract == replace(
+            plain.contract, image_size=size, provenance=whole.contract.provenance)
+        found, expected = (
+            engine.infer({n: image[None] for n, image in zip(inputs, given, strict=False)})
+            for engine, given in ((whole, images), (plain, small)))
+        for output in plain.contract.outputs:
+            if output == 'labels':
+                assert (found[output] == expected[output]).mean() > 0.999
+            else:
+                np.testing.assert_allclose(found[output], expected[output], rtol=1e-4, atol=1e-7)
+    # The network's own size is nothing to speak of.
+    assert main(['export', str(trained / 'last.ckpt'), '--out', str(tmp_path), '--outputs', 'pose',
+                 '--image-size', f'{WIDTH}x{HEIGHT}']) == 0
+    assert read_contract(tmp_path / 'pose.onnx').image_size is None
+    for wrong in ('1280', '1280x', '2x2'):
+        try:
+            assert main(['export', str(trained / 'last.ckpt'), '--image-size', wrong]) == 2
+        except SystemExit as error:
+            assert error.code == 2
+        assert 'image' in capsys.readouterr().err
 
 
 def test_euler_angles_become_a_rotation_vector(tmp_path):
