@@ -70,13 +70,11 @@ class EngineBuild:
         self._thread.join()
 
     def _run(self) -> None:
-        # On Linux this is the thread's alone, and what it starts inherits it.
+        # On Linux that is this thread's alone, and the process that it starts inherits it.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             with self._turn() as (lock, waited):
-                if waited and self._is_built():
-                    self._say('the other build was of the same engine')
-                elif not self.stopping:
+                if not self.stopping and not (waited and self._is_built()):
                     self._build(lock)
             problem = ''
         except (EngineError, OSError) as error:

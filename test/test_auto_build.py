@@ -17,6 +17,7 @@ import time
 import numpy as np
 import pytest
 import tensorrt_machine
+from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Odometry
 from onnx_models import row_depth, save_perception, save_pose
 from ros_process import NodeProcess, Peer, image_message, stamp
@@ -155,21 +156,24 @@ def test_both_nodes_build_while_they_run(machine, peer):
             assert found['backend'] == CPU
         assert len(machine.builds()) == 1
         machine.untell('hold')
+        end = time.monotonic() + 60
+        while not all('now on tensorrt' in p.output for p in processes.values()):
+            assert time.monotonic() < end, first.output + second.output
+            scene.answer(['/depth/image_rect', '/odom'])
         for node, process in processes.items():
             process.wait_for('TensorRT: agrees with ')
             for line in (f'TensorRT: building: wrote {machine.models}/{node}.engine', f'on {CPU}'):
                 assert line in process.output
         for _ in range(3):
             depth = scene.answer(['/depth/image_rect', '/odom'])['/depth/image_rect']
-        for node, process in processes.items():
-            process.wait_for('now on tensorrt')
+        for node in NODES:
             found = peer.diagnostics_after(node, lambda d: d['backend'] == 'tensorrt')
             assert found['tensorrt'].startswith(f'agrees with {CPU}: ')
             assert (found['dropped'], found['failed']) == ('0', '0')
             assert read_record(machine.models / f'{node}.engine').precision == 'fp32'
         odom = peer.messages['/odom']
         # The first image has no motion; each further one moves 0.5 m ahead.
-        assert [stamp(m) for m in odom] == [102 + i for i in range(len(odom))] and len(odom) == 6
+        assert [stamp(m) for m in odom] == list(np.arange(102, scene.time + 1))
         np.testing.assert_allclose([m.pose.pose.position.x for m in odom],
                                    0.5 * np.arange(1, len(odom) + 1), atol=1e-6)
         assert np.frombuffer(depth.data, np.float32)[-1] == pytest.approx(row_depth()[-1, 0])
@@ -279,8 +283,10 @@ def test_a_build_that_fails_costs_only_a_message(machine, peer, how, reason):
         scene = Scene(peer, process)
         scene.camera.wait_matched()
         scene.answer(['/depth/image_rect'])
-        found = peer.diagnostics_after('perception_node', lambda d: True)
+        found = peer.diagnostics_after('perception_node', lambda d: float(d['rate_hz']))
         assert reason in found['tensorrt'] and found['backend'] == CPU
+        status = peer.messages['/diagnostics'][-1].status[0]
+        assert status.level == DiagnosticStatus.WARN and 'without TensorRT' in status.message
         # Not again and again.
         assert peer.change('perception_node', 'deactivate')
         assert peer.change('perception_node', 'activate')
