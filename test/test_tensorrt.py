@@ -1,11 +1,14 @@
 """TensorRT as far as a machine without a GPU allows, and on a GPU where there is one."""
 
+import ast
 import inspect
 import re
 import subprocess
 import sys
 import threading
+from argparse import ArgumentParser
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import cv2
@@ -13,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tensorrt_machine
 import tensorrt_standins as standins
 import yaml
 from onnx import helper, numpy_helper
@@ -229,6 +233,7 @@ def machine(monkeypatch):
 
 
 def test_a_fitting_engine_is_preferred(tmp_path, images, machine):
+    assert tensorrt_engine.check_machine() == (standins.TensorRt.__version__, GPU)
     source = save_perception(tmp_path / 'net.onnx')
     path = engine_file(source)
     for file, backend in ((path, 'auto'), (source, 'auto'), (source, 'onnxruntime')):
@@ -323,7 +328,8 @@ def real_parameters(method):
 
 
 @pytest.mark.parametrize('stand_in', [
-    standins.Runtime, standins.ICudaEngine, standins.IExecutionContext])
+    standins.Runtime, standins.ICudaEngine, standins.IExecutionContext, tensorrt_machine.Builder,
+    tensorrt_machine.OnnxParser, tensorrt_machine.IBuilderConfig])
 def test_the_stand_in_for_tensorrt_is_like_the_real_one(stand_in):
     real = getattr(real_tensorrt(), stand_in.__name__)
     for name, function in functions(stand_in).items():
@@ -346,6 +352,96 @@ def test_the_logger_works_with_the_real_one(caplog):
     assert logger.errors == ['wrong'] and 'odd' in caplog.text and 'chat' not in caplog.text
     assert trt.nptype(trt.DataType.UINT8) == np.uint8
     assert trt.nptype(trt.DataType.FLOAT) == np.float32
+
+
+# What our code uses, in the real modules
+
+SOURCES = sorted((Path(__file__).parents[1] / 'depth_ros').glob('*.py'))
+OBJECTS = {  # the classes of TensorRT behind our variables
+    'builder': 'Builder', 'parser': 'OnnxParser', 'config': 'IBuilderConfig',
+    'cache': 'ITimingCache', '_runtime': 'Runtime', '_engine': 'ICudaEngine',
+    '_context': 'IExecutionContext'}
+USERS = ('tensorrt_engine.py', 'build_engine.py', 'bench_engine.py')
+
+
+def nodes(kind, files=SOURCES):
+    """The nodes of a kind of our code's syntax trees."""
+    return [node for path in files for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, kind)]
+
+
+def names(node):
+    """A chain of attributes as names, without a leading self; empty for anything else."""
+    if isinstance(node, ast.Attribute):
+        chain = names(node.value)
+        return [*chain, node.attr] if chain or is_self(node.value) else []
+    return [node.id] if isinstance(node, ast.Name) and node.id != 'self' else []
+
+
+def is_self(node):
+    return isinstance(node, ast.Name) and node.id == 'self'
+
+
+@pytest.mark.parametrize(('real', 'variables', 'least'), [
+    ('tensorrt_rtx', ('trt', '_trt'), 12), ('cuda.bindings.runtime', ('cudart', '_cudart'), 8)])
+def test_every_name_that_is_used_exists_in_the_real_module(real, variables, least):
+    module = pytest.importorskip(real)
+    used = {tuple(chain[1:]) for chain in map(names, nodes(ast.Attribute))
+            if len(chain) > 1 and chain[0] in variables}
+    for chain in used:
+        attrgetter('.'.join(chain))(module)
+    assert len(used) >= least
+
+
+def test_every_cuda_function_gets_the_arguments_that_the_real_one_takes():
+    cudart, checked = real_cuda(), set()
+    for call in nodes(ast.Call):
+        named = [i for i, argument in enumerate(call.args) if isinstance(argument, ast.Constant)
+                 and re.fullmatch(r'cuda[A-Z]\w+', str(argument.value))]
+        given = {call.args[i].value: len(call.args) - i - 1 for i in named}
+        if len(named) == 2:  # what releases the result of the other one, and takes it alone
+            given[call.args[named[0]].value] = 1
+        chain = names(call.func)
+        if chain[:-1] in (['cudart'], ['_cudart']):
+            given[chain[-1]] = len(call.args)
+        for name, count in given.items():
+            assert len(inspect.signature(getattr(cudart, name)).parameters) == count, name
+            checked.add(name)
+    assert {'cudaGetDeviceCount', 'cudaMalloc', 'cudaFree', 'cudaGraphLaunch'} < checked
+    assert len(checked) > 15
+
+
+def test_every_method_of_tensorrt_gets_parameters_that_the_real_one_has():
+    trt, checked = real_tensorrt(), set()
+    files = [path for path in SOURCES if path.name in USERS]
+    for call in nodes(ast.Call, files):
+        chain = names(call.func)
+        if len(chain) != 2 or chain[0] not in OBJECTS or hasattr(ArgumentParser, chain[1]):
+            continue
+        parameters = real_parameters(getattr(getattr(trt, OBJECTS[chain[0]]), chain[1]))
+        assert len(call.args) + len(call.keywords) <= len(parameters), chain
+        assert {keyword.arg for keyword in call.keywords} <= set(parameters), chain
+        checked.add(chain[1])
+    for node in nodes(ast.Attribute, files):
+        chain = names(node)
+        if len(chain) == 2 and chain[0] in OBJECTS and not hasattr(ArgumentParser, chain[1]):
+            assert hasattr(getattr(trt, OBJECTS[chain[0]]), chain[1]), chain
+    assert {'parse', 'create_network', 'set_timing_cache', 'execute_async_v3'} < checked
+
+
+@pytest.mark.parametrize(('base', 'method', 'parameters'), [
+    ('ILogger', 'log', ['severity', 'msg']),
+    ('IProfiler', 'report_layer_time', ['layer_name', 'ms']),
+    ('IProgressMonitor', 'phase_start', ['phase_name', 'parent_phase', 'num_steps']),
+    ('IProgressMonitor', 'step_complete', ['phase_name', 'step']),
+    ('IProgressMonitor', 'phase_finish', ['phase_name'])])
+def test_what_tensorrt_calls_has_the_parameters_that_it_gives(base, method, parameters):
+    """By position: their names are free."""
+    assert real_parameters(getattr(getattr(real_tensorrt(), base), method)) == parameters
+    ours = [function for cls in nodes(ast.ClassDef) for function in cls.body
+            if isinstance(function, ast.FunctionDef) and function.name == method
+            and any(names(parent)[-1:] == [base] for parent in cls.bases)]
+    assert [len(function.args.args) - 1 for function in ours] == [len(parameters)]
 
 
 # Building
@@ -454,6 +550,42 @@ def test_a_stop_reaches_tensorrt():
         monitor.phase_finish('whole')
 
 
+@pytest.fixture
+def builder(machine, tmp_path, monkeypatch):
+    """This machine with a builder, too, which does what files in a folder say."""
+    folder = tmp_path / 'machine'
+    folder.mkdir()
+    monkeypatch.setenv(tensorrt_machine.FOLDER, str(folder))
+    monkeypatch.setitem(sys.modules, 'tensorrt', tensorrt_machine.TensorRt(machine))
+    return folder
+
+
+def test_the_command(tmp_path, images, builder, capsys):
+    source = save_perception(tmp_path / 'net.onnx')
+    assert build_engine.main([str(source)]) == 0
+    assert re.search(r'wrote .*net.engine \(\d+.\d MB, fp32\)', capsys.readouterr().out)
+    engine = load_engine(source)
+    assert engine.backend == 'tensorrt'
+    expected = OnnxRuntimeEngine(source, read_contract(source), 1).infer({'image': images[0]})
+    np.testing.assert_array_equal(engine.infer({'image': images[0]})['labels'], expected['labels'])
+    engine.close()
+    (builder / 'fail').touch()
+    before = source.with_suffix('.engine').read_bytes()
+    assert build_engine.main([str(source)]) == 1
+    assert 'cannot build the model: out of memory' in capsys.readouterr().err
+    assert source.with_suffix('.engine').read_bytes() == before
+
+
+def test_a_build_without_a_timing_cache(tmp_path, builder, monkeypatch):
+    """TensorRT refuses even an empty one."""
+    monkeypatch.setattr(tensorrt_machine.IBuilderConfig, 'set_timing_cache',
+                        lambda self, cache, ignore_mismatch: False)
+    source = save_perception(tmp_path / 'net.onnx')
+    assert build_engine.main([str(source)]) == 0
+    assert load_engine(source).backend == 'tensorrt'
+    assert not (tmp_path / 'net.engine.timing').exists()
+
+
 def test_what_the_parser_rejects_is_named(tmp_path):
     model = onnx.load(save_perception(tmp_path / 'net.onnx'))
     next(node for node in model.graph.node if node.op_type == 'Cast').op_type = 'Floor'
@@ -497,7 +629,7 @@ def test_what_tensorrt_10_3_cannot_read_is_refused(tmp_path, capsys, change, mes
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_check_command(tmp_path, capsys):
+def test_the_check_command(tmp_path, capsys, monkeypatch):
     real_tensorrt()
     path = save_pose(tmp_path / 'net.onnx')
     assert build_engine.main([str(path), '--check', '--precision', 'fp16']) == 0
@@ -505,6 +637,9 @@ def test_the_check_command(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [path]
     assert build_engine.main([str(tmp_path / 'no.onnx'), '--check']) == 1
     assert 'no.onnx' in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, 'tensorrt_rtx', None)
+    assert build_engine.main([str(path), '--check']) == 1
+    assert 'pip install tensorrt-rtx-cu13' in capsys.readouterr().err
 
 
 def test_an_interrupted_command(tmp_path, repository):
@@ -580,6 +715,18 @@ def test_what_is_around_the_network_stays_in_fp32():
     image = np.full((1, 1, 2, 2), 3, np.float32)
     found, = onnxruntime.InferenceSession(half.SerializeToString()).run(None, {'image': image})
     np.testing.assert_allclose(found, image / 2, rtol=1e-3)
+
+
+def test_a_network_that_ends_with_its_weights_gives_fp32():
+    nodes = [helper.make_node('Conv', ['image', 'kernel'], ['result'])]
+    kernel = numpy_helper.from_array(np.full((1, 1, 1, 1), 0.5, np.float32), 'kernel')
+    ends = [[helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, (1, 1, 2, 2))]
+            for n in ('image', 'result')]
+    half = to_fp16(helper.make_model(helper.make_graph(nodes, 'net', *ends, [kernel]), ir_version=8,
+                                     opset_imports=[helper.make_opsetid('', 18)]))
+    found, = onnxruntime.InferenceSession(half.SerializeToString()).run(
+        None, {'image': np.full((1, 1, 2, 2), 3, np.float32)})
+    assert found.dtype == np.float32 and (found == 1.5).all()
 
 
 SHIPPED = ('perception.onnx', 'pose.onnx')
