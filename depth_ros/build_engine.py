@@ -51,6 +51,13 @@ OPERATORS = frozenset("""
     Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where
 """.split())
 """What the parser of TensorRT 10.3, JetPack 6's, reads and networks for images need."""
+RESIZE = {
+    'antialias': {0}, 'exclude_outside': {0}, 'keep_aspect_ratio_policy': {b'stretch'},
+    'coordinate_transformation_mode': {
+        b'align_corners', b'asymmetric', b'half_pixel', b'pytorch_half_pixel',
+        b'tf_half_pixel_for_nn'},
+}
+"""The attributes of Resize that it does not read in full, and what it reads."""
 
 
 def check_operators(model: onnx.ModelProto) -> None:
@@ -71,6 +78,11 @@ def check_operators(model: onnx.ModelProto) -> None:
     images = {value.name for value in model.graph.input
               if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
     for node in model.graph.node:
+        for attribute in node.attribute if node.op_type == 'Resize' else ():
+            value = onnx.helper.get_attribute_value(attribute)
+            if value not in RESIZE.get(attribute.name, {value}):
+                raise EngineError(f"TensorRT 10.3 has no Resize with {attribute.name} "
+                                  f"{value!r} ('{node.name}'); export the model without it")
         if node.op_type != 'Cast' and not images.isdisjoint(node.input):
             raise EngineError(f"TensorRT 10.3 takes bytes into Cast only, but {node.op_type} "
                               f"'{node.name}' reads an image; cast it first")

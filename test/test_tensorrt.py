@@ -615,9 +615,15 @@ def image_into_reduction(model):
     model.graph.node[1].input[0] = 'image'
 
 
+def smooth_resize(model):
+    model.graph.node.add(op_type='Resize', name='shrink', input=['real'], output=['small']
+                         ).attribute.append(helper.make_attribute('antialias', 1))
+
+
 @pytest.mark.parametrize(('change', 'message'), [
     (rename, 'no operator Unique; export'),
     (add_domain, 'no operator com.microsoft.ReduceMean'),
+    (smooth_resize, r"no Resize with antialias 1 \('shrink'\)"),
     (new_opset, 'opset 9 to 20, the model has 23; .*opset 18'),
     (image_into_reduction, "bytes into Cast only, but ReduceMean .*cast it first")])
 def test_what_tensorrt_10_3_cannot_read_is_refused(tmp_path, capsys, change, message):
