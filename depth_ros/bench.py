@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 import onnx
 
-from depth_ros import bench_engine
 from depth_ros.bag import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -89,9 +88,12 @@ def write_recording(path: Path, size: tuple[int, int], frames: int, contract: Mo
 
 def bench_inference(models: Mapping[str, Path], threads: int, runs: int) -> None:
     """Print how long an inference of each model takes with each installed runtime."""
-    effort = bench_engine.Effort(threads=threads, runs=runs)
-    measured, missing = bench_engine.bench(models.values(), effort)
-    print(f'Inference: {bench_engine.table(measured, missing, effort)}', flush=True)
+    command = [sys.executable, '-m', 'depth_ros.bench_engine', *map(str, models.values()),
+               '--threads', str(threads), '--runs', str(runs)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise EngineError(done.stderr.strip())
+    print(f'Inference\n{done.stdout}', end='', flush=True)
 
 
 def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:

@@ -242,7 +242,7 @@ def measure_layers(path: Path, backend: str, effort: Effort) -> tuple[Layer, ...
         EngineError: if the runtime cannot load or run the model.
     """
     try:
-        engine = _PROFILERS[backend](_engine_path(path, backend), effort)
+        engine = _PROFILERS[backend](path, effort)
     except EngineError:
         raise
     except Exception as error:  # each runtime has its own exception types
@@ -311,7 +311,8 @@ class _OpenVinoProfiler(OpenVinoEngine):
 class _TensorRtProfiler(TensorRtEngine):
     def __init__(self, path: Path, effort: Effort) -> None:
         self._effort = effort
-        super().__init__(path, effort.threads)
+        file = _engine_path(path, TENSORRT)
+        super().__init__(file, effort.threads, source=None if file == path else path)
         self._times: dict[str, list[float]] = {}
         times, trt = self._times, self._trt
 
