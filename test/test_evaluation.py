@@ -80,10 +80,10 @@ def ground_truth(folder, rows, tolerance=PERIOD // 2):
     return GroundTruth(path, Streams('/cam/image', '/cam/camera_info', **named), tolerance)
 
 
-def judge(folder, frames, rows=(), classes=None, metric=True):
+def judge(folder, frames, rows=(), classes=None, metric=True, affine=False):
     """The evaluation of frames, and what was found about each, in the order it was told."""
     with ThreadPoolExecutor(2) as pool, ground_truth(folder, list(rows)) as truth:
-        judge = Judge(truth, classes, metric, len(frames), pool)
+        judge = Judge(truth, classes, metric, len(frames), pool, affine)
         judged = [j for j in map(judge.add, frames) if j is not None]
         evaluation, last = judge.finish()
     json.dumps(evaluation.numbers, allow_nan=False)  # what metrics.json can hold
@@ -162,6 +162,26 @@ def test_relative_depth_is_judged_scaled_only(tmp_path):
     assert not [name for name in rows if name.startswith('as_published')]
     assert 'abs_rel_published' not in evaluation.frames
     assert evaluation.frames['scale'] == pytest.approx([5])
+
+
+def test_scale_and_shift_are_fitted_in_each_frame(tmp_path):
+    rng = np.random.default_rng(6)
+    truth = [rng.uniform(2, 70, (6, 8)).astype(np.float32) for _ in range(2)]
+    found = [1 / (a / t + b) for t, (a, b) in zip(truth, ((4, 0.2), (9, 0.01)), strict=True)]
+    evaluation, judged = judge(tmp_path, [frame(i, f) for i, f in enumerate(found, 1)],
+                               depth_rows(truth), metric=False, affine=True)
+    rows = evaluation.numbers['depth']['rows']
+    assert rows['scaled_and_shifted']['abs_rel'] == pytest.approx(0, abs=1e-4)
+    assert 'median_scaled' not in rows and 'as_published' not in rows
+    assert evaluation.frames['scale'] == pytest.approx([4, 9], rel=1e-3)
+    for item, true in zip(judged, truth, strict=True):
+        np.testing.assert_allclose(item.picture.depth, true, rtol=1e-3)  # shown in metres
+        assert np.nanmax(item.picture.error) < 1e-3
+    # Two depths that have nothing in common are not compared.
+    steps = [frame(i, f, step=np.eye(4)) for i, f in enumerate(found, 1)]
+    for affine in (False, True):
+        result, _ = judge(tmp_path / str(affine), steps, depth_rows(truth), affine=affine)
+        assert (result.numbers['consistency'] is None) == affine
 
 
 def test_coverage_is_what_is_published_of_what_is_known(tmp_path):

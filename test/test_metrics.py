@@ -215,6 +215,42 @@ def test_depth_protocol_against_a_loop_over_pixels():
     assert found.abs_rel == pytest.approx(np.mean(errors), rel=1e-12)
 
 
+def test_scale_and_shift_of_inverse_depth():
+    """MiDaS's protocol, against numpy's least squares."""
+    rng = np.random.default_rng(4)
+    truth = rng.uniform(1, 100, (40, 50))
+    truth[rng.random(truth.shape) < 0.5] = 0
+    exact = 1 / (7 / np.where(truth > 0, truth, 3) + 0.3)
+    judged = metrics.judged_depth(exact, truth, affine=True)
+    assert judged.scale == pytest.approx(7) and judged.shift == pytest.approx(-0.3 / 7)
+    np.testing.assert_allclose(judged.depth[judged.counts], truth[judged.counts], rtol=1e-9)
+
+    found = 1 / (1 / exact + rng.uniform(0, 1, truth.shape))
+    known = (truth > 1e-3) & (truth < 80)
+    x, y = 1 / found[known], 1 / truth[known]
+    (a, b), *_ = np.linalg.lstsq(np.stack([x, np.ones_like(x)], 1), y, rcond=None)
+    expected = 1 / np.maximum(a * x + b, 1 / 80)  # what is at infinity or behind is at the cap
+    g = truth[known]
+    assert (a * x + b < 1 / 80).any()
+    row = metrics.depth_metrics(found, truth, affine=True)
+    assert row.abs_rel == pytest.approx(np.mean(abs(expected - g) / g))
+    # One factor would judge the shift, of which such a network knows nothing.
+    assert row.abs_rel < metrics.depth_metrics(found, truth, median_scaling=True).abs_rel
+
+    table = metrics.depth_table(found, truth, factor=None, affine=True)
+    assert table.aligned is table.rows['scaled_and_shifted'] == row
+    assert {'scaled_and_shifted_50m', '0_to_10m'} < set(table.rows)
+    assert not {'median_scaled', 'as_published'} & set(table.rows)
+    assert metrics.aligned_depth(found, table.scale, table.shift)[known] == pytest.approx(
+        np.where(a * x + b > 0, 1 / (a * x + b), np.inf))
+
+
+def test_flat_depth_has_a_scale_and_no_shift():
+    judged = metrics.judged_depth(np.full((2, 2), 2.0), np.array([[1.0, 3, 5, 7]]).reshape(2, 2),
+                                  affine=True)
+    assert judged.scale == 2 and judged.shift == 0
+
+
 def test_improved_truth_counts_beyond_the_cap_but_predictions_are_clamped():
     truth, predicted = np.array([[50.0, 100.0, 0.0]]), np.array([[50.0, 100.0, 7.0]])
     assert metrics.depth_metrics(predicted, truth).abs_rel == 0
