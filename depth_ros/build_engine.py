@@ -52,7 +52,7 @@ OPERATORS = frozenset("""
 """.split())
 """What the parser of TensorRT 10.3, JetPack 6's, reads and networks for images need."""
 RESIZE = {
-    'antialias': {0}, 'exclude_outside': {0}, 'keep_aspect_ratio_policy': {b'stretch'},
+    'antialias': {0}, 'keep_aspect_ratio_policy': {b'stretch'},
     'coordinate_transformation_mode': {
         b'align_corners', b'asymmetric', b'half_pixel', b'pytorch_half_pixel',
         b'tf_half_pixel_for_nn'},
@@ -80,7 +80,7 @@ def check_operators(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         for attribute in node.attribute if node.op_type == 'Resize' else ():
             value = onnx.helper.get_attribute_value(attribute)
-            if value not in RESIZE.get(attribute.name, {value}):
+            if attribute.name in RESIZE and value not in RESIZE[attribute.name]:
                 raise EngineError(f"TensorRT 10.3 has no Resize with {attribute.name} "
                                   f"{value!r} ('{node.name}'); export the model without it")
         if node.op_type != 'Cast' and not images.isdisjoint(node.input):
