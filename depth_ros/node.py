@@ -386,11 +386,11 @@ class CameraNode(LifecycleNode):
             self._last_image = self._last_info = time.monotonic()
             self._last_count = (time.monotonic(), 0, 0)
             self.start()
+            self._start_build()  # before images come, which importing TensorRT would hold up
             self._subscribe()
             self._worker = threading.Thread(
                 target=self._work, args=(self._frames,), name='inference', daemon=True)
             self._worker.start()
-            self._start_build()
         result = self._transition('activate', activate, self._stop)
         if result == TransitionCallbackReturn.SUCCESS:
             self.get_logger().info(
