@@ -212,9 +212,13 @@ class _Session:
                  'trajectory': self.streams.odom}
         if not any(truth.values()):
             return ['no ground truth in this recording: frames are judged against each other']
-        have = {'depth': 'depth' in outputs, 'semantics': 'labels' in outputs,
+        shown = self.affine and self.job.mode == 'live'
+        have = {'depth': 'depth' in outputs and not shown, 'semantics': 'labels' in outputs,
                 'trajectory': 'odometry_node' in self.contracts}
         notes = []
+        if shown:
+            notes.append('the node publishes no depth of unknown scale and shift: it is judged with '
+                         '--mode offline')
         for part, topic in truth.items():
             if not have[part] or numbers[part]:
                 continue
