@@ -36,6 +36,18 @@ def data_dir():
     return folder
 
 
+@pytest.fixture(scope='session')
+def gpu():
+    """Name of the GPU; tests that need one are skipped without it or TensorRT, with the reason."""
+    from depth_ros.engine import EngineError
+    from depth_ros.tensorrt_engine import check_machine
+
+    try:
+        return check_machine()[1]
+    except EngineError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture
 def clean_environment():
     """This process's environment for another installation's programs.

@@ -157,6 +157,28 @@ def test_they_are_built_by_nvidias_builder(make, name, size, precision):
     assert len(plan) > 0.5 * model.ByteSize()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('name', MODELS)
+def test_on_the_gpu(gpu, make, street, name, size):
+    """An engine gives what ONNX Runtime does."""
+    source = make(name, size)
+    assert build_engine.main([str(source)]) == 0
+    engine, contract = load_engine(source), read_contract(source)
+    assert engine.backend == 'tensorrt'
+    inputs = {n: image[None] for n, image in zip(contract.inputs, enlarged(street, size),
+                                                 strict=False)}
+    found, expected = (e.infer(inputs) for e in (engine, OnnxRuntimeEngine(source, contract, 2)))
+    for output in contract.outputs:
+        if output == 'labels':
+            assert np.mean(found[output] == expected[output]) > 0.99
+        else:  # a pixel that is rounded the other way moves the depth around it
+            error = np.abs(found[output] - expected[output])
+            assert error.mean() < 0.01 * np.abs(expected[output]).mean()
+    source.with_suffix('.engine').unlink()
+    engine.close()
+
+
 # Who feeds them
 
 @pytest.mark.parametrize('mode', ['stretch', 'crop'])

@@ -852,23 +852,24 @@ def test_nothing_is_exported_that_the_outputs_do_not_need(exported):
 
 # On a GPU: pytest -m gpu
 
-@pytest.fixture
-def gpu():
-    """Skips where there is no GPU or no TensorRT, with the reason."""
-    try:
-        name = find_gpu(tensorrt_engine.cuda_module())
-        tensorrt_engine.tensorrt_module()
-    except EngineError as error:
-        pytest.skip(str(error))
-    return name
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize('precision', PRECISIONS)
 @pytest.mark.parametrize('name', SHIPPED)
 def test_shipped_models_on_the_gpu(gpu, repository, tmp_path, name, precision):
     source = tmp_path / name
     source.write_bytes((repository / 'models' / name).read_bytes())
+    check_on_the_gpu(source, precision, gpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('precision', PRECISIONS)
+@pytest.mark.parametrize('name', SHIPPED)
+def test_every_configuration_on_the_gpu(gpu, exported, name, precision):
+    check_on_the_gpu(exported[1] / name, precision, gpu)
+
+
+def check_on_the_gpu(source, precision, gpu):
+    """Build, run, and compare with ONNX Runtime."""
     assert build_engine.main([str(source), '--precision', precision]) == 0
     engine, contract = load_engine(source), read_contract(source)
     assert engine.backend == 'tensorrt'
