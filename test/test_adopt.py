@@ -14,7 +14,7 @@ from ros_process import NodeProcess, Peer
 from scene import Scene, pixels
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from depth_ros import adopt_model, evaluate_bag
+from depth_ros import adopt_model, adoption, evaluate_bag
 from depth_ros.build_engine import check_operators
 from depth_ros.contract import ContractError, ModelContract, read_contract
 from depth_ros.engine import load_engine
@@ -524,7 +524,7 @@ def test_numbers_that_are_none_are_refused(tmp_path, picture_file, capsys):
 
 def test_a_wrong_result_is_not_written(tmp_path, picture_file, capsys, monkeypatch):
     """Only a mistake here could make one; this makes it."""
-    monkeypatch.setattr(adopt_model._Builder, 'resize', lambda self, image, shape, size, mode: self(
+    monkeypatch.setattr(adoption._Builder, 'resize', lambda self, image, shape, size, mode: self(
         'Resize', image, '', '', np.array([*shape[:2], *size[::-1]], np.int64), mode='nearest'))
     adopt(foreign(tmp_path / 'net.onnx', stride=2), *METRIC, image=picture_file, ok=False)
     assert 'differs from the foreign one' in capsys.readouterr().err
@@ -665,6 +665,14 @@ def test_evaluation_fits_scale_and_shift(affine_model, repository, tmp_path, cap
     report = (out / 'report.html').read_text()
     assert 'Scale and shift of each prediction are fitted' in report
     assert 'up to scale and shift' in report
+
+
+def test_live_evaluation_says_what_it_cannot_judge(tmp_path, repository, picture_file, capsys):
+    path = adopt(foreign(tmp_path / 'net.onnx'), *UNIT, '--output-kind', 'affine-inverse',
+                 image=picture_file)
+    assert evaluate_bag.main([str(repository / 'demo' / 'street'), '--model', str(path), '--mode',
+                              'live', '--out', str(tmp_path / 'out')]) == 1
+    assert 'judge it with --mode offline' in capsys.readouterr().err
 
 
 def test_the_contract_goes_round(affine_model):
