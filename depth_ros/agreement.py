@@ -212,6 +212,11 @@ class Comparison:
                               'is broken')
         ratio = b[both] / a[both].astype(np.float64)
         errors = np.abs(ratio - 1)
+        if self.contract.affine_invariant:
+            # Only the inverse means something, and near 0, far away, not by its ratio.
+            first, second = (1 / d[both].astype(np.float64) for d in (a, b))
+            errors = np.abs(second - first) / first.mean()
+            ratio = second.mean() / first.mean()
         self._histogram += np.bincount(np.searchsorted(_BINS, errors), minlength=len(_BINS) + 1)
         self._depth.append((float(errors.sum()), errors.size, float(errors.max()),
                             float(np.median(ratio)), float((in_a != in_b).mean())))
