@@ -310,6 +310,8 @@ def accuracy_problems(a: Mapping, b: Mapping, bounds: Bounds | None = None) -> l
 def check_contracts(a: ModelContract, b: ModelContract) -> None:
     """Check that two engines are of the same model, so that their outputs mean the same.
 
+    Only the size of the images may differ that each takes and resizes to the network's.
+
     Raises:
         EngineError: naming what differs.
     """

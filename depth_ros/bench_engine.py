@@ -360,11 +360,15 @@ def table(measured: Sequence[Measurement], missing: Sequence[str], effort: Effor
              'time of all cores. MB: memory of the',
              'process at its largest, of it for the model, of the GPU, and size of the file.']
     if measured:
-        width = max(len(_title(m)) for m in measured) + 2
-        lines.append(' ' * (width + 11) + ''.join(f'{title:>9}' for title, _, _ in _COLUMNS))
-        for item in measured:
+        paths = {m.path for m in measured}
+        unique = len({Path(path).name for path in paths}) == len(paths)
+        titles = [f'{Path(m.path).name if unique else m.path} {m.width}x{m.height}'
+                  for m in measured]
+        width = max(map(len, titles)) + 2
+        lines.append(' ' * (width + 11) + ''.join(f'{name:>9}' for name, _, _ in _COLUMNS))
+        for title, item in zip(titles, measured, strict=True):
             values = [(getattr(item, name), form) for _, name, form in _COLUMNS]
-            lines.append(f'{_title(item):{width}}{item.backend:11}' + ''.join(
+            lines.append(f'{title:{width}}{item.backend:11}' + ''.join(
                 f'{"" if value is None else format(value, form):>9}' for value, form in values))
     return '\n'.join([*lines, *(f'Not measured: {reason}' for reason in missing)])
 
@@ -373,14 +377,10 @@ def layer_table(item: Measurement, most: int) -> str:
     """The slowest layers of a measurement as text for the terminal."""
     total = sum(layer.ms for layer in item.layers)
     slowest = sorted(item.layers, key=lambda layer: layer.ms, reverse=True)
-    lines = [f'{_title(item)} with {item.backend}: {len(item.layers)} layers, {total:.2f} ms']
+    lines = [f'{item.path} with {item.backend}: {len(item.layers)} layers, {total:.2f} ms']
     lines += [f'{layer.ms:9.3f} ms {layer.ms / total:7.1%}  {layer.kind:20} {layer.name}'
               for layer in slowest[:most]]
     return '\n'.join(lines)
-
-
-def _title(item: Measurement) -> str:
-    return f'{Path(item.path).name} {item.width}x{item.height}'
 
 
 def _parser() -> argparse.ArgumentParser:

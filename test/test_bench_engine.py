@@ -68,6 +68,15 @@ def test_every_model_with_every_runtime(models, tmp_path, capsys):
     assert out.count('Not measured') == (1 if tensorrt_problem() else 2)
 
 
+def test_files_of_one_name_are_told_apart(models, tmp_path, capsys):
+    other = tmp_path / 'pose.onnx'
+    other.write_bytes((models / 'pose.onnx').read_bytes())
+    assert run(models / 'pose.onnx', other, *OPTIONS) == 0
+    out = capsys.readouterr().out
+    for file in (models / 'pose.onnx', other):
+        assert out.count(f'\n{file} 64x48') == len(installed_backends())
+
+
 def test_memory_is_each_models_own(models, tmp_path):
     """A large model before it does not make a small one look large."""
     onnx_models.save_perception(tmp_path / 'large.onnx', width=2048, height=2048)

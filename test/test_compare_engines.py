@@ -235,7 +235,8 @@ def test_accuracy_may_change_by_less_than_one_percent_and_one_point():
 
 
 def test_contracts_of_one_model(perception, pose):
-    check_contracts(perception, replace(perception, name='other', provenance={'int8': True}))
+    check_contracts(perception, replace(perception, name='other', provenance={'int8': True},
+                                        image_size=(640, 480)))
     for other, what in ((pose, 'task'), (replace(perception, metric=False), 'metric'),
                         (replace(perception, input_width=128), 'input_width'),
                         (replace(perception, outputs=('depth',), classes=()), 'outputs'),
