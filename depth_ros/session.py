@@ -217,8 +217,8 @@ class _Session:
                 'trajectory': 'odometry_node' in self.contracts}
         notes = []
         if shown:
-            notes.append('the node publishes no depth of unknown scale and shift: it is judged with '
-                         '--mode offline')
+            notes.append('the node publishes no depth of unknown scale and shift: it is judged '
+                         'with --mode offline')
         for part, topic in truth.items():
             if not have[part] or numbers[part]:
                 continue
