@@ -300,6 +300,8 @@ def _find_inputs(model: onnx.ModelProto, options: Options, notes: list[str]) -> 
     if unknown:
         raise AdoptionError(f'no input is called {sorted(unknown)}; there are {described}')
     names = options.inputs or tuple(values)
+    if not names:
+        raise AdoptionError('the network has no input; export it with its image as one')
     other = [n for n in values if n not in names or len(_dims(values[n])) not in (4, 5)]
     if other:
         raise AdoptionError(
@@ -316,7 +318,7 @@ def _find_inputs(model: onnx.ModelProto, options: Options, notes: list[str]) -> 
     if kind not in _TYPES:
         raise AdoptionError(f'images are {TensorProto.DataType.Name(kind)} ({described}); they '
                             'must be float or uint8')
-    nchw, channels = _layout(shape, options, notes, described)
+    nchw, channels = _layout(shape, len(names), options, notes, described)
     if channels not in (3, 6) or (channels == 6 and len(names) > 1):
         raise AdoptionError(f'images have {channels} channels ({described}); they must have 3, or '
                             '6 for a pair of images: export the network for colour images')
@@ -336,8 +338,8 @@ def _dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
                  for d in value.type.tensor_type.shape.dim)
 
 
-def _layout(shape: Sequence[int | None], options: Options, notes: list[str], described: str
-            ) -> tuple[bool, int]:
+def _layout(shape: Sequence[int | None], images: int, options: Options, notes: list[str],
+            described: str) -> tuple[bool, int]:
     """Whether channels come first, and how many there are."""
     ends = {'nchw': shape[-3], 'nhwc': shape[-1]}
     layout = options.layout
@@ -349,8 +351,8 @@ def _layout(shape: Sequence[int | None], options: Options, notes: list[str], des
         layout = fitting[0]
         notes.append(f'guessed: layout {layout}, from {described}')
     # The number of images is what is asked for where the file leaves it open.
-    return layout == 'nchw', ends[layout] or (6 if options.task == ('pose',)
-                                              and len(options.inputs) < 2 else 3)
+    return layout == 'nchw', ends[layout] or (
+        6 if options.task == ('pose',) and images == 1 else 3)
 
 
 def _patch(model: onnx.ModelProto, options: Options) -> int:
@@ -731,7 +733,8 @@ def _add_inputs(add: _Builder, inputs: _Inputs, options: Options, contract: Mode
         order.reverse()
     tensors = []
     for name in order:
-        tensor = add('Cast', name, to=TensorProto.FLOAT)
+        bytes_taken = inputs.kind == TensorProto.UINT8
+        tensor = name if bytes_taken else add('Cast', name, to=TensorProto.FLOAT)
         if options.color == 'bgr':
             tensor = add('Gather', tensor, _indices(2, 1, 0), axis=3)
         if (factor != 1).any():
@@ -746,7 +749,8 @@ def _add_inputs(add: _Builder, inputs: _Inputs, options: Options, contract: Mode
     for name, tensor in zip(inputs.names, tensors, strict=True):
         if len(inputs.shape) > 4:
             tensor = add('Reshape', tensor, _indices(*inputs.shape))
-        add('Cast', tensor, output=f'net/{name}', to=inputs.kind)
+        last = {} if inputs.kind == TensorProto.UINT8 else {'to': inputs.kind}
+        add('Cast' if last else 'Identity', tensor, output=f'net/{name}', **last)
 
 
 def _add_depth(add: _Builder, outputs: _Outputs, options: Options, contract: ModelContract) -> None:

@@ -15,6 +15,7 @@ from scene import Scene, pixels
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depth_ros import adopt_model, adoption, evaluate_bag
+from depth_ros.agreement import agreement
 from depth_ros.build_engine import check_operators
 from depth_ros.contract import ContractError, ModelContract, read_contract
 from depth_ros.engine import load_engine
@@ -223,6 +224,27 @@ def test_half_precision_stays_and_five_dimensions_fit(tmp_path, picture, picture
         [value('depth', TensorProto.FLOAT, None)])  # [1, 1, h, w], and the contract's own names
     found = run(adopt(views, *METRIC, image=picture_file), picture)['depth']
     np.testing.assert_allclose(found, picture.mean(-1) / 255, rtol=1e-4)
+
+
+def test_bytes_as_they_are(tmp_path, picture, picture_file, capsys):
+    nodes = [helper.make_node('Cast', ['image'], ['real'], to=TensorProto.FLOAT),
+             helper.make_node('ReduceMean', ['real'], ['depth'], axes=[3], keepdims=0)]
+    source = save(tmp_path / 'net.onnx', nodes,
+                  [value('image', TensorProto.UINT8, (1, HEIGHT, WIDTH, 3))],
+                  [value('depth', TensorProto.FLOAT, None)])
+    adopt(source, *METRIC, image=picture_file, ok=False)
+    assert 'takes bytes as they are' in capsys.readouterr().err
+    path = adopt(source, *METRIC[2:], image=picture_file)
+    np.testing.assert_allclose(run(path, picture)['depth'], picture.mean(-1), rtol=1e-5)
+
+
+def test_engines_of_affine_depth_are_compared_by_its_inverse(tmp_path, picture_file):
+    path = adopt(foreign(tmp_path / 'net.onnx'), *UNIT, '--output-kind', 'affine-inverse',
+                 image=picture_file)
+    disparity = np.array([[2.0, 1, 1e-6, 1]], np.float32)  # far away, rounding is a large factor
+    other = disparity + np.float32([[0, 0, 1e-3, 0]])
+    found = agreement(read_contract(path), {'depth': 1 / disparity}, {'depth': 1 / other})
+    assert found.depth.max == pytest.approx(1e-3, rel=0.01) and found.depth.scale_jump == 0
 
 
 def test_weights_in_another_file(tmp_path, picture, picture_file):
