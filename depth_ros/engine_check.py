@@ -124,20 +124,22 @@ def check_engine(engine: Engine, reference: Engine, precision: str) -> str:
         [{name: value.copy() for name, value in runner.infer(item).items()} for item in inputs]
         for runner in (reference, engine))
     comparison, bounds = Comparison(engine.contract), BOUNDS[precision]
-    for pair in zip(expected, found, strict=True):
-        comparison.add(*pair)
-    agreement = comparison.result()
-    problems = agreement.problems(bounds)
+    try:
+        for pair in zip(expected, found, strict=True):
+            comparison.add(*pair)
+        agreement = comparison.result()
+        problems = agreement.problems(bounds)
+    except EngineError as error:  # there is nothing to compare
+        problems = [str(error)]
     change = largest_change(found[0], found[-1])
     if not change <= LARGEST_CHANGE:
         problems.append(f'change where the same picture comes again {100 * change:.3g} %, at most '
                         f'{100 * LARGEST_CHANGE:.3g} % is allowed')
     if problems:
+        remedy = '' if precision == 'fp32' else 'with a higher --precision, or '
         raise EngineError(
             f"the {precision} engine's results are wrong: compared with {reference.backend}, "
-            f'{"; ".join(problems)}; build it '
-            f'{"" if precision == "fp32" else "with --precision fp32, or "}with another version of '
-            'TensorRT')
+            f'{"; ".join(problems)}; build it {remedy}with another version of TensorRT')
     return f'agrees with {reference.backend}: {agreement.text()}'
 
 

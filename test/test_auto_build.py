@@ -442,6 +442,10 @@ def no_number(outputs, frame):
     outputs['depth'][:4] = np.nan
 
 
+def no_number_at_all(outputs, frame):
+    outputs['depth'][:] = np.nan
+
+
 def other_labels(outputs, frame):
     outputs['labels'][:, :4] += 1
 
@@ -462,6 +466,7 @@ def far(outputs, frame):
     ('perception.onnx', scale, ('fp16', 'int8'), 'relative error of depth up to 1.5 %'),
     ('perception.onnx', jump, ('int8',), 'change of scale from frame to frame up to 3'),
     ('perception.onnx', no_number, (), 'depth in one engine only'),
+    ('perception.onnx', no_number_at_all, (), 'no pixel has a depth'),
     ('perception.onnx', other_labels, ('fp16', 'int8'), 'of another class up to'),
     ('perception.onnx', drift, (), 'the same picture comes again 0.2 %, at most 0.1 %'),
     ('pose.onnx', turned, ('int8',), 'error of rotation up to 0.28'),
