@@ -203,7 +203,7 @@ def enlarged(image):
     return image
 
 
-@pytest.mark.parametrize('opset', [9, 11, 14, 18, 20])
+@pytest.mark.parametrize('opset', [9, 11, 14, 18, 20, 22])
 def test_opsets(tmp_path, picture, picture_file, opset):
     path = adopt(foreign(tmp_path / 'net.onnx', opset=opset), *METRIC, image=picture_file)
     np.testing.assert_allclose(run(path, picture)['depth'], raw(picture), rtol=1e-4)
