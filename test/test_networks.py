@@ -342,8 +342,8 @@ def test_fused_network_in_onnx():
                                 opset_version=18, verbose=False, input_names=['image'])
     model = program.model_proto
     assert {node.op_type for node in model.graph.node} <= {
-        'Add', 'ArgMax', 'Concat', 'Conv', 'Div', 'Elu', 'MaxPool', 'Mul', 'Pad', 'ReduceSum',
-        'Relu', 'Resize', 'Sigmoid', 'Softmax', 'Split', 'Sub'}
+        'Add', 'ArgMax', 'Concat', 'Conv', 'ConvTranspose', 'Div', 'Elu', 'MaxPool', 'Mul', 'Pad',
+        'ReduceSum', 'Relu', 'Sigmoid', 'Softmax', 'Split', 'Sub'}
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found, labels = session.run(None, {'image': x.numpy()})
     with torch.no_grad():

@@ -146,3 +146,15 @@ class FusedAttention(nn.Module):
         """As :class:`CrossTaskAttention` in eval mode."""
         attended = attend(own, other, Merged(*(getattr(self, n) for n in Merged._fields)))
         return self.out(self.fuse(own, attended))
+
+    @torch.no_grad()
+    def move_out_into(self, conv: ReflectConv) -> None:
+        """Let ``conv``, the only reader of the refined features, do the last 1x1 convolution.
+
+        It acts on pixels one by one, so it commutes with reflection padding.
+        """
+        out, bias = (t.double() for t in (self.out.weight[:, :, 0, 0], self.out.bias))
+        weight = conv.weight.double()
+        conv.bias += torch.einsum('oikl,i->o', weight, bias)
+        conv.weight.copy_(torch.einsum('oikl,ij->ojkl', weight, out))
+        self.out = nn.Identity()

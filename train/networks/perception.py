@@ -162,6 +162,11 @@ class FsreNet(nn.Module):
                 self.refine_semantics = self.refine_semantics[:2]
             else:
                 self.semantics = None
-        for modules in (self.refine_depth, self.refine_semantics):
+        for modules, decoder in ((self.refine_depth, self.depth),
+                                 (self.refine_semantics, self.semantics)):
             for i, module in enumerate(modules):
                 modules[i] = FusedAttention(module)
+                # Attention reads what comes before it: only the next stage sees refined features.
+                modules[i].move_out_into(decoder.stages[i + 1].reduce)
+            if decoder is not None:
+                decoder.fuse()

@@ -33,4 +33,6 @@ def disparity(logits: Tensor) -> Tensor:
 
 def resize(x: Tensor, height: int, width: int) -> Tensor:
     """Bilinear resize (B, C, h, w) -> (B, C, height, width), edges aligned to edges."""
+    if x.shape[2:] == (height, width):
+        return x  # torch would compute every pixel from itself
     return F.interpolate(x, (height, width), mode='bilinear', align_corners=False)
