@@ -52,10 +52,13 @@ class Bounds:
 class DepthAgreement:
     """Relative errors |b - a| / a of depth, over the pixels of all frames with both.
 
+    Of an affine-invariant model, those of inverse depth: |1/b - 1/a| over the mean of 1/a.
+
     Attributes:
         mean, median, p95, max: of all pixels; median and 95th percentile to 1 % of themselves.
         worst_mean: mean of the frame where it is largest.
-        scale_jump: by what share the median of b / a differs between two frames, at most.
+        scale_jump: by what share the scale of b to a, the median of b / a, differs between two
+            frames, at most. Affine-invariant: the ratio of the means of 1/b and 1/a.
         worst_invalid: share of pixels that have a depth in A or B only, in the frame where it is
             largest. A depth is a finite number above 0.
     """
@@ -185,7 +188,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         self._histogram = np.zeros(len(_BINS) + 1, np.int64)
-        # Of each frame: sum, number and largest of the errors, median of b / a, share invalid.
+        # Of each frame: sum, number and largest of the errors, scale of b to a, share invalid.
         self._depth: list[tuple[float, int, float, float, float]] = []
         classes = len(self.contract.classes)
         self._confusion = np.zeros((classes, classes + 1), np.int64)
@@ -210,16 +213,19 @@ class Comparison:
         if not both.any():
             raise EngineError('no pixel has a depth in both engines: one of them, or the model, '
                               'is broken')
-        ratio = b[both] / a[both].astype(np.float64)
-        errors = np.abs(ratio - 1)
+        first, second = (d[both].astype(np.float64) for d in (a, b))
         if self.contract.affine_invariant:
             # Only the inverse means something, and near 0, far away, not by its ratio.
-            first, second = (1 / d[both].astype(np.float64) for d in (a, b))
+            first, second = 1 / first, 1 / second
             errors = np.abs(second - first) / first.mean()
-            ratio = second.mean() / first.mean()
+            scale = second.mean() / first.mean()
+        else:
+            ratio = second / first
+            errors = np.abs(ratio - 1)
+            scale = np.median(ratio)
         self._histogram += np.bincount(np.searchsorted(_BINS, errors), minlength=len(_BINS) + 1)
         self._depth.append((float(errors.sum()), errors.size, float(errors.max()),
-                            float(np.median(ratio)), float((in_a != in_b).mean())))
+                            float(scale), float((in_a != in_b).mean())))
 
     def _add_labels(self, a: np.ndarray, b: np.ndarray) -> None:
         classes = len(self.contract.classes)

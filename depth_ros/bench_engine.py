@@ -128,11 +128,10 @@ def bench(models: Iterable[Path], effort: Effort, profile: bool = False, bar: bo
     for path, backend in (progress := tqdm(work, unit='model', disable=None if bar else True)):
         progress.set_postfix_str(f'{path.name} with {backend}')
         try:
-            measured = _in_process(measure, path, backend, effort)
+            found.append(_in_process(measure, path, backend, effort))
             if profile:
                 layers = _in_process(measure_layers, path, backend, effort)
-                measured = replace(measured, layers=layers)
-            found.append(measured)
+                found[-1] = replace(found[-1], layers=layers)
         except EngineError as error:
             reason = f'{backend}: {error}'
             if reason not in missing:
@@ -414,8 +413,8 @@ def main(argv: list[str] | None = None) -> int:
                               'another file with --json')
         measured, missing = bench(arguments.models, effort, bool(arguments.profile))
         print(table(measured, missing, effort))
-        if arguments.profile:
-            for item in measured:
+        for item in measured:
+            if item.layers:
                 print(f'\n{layer_table(item, arguments.profile)}')
         if arguments.json:
             found = {**asdict(effort), 'measured': [asdict(m) for m in measured],

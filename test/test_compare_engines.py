@@ -300,7 +300,9 @@ def test_depth_of_unknown_scale_and_shift(models, recording, tmp_path):
     changed(a, b, rows=1.04)
     assert run(a, b, '--images', recording, '--json', found) == 0
     found = json.loads(found.read_text())
-    assert found['agreement']['depth']['mean'] == pytest.approx(0.04, abs=1e-5)
+    # Of inverse depth, |1/b - 1/a| over the mean of 1/a.
+    assert found['agreement']['depth']['mean'] == pytest.approx(1 - 1 / 1.04, abs=1e-5)
+    assert found['agreement']['depth']['scale_jump'] == pytest.approx(0, abs=1e-6)
     first, second = (found['accuracy'][name]['depth']['rows'] for name in 'ab')
     assert 'as_published' not in first and 'median_scaled' not in first
     assert first['scaled_and_shifted']['abs_rel'] == pytest.approx(
