@@ -281,7 +281,8 @@ def read_contract(path: str | os.PathLike[str]) -> ModelContract:
     if text is None:
         raise ContractError(
             f"model '{path}' has no metadata field '{METADATA_KEY}'; it was not exported for "
-            "depth_ros: export it with 'python -m train export'")
+            "depth_ros: export it with 'python -m train export', or if it is somebody else's, make "
+            "a model of it with 'adopt_model'")
     try:
         contract = ModelContract.from_json(text)
         _check_graph(model, contract)

@@ -689,6 +689,33 @@ def test_evaluation_fits_scale_and_shift(affine_model, repository, tmp_path, cap
     assert 'up to scale and shift' in report
 
 
+def test_train_evaluate_fits_scale_and_shift(tmp_path, picture_file, capsys):
+    """A network that is right but for scale and shift has no error."""
+    pytest.importorskip('torch')
+    from train.__main__ import main as train
+
+    folder, rng = tmp_path / 'street', np.random.default_rng(0)
+    for kind in ('images', 'depth'):
+        (folder / kind).mkdir(parents=True)
+    for i in range(3):
+        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        image[..., 0] = rng.integers(0, 256, (HEIGHT, WIDTH))
+        cv2.imwrite(str(folder / f'images/{i}.png'), image[..., ::-1])
+        depth = 1000 / (image[..., 0] / 255 + 0.05)
+        cv2.imwrite(str(folder / f'depth/{i}.png'), np.round(depth).astype(np.uint16))
+    np.savetxt(folder / 'intrinsics.txt', [[50, 0, 31.5], [0, 50, 23.5], [0, 0, 1]])
+    weights = np.array([[0.8, 0, 0]], np.float32)
+    model = adopt(foreign(tmp_path / 'net.onnx', weights, bias=0.3), *UNIT, '--output-kind',
+                  'affine-inverse', image=picture_file)
+    assert train(['evaluate', str(folder), '--model', str(model), '--json',
+                  str(tmp_path / 'found.json'), '--out', str(tmp_path / 'out')]) == 0
+    found = json.loads((tmp_path / 'found.json').read_text())
+    assert found['depth']['scaled_and_shifted']['abs_rel'] == pytest.approx(0, abs=5e-4)
+    assert not {'median_scaled', 'as_published'} & set(found['depth'])
+    assert 'only up to scale and shift' in capsys.readouterr().out
+    assert len(list((tmp_path / 'out/pictures').glob('*.jpg'))) == 3
+
+
 def test_live_evaluation_says_what_it_cannot_judge(tmp_path, repository, picture_file, capsys):
     path = adopt(foreign(tmp_path / 'net.onnx'), *UNIT, '--output-kind', 'affine-inverse',
                  image=picture_file)
