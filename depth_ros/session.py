@@ -375,7 +375,7 @@ class _Session:
         main, odom = plan.output(model_topics(plan)[0]), plan.output('odom')
         for node in job.models:
             found['models'][node]['backend'] = run.backends.get(node, '')
-        perception = 'perception_node' in job.models
+        perception = model_topics(plan)[0] != 'odom'
         found |= {
             'rate': job.rate,
             'dropped_percent': 100 * (1 - run.frames_out(main) / max(1, run.frames_in)),
