@@ -159,7 +159,9 @@ def _parser() -> argparse.ArgumentParser:
                         'YAML, of any size')
     motion = parser.add_argument_group('pose')
     motion.add_argument('--pose-order', choices=('rotation-translation', 'translation-rotation'),
-                        help='of the six numbers (default: the first); the rotation is a vector')
+                        help='of the six numbers (default: the first)')
+    motion.add_argument('--rotation', choices=('vector', 'euler-xyz'), help='vector, axis times '
+                        'angle (default); or the angles of Rx Ry Rz, as of SfMLearner')
     motion.add_argument('--pose-inverse', action='store_true', default=None, help='the network '
                         'takes points from the previous camera to the current one')
     motion.add_argument('--input-order', choices=('previous-current', 'current-previous'),
@@ -184,7 +186,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         'size': arguments.size, 'layout': arguments.layout, 'color': arguments.color,
         'classes': arguments.classes and read_classes(arguments.classes),
         'offset': arguments.offset, 'pose_order': arguments.pose_order,
-        'pose_inverse': arguments.pose_inverse, 'input_order': arguments.input_order,
+        'rotation': arguments.rotation, 'pose_inverse': arguments.pose_inverse,
+        'input_order': arguments.input_order,
         'name': arguments.name, 'license': arguments.license, 'preset': arguments.preset,
         'depth_range': arguments.depth_range and tuple(arguments.depth_range),
     }.items() if value}

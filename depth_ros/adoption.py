@@ -31,7 +31,7 @@ from depth_ros.contract import (
     write_contract,
 )
 from depth_ros.engine import EngineError, load_engine
-from depth_ros.odometry import pose, rotation_from_vector
+from depth_ros.odometry import pose, rotation_from_vector, vector_from_rotation
 from depth_ros.tensorrt_engine import file_hash
 
 TOLERANCE = {TensorProto.FLOAT: 1e-4, TensorProto.FLOAT16: 1e-2}
@@ -90,6 +90,7 @@ class Options:
         focal: or its focal length in pixels, where it is the same at any size.
         offset: added to affine-inverse depth.
         pose_order: rotation-translation or translation-rotation.
+        rotation: vector, axis times angle, or euler-xyz, angles of Rx Ry Rz.
         pose_inverse: whether the pose is T_current_previous.
         input_order: previous-current or current-previous.
         multiple: what width and height must be multiples of; 1 for anything.
@@ -112,6 +113,7 @@ class Options:
     focal: float = 0.0
     offset: float = 0.0
     pose_order: str = 'rotation-translation'
+    rotation: str = 'vector'
     pose_inverse: bool = False
     input_order: str = 'previous-current'
     multiple: int = 1
@@ -628,6 +630,10 @@ def _expected(found: Mapping[str, np.ndarray], inputs: _Inputs, outputs: _Output
         vector = parts[0][:6] if len(parts) == 1 else np.concatenate([p[:3] for p in parts])
         if len(parts) == 1 and options.pose_order == 'translation-rotation':
             vector = np.roll(vector, 3)
+        if options.rotation == 'euler-xyz':
+            turns = [rotation_from_vector(v * np.eye(3)[i]) for i, v in enumerate(vector[:3])]
+            vector = np.concatenate((vector_from_rotation(turns[0] @ turns[1] @ turns[2]),
+                                     vector[3:]))
         if options.pose_inverse:
             step = np.linalg.inv(pose(rotation_from_vector(vector[:3]), vector[3:]))
             vector = np.concatenate((-vector[:3], step[:3, 3]))
@@ -805,6 +811,8 @@ def _add_pose(add: _Builder, outputs: _Outputs, options: Options) -> None:
     if len(flat) == 1 and options.pose_order == 'translation-rotation':
         first, second = second, first
     rotation, translation = add('Gather', *first, axis=0), add('Gather', *second, axis=0)
+    if options.rotation == 'euler-xyz':
+        rotation = _add_euler(add, rotation)
     if options.pose_inverse:
         # The inverse of x -> R(r) x + t turns by -r and moves by -R(-r) t: Rodrigues' formula.
         rotation = add('Neg', rotation)
@@ -821,6 +829,27 @@ def _add_pose(add: _Builder, outputs: _Outputs, options: Options) -> None:
         rest = add('Mul', add('Mul', axis, along), add('Sub', _real(1), cosine))
         translation = add('Neg', add('Add', turned, rest))
     add('Concat', rotation, translation, output='pose', axis=0)
+
+
+def _add_euler(add: _Builder, angles: str) -> str:
+    """The rotation vector of Rx Ry Rz, through the product of the three quaternions."""
+    half = add('Mul', angles, _real(0.5))
+    parts = [[add('Gather', value, _indices(i), axis=0) for i in range(3)]
+             for value in (add('Cos', half), add('Sin', half))]
+
+    def product(*sines: int) -> str:
+        x, y, z = (parts[i in sines][i] for i in range(3))
+        return add('Mul', add('Mul', x, y), z)
+
+    real = add('Sub', product(), product(0, 1, 2))
+    imaginary = add('Concat', add('Add', product(0), product(1, 2)),
+                    add('Sub', product(1), product(0, 2)),
+                    add('Add', product(2), product(0, 1)), axis=0)
+    squared = add('ReduceSum', add('Mul', imaginary, imaginary), keepdims=1)
+    length = add('Sqrt', add('Add', squared, _real(1e-20)))
+    # Twice the arc tangent of length / real: between two images, a turn is far below 180 degrees.
+    angle = add('Mul', add('Atan', add('Div', length, real)), _real(2))
+    return add('Mul', imaginary, add('Div', angle, length))
 
 
 def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -408,7 +408,8 @@ def motion_network(path, *, inputs='paired', outputs='six', shape=None):
 @pytest.mark.parametrize('outputs', ['six', 'two'])
 @pytest.mark.parametrize('options', [
     (), ('--pose-inverse',), ('--input-order', 'current-previous'),
-    ('--pose-order', 'translation-rotation', '--pose-inverse')])
+    ('--pose-order', 'translation-rotation', '--pose-inverse'),
+    ('--rotation', 'euler-xyz'), ('--rotation', 'euler-xyz', '--pose-inverse')])
 def test_motion(tmp_path, picture, picture_file, inputs, outputs, options):
     source = tmp_path / 'net.onnx'
     of = motion_network(source, inputs=inputs, outputs=outputs)
@@ -418,7 +419,14 @@ def test_motion(tmp_path, picture, picture_file, inputs, outputs, options):
     vector = of(*pair)
     if 'translation-rotation' in options and outputs == 'six':
         vector = np.roll(vector, 3)
-    expected = pose(rotation_from_vector(vector[:3]), vector[3:])
+    rotation = rotation_from_vector(vector[:3])
+    if 'euler-xyz' in options:
+        (ca, cb, cc), (sa, sb, sc) = np.cos(vector[:3]), np.sin(vector[:3])
+        rotation = (np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
+                    @ np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
+                    @ np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]]))
+        assert np.abs(rotation - rotation_from_vector(vector[:3])).max() > 1e-3
+    expected = pose(rotation, vector[3:])
     if '--pose-inverse' in options:
         expected = np.linalg.inv(expected)
     found = run(path, previous, current)['pose']
@@ -432,9 +440,10 @@ def test_motion(tmp_path, picture, picture_file, inputs, outputs, options):
 def test_no_motion_is_no_rotation(tmp_path, picture):
     source = tmp_path / 'net.onnx'
     motion_network(source)
-    path = adopt(source, *UNIT, '--pose-inverse')
     black = np.zeros_like(picture)
-    np.testing.assert_array_equal(run(path, black, black)['pose'], np.zeros(6))
+    for options in (['--pose-inverse'], ['--rotation', 'euler-xyz', '--pose-inverse']):
+        path = adopt(source, *UNIT, *options)
+        np.testing.assert_array_equal(run(path, black, black)['pose'], np.zeros(6))
 
 
 # Refusals -----------------------------------------------------------------------------------------
@@ -622,7 +631,8 @@ def test_nvidias_builder_takes_adopted_networks(tmp_path, picture_file, classes_
     ids = adopt(foreign(tmp_path / 'ids.onnx', stride=2, after=after, out_kind=TensorProto.INT64),
                 *LABELS, classes_file, image=picture_file)
     motion_network(tmp_path / 'pose.onnx', outputs='two')
-    motion = adopt(tmp_path / 'pose.onnx', *UNIT, '--pose-inverse', image=picture_file)
+    motion = adopt(tmp_path / 'pose.onnx', *UNIT, '--pose-inverse', '--rotation', 'euler-xyz',
+                   image=picture_file)
     for path in (depth, labels, ids, motion):
         plan, _ = serialize(load_model(path, 'fp32'), trt, None, threading.Event())
         assert plan
