@@ -20,7 +20,8 @@ def test_prints_a_time_for_every_part(monkeypatch, capsys):
     bench.run(options('--runs', '1'))
     rows = capsys.readouterr().out.splitlines()[2:]
     names = [row[:bench.NAME_WIDTH].strip() for row in rows]
-    for part in ('photometric', 'triplet', 'attention', 'network', 'training step', 'memory'):
+    for part in ('photometric', 'triplet', 'attention', 'network', 'exported', 'training step',
+                 'memory'):
         assert any(part in name for name in names)
     values = [float(row[bench.NAME_WIDTH:]) for row in rows]
     assert min(values) > 0 and values[-2:] == [300, 100]

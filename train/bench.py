@@ -12,6 +12,7 @@ import io
 import multiprocessing
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +27,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from depth_ros.contract import ModelContract
+from depth_ros.engine import installed_backends, load_engine
+from train.classes import CITYSCAPES
 from train.config import Config
+from train.export import DeployedPerception, write_model
 from train.geometry import transform_from_pose
 from train.losses.triplet import semantic_triplet_loss
 from train.losses.view_synthesis import ViewSynthesis
 from train.networks.attention import CrossTaskAttention, FusedAttention
-from train.networks.perception import fuse_for_inference, make_perception
+from train.networks.perception import (
+    MAX_DEPTH,
+    MIN_DEPTH,
+    fuse_for_inference,
+    make_perception,
+)
 from train.system import System
 
 HEIGHT, WIDTH = 192, 640
@@ -71,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     print(f'{WIDTH}x{HEIGHT}, batch 1, {args.threads} threads, median of {args.runs} runs, ms')
     header = f'{"paper code":>12}{"ratio":>8}' if reference else ''
     print(f'{"":{NAME_WIDTH}}{"ours":>12}{header}')
-    for name, ours, theirs in works(reference):
+    for name, ours, theirs in works(reference, args.threads):
         print_row(name, alternate([ours, theirs] if theirs else [ours], args.runs, clock))
     peaks = [peak_memory(folder, args.threads)
              for folder in ([None, args.reference] if reference else [None])]
@@ -100,7 +110,8 @@ def alternate(works: list[Work], runs: int, clock: Callable[[], float]) -> list[
     return [statistics.median(found) for found in times]
 
 
-def works(reference: Reference | None) -> Iterator[tuple[str, Work, Work | None]]:
+def works(reference: Reference | None, threads: int
+          ) -> Iterator[tuple[str, Work, Work | None]]:
     """Name, our way and the paper's code's way of everything that is timed."""
     scene = make_scene()
     leaves = [*scene.disparities, *scene.poses]
@@ -148,8 +159,29 @@ def works(reference: Reference | None) -> Iterator[tuple[str, Work, Work | None]
             fast.encoder = Stored(fast.encoder(image))
         yield (f'inference: decoders with attention, {outputs}',
                inference(partial(fast, image)), reference and inference(reference.decoders(scene)))
+    for name, work in exported(net, scene.target, threads):
+        yield name, work, whole
 
     yield 'training step', training_step(), reference and reference.training_step()
+
+
+def exported(net: nn.Module, image: Tensor, threads: int) -> Iterator[tuple[str, Work]]:
+    """Name and run of the network's exported file, from bytes to depth and labels, with every
+    runtime for the processor."""
+    contract = ModelContract(
+        task='perception', name='bench', input_width=WIDTH, input_height=HEIGHT,
+        intrinsics=(0.58 * WIDTH, 1.92 * HEIGHT, 0.5 * WIDTH, 0.5 * HEIGHT),
+        outputs=('depth', 'labels'), depth_range=(MIN_DEPTH, MAX_DEPTH), classes=CITYSCAPES)
+    picture = (255 * image[0].permute(1, 2, 0)).byte().numpy()[None]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'fsre.onnx'
+        with redirect_stdout(io.StringIO()):
+            write_model(DeployedPerception(fuse_for_inference(net), 1.0), contract, path)
+        for backend in installed_backends():
+            engine = load_engine(path, backend, threads)
+            yield (f'inference: exported, fp32, {backend}',
+                   partial(engine.infer, {'image': picture}))
+            engine.close()
 
 
 def inference(work: Work) -> Work:
