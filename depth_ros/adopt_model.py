@@ -272,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         write_file(arguments.output, adopted.model.SerializeToString())
     except (AdoptionError, ContractError, EngineError, OSError, EncodeError) as error:
-        print(f'adopt_model: {error}', file=sys.stderr)
+        print(f'adopt_model: {" ".join(str(error).split())}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('adopt_model: interrupted', file=sys.stderr)

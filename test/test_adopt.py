@@ -226,6 +226,21 @@ def test_half_precision_stays_and_five_dimensions_fit(tmp_path, picture, picture
     np.testing.assert_allclose(found, picture.mean(-1) / 255, rtol=1e-4)
 
 
+def test_networks_in_integers_are_judged_less_strictly(tmp_path, picture, picture_file):
+    quantization = pytest.importorskip('onnxruntime.quantization')
+    source = tmp_path / 'int8.onnx'
+    quantization.quantize_dynamic(foreign(tmp_path / 'net.onnx', stride=2), source,
+                                  weight_type=quantization.QuantType.QUInt8)
+    path = adopt(source, *METRIC, image=picture_file)
+    operators = {n.op_type for n in onnx.load(path).graph.node}
+    assert 'ConvInteger' in operators  # as it was; TensorRT does not read it
+    engine = load_engine(path, 'onnxruntime')
+    half = raw(picture).reshape(HEIGHT // 2, 2, WIDTH // 2, 2).mean((1, 3))
+    np.testing.assert_allclose(engine.infer({'image': picture[None]})['depth'], enlarged(half),
+                               atol=0.02)
+    engine.close()
+
+
 def test_bytes_as_they_are(tmp_path, picture, picture_file, capsys):
     nodes = [helper.make_node('Cast', ['image'], ['real'], to=TensorProto.FLOAT),
              helper.make_node('ReduceMean', ['real'], ['depth'], axes=[3], keepdims=0)]
