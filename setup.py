@@ -36,6 +36,7 @@ setup(
             f'adopt_model = {name}.adopt_model:main',
             f'build_engine = {name}.build_engine:main',
             f'compare_engines = {name}.compare_engines:main',
+            f'quantize = {name}.int8:main',
             f'bench_engine = {name}.bench_engine:main',
         ],
     },

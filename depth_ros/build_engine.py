@@ -36,16 +36,20 @@ from depth_ros.tensorrt_engine import (
 )
 
 PRECISIONS = ('fp32', 'fp16')
+"""What any model can be brought to; int8 needs images to calibrate with."""
+
 HEARTBEAT = 5.0  # seconds between two lines of progress
 
 OPSETS = range(9, 21)
 OPERATORS = frozenset("""
     Abs Add And ArgMax ArgMin Atan AveragePool BatchNormalization Cast Ceil Clip Concat Constant
-    ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace Div Einsum Elu Equal Erf Exp Expand
+    ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Einsum Elu Equal
+    Erf Exp Expand
     Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater
     GreaterOrEqual GridSample HardSigmoid HardSwish Identity InstanceNormalization IsNaN
     LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min Mul
-    Neg Not Or Pad Pow PRelu Range Reciprocal ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin
+    Neg Not Or Pad Pow PRelu QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceMax
+    ReduceMean ReduceMin
     ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu
     Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum
     Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where
@@ -88,29 +92,50 @@ def check_operators(model: onnx.ModelProto) -> None:
                               f"'{node.name}' reads an image; cast it first")
 
 
-def load_model(source: Path, precision: str) -> onnx.ModelProto:
-    """Read a model and bring it to a precision, one of :data:`PRECISIONS`.
+def load_model(source: Path, precision: str, calibration: Path | None = None) -> onnx.ModelProto:
+    """Read a model and bring it to a precision, one of :data:`PRECISIONS` or ``int8``.
+
+    Args:
+        source: ONNX file with a contract.
+        precision: a quantised file is ``int8`` and stays as it is.
+        calibration: recording or folder of images to quantise with, see
+            :func:`depth_ros.int8.quantize`.
 
     Raises:
         ContractError: if the file cannot be read or has no contract.
-        EngineError: if TensorRT cannot read its graph.
+        BagError, ValueError: if the images cannot be used.
+        EngineError: if TensorRT cannot read its graph, the model is quantised but shall not be or
+            the other way round, or int8 is not as good as the original.
     """
     read_contract(source)
     model = onnx.load(source)
     check_operators(model)
+    quantized = any(node.op_type == 'DequantizeLinear' for node in model.graph.node)
+    if quantized and precision != 'int8':
+        raise EngineError(f"'{source}' is quantised; give --precision int8, or the original model")
+    if precision == 'int8' and not quantized:
+        if calibration is None:
+            raise EngineError(f"'{source}' is not quantised, and int8 needs images to do it with: "
+                              'give --calibration RECORDING, or a folder of images')
+        from depth_ros.int8 import quantize  # needs what reads recordings
+
+        model = quantize(source, calibration, runtime='tensorrt')
+        check_operators(model)
     return to_fp16(model) if precision == 'fp16' else model
 
 
 def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.Event | None = None,
-          *, trt: Any = None, cudart: Any = None) -> None:
+          *, calibration: Path | None = None, model: onnx.ModelProto | None = None,
+          trt: Any = None, cudart: Any = None) -> None:
     """Build an engine for this machine's GPU; engine and record appear whole or not at all.
 
     Args:
         source: ONNX file with a contract.
         output: file to write, ``.engine``; beside it come its record, ``.json``, and ``.timing``,
             measurements that make the next build faster.
-        precision: one of :data:`PRECISIONS`.
+        precision, calibration: see :func:`load_model`.
         stop: set by another thread or a signal handler to give up.
+        model: what :func:`load_model` gave for these; ``None`` to load it here.
         trt, cudart: modules; ``None`` for the installed ones.
 
     Raises:
@@ -118,7 +143,7 @@ def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.E
         EngineError: if there is no GPU, the file cannot be written, TensorRT cannot build the
             model, or was stopped.
     """
-    model = load_model(source, precision)
+    model = model or load_model(source, precision, calibration)
     _check_writable(output)
     cudart = cudart if cudart is not None else cuda_module()
     gpu = find_gpu(cudart)
@@ -127,8 +152,10 @@ def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.E
         contract=read_contract(source), source=source.name, source_sha256=file_hash(source),
         precision=precision, tensorrt=trt.__version__,
         cuda=cuda_call(cudart, 'cudaRuntimeGetVersion'), gpu=gpu,
-        command=shlex.join(['build_engine', str(source.resolve()), '--precision', precision,
-                            '--output', str(output.resolve())]))
+        command=shlex.join([
+            'build_engine', str(source.resolve()), '--precision', precision,
+            *(['--calibration', str(calibration.resolve())] if calibration else []),
+            '--output', str(output.resolve())]))
     timing = output.with_name(f'{output.name}.timing')
     known = timing.read_bytes() if timing.is_file() else b''
     print(f'TensorRT {trt.__version__} tries which kernels are fastest on {gpu}; that can take '
@@ -244,8 +271,7 @@ def _check_writable(output: Path) -> None:
         raise EngineError(f"output '{output}' cannot be written; give another with --output")
 
 
-def _check(source: Path, precision: str, stop: threading.Event) -> None:
-    model = load_model(source, precision)
+def _check(source: Path, precision: str, model: onnx.ModelProto, stop: threading.Event) -> None:
     try:
         import tensorrt_rtx as trt
     except ImportError as error:
@@ -262,8 +288,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='build_engine', description=summary.split(':')[0] + '.', epilog=epilog)
     parser.add_argument('model', type=Path, help='ONNX file with a depth_ros contract')
-    parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
-                        help='fp16 halves the size (default: %(default)s)')
+    parser.add_argument('--precision', choices=(*PRECISIONS, 'int8'), default='fp32',
+                        help='fp16 halves the size; int8 needs --calibration, or a model of '
+                        'quantize --runtime tensorrt (default: %(default)s)')
+    parser.add_argument('--calibration', type=Path, metavar='PATH', help='recording, or folder of '
+                        'images, of the camera, to find the scales of int8 with and to judge it')
     parser.add_argument('--output', type=Path, help='engine file (default: MODEL.engine beside the '
                         'model, or in ~/.ros/depth_ros if that folder cannot be written; the nodes '
                         'find both)')
@@ -271,20 +300,31 @@ def main(argv: list[str] | None = None) -> int:
                         help='only try, without a GPU; writes nothing')
     arguments = parser.parse_args(argv)
     output = arguments.output or engine_output(arguments.model)
+    source, precision, calibration = arguments.model, arguments.precision, arguments.calibration
     stop = threading.Event()
-    # An exception must not pass through TensorRT: it is asked to stop instead.
-    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
     try:
-        if arguments.check:
-            _check(arguments.model, arguments.precision, stop)
-        else:
-            build(arguments.model, output, arguments.precision, stop)
-            print(f'wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {arguments.precision})')
-    except (ContractError, EngineError, OSError) as error:
+        if calibration and precision != 'int8':
+            raise EngineError('--calibration is for --precision int8')
+        if calibration and not arguments.check:  # before the images are gone through
+            _check_writable(output)
+            find_gpu(cuda_module())
+        model = load_model(source, precision, calibration)
+        # An exception must not pass through TensorRT: it is asked to stop instead.
+        before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+        try:
+            if arguments.check:
+                _check(source, precision, model, stop)
+            else:
+                build(source, output, precision, stop, calibration=calibration, model=model)
+                print(f'wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision})')
+        finally:
+            signal.signal(signal.SIGINT, before)
+    except (ContractError, EngineError, OSError, ValueError, RuntimeError) as error:
         print(f'build_engine: {error}', file=sys.stderr)
         return 130 if stop.is_set() else 1
-    finally:
-        signal.signal(signal.SIGINT, before)
+    except KeyboardInterrupt:
+        print('build_engine: interrupted', file=sys.stderr)
+        return 130
     return 0
 
 

@@ -185,6 +185,20 @@ def _outputs(frame: Judgeable) -> dict[str, np.ndarray | None]:
             np.concatenate([vector_from_rotation(step[:3, :3]), step[:3, 3]])}
 
 
+def open_images(images: Images, contract: ModelContract, stack: ExitStack, pool: Executor
+                ) -> tuple[int, _Pictures]:
+    """How many images there are, and each with its CameraInfo; open until ``stack`` closes.
+
+    Raises:
+        EngineError, BagError: if there are none, or they cannot be read.
+    """
+    if _is_folder(images.path):
+        return _from_folder(images, contract)
+    bag = stack.enter_context(Bag(images.path))
+    streams = find_streams(bag, **images.topics)
+    return bag.topics[streams.image].count, _from_recording(bag, streams, images.most, pool)
+
+
 def _is_folder(path: Path) -> bool:
     """Whether a path is a folder and no recording, which has these files."""
     return path.is_dir() and not any(

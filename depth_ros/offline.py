@@ -216,6 +216,18 @@ class Runner:
         self.missed[reason] = self.missed.get(reason, 0) + 1
 
 
+def network_image(picture: Picture, info: Any, contract: ModelContract, mode: str = 'stretch'
+                  ) -> np.ndarray:
+    """What a network gets of an image, uint8 of its contract's ``image_shape``.
+
+    Raises:
+        CameraError: The calibration does not fit the image.
+    """
+    height, width = picture.rgb.shape[:2]
+    fit = _fit(intrinsics_from_info(info, width, height), contract, mode)
+    return _resized(picture.rgb, fit, contract.image_shape)
+
+
 def _fit(camera: Intrinsics, contract: ModelContract, mode: str) -> ImageFit:
     model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
     return ImageFit.create(camera, model, mode)

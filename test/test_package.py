@@ -22,7 +22,8 @@ else:
     import tomli as tomllib  # pytest brings it
 
 EXECUTABLES = ('perception_node', 'odometry_node', 'evaluate_bag', 'depth_ros_demo',
-               'depth_ros_bench', 'adopt_model', 'build_engine', 'compare_engines', 'bench_engine')
+               'depth_ros_bench', 'adopt_model', 'build_engine', 'compare_engines', 'bench_engine',
+               'quantize')
 SHARED = ('launch/depth_ros.launch.py', 'config/depth_ros.yaml', 'config/depth_ros.rviz',
           'config/fastdds.xml', 'models/perception.onnx', 'models/pose.onnx', 'package.xml',
           'frames/street_0.jpg', 'frames/street_1.jpg')
