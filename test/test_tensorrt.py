@@ -23,10 +23,12 @@ from onnx import helper, numpy_helper
 from onnx_models import HEIGHT, WIDTH, row_depth, save_perception, save_pose, unneeded
 
 from depth_ros import build_engine, tensorrt_engine
+from depth_ros.agreement import Bounds
 from depth_ros.build_engine import PRECISIONS, build
 from depth_ros.contract import POSE_CONVENTION, ModelContract, read_contract
 from depth_ros.engine import EngineError, OnnxRuntimeEngine, installed_backends, load_engine
 from depth_ros.fp16 import to_fp16
+from depth_ros.int8 import quantize
 from depth_ros.tensorrt_engine import (
     EngineRecord,
     TensorRtEngine,
@@ -810,9 +812,34 @@ def test_every_configuration_is_built(exported, name, precision):
     check_built(exported[1] / name, precision)
 
 
+@pytest.fixture(scope='session')
+def photos(tmp_path_factory):
+    """A folder of soft images to calibrate int8 with."""
+    folder = tmp_path_factory.mktemp('photos')
+    for number in range(6):
+        coarse = np.random.default_rng(number).integers(0, 256, (6, 20, 3), np.uint8)
+        cv2.imwrite(str(folder / f'{number}.png'),
+                    cv2.resize(coarse, (640, 192), interpolation=cv2.INTER_CUBIC))
+    return folder
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_every_configuration_is_built_in_int8(exported, photos, name):
+    """Whatever it says: what int8 costs untrained networks means nothing."""
+    anything = Bounds(depth_error=np.inf, invalid=1, label_agreement=0, translation_error=np.inf,
+                      rotation_error=np.inf)
+    model = quantize(exported[1] / name, photos, runtime='tensorrt', bounds=anything,
+                     calibration_images=2, held_out_images=2)
+    check_plan(model)
+
+
 def check_built(source, precision='fp32'):
     """NVIDIA's parser and builder take it, and the list for TensorRT 10.3."""
-    model = build_engine.load_model(source, precision)
+    check_plan(build_engine.load_model(source, precision))
+
+
+def check_plan(model):
+    build_engine.check_operators(model)
     plan, _ = build_engine.serialize(model, real_tensorrt(), None, threading.Event())
     assert len(plan) > 0.5 * model.ByteSize()
 
