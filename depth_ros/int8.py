@@ -202,16 +202,16 @@ class _Plan:
         runtime: what it is for.
         nodes: those that compute in int8.
         groups: for each tensor to quantise, another one, or itself, whose scale it shares.
-        sources: for each of ``nodes``, by id, a quantised tensor with the scale of its input.
-        readers: ids of the nodes that read quantised values.
+        sources: for each of ``nodes``, by output, a quantised tensor with the scale of its input.
+        readers: first outputs of the nodes that read quantised values.
     """
 
     model: onnx.ModelProto
     runtime: str
     nodes: list[NodeProto]
     groups: dict[str, str] = field(default_factory=dict)
-    sources: dict[int, str] = field(default_factory=dict)
-    readers: set[int] = field(default_factory=set)
+    sources: dict[str, str] = field(default_factory=dict)
+    readers: set[str] = field(default_factory=set)
 
     @classmethod
     def create(cls, model: onnx.ModelProto, runtime: str, scope: str) -> _Plan:
@@ -253,8 +253,8 @@ class _Plan:
             for name in node.input:
                 users.setdefault(name, []).append(node)
         for node in self.nodes:
-            self.readers.add(id(node))
-            self.sources[id(node)] = self._join(node.input[0], makers)
+            self.readers.add(node.output[0])
+            self.sources[node.output[0]] = self._join(node.input[0], makers)
         if self.runtime == 'onnxruntime':
             # It has int8 kernels only for what is between a quantised input and output.
             for node in self.nodes:
@@ -262,7 +262,7 @@ class _Plan:
                 fused = len(after) == 1 and after[0].op_type == 'Relu'
                 name = after[0].output[0] if fused else node.output[0]
                 self.groups.setdefault(name, name)
-        self.readers.update(id(n) for n in graph.node if n.op_type == 'Add')
+        self.readers.update(n.output[0] for n in graph.node if n.op_type == 'Add')
 
     def _join(self, name: str, makers: Mapping[str, NodeProto]) -> str:
         """Quantise a tensor, or what it is moved from, with one scale for all of it.
@@ -278,7 +278,7 @@ class _Plan:
                 sources.append(at)
                 continue
             moved.append(at)
-            self.readers.add(id(maker))
+            self.readers.add(maker.output[0])
             waiting += maker.input if maker.op_type == 'Concat' else maker.input[:1]
         if self.runtime == 'onnxruntime':
             sources += moved
@@ -306,16 +306,16 @@ class _Plan:
         scales = self._scales(ranges)
         graph = self.model.graph
         constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-        computed = {id(node) for node in self.nodes}
+        computed = {node.output[0] for node in self.nodes}
         nodes = [pair for i in graph.input for pair in self._pair(i.name, scales)]
         for node in graph.node:
-            mean = means.get(node.input[0]) if id(node) in computed else None
-            if id(node) in self.readers:
+            mean = means.get(node.input[0]) if node.output[0] in computed else None
+            if node.output[0] in self.readers:
                 for index, name in enumerate(node.input):
                     if name in scales:
                         node.input[index] = f'{name}/dequantized'
-            if id(node) in computed:
-                scale = scales[self.sources[id(node)]][0]
+            if node.output[0] in computed:
+                scale = scales[self.sources[node.output[0]]][0]
                 nodes += self._weights(node, constants, scale, mean)
             nodes.append(node)
             for name in node.output:
