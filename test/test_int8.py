@@ -1,0 +1,298 @@
+"""Int8: the shipped networks within bounds for every runtime, refusals, and what TensorRT takes."""
+
+import threading
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx_models import CLASSES, INTRINSICS, save_perception
+from test_tensorrt import RTX_WARNINGS, build_here
+
+from depth_ros import build_engine, int8
+from depth_ros.agreement import Bounds
+from depth_ros.contract import ModelContract, read_contract, write_contract
+from depth_ros.engine import EngineError, OnnxRuntimeEngine, installed_backends, load_engine
+from depth_ros.int8 import RUNTIMES, is_quantized, quantize
+from depth_ros.tensorrt_engine import read_record
+
+HEIGHT, WIDTH = 32, 64
+
+
+def save_network(path, seed=0):
+    """A small U-Net: strided, grouped and plain convolutions, skip, ELU, reflection padding."""
+    rng = np.random.default_rng(seed)
+    nodes, tensors = [], []
+
+    def constant(value, name):
+        tensors.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def convolution(source, name, inputs, outputs, *, group=1, pads=(1, 1, 1, 1), bias=True, **kw):
+        weights = rng.normal(0, (9 * inputs / group) ** -0.5, (outputs, inputs // group, 3, 3))
+        names = [source, constant(weights.astype(np.float32), f'{name}_weights')]
+        if bias:
+            names.append(constant(rng.normal(0, 0.1, outputs).astype(np.float32), f'{name}_bias'))
+        nodes.append(helper.make_node(
+            'Conv', names, [name], name=name, pads=pads, group=group, **kw))
+
+    def node(kind, inputs, output, **kw):
+        nodes.append(helper.make_node(kind, inputs, [output], name=output, **kw))
+
+    pads = constant(np.array([0, 0, 1, 1, 0, 0, 1, 1]), 'pads')
+    node('Cast', ['image'], 'real', to=TensorProto.FLOAT)
+    node('Transpose', ['real'], 'channels', perm=[0, 3, 1, 2])
+    node('Div', ['channels', constant(np.float32(255), 'most')], 'scaled')
+    convolution('scaled', 'first', 3, 8)
+    node('Relu', ['first'], 'skip')
+    convolution('skip', 'strided', 8, 16, strides=[2, 2])
+    node('Relu', ['strided'], 'half')
+    convolution('half', 'grouped', 16, 16, group=4, bias=False)
+    node('Add', ['grouped', 'half'], 'residual')
+    node('Elu', ['residual'], 'features')
+    node('Resize', ['features', '', constant(np.array([1, 1, 2, 2], np.float32), 'twice')],
+         'up', mode='nearest', coordinate_transformation_mode='asymmetric', nearest_mode='floor')
+    node('Concat', ['up', 'skip'], 'joined', axis=1)
+    node('Pad', ['joined', pads], 'padded', mode='reflect')
+    convolution('padded', 'decoded', 24, 8, pads=(0, 0, 0, 0))
+    node('Elu', ['decoded'], 'active')
+    convolution('active', 'depths', 8, 1)
+    node('Sigmoid', ['depths'], 'share')
+    node('Add', ['share', constant(np.float32(1), 'least')], 'raised')
+    node('Squeeze', ['raised', constant(np.array([0, 1]), 'unused')], 'depth')
+    convolution('active', 'logits', 8, len(CLASSES))
+    node('ArgMax', ['logits'], 'best', axis=1, keepdims=0)
+    node('Squeeze', ['best', constant(np.array([0]), 'batch')], 'class')
+    node('Cast', ['class'], 'labels', to=TensorProto.UINT8)
+    contract = ModelContract(
+        task='perception', name='small', input_width=WIDTH, input_height=HEIGHT,
+        intrinsics=INTRINSICS, outputs=('depth', 'labels'), depth_range=(0.5, 3.0),
+        classes=CLASSES)
+    shapes = contract.tensor_shapes()
+    kinds = {'uint8': TensorProto.UINT8, 'float32': TensorProto.FLOAT}
+    values = {name: helper.make_tensor_value_info(name, kinds[kind], shape)
+              for name, (kind, shape) in shapes.items()}
+    graph = helper.make_graph(nodes, 'small', [values['image']],
+                              [values['depth'], values['labels']], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    write_contract(model, contract)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def network(tmp_path_factory):
+    return save_network(tmp_path_factory.mktemp('network') / 'net.onnx')
+
+
+def write_pictures(folder, number, seed):
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for index in range(number):
+        small = rng.integers(0, 256, (4, 8, 3), np.uint8)
+        cv2.imwrite(str(folder / f'{index:03}.png'),
+                    cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp('pictures') / 'some', 12, 0)
+
+
+def constants(model):
+    return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+
+
+def inputs_of(model, kind):
+    """For each node of a kind, the makers of its inputs."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    return [[makers.get(name) for name in node.input] for node in model.graph.node
+            if node.op_type == kind]
+
+
+@pytest.mark.parametrize('runtime', RUNTIMES)
+def test_a_small_network_for_each_runtime(network, pictures, capsys, runtime):
+    model = quantize(network, pictures, runtime=runtime, scope='all')
+    assert 'held-out images' in capsys.readouterr().out
+    values = constants(model)
+    for node in model.graph.node:
+        if node.op_type == 'QuantizeLinear':
+            zero = values[node.input[2]]
+            assert zero.dtype == (np.int8 if runtime == 'tensorrt' else np.uint8)
+            assert runtime != 'tensorrt' or zero == 0
+    assert len(inputs_of(model, 'Conv')) == 6
+    for makers in inputs_of(model, 'Conv'):
+        assert makers[1].op_type == 'DequantizeLinear'
+        steps, scales = (values[name] for name in makers[1].input[:2])
+        assert steps.dtype == np.int8 and scales.shape == steps.shape[:1]
+        assert np.abs(steps.astype(int)).max() == 127
+        # ONNX Runtime has int8 kernels for quantised biases only, TensorRT takes none.
+        assert (makers[2] is not None) == (runtime == 'onnxruntime')
+    # What is joined has one scale.
+    scales = {node.output[0]: float(values[node.input[1]]) for node in model.graph.node
+              if node.op_type == 'DequantizeLinear' and node.output[0] in (
+                  'features/dequantized', 'skip/dequantized')}
+    assert len(scales) == 2 and len(set(scales.values())) == 1
+
+
+@pytest.mark.parametrize('runtime', RUNTIMES)
+def test_numbers_are_close_to_the_original(tmp_path, network, pictures, runtime):
+    path = tmp_path / 'net.onnx'
+    onnx.save(quantize(network, pictures, runtime=runtime, scope='all'), path)
+    assert read_contract(path) == read_contract(network)
+    picture = cv2.cvtColor(cv2.imread(str(pictures / '000.png')), cv2.COLOR_BGR2RGB)[None]
+    # OpenVINO has no exact kernels for signed activations.
+    for backend in ('onnxruntime',) if runtime == 'tensorrt' else installed_backends():
+        expected, found = (
+            {name: value.copy() for name, value in load_engine(p, backend).infer(
+                {'image': picture}).items()} for p in (network, path))
+        np.testing.assert_allclose(found['depth'], expected['depth'], rtol=0.05)
+        assert not np.array_equal(found['depth'], expected['depth'])
+        assert (found['labels'] == expected['labels']).mean() > 0.95
+
+
+def test_for_openvino_nothing_is_between_convolution_activation_and_quantisation(
+        network, pictures):
+    model = quantize(network, pictures, runtime='openvino')
+    for name in ('Elu', 'Relu'):
+        assert all(makers[0].op_type in ('Conv', 'Add') for makers in inputs_of(model, name))
+    # Values are quantised where they arise: the padding moves bytes.
+    assert [makers[0].op_type for makers in inputs_of(model, 'Pad')] == ['Concat']
+
+
+def test_encoder_is_what_comes_before_the_first_enlargement(network, pictures):
+    model = quantize(network, pictures, runtime='tensorrt')
+    quantized = [node.output[0] for node, makers in zip(
+        (n for n in model.graph.node if n.op_type == 'Conv'), inputs_of(model, 'Conv'),
+        strict=True) if makers[1] is not None]
+    assert quantized == ['first', 'strided', 'grouped']
+
+
+def test_the_rounding_of_weights_leaves_the_mean_alone(tmp_path, network, pictures):
+    """The mean of the first convolution's output, by channel, is that of the original."""
+    means = []
+    picture = cv2.cvtColor(cv2.imread(str(pictures / '011.png')), cv2.COLOR_BGR2RGB)[None]
+    model = quantize(network, pictures, calibration_images=1, runtime='openvino',
+                     bounds=Bounds(depth_error=1, label_agreement=0.01))
+    without = onnx.ModelProto()
+    without.CopyFrom(model)
+    original = onnx.load(network)
+    bias = constants(original)['first_bias']
+    for item in without.graph.initializer:
+        if item.name == 'first/bias':
+            item.CopyFrom(numpy_helper.from_array(bias, item.name))
+    import onnxruntime
+    for each in (original, model, without):
+        each.graph.output.append(helper.make_tensor_value_info('first', TensorProto.FLOAT, None))
+        session = onnxruntime.InferenceSession(each.SerializeToString())
+        means.append(session.run(['first'], {'image': picture})[0][:, :, 1:-1, 1:-1].mean((2, 3)))
+    assert np.abs(means[1] - means[0]).mean() < 0.7 * np.abs(means[2] - means[0]).mean()
+
+
+def test_what_is_worse_is_refused_and_nothing_is_written(tmp_path, network, pictures, capsys):
+    command = [str(network), '--calibration', str(pictures), '--output', str(tmp_path / 'a.onnx')]
+    assert int8.main([*command, '--depth-error', '1e-6']) == 1
+    assert 'is refused: mean relative error of depth up to' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert int8.main(command) == 0
+    assert f"wrote {tmp_path / 'a.onnx'}" in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ['a.onnx']
+    assert is_quantized(onnx.load(tmp_path / 'a.onnx'))
+
+
+def test_images_to_judge_are_others(tmp_path, network, pictures, monkeypatch):
+    used = []
+    monkeypatch.setattr(int8, 'network_image', lambda picture, info, contract: (
+        used.append(picture.rgb), picture.rgb)[1])
+    judged = []
+    infer = OnnxRuntimeEngine.infer
+    monkeypatch.setattr(OnnxRuntimeEngine, 'infer', lambda self, inputs: (
+        judged.append(inputs['image'][0]), infer(self, inputs))[1])
+    monkeypatch.setattr(int8, 'installed_backends', lambda: ('onnxruntime',))
+    quantize(network, pictures, runtime='onnxruntime')
+    assert len(used) == 8 and len(judged) == 2 * 4
+    assert not {i.tobytes() for i in used} & {i.tobytes() for i in judged}
+
+
+def test_common_images_are_refused(tmp_path, network, pictures):
+    with pytest.raises(EngineError, match='has images that calibrate the network'):
+        quantize(network, pictures, pictures)
+    quantize(network, pictures, write_pictures(tmp_path / 'others', 3, 1))
+
+
+def test_bad_inputs_are_named(tmp_path, network, pictures, capsys):
+    few = write_pictures(tmp_path / 'few', 2, 0)
+    empty = tmp_path / 'empty'
+    empty.mkdir()
+    damaged = tmp_path / 'damaged'
+    damaged.mkdir()
+    for index in range(4):
+        (damaged / f'{index}.png').write_bytes(b'no picture')
+    done = tmp_path / 'done.onnx'
+    onnx.save(quantize(network, pictures), done)
+    weightless = save_perception(tmp_path / 'weightless.onnx')
+    capsys.readouterr()
+    for model, images, message in (
+            (tmp_path / 'none.onnx', pictures, 'does not exist'),
+            (network, tmp_path / 'nowhere', 'nowhere'),
+            (network, few, 'has 2 images, too few'),
+            (network, empty, 'has no image'),
+            (network, damaged, 'has no image to calibrate with'),
+            (done, pictures, 'is quantised already'),
+            (weightless, pictures, 'int8 gains nothing')):
+        assert int8.main([str(model), '--calibration', str(images)]) == 1
+        assert message in capsys.readouterr().err
+    for output in (tmp_path / 'net.engine', tmp_path / 'no' / 'net.onnx', network):
+        assert int8.main([str(network), '--calibration', str(pictures),
+                          '--output', str(output)]) == 1
+        assert f"output '{output}'" in capsys.readouterr().err
+    assert not is_quantized(onnx.load(network))
+
+
+@pytest.mark.parametrize('runtime', RUNTIMES)
+@pytest.mark.parametrize('name', ['perception.onnx', 'pose.onnx'])
+def test_shipped_models_on_the_shipped_recording(repository, runtime, name):
+    """Within the default bounds, with ground truth; calibrated on a recording's images."""
+    source = repository / 'models' / name
+    model = quantize(source, repository / 'demo/street', runtime=runtime, calibration_images=12,
+                     held_out_images=24)
+    assert is_quantized(model) and model.ByteSize() < 0.5 * source.stat().st_size
+
+
+@RTX_WARNINGS
+def test_tensorrt_reads_and_builds_it(tmp_path, network, pictures, capsys):
+    pytest.importorskip('tensorrt_rtx', reason='tensorrt-rtx-cu13 is not installed')
+    command = [str(network), '--precision', 'int8', '--check']
+    assert build_engine.main(command) == 1
+    assert 'give --calibration RECORDING' in capsys.readouterr().err
+    assert build_engine.main([*command, '--calibration', str(pictures)]) == 0
+    assert 'net.onnx (int8): read and built' in capsys.readouterr().out
+    # So is a file that is quantised already, as it is, and only as int8.
+    done = tmp_path / 'done.onnx'
+    onnx.save(quantize(network, pictures, runtime='tensorrt', scope='all'), done)
+    assert build_engine.main([str(done), '--precision', 'int8', '--check']) == 0
+    assert build_engine.main([str(done), '--check']) == 1
+    assert 'is quantised; give --precision int8' in capsys.readouterr().err
+    assert build_engine.main([str(network), '--calibration', str(pictures), '--check']) == 1
+    assert '--calibration is for --precision int8' in capsys.readouterr().err
+
+
+@RTX_WARNINGS
+def test_a_shipped_model_is_built_in_int8(repository):
+    trt = pytest.importorskip('tensorrt_rtx', reason='tensorrt-rtx-cu13 is not installed')
+    model = quantize(repository / 'models/pose.onnx', repository / 'demo/street',
+                     runtime='tensorrt', calibration_images=4, held_out_images=8)
+    build_engine.check_operators(model)
+    assert build_engine.serialize(model, trt, None, threading.Event())[0]
+
+
+@RTX_WARNINGS
+def test_the_record_says_int8_and_how_to_build_it_again(tmp_path, network, pictures):
+    output = tmp_path / 'net.engine'
+    build_here(network, output, precision='int8', calibration=pictures)
+    record = read_record(output)
+    assert record.precision == 'int8'
+    assert f'--precision int8 --calibration {pictures}' in record.command
