@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from train.networks.attention import CrossTaskAttention, FusedAttention, attend
+from train.networks.attention import CrossTaskAttention, FusedAttention
 from train.networks.dispnet import DispNet
 from train.networks.encoder import make_encoder
 from train.networks.intrinsics import IntrinsicsHead
@@ -236,11 +236,10 @@ def test_merged_matrices_are_exact_in_value_and_gradient():
     net = CrossTaskAttention(3).double()
     own, other = pair(3, 4, 5)
     target = torch.randn(2, 3, 4, 5, dtype=torch.float64)
-    merged, *first = net.merge()
     learning = [own, other, *net.query.parameters(), *net.key.parameters(),
                 *net.value.parameters(), *net.project.parameters()]
     results = [(x, *torch.autograd.grad((x * target).sum(), learning)) for x in (
-        attend(own, other, merged) + F.conv2d(own, *first), net._embed(own, other))]
+        net._merged(own, other), net._embed(own, other))]
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -342,8 +341,8 @@ def test_fused_network_in_onnx():
                                 opset_version=18, verbose=False, input_names=['image'])
     model = program.model_proto
     assert {node.op_type for node in model.graph.node} <= {
-        'Add', 'ArgMax', 'Concat', 'Conv', 'ConvTranspose', 'Div', 'Elu', 'MaxPool', 'Mul', 'Pad',
-        'ReduceSum', 'Relu', 'Sigmoid', 'Softmax', 'Split', 'Sub'}
+        'Add', 'ArgMax', 'Concat', 'Conv', 'Div', 'Elu', 'MaxPool', 'Mul', 'Pad', 'ReduceSum',
+        'Relu', 'Resize', 'Sigmoid', 'Softmax', 'Split', 'Sub'}
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found, labels = session.run(None, {'image': x.numpy()})
     with torch.no_grad():

@@ -52,7 +52,9 @@ class DeployedPerception(nn.Module):
         depth = self.scale / resize(prediction.disparities[0], *size)[0, 0]
         if prediction.logits is None:
             return (depth,)
-        return depth, resize(prediction.logits, *size)[0].argmax(0).to(torch.uint8)
+        # Over the last dimension: that is how runtimes hold them, and what they search fastest.
+        logits = resize(prediction.logits, *size).permute(0, 2, 3, 1)
+        return depth, logits.argmax(3)[0].to(torch.uint8)
 
 
 class DeployedPose(nn.Module):

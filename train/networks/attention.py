@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,24 +41,23 @@ class Merged(NamedTuple):
     value_bias: Tensor
 
 
-def attend(own: Tensor, other: Tensor, merged: Merged) -> Tensor:
+def attend(other: Tensor, keys: Sequence[Tensor], offsets: Tensor, values: Sequence[Tensor]
+           ) -> Tensor:
     """sum_h softmax_h(<q_h, k_h> / sqrt(HEADS D)) P v_h, at every pixel by itself, less the first
     head's P v.
 
     Args:
-        own: (B, C, h, w) of the task to refine, whence keys k and values v.
         other: (B, C, h, w) of the other task, whence queries q.
-        merged: of the embeddings.
+        keys, values: :class:`Merged` score and value, for each head a (B, C, h, w), of the
+            features of the task to refine.
+        offsets: (B, HEADS - 1, h, w), its offset, of the same.
 
     Returns:
         (B, C, h, w), to which the first head's P v is to be added.
     """
-    # By chunks of few heads: 4-D operations, which every runtime and memory format is fast at.
-    keys = F.conv2d(own, merged.score, merged.score_bias).chunk(HEADS - 1, 1)
-    scores = torch.cat([(key * other).sum(1, keepdim=True) for key in keys], 1)
-    scores = scores + F.conv2d(own, merged.offset, merged.offset_bias)
+    # 4-D operations, which every runtime and memory format is fast at.
+    scores = torch.cat([(key * other).sum(1, keepdim=True) for key in keys], 1) + offsets
     weights = F.softmax(torch.cat([torch.zeros_like(scores[:, :1]), scores], 1), 1)
-    values = F.conv2d(own, merged.value, merged.value_bias).chunk(HEADS - 1, 1)
     terms = [value * weight for value, weight in zip(values, weights.split(1, 1)[1:], strict=True)]
     return sum(terms[1:], terms[0])
 
@@ -86,12 +86,16 @@ class CrossTaskAttention(nn.Module):
         """Features (B, C, h, w) of both tasks -> refined features of ``own`` (B, C, h, w)."""
         pixels, channels = own[:, 0].numel(), own.shape[1]
         # To merge the matrices takes as long as the embeddings of about so many pixels.
-        if pixels > channels:
-            merged, *first = self.merge()
-            attended = attend(own, other, merged) + F.conv2d(own, *first)
-        else:
-            attended = self._embed(own, other)
+        attended = (self._merged if pixels > channels else self._embed)(own, other)
         return self.out(self.fuse(own, self.norm(attended)))
+
+    def _merged(self, own: Tensor, other: Tensor) -> Tensor:
+        """The attended values (B, C, h, w) by the products of the embeddings' matrices."""
+        merged, *first = self.merge()
+        keys, values = (F.conv2d(own, *pair).chunk(HEADS - 1, 1) for pair in (
+            (merged.score, merged.score_bias), (merged.value, merged.value_bias)))
+        offsets = F.conv2d(own, merged.offset, merged.offset_bias)
+        return attend(other, keys, offsets, values) + F.conv2d(own, *first)
 
     def _embed(self, own: Tensor, other: Tensor) -> Tensor:
         """The attended values (B, C, h, w) by the embeddings themselves."""
@@ -138,13 +142,17 @@ class FusedAttention(nn.Module):
         factor = factor.repeat(HEADS - 1)
         merged = merged._replace(value=factor.view(-1, 1, 1, 1) * merged.value,
                                  value_bias=factor * merged.value_bias)
-        for name, tensor in merged._asdict().items():
-            self.register_buffer(name, tensor.to(dtype))
-        self.fuse, self.out = attention.fuse.to(dtype), attention.out.to(dtype)
+        # For each head a convolution of its own: int8 runtimes go back to floats to split tensors.
+        self.score = _convolutions(merged.score, merged.score_bias, HEADS - 1)
+        self.offset, = _convolutions(merged.offset, merged.offset_bias, 1)
+        self.value = _convolutions(merged.value, merged.value_bias, HEADS - 1)
+        self.fuse, self.out = attention.fuse, attention.out
+        self.to(dtype)
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """As :class:`CrossTaskAttention` in eval mode."""
-        attended = attend(own, other, Merged(*(getattr(self, n) for n in Merged._fields)))
+        attended = attend(other, [score(own) for score in self.score], self.offset(own),
+                          [value(own) for value in self.value])
         return self.out(self.fuse(own, attended))
 
     @torch.no_grad()
@@ -158,3 +166,14 @@ class FusedAttention(nn.Module):
         conv.bias += torch.einsum('oikl,i->o', weight, bias)
         conv.weight.copy_(torch.einsum('oikl,ij->ojkl', weight, out))
         self.out = nn.Identity()
+
+
+def _convolutions(weight: Tensor, bias: Tensor, parts: int) -> nn.ModuleList:
+    """1x1 convolutions with the parts of weights (O, I, 1, 1) and biases (O,)."""
+    layers = nn.ModuleList()
+    for part, part_bias in zip(weight.chunk(parts), bias.chunk(parts), strict=True):
+        layer = nn.Conv2d(part.shape[1], part.shape[0], 1, dtype=part.dtype).requires_grad_(False)
+        layer.weight.copy_(part)
+        layer.bias.copy_(part_bias)
+        layers.append(layer)
+    return layers

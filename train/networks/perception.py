@@ -168,5 +168,3 @@ class FsreNet(nn.Module):
                 modules[i] = FusedAttention(module)
                 # Attention reads what comes before it: only the next stage sees refined features.
                 modules[i].move_out_into(decoder.stages[i + 1].reduce)
-            if decoder is not None:
-                decoder.fuse()

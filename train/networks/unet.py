@@ -93,41 +93,6 @@ class Stage(nn.Module):
         return self.fuse(self.reduce(x), skip, double=True)
 
 
-class FusedStage(nn.Module):
-    """A trained :class:`Stage` for inference: it convolves the small feature, not the doubled one.
-
-    A 3x3 convolution of a feature whose pixels were doubled is a transposed convolution of the
-    feature itself, with a 4x4 kernel (each pixel's 2x2 copies under the 3x3 kernel) and stride 2:
-    4 products per output in place of 9. Reflection on the doubled feature repeats the border of the
-    small one.
-    """
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__()
-        self.reduce = stage.reduce
-        channels = stage.reduce.out_channels
-        of_small, of_skip = stage.fuse.weight.detach().tensor_split((channels,), 1)
-        self.up = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=3)
-        self.skip = None
-        if of_skip.numel():
-            self.skip = nn.Conv2d(of_skip.shape[1], channels, 3, bias=False)
-        self.to(of_small).requires_grad_(False)
-        with torch.no_grad():
-            kernel = of_small.flip(2, 3).transpose(0, 1)
-            self.up.weight.copy_(sum(F.pad(kernel, (x, 1 - x, y, 1 - y))
-                                         for x in (0, 1) for y in (0, 1)))
-            self.up.bias.copy_(stage.fuse.bias)
-            if self.skip is not None:
-                self.skip.weight.copy_(of_skip)
-
-    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """As :class:`Stage`."""
-        y = self.up(F.pad(self.reduce(x), (1, 1, 1, 1), mode='replicate'))
-        if self.skip is not None:
-            y = y + self.skip(_padded(skip, None, False))
-        return _elu(y)
-
-
 class UNetDecoder(nn.Module):
     """Stages of 256, 128, 64, 32 and 16 channels at 1/16 ... 1/1 of the image size, and heads.
 
@@ -149,7 +114,3 @@ class UNetDecoder(nn.Module):
             Stage(inputs[i], skips[i], self.widths[i]) for i in range(5))
         self.heads = nn.ModuleList(
             ReflectConv(self.widths[4 - s], out_channels, activate=False) for s in range(heads))
-
-    def fuse(self) -> None:
-        """Make the stages fit for inference only, and faster."""
-        self.stages = nn.ModuleList(map(FusedStage, self.stages))
