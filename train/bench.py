@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import math
 import multiprocessing
 import statistics
 import sys
@@ -17,12 +18,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
+import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -178,10 +183,29 @@ def exported(net: nn.Module, image: Tensor, threads: int) -> Iterator[tuple[str,
         with redirect_stdout(io.StringIO()):
             write_model(DeployedPerception(fuse_for_inference(net), 1.0), contract, path)
         for backend in installed_backends():
-            engine = load_engine(path, backend, threads)
-            yield (f'inference: exported, fp32, {backend}',
-                   partial(engine.infer, {'image': picture}))
-            engine.close()
+            for precision in ('fp32', 'int8'):
+                file = path if precision == 'fp32' else quantized(path, picture[0], backend)
+                engine = load_engine(file, backend, threads)
+                yield (f'inference: exported, {precision}, {backend}',
+                       partial(engine.infer, {'image': picture}))
+                engine.close()
+
+
+def quantized(path: Path, picture: np.ndarray, runtime: str) -> Path:
+    """The file in int8, whatever that does to the results of random weights."""
+    # Not needed to train, so not to be in the memory of the training step.
+    from depth_ros.agreement import Bounds
+    from depth_ros.int8 import quantize
+
+    images = path.parent / 'images'
+    images.mkdir(exist_ok=True)
+    for i in range(3):
+        cv2.imwrite(str(images / f'{i}.png'), np.roll(picture, 5 * i, 1))
+    anything = Bounds(**{f.name: math.inf for f in fields(Bounds)} | {'label_agreement': 0.0})
+    result = path.with_name(f'{runtime}.onnx')
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        onnx.save(quantize(path, images, runtime=runtime, bounds=anything), result)
+    return result
 
 
 def inference(work: Work) -> Work:
