@@ -256,13 +256,20 @@ class _Plan:
             self.readers.add(node.output[0])
             self.sources[node.output[0]] = self._join(node.input[0], makers)
         if self.runtime == 'onnxruntime':
-            # It has int8 kernels only for what is between a quantised input and output.
+            # It has int8 kernels only for what is between a quantised input and output. The last
+            # ones stay as they are: in 8 bits, far depths would be all alike.
+            leading: set[str] = set()
+            for node in reversed(graph.node):
+                if node.output[0] in self.readers or not leading.isdisjoint(node.output):
+                    leading.update(node.input)
             for node in self.nodes:
                 after = users.get(node.output[0], [])
-                fused = len(after) == 1 and after[0].op_type == 'Relu'
+                fused = len(after) == 1 and after[0].op_type in ('Clip', 'Relu')
                 name = after[0].output[0] if fused else node.output[0]
-                self.groups.setdefault(name, name)
-        self.readers.update(n.output[0] for n in graph.node if n.op_type == 'Add')
+                if name in leading:
+                    self.groups.setdefault(name, name)
+        self.readers.update(n.output[0] for n in graph.node
+                            if n.op_type == 'Add' or self.runtime == 'onnxruntime')
 
     def _join(self, name: str, makers: Mapping[str, NodeProto]) -> str:
         """Quantise a tensor, or what it is moved from, with one scale for all of it.

@@ -39,7 +39,7 @@ class EngineRecord:
         contract: the model's contract.
         source: name of the ONNX file.
         source_sha256: its SHA-256, hexadecimal.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
         tensorrt: version of TensorRT.
         cuda: version of the CUDA runtime, as in 12060 for 12.6.
         gpu: the GPU, as :func:`find_gpu` calls it.
