@@ -19,7 +19,13 @@ from pathlib import Path
 
 from depth_ros.engine import EngineError, engine_output
 from depth_ros.files import part_file
-from depth_ros.tensorrt_engine import check_fits, check_machine, read_record, record_path
+from depth_ros.tensorrt_engine import (
+    check_fits,
+    check_machine,
+    read_record,
+    record_path,
+    timing_path,
+)
 
 GRACE = 2.0
 """Seconds that a build has to end by itself before it is killed."""
@@ -70,11 +76,13 @@ class EngineBuild:
         self._thread.join()
 
     def _run(self) -> None:
-        # On Linux that is this thread's alone, and the process that it starts inherits it.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        # On Linux that is this thread's alone, and the process that it starts inherits it. A node
+        # that is nicer already may not take that back.
+        thread = os.PRIO_PROCESS, threading.get_native_id()
+        os.setpriority(*thread, max(NICENESS, os.getpriority(*thread)))
         try:
-            with self._turn() as (lock, waited):
-                if not self.stopping and not (waited and self._is_built()):
+            with self._turn() as lock:
+                if not self.stopping and not self._is_built():
                     self._build(lock)
             problem = ''
         except (EngineError, OSError) as error:
@@ -83,8 +91,8 @@ class EngineBuild:
             self._end(problem)
 
     @contextmanager
-    def _turn(self) -> Iterator[tuple[int, bool]]:
-        """Hold the machine's lock: its file descriptor, and whether it had to be waited for."""
+    def _turn(self) -> Iterator[int]:
+        """Hold the machine's lock, of which this is the file descriptor."""
         path = Path(tempfile.gettempdir(), f'depth_ros_build_{os.getuid()}.lock')
         waited = False
         with path.open('w') as lock:
@@ -97,10 +105,10 @@ class EngineBuild:
                         self._say('waiting for another build on this machine')
                     waited = True
                     self._stopping.wait(0.5)
-            yield lock.fileno(), waited
+            yield lock.fileno()
 
     def _is_built(self) -> bool:
-        """Whether the build that was waited for was of the same engine."""
+        """Whether another node, or somebody, has built the engine since it was missed."""
         try:
             check_fits(self._output, read_record(self._output, self._source), self._source,
                        *check_machine())
@@ -136,7 +144,7 @@ class EngineBuild:
         status = process.wait()
         if status == 0:
             return
-        for file in (self._output, record_path(self._output)):
+        for file in (self._output, record_path(self._output), timing_path(self._output)):
             part_file(file).unlink(missing_ok=True)
         how = f'exit status {status}' if status > 0 else signal.Signals(-status).name
         raise EngineError(f'build_engine ended with {how}'

@@ -33,6 +33,7 @@ from depth_ros.tensorrt_engine import (
     find_gpu,
     record_path,
     tensorrt_module,
+    timing_path,
 )
 
 PRECISIONS = ('fp32', 'fp16')
@@ -113,6 +114,9 @@ def load_model(source: Path, precision: str, calibration: Path | None = None) ->
     quantized = any(node.op_type == 'DequantizeLinear' for node in model.graph.node)
     if quantized and precision != 'int8':
         raise EngineError(f"'{source}' is quantised; give --precision int8, or the original model")
+    if quantized and calibration:
+        raise EngineError(f"'{source}' is quantised already; leave --calibration out, or give the "
+                          'original model')
     if precision == 'int8' and not quantized:
         if calibration is None:
             raise EngineError(f"'{source}' is not quantised, and int8 needs images to do it with: "
@@ -156,7 +160,7 @@ def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.E
             'build_engine', str(source.resolve()), '--precision', precision,
             *(['--calibration', str(calibration.resolve())] if calibration else []),
             '--output', str(output.resolve())]))
-    timing = output.with_name(f'{output.name}.timing')
+    timing = timing_path(output)
     known = timing.read_bytes() if timing.is_file() else b''
     print(f'TensorRT {trt.__version__} tries which kernels are fastest on {gpu}; that can take '
           'many minutes', file=sys.stderr)
@@ -292,7 +296,8 @@ def main(argv: list[str] | None = None) -> int:
                         help='fp16 halves the size; int8 needs --calibration, or a model of '
                         'quantize --runtime tensorrt (default: %(default)s)')
     parser.add_argument('--calibration', type=Path, metavar='PATH', help='recording, or folder of '
-                        'images, of the camera, to find the scales of int8 with and to judge it')
+                        'images, of the camera, to find the scales of int8 with and to judge it; '
+                        'of several cameras, quantize takes one')
     parser.add_argument('--output', type=Path, help='engine file (default: MODEL.engine beside the '
                         'model, or in ~/.ros/depth_ros if that folder cannot be written; the nodes '
                         'find both)')

@@ -498,11 +498,15 @@ class CameraNode(LifecycleNode):
             if problem:
                 raise EngineError(f'the build failed: {problem}')
             loaded = self._load('auto')
-            if loaded.engine.backend == 'tensorrt':
-                self._next_engine = loaded.engine
-            else:
+            if loaded.engine.backend != 'tensorrt':
                 loaded.engine.close()
-        except EngineError as error:
+            elif not loaded.engine.record.source_sha256.startswith(self._model_hash):
+                loaded.engine.close()  # whose outputs may mean something else
+                raise EngineError(f"'{self._model_path}' has changed since it was loaded; clean up "
+                                  'and configure the node to use it')
+            else:
+                self._next_engine = loaded.engine
+        except (ContractError, EngineError, OSError) as error:
             self._tell_tensorrt(f'{error}; going on with {self.engine.backend}', wanting=True)
         except Exception:  # a thread that dies silently would leave the node building for ever
             self._tell_tensorrt(f'internal error: {traceback.format_exc()}', wanting=True)

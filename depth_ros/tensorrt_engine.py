@@ -43,7 +43,7 @@ class EngineRecord:
         tensorrt: version of TensorRT.
         cuda: version of the CUDA runtime, as in 12060 for 12.6.
         gpu: the GPU, as :func:`find_gpu` calls it.
-        command: shell command that builds the engine again.
+        command: shell command that builds the engine again, ``build_engine SOURCE ... ENGINE``.
     """
 
     contract: ModelContract
@@ -78,6 +78,11 @@ class EngineRecord:
 def record_path(engine: Path) -> Path:
     """The file with the record of an engine file."""
     return engine.with_name(f'{engine.name}.json')
+
+
+def timing_path(engine: Path) -> Path:
+    """The file with measurements of an engine's build, which make the next one faster."""
+    return engine.with_name(f'{engine.name}.timing')
 
 
 def read_record(engine: Path, source: Path | None = None) -> EngineRecord:
@@ -120,7 +125,10 @@ def check_fits(engine: Path, record: EngineRecord, source: Path, tensorrt: str, 
         problem = f'was built for {record.gpu}; this machine has {gpu}'
     else:
         return
-    raise UnfitEngineError(f"'{engine}' {problem}; build it again: {record.command}")
+    # The files may have come from another machine, where their paths were others.
+    words = shlex.split(record.command)
+    words[1], words[-1] = str(source.resolve()), str(engine.resolve())
+    raise UnfitEngineError(f"'{engine}' {problem}; build it again: {shlex.join(words)}")
 
 
 def cuda_module() -> Any:
@@ -145,7 +153,7 @@ def tensorrt_module() -> Any:
     """
     try:
         trt = importlib.import_module('tensorrt')
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # its libraries are missing or of another system
         raise EngineError(
             f'TensorRT is not installed ({error}); JetPack brings it as python3-libnvinfer, a '
             'desktop gets it with: pip install tensorrt') from error

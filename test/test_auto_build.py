@@ -127,7 +127,8 @@ def save_engine(source):
     record_path(path).write_text(EngineRecord(
         contract=read_contract(source), source=source.name, source_sha256=file_hash(source),
         precision='fp32', tensorrt=tensorrt_machine.TENSORRT.__version__, cuda=12060,
-        gpu=find_gpu(tensorrt_machine.CUDA), command=f'build_engine {source}').to_json())
+        gpu=find_gpu(tensorrt_machine.CUDA),
+        command=f'build_engine {source} --output {path}').to_json())
 
 
 def engine_names(node):
@@ -272,11 +273,36 @@ def test_stopping_stops_the_build(machine, peer, stubborn):
     assert 'failed' not in process.output
 
 
+def test_what_changes_before_a_build(machine, peer):
+    """Somebody else builds the engine, or the model is another than the node has loaded."""
+    source = machine.model('odometry_node')
+    machine.tell('hold')
+    with machine.start('odometry_node', before=('nice', '-n', '15')) as process:
+        wait_until(machine.builds)
+        assert os.getpriority(os.PRIO_PROCESS, machine.builds()[0]) >= 15
+        assert peer.change('odometry_node', 'deactivate')
+        machine.untell('hold')
+        subprocess.run([sys.executable, '-m', 'depth_ros.build_engine', source],
+                       env={**os.environ, **machine.environment}, check=True)
+        assert peer.change('odometry_node', 'activate')
+        process.wait_for('TensorRT: agrees')
+        assert len(machine.builds()) == 2
+        save_pose(source, motion=(0, 0, 0, 0, 0, 0.25))
+        assert configure_again(peer, 'odometry_node')
+        save_pose(source, motion=(0, 0, 0, 0, 0, 0.125))
+        assert peer.change('odometry_node', 'activate')
+        process.wait_for('has changed since it was loaded')
+        found = peer.diagnostics_after('odometry_node', lambda d: 'has changed' in d['tensorrt'])
+        assert found['backend'] == CPU and len(machine.builds()) == 3
+        ends_well(process)
+
+
 @pytest.mark.parametrize(('how', 'reason'), [
     ('fail', 'cannot build the model: out of memory'), ('crash', 'ended with SIGABRT')])
 def test_a_build_that_fails_costs_only_a_message(machine, peer, how, reason):
     machine.model('perception_node')
     machine.tell(how)
+    (machine.models / '.perception_node.engine.timing.part').touch()
     with machine.start('perception_node') as process:
         assert reason in process.wait_for('the build failed')
         assert f'going on with {CPU}' in process.output

@@ -55,7 +55,7 @@ def engine_file(onnx_file, **changed):
         contract=read_contract(onnx_file), source=onnx_file.name,
         source_sha256=file_hash(onnx_file), precision='fp32',
         tensorrt=standins.TensorRt.__version__, cuda=12060, gpu=GPU,
-        command=f'build_engine {onnx_file}')
+        command=f'build_engine {onnx_file} --output {path}')
     record_path(path).write_text(replace(record, **changed).to_json())
     return path
 
@@ -189,9 +189,14 @@ def test_no_gpu_is_found_before_tensorrt_is_touched(tmp_path):
     ({'gpu': 'Orin'}, 'built for Orin; this machine has Stand-in'),
     ({'source_sha256': '0'}, "from another version of '.*net.onnx'")])
 def test_an_engine_that_does_not_fit_is_refused(tmp_path, changed, problem):
-    path = engine_file(save_perception(tmp_path / 'net.onnx'), **changed)
-    with pytest.raises(EngineError, match=f'{problem}.*build it again: build_engine /.*net.onnx$'):
+    source = save_perception(tmp_path / 'net.onnx')
+    path = engine_file(source, **changed, command='build_engine /there/net.onnx --precision int8 '
+                       "--calibration '/my bag' --output /there/net.engine")
+    with pytest.raises(EngineError, match=f'{problem}.*; build it again: ') as refused:
         load(path, standins.Cuda())
+    # With the paths of this machine.
+    assert str(refused.value).endswith(f": build_engine {source} --precision int8 --calibration "
+                                       f"'/my bag' --output {path}")
 
 
 def test_an_engine_without_its_onnx_file_runs(tmp_path, images):
