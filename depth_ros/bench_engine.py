@@ -168,7 +168,11 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
         check_machine()
         before = _free_gpu_memory()
     else:
-        importlib.import_module(backend)
+        try:
+            importlib.import_module(backend)
+        except Exception as error:  # such as one that was built for another numpy
+            raise EngineError(f'{backend} is installed, but cannot be imported: {error}; install '
+                              'it again') from error
     memory = _peak_memory()
     start = time.perf_counter()
     engine = _load(path, backend, effort.threads)
@@ -199,7 +203,9 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
 
 def _engine_path(path: Path, backend: str) -> Path:
     """The file that a runtime reads."""
-    return (engine_files(path) or [path])[0] if backend == TENSORRT else path
+    if backend != TENSORRT or path.suffix == ENGINE_SUFFIX:
+        return path
+    return (engine_files(path) or [path])[0]
 
 
 def _load(path: Path, backend: str, threads: int) -> Engine:

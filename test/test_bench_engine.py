@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from test_tensorrt import engine_file, machine, real_parameters, real_tensorrt  
 from depth_ros import bench_engine
 from depth_ros.bench_engine import Effort, Layer, bench, measure, measure_layers
 from depth_ros.contract import read_contract
-from depth_ros.engine import EngineError, installed_backends
+from depth_ros.engine import EngineError, engine_output, installed_backends
 from depth_ros.tensorrt_engine import check_machine
 from depth_ros.transport import share_path
 
@@ -161,6 +162,19 @@ def test_tensorrt_runs_the_engine_of_a_model(models, tmp_path, machine):  # noqa
         assert machine.held == {}
 
 
+def test_an_engine_file_is_measured_itself(tmp_path, monkeypatch):
+    """Not its model's engine, which is elsewhere where this folder cannot be written."""
+    monkeypatch.setenv('ROS_HOME', str(tmp_path / 'ros'))
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    file = tmp_path / 'net.engine'
+    other = engine_output(file)
+    other.parent.mkdir(parents=True)
+    for path in (file, other):
+        path.touch()
+    assert bench_engine._engine_path(file, 'tensorrt') == file
+    assert bench_engine._engine_path(tmp_path / 'net.onnx', 'tensorrt') == other
+
+
 def test_tensorrt_layers(models, tmp_path, machine, monkeypatch):  # noqa: F811
     monkeypatch.setattr(standins, 'IExecutionContext', ProfiledContext)
     monkeypatch.setattr(standins.TensorRt, 'IProfiler', Profiler, raising=False)
@@ -202,6 +216,12 @@ def test_on_the_gpu(models, tmp_path):
 def test_a_runtime_that_dies_is_told():
     with pytest.raises(EngineError, match='was killed: the runtime has crashed'):
         bench_engine._in_process(os.abort)
+
+
+def test_a_runtime_that_cannot_be_imported_is_told(models, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    with pytest.raises(EngineError, match='onnxruntime is installed, but cannot be imported'):
+        measure(models / 'pose.onnx', 'onnxruntime', QUICK)
 
 
 def test_bad_input_is_told(models, tmp_path, capsys):
