@@ -837,7 +837,7 @@ _NO_PICTURE = re.compile(
 _TRUTH = re.compile(r'ground_?truth|(^|[/_])gt([/_]|$)')
 _TRUTH_TYPES = {
     'depth-gt': (IMAGE, COMPRESSED_IMAGE, POINT_CLOUD),
-    'labels-gt': (IMAGE, COMPRESSED_IMAGE),
+    'semantics-gt': (IMAGE, COMPRESSED_IMAGE),
     'odom-gt': (ODOMETRY, POSE, POSE_WITH_COVARIANCE),
 }
 _PLANNED = ('/camera/image_rect', '/camera/image_rect/compressed')
@@ -885,7 +885,7 @@ def find_streams(
         image,
         camera_info,
         truth('depth-gt', depth, lambda n: encodings.get(n) in ('32FC1', '16UC1')),
-        truth('labels-gt', labels, is_labels),
+        truth('semantics-gt', labels, is_labels),
         truth('odom-gt', odom, lambda n: bag.topics[n].msgtype == ODOMETRY)
         or truth('odom-gt', None, lambda n: bag.topics[n].msgtype in _TRUTH_TYPES['odom-gt']),
     )
@@ -916,7 +916,7 @@ def _find_image(bag: Bag, encodings: dict[str, str]) -> str:
         if name in pictures:
             return name
     colored = [n for n in pictures if encodings[n].startswith(_COLOR)]
-    return str(_one(bag, sorted(colored or pictures), 'image-topic'))
+    return str(_one(bag, sorted(colored or pictures), 'image'))
 
 
 def _find_info(bag: Bag, image: str) -> str:
@@ -925,7 +925,7 @@ def _find_info(bag: Bag, image: str) -> str:
     if sibling in infos:
         return sibling
     pictures = sorted(n for n in infos if not _NO_PICTURE.search(n.lower()))
-    return str(_one(bag, pictures, 'camera-info-topic'))
+    return str(_one(bag, pictures, 'camera-info'))
 
 
 def _given(bag: Bag, name: str | None, option: str, types: tuple[str, ...]) -> str | None:
@@ -951,7 +951,7 @@ def _one(bag: Bag, found: list[str], option: str, may_lack: bool = False) -> str
         return found[0]
     if not found and may_lack:
         return None
-    what = {'image-topic': 'camera image', 'camera-info-topic': 'camera_info'}.get(option, option)
+    what = {'image': 'camera image', 'camera-info': 'camera_info'}.get(option, option)
     if found:
         raise BagError(
             f'recording {bag.path} has several {what} topics: {", ".join(found)}: choose one '
