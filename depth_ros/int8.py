@@ -59,19 +59,21 @@ def is_quantized(model: onnx.ModelProto) -> bool:
 def quantize(source: Path, calibration: Path, validation: Path | None = None, *,
              runtime: str = 'openvino', scope: str | None = None, bounds: Bounds | None = None,
              calibration_images: int = CALIBRATION_IMAGES,
-             held_out_images: int = HELD_OUT_IMAGES) -> onnx.ModelProto:
+             held_out_images: int = HELD_OUT_IMAGES,
+             topics: Mapping[str, str] | None = None) -> onnx.ModelProto:
     """Quantise a network, and judge it on images that it was not calibrated with.
 
     Args:
         source: ONNX file with a contract.
         calibration: recording or folder of images whose values set the scales.
-        validation: another one to judge on; ``None``: the first third of ``calibration`` is left
-            out of the calibration, for that.
+        validation: another one to judge on; ``None``: the first images of ``calibration``, a third
+            at most, are left out of the calibration, for that.
         runtime: what the file is for, one of :data:`RUNTIMES`.
         scope: ``all`` of the network, or its ``encoder``, that is what comes before the first
             enlargement; ``None``: the encoder for TensorRT, else all.
         bounds: how far the result may be from the original.
         calibration_images, held_out_images: how many images to use at most, at least 1.
+        topics: of recordings, see :class:`depth_ros.compare_engines.Images`.
 
     Returns:
         The quantised model, with the contract of the original.
@@ -88,7 +90,8 @@ def quantize(source: Path, calibration: Path, validation: Path | None = None, *,
     plan = _Plan.create(model, runtime, scope or ('encoder' if runtime == 'tensorrt' else 'all'))
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        total, pictures = open_images(Images(path=calibration), contract, stack, pool)
+        total, pictures = open_images(
+            Images(path=calibration, topics=topics or {}), contract, stack, pool)
         first = 0
         if validation is None:
             held_out_images = min(held_out_images, total // 3)
@@ -102,7 +105,7 @@ def quantize(source: Path, calibration: Path, validation: Path | None = None, *,
         inputs = _inputs(pictures, contract, first, total, calibration_images, seen)
         observed = _observe(model, plan, tqdm(
             inputs, desc='calibrate', unit='image', disable=None), calibration)
-    held_out = Images(path=validation or calibration, most=held_out_images)
+    held_out = Images(path=validation or calibration, most=held_out_images, topics=topics or {})
     if validation is not None:
         _check_disjoint(held_out, contract, seen)
     plan.insert(*observed)
@@ -463,7 +466,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--calibration', type=Path, required=True, metavar='PATH',
                         help='recording, or folder of images, of the camera')
     parser.add_argument('--validation', type=Path, metavar='PATH', help='another one to judge on '
-                        '(default: the first third of the calibration, which is kept for that)')
+                        '(default: the first images of the calibration, a third at most, which are '
+                        'kept for that)')
     parser.add_argument('--output', type=Path, help='file to write (default: MODEL_int8.onnx)')
     parser.add_argument('--runtime', choices=RUNTIMES,
                         default=(installed_backends() or RUNTIMES)[0],
@@ -474,6 +478,10 @@ def _parser() -> argparse.ArgumentParser:
                         help='calibrate with at most N images (%(default)s)')
     parser.add_argument('--held-out', type=count, default=HELD_OUT_IMAGES, metavar='N',
                         help='judge on at most N images (%(default)s)')
+    topics = parser.add_argument_group(
+        'topics of recordings', 'found by type and name if not given')
+    topics.add_argument('--image', metavar='TOPIC')
+    topics.add_argument('--camera-info', metavar='TOPIC')
     group = parser.add_argument_group('bounds of what is accepted')
     for name, text in _BOUNDS.items():
         group.add_argument(f'--{name.replace("_", "-")}', type=positive,
@@ -496,6 +504,8 @@ def main(argv: list[str] | None = None) -> int:
             source, arguments.calibration, arguments.validation, runtime=arguments.runtime,
             scope=arguments.scope, calibration_images=arguments.images,
             held_out_images=arguments.held_out,
+            topics={name: topic for name in ('image', 'camera_info')
+                    if (topic := getattr(arguments, name))},
             bounds=Bounds(**{name: getattr(arguments, name) for name in _BOUNDS}))
         write_file(output, model.SerializeToString())
     except (BagError, ContractError, EngineError, OSError, ValueError) as error:

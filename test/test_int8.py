@@ -252,6 +252,13 @@ def test_bad_inputs_are_named(tmp_path, network, pictures, capsys):
     assert not is_quantized(onnx.load(network))
 
 
+@pytest.mark.parametrize('option', ['--image', '--camera-info'])
+def test_topics_can_be_chosen(repository, network, capsys, option):
+    assert int8.main([str(network), '--calibration', str(repository / 'demo/street'),
+                      option, '/left']) == 1
+    assert 'has no topic /left' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('runtime', RUNTIMES)
 @pytest.mark.parametrize('name', ['perception.onnx', 'pose.onnx'])
 def test_shipped_models_on_the_shipped_recording(repository, runtime, name):
@@ -274,6 +281,9 @@ def test_tensorrt_reads_and_builds_it(tmp_path, network, pictures, capsys):
     done = tmp_path / 'done.onnx'
     onnx.save(quantize(network, pictures, runtime='tensorrt', scope='all'), done)
     assert build_engine.main([str(done), '--precision', 'int8', '--check']) == 0
+    assert build_engine.main([str(done), '--precision', 'int8', '--calibration', str(pictures),
+                              '--check']) == 1
+    assert 'is quantised already; leave --calibration out' in capsys.readouterr().err
     assert build_engine.main([str(done), '--check']) == 1
     assert 'is quantised; give --precision int8' in capsys.readouterr().err
     assert build_engine.main([str(network), '--calibration', str(pictures), '--check']) == 1
