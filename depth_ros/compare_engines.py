@@ -50,7 +50,7 @@ from depth_ros.engine import (
     load_engine,
 )
 from depth_ros.evaluation import Judge, Judgeable
-from depth_ros.files import write_file
+from depth_ros.files import check_writable, write_file
 from depth_ros.ground_truth import GroundTruth, count_problem
 from depth_ros.odometry import vector_from_rotation
 from depth_ros.offline import Picture, Runner, Settings, decoded
@@ -380,9 +380,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
-    if arguments.json and not arguments.json.parent.is_dir():
-        raise EngineError(f"folder '{arguments.json.parent}' does not exist; make it, or give "
-                          'another file with --json')
+    if arguments.json:
+        check_writable(arguments.json)
     bounds = Bounds(**{item.name: given[item.name] for item in fields(Bounds)})
     images = Images(
         path=arguments.images, most=arguments.frames,

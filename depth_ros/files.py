@@ -19,8 +19,28 @@ def part_file(path: Path) -> Path:
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a file that is never seen half-written."""
     part = part_file(path)
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def check_writable(path: Path) -> None:
+    """Find out before long work, not after it, that a file cannot be written.
+
+    Raises:
+        OSError: naming the file and the remedy.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"'{path}' cannot be written: folder '{path.parent}' does not "
+                                'exist; make it, or give another file')
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder; give a file")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"'{path}' cannot be written: no permission to write to its folder; "
+                              'give another file')
 
 
 def kitti_text(poses: np.ndarray) -> str:

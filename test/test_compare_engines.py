@@ -27,6 +27,7 @@ from depth_ros.agreement import (
 from depth_ros.bag import BagWriter
 from depth_ros.contract import read_contract, write_contract
 from depth_ros.engine import EngineError, installed_backends
+from depth_ros.files import write_file
 from depth_ros.fp16 import to_fp16
 from depth_ros.odometry import rotation_from_vector, vector_from_rotation
 from depth_ros.tensorrt_engine import find_gpu
@@ -386,10 +387,18 @@ def test_bad_input_is_told(models, pictures, tmp_path, capsys):
             ((perception, perception, '--images', empty), 'has no image'),
             ((pose, pose, '--images', pictures, '--frames', 1), 'no pair of consecutive images'),
             ((perception, perception, '--images', pictures, '--json', empty / 'no' / 'f.json'),
-             "no' does not exist; make it")):
+             "no' does not exist; make it"),
+            ((perception, perception, '--images', pictures, '--json', empty), 'is a folder')):
         assert run(*arguments) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith('compare_engines: ') and text in error, error
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / 'folder').mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_file(tmp_path / 'folder', 'text')
+    assert [path.name for path in tmp_path.iterdir()] == ['folder']
 
 
 def test_images_that_cannot_be_read_are_left_out(models, pictures, tmp_path, capsys):
