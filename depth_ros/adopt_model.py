@@ -226,7 +226,10 @@ def _pictures(paths: Sequence[Path] | None) -> list[np.ndarray]:
             raise AdoptionError(f'{error}; give pictures with --image') from error
     pictures = []
     for path in paths[:2]:
-        picture = cv2.imread(str(path)) if path.is_file() else None
+        if not path.is_file():
+            what = 'is a folder' if path.is_dir() else 'does not exist'
+            raise AdoptionError(f"--image '{path}' {what}; give a picture")
+        picture = cv2.imread(str(path))
         if picture is None:
             raise AdoptionError(f"--image '{path}' is no picture that OpenCV can read")
         pictures.append(np.ascontiguousarray(picture[..., ::-1]))

@@ -262,7 +262,8 @@ def adopt(path: Path, options: Options, pictures: Sequence[np.ndarray]) -> Adopt
 
 def _load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
-        raise AdoptionError(f"model '{path}' does not exist; give an ONNX file")
+        what = 'is a folder' if path.is_dir() else 'does not exist'
+        raise AdoptionError(f"model '{path}' {what}; give an ONNX file")
     try:
         model = onnx.load(path)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -382,8 +383,8 @@ def _size(fixed: Sequence[int | None], multiple: int, options: Options) -> tuple
         if size not in (None, asked) or asked % multiple or not 8 <= asked <= 8192:
             raise AdoptionError(
                 f'--size {options.size[0]}x{options.size[1]} does not fit: the network takes '
-                f'{width or "any"}x{height or "any"}, in multiples of {multiple}, such as '
-                f'{example}')
+                f'{width or "any width"} x {height or "any height"}, in multiples of {multiple}, '
+                f'such as {example}')
     return options.size
 
 

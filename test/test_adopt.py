@@ -278,7 +278,7 @@ def test_a_size_is_chosen_where_it_is_open(tmp_path, picture, picture_file, caps
     adopt(source, *METRIC, image=picture_file, ok=False)
     assert '--size 640x360' in capsys.readouterr().err  # multiples of the patch, 4
     adopt(source, *METRIC, '--size', '66x48', image=picture_file, ok=False)
-    assert 'in multiples of 4' in capsys.readouterr().err
+    assert 'any width x any height, in multiples of 4' in capsys.readouterr().err
     path = adopt(source, *METRIC, '--size', f'{WIDTH}x{HEIGHT}', image=picture_file)
     quarter = raw(picture).reshape(HEIGHT // 4, 4, WIDTH // 4, 4).mean((1, 3))
     np.testing.assert_allclose(run(path, picture)['depth'], enlarged(quarter), rtol=1e-4)
@@ -535,9 +535,11 @@ def test_files_and_options_that_cannot_be_used(tmp_path, picture_file, capsys):
     adopted = adopt(source, *METRIC, image=picture_file)
     cases = [
         (tmp_path / 'nowhere.onnx', METRIC, 'does not exist'),
+        (tmp_path, METRIC, 'is a folder'),
         (tmp_path / 'text.onnx', METRIC, 'cannot be read as ONNX'),
         (adopted, METRIC, 'is a depth_ros model already'),
         (source, [*METRIC, '--image', tmp_path / 'text.onnx'], 'no picture'),
+        (source, [*METRIC, '--image', tmp_path / 'nowhere.png'], 'does not exist'),
         (source, [*METRIC, '--mean', 0, 0, 0], 'go together'),
         (source, [*METRIC, '--mean', 0, 0, 0, '--std', 1, 1, 1], 'not both'),
         (source, ['--mean', 0, 0, 0, '--std', 1, 0, 1, '--output-kind', 'relative'],
