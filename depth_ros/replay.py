@@ -207,18 +207,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def positive(text: str) -> float:
     """Parse a positive number for `argparse`."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float('inf'):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"'{text}' is no positive number")
     return value
 
 
 def count(text: str) -> int:
     """Parse a number of things, at least one, for `argparse`."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+    return int(text)
 
 
 if __name__ == '__main__':
