@@ -470,6 +470,8 @@ class CameraNode(LifecycleNode):
         if self._build is not None:
             self._build.stop()
             self._build = None
+            if self._buildable:  # it did not come to its end
+                self._tensorrt = 'the build was stopped'
         if self._worker is not None:
             self._worker.join()
             self._worker = None

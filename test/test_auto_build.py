@@ -265,6 +265,8 @@ def test_stopping_stops_the_build(machine, peer, stubborn):
         assert peer.change('odometry_node', 'deactivate')
         assert not is_running(machine.builds()[0])
         assert machine.files() == ['odometry_node.onnx']
+        found = peer.diagnostics_after('odometry_node', lambda d: d['state'] == 'inactive')
+        assert found['tensorrt'] == 'the build was stopped'
         assert peer.change('odometry_node', 'activate')
         wait_until(lambda: len(machine.builds()) == 2)
         ends_well(process)
