@@ -10,14 +10,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from depth_ros.engine import (
     load_built_engine,
     load_engine,
 )
-from depth_ros.files import write_file
+from depth_ros.files import check_writable, write_file
 from depth_ros.tensorrt_engine import TensorRtEngine, check_machine, cuda_call, cuda_module
 
 TENSORRT = TensorRtEngine.backend
@@ -149,12 +151,21 @@ def _backends(path: Path) -> tuple[str, ...]:
 def _in_process(function: Any, *arguments: Any) -> Any:
     """Call a function in a fresh process, so that memory and threads are of this call alone."""
     # Not forked: inference runtimes do not survive it.
-    with ProcessPoolExecutor(1, get_context('spawn')) as pool:
+    with ProcessPoolExecutor(1, get_context('spawn'), _end_with_parent) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool as error:
             raise EngineError('the process of the measurement was killed: the runtime has crashed, '
                               'or there is too little memory') from error
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed, which else would wait for ever."""
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def measure(path: Path, backend: str, effort: Effort) -> Measurement:
@@ -414,9 +425,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     effort = Effort(threads=arguments.threads, runs=arguments.runs, warmup=arguments.warmup)
     try:
-        if arguments.json and not arguments.json.parent.is_dir():
-            raise EngineError(f"folder '{arguments.json.parent}' does not exist; make it, or give "
-                              'another file with --json')
+        if arguments.json:
+            check_writable(arguments.json)
         measured, missing = bench(arguments.models, effort, bool(arguments.profile))
         print(table(measured, missing, effort))
         for item in measured:

@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,6 +221,22 @@ def test_a_runtime_that_dies_is_told():
         bench_engine._in_process(os.abort)
 
 
+def test_a_killed_command_leaves_no_process(models):
+    command = subprocess.Popen(
+        [sys.executable, '-m', 'depth_ros.bench_engine', str(models / 'pose.onnx'),
+         '--runs', '1000000'], stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        children = Path(f'/proc/{command.pid}/task/{command.pid}/children')
+        while len(children.read_text().split()) < 2:  # multiprocessing's own, and the measurement
+            assert command.poll() is None
+            time.sleep(0.05)
+        command.kill()
+        command.communicate(timeout=60)  # until nobody has the other end of the pipe
+    except subprocess.TimeoutExpired:
+        os.killpg(command.pid, signal.SIGKILL)
+        raise
+
+
 def test_a_runtime_that_cannot_be_imported_is_told(models, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(EngineError, match='onnxruntime is installed, but cannot be imported'):
@@ -228,6 +247,7 @@ def test_bad_input_is_told(models, tmp_path, capsys):
     for arguments, text in (
             ((tmp_path / 'no.onnx',), "no.onnx' does not exist"),
             ((models / 'pose.onnx', '--json', tmp_path / 'no' / 'f.json'), 'does not exist'),
+            ((models / 'pose.onnx', '--json', tmp_path), 'is a folder'),
             ((tmp_path / 'no.engine',), 'nothing could be measured')):
         assert run(*arguments) == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]
