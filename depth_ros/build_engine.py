@@ -82,7 +82,11 @@ def check_operators(model: onnx.ModelProto) -> None:
                           f'{opset}; export it with opset 18')
     images = {value.name for value in model.graph.input
               if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    unsigned = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.UINT8}
     for node in model.graph.node:
+        if node.op_type == 'QuantizeLinear' and not unsigned.isdisjoint(node.input[2:]):
+            raise EngineError('TensorRT takes no values quantised to 0..255, as CPU runtimes want '
+                              "them; quantise the original with 'quantize --runtime tensorrt'")
         for attribute in node.attribute if node.op_type == 'Resize' else ():
             value = onnx.helper.get_attribute_value(attribute)
             if attribute.name in RESIZE and value not in RESIZE[attribute.name]:

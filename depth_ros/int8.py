@@ -1,9 +1,9 @@
 """Quantise a network to int8: `quantize model.onnx --calibration RECORDING`.
 
-The result is an ONNX file with the same contract, which nodes, evaluation and `build_engine` use
-like any other. It is written only if it is as good as the original on images that were not used to
-calibrate it: see the bounds below. Without --validation, the first part of the recording (or
-folder) is kept for that, and the rest calibrates.
+The result is an ONNX file with the same contract, which nodes and evaluation use like any other,
+and `build_engine` if it is for TensorRT. It is written only if it is as good as the original on
+images that were not used to calibrate it: see the bounds below. Without --validation, the first
+part of the recording (or folder) is kept for that, and the rest calibrates.
 
 Runtimes want their graphs differently: a file for OpenVINO gains nothing in ONNX Runtime.
 """
@@ -32,7 +32,7 @@ from depth_ros.compare_engines import Images, compare, open_images, table
 from depth_ros.contract import ContractError, ModelContract, read_contract
 from depth_ros.conversions import ConversionError
 from depth_ros.engine import EngineError, installed_backends, load_engine
-from depth_ros.files import write_file
+from depth_ros.files import check_writable, write_file
 from depth_ros.offline import network_image
 from depth_ros.replay import count, positive
 
@@ -496,8 +496,9 @@ def main(argv: list[str] | None = None) -> int:
     source = arguments.model
     output = arguments.output or source.with_name(f'{source.stem}_int8.onnx')
     try:
-        if output.suffix != '.onnx' or not output.parent.is_dir():
-            raise EngineError(f"output '{output}' must end in .onnx, in a folder that exists")
+        if output.suffix != '.onnx':
+            raise EngineError(f"output '{output}' must end in .onnx")
+        check_writable(output)
         if output.resolve() == source.resolve():
             raise EngineError(f"output '{output}' is the model itself; give another with --output")
         model = quantize(

@@ -248,7 +248,7 @@ def test_bad_inputs_are_named(tmp_path, network, pictures, capsys):
     for output in (tmp_path / 'net.engine', tmp_path / 'no' / 'net.onnx', network):
         assert int8.main([str(network), '--calibration', str(pictures),
                           '--output', str(output)]) == 1
-        assert f"output '{output}'" in capsys.readouterr().err
+        assert f"'{output}'" in capsys.readouterr().err
     assert not is_quantized(onnx.load(network))
 
 
@@ -286,6 +286,9 @@ def test_tensorrt_reads_and_builds_it(tmp_path, network, pictures, capsys):
     assert 'is quantised already; leave --calibration out' in capsys.readouterr().err
     assert build_engine.main([str(done), '--check']) == 1
     assert 'is quantised; give --precision int8' in capsys.readouterr().err
+    onnx.save(quantize(network, pictures, runtime='onnxruntime'), done)
+    assert build_engine.main([str(done), '--precision', 'int8', '--check']) == 1
+    assert "with 'quantize --runtime tensorrt'" in capsys.readouterr().err
     assert build_engine.main([str(network), '--calibration', str(pictures), '--check']) == 1
     assert '--calibration is for --precision int8' in capsys.readouterr().err
 
