@@ -259,7 +259,8 @@ def load_built_engine(source: Path, threads: int, mapped: bool | None = None) ->
         try:
             name = read_record(path, source).source
             if name != source.name:
-                raise EngineError(f"'{path}' was built from '{name}', not '{source.name}'")
+                raise EngineError(f"'{path}' was built from '{name}', not '{source.name}'; give the "
+                                  f"engine itself to run it, or replace it: build_engine {source}")
             return _load_tensorrt(path, source, threads, mapped)
         except EngineError as error:
             problem = problem or error

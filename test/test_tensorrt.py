@@ -257,7 +257,7 @@ def test_a_fitting_engine_is_preferred(tmp_path, images, machine):
 @pytest.mark.parametrize(('changed', 'devices', 'reason'), [
     ({'tensorrt': '10.7.0'}, 1, 'TensorRT 10.7.0.*build it again: build_engine'),
     ({'source_sha256': '0'}, 1, 'another version.*build it again: build_engine'),
-    ({'source': 'other.onnx'}, 1, "built from 'other.onnx'"),
+    ({'source': 'other.onnx'}, 1, "built from 'other.onnx'.*replace it: build_engine"),
     ({}, None, 'needs an NVIDIA GPU')])
 def test_with_an_engine_that_does_not_fit_the_onnx_file_runs(
         tmp_path, machine, caplog, changed, devices, reason):
