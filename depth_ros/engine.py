@@ -259,8 +259,9 @@ def load_built_engine(source: Path, threads: int, mapped: bool | None = None) ->
         try:
             name = read_record(path, source).source
             if name != source.name:
-                raise EngineError(f"'{path}' was built from '{name}', not '{source.name}'; give the "
-                                  f"engine itself to run it, or replace it: build_engine {source}")
+                raise EngineError(f"'{path}' was built from '{name}', not '{source.name}'; give "
+                                  'the engine itself to run it, or replace it: build_engine '
+                                  f'{source}')
             return _load_tensorrt(path, source, threads, mapped)
         except EngineError as error:
             problem = problem or error
