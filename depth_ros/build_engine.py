@@ -97,6 +97,11 @@ def check_operators(model: onnx.ModelProto) -> None:
                               f"'{node.name}' reads an image; cast it first")
 
 
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether a graph has quantised values."""
+    return any(node.op_type == 'DequantizeLinear' for node in model.graph.node)
+
+
 def load_model(source: Path, precision: str, calibration: Path | None = None) -> onnx.ModelProto:
     """Read a model and bring it to a precision, one of :data:`PRECISIONS` or ``int8``.
 
@@ -115,7 +120,7 @@ def load_model(source: Path, precision: str, calibration: Path | None = None) ->
     read_contract(source)
     model = onnx.load(source)
     check_operators(model)
-    quantized = any(node.op_type == 'DequantizeLinear' for node in model.graph.node)
+    quantized = is_quantized(model)
     if quantized and precision != 'int8':
         raise EngineError(f"'{source}' is quantised; give --precision int8, or the original model")
     if quantized and calibration:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from depth_ros.agreement import Bounds
 from depth_ros.bag import BagError
+from depth_ros.build_engine import is_quantized
 from depth_ros.camera import CameraError
 from depth_ros.compare_engines import Images, compare, open_images, table
 from depth_ros.contract import ContractError, ModelContract, read_contract
@@ -49,11 +50,6 @@ _MOVING = ('Concat', 'DepthToSpace', 'Identity', 'MaxPool', 'Pad', 'Resize')
 
 class RefusedError(EngineError):
     """The quantised network is not as good as the original."""
-
-
-def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether a graph has quantised values."""
-    return any(node.op_type == 'DequantizeLinear' for node in model.graph.node)
 
 
 def quantize(source: Path, calibration: Path, validation: Path | None = None, *,

@@ -12,9 +12,10 @@ from test_tensorrt import RTX_WARNINGS, build_here
 
 from depth_ros import build_engine, int8
 from depth_ros.agreement import Bounds
+from depth_ros.build_engine import is_quantized
 from depth_ros.contract import ModelContract, read_contract, write_contract
 from depth_ros.engine import EngineError, OnnxRuntimeEngine, installed_backends, load_engine
-from depth_ros.int8 import RUNTIMES, is_quantized, quantize
+from depth_ros.int8 import RUNTIMES, quantize
 from depth_ros.tensorrt_engine import read_record
 
 HEIGHT, WIDTH = 32, 64
