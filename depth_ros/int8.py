@@ -311,6 +311,7 @@ class _Plan:
         """
         scales = self._scales(ranges)
         graph = self.model.graph
+        read = {name for node in graph.node for name in node.input}
         constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
         computed = {node.output[0] for node in self.nodes}
         nodes = [pair for i in graph.input for pair in self._pair(i.name, scales)]
@@ -327,7 +328,8 @@ class _Plan:
             for name in node.output:
                 nodes += self._pair(name, scales)
         used = {name for node in nodes for name in node.input}
-        kept = [i for i in graph.initializer if i.name in used]
+        # What no node has read, a branch of one may read.
+        kept = [i for i in graph.initializer if i.name in used or i.name not in read]
         for target, items in ((graph.node, nodes), (graph.initializer, kept),
                               (graph.value_info, [])):
             items = [type(item).FromString(item.SerializeToString()) for item in items]

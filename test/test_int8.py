@@ -204,6 +204,26 @@ def test_what_is_worse_is_refused_and_nothing_is_written(tmp_path, network, pict
     assert is_quantized(onnx.load(tmp_path / 'a.onnx'))
 
 
+def test_constants_of_branches_stay():
+    value = helper.make_tensor_value_info
+    branches = {f'{name}_branch': helper.make_graph(
+        [helper.make_node('Mul', ['convolved', 'two'], [name])], name, [],
+        [value(name, TensorProto.FLOAT, [1, 2, 6, 6])]) for name in ('then', 'else')}
+    constants = {'weights': np.ones((2, 1, 3, 3), np.float32), 'two': np.float32(2),
+                 'condition': np.array(True)}
+    model = helper.make_model(helper.make_graph(
+        [helper.make_node('Conv', ['image', 'weights'], ['convolved']),
+         helper.make_node('If', ['condition'], ['result'], **branches)], 'branching',
+        [value('image', TensorProto.FLOAT, [1, 1, 8, 8])],
+        [value('result', TensorProto.FLOAT, [1, 2, 6, 6])],
+        [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]),
+        opset_imports=[helper.make_opsetid('', 18)], ir_version=8)
+    plan = int8._Plan.create(model, 'openvino', 'all')
+    plan.insert({'image': (-1.0, 1.0)}, {'image': np.zeros(1)})
+    onnx.checker.check_model(model, full_check=True)
+    assert 'weights' not in {i.name for i in model.graph.initializer}
+
+
 def test_images_to_judge_are_others(tmp_path, network, pictures, monkeypatch):
     used = []
     monkeypatch.setattr(int8, 'network_image', lambda picture, info, contract: (
