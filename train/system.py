@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import lightning
@@ -339,12 +340,14 @@ def load_system(path: str | Path) -> System:
     except FileNotFoundError as error:
         raise ValueError(f"checkpoint '{path}' does not exist") from error
     except Exception as error:  # pickle, zip and torch each have their own
-        raise ValueError(f"'{path}' is no checkpoint of python -m train fit: {error}") from error
+        raise ValueError(f"'{path}' is no checkpoint of python -m train fit; give best.ckpt or "
+                         'last.ckpt of a run') from error
     try:
         system = System(Config(**checkpoint['hyper_parameters']), fresh=False)
         system.load_state_dict(checkpoint['state_dict'])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"checkpoint '{path}' is of another version of the training: {error}"
-                         ) from error
+        raise ValueError(
+            f"checkpoint '{path}' is of another version of the training; use that version, or "
+            f'train again ({shorten(str(error), 200)})') from error
     system.trained_steps = checkpoint['global_step']
     return system.eval()
