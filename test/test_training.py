@@ -598,6 +598,12 @@ def test_files_that_are_no_checkpoint_are_named(tmp_path):
         load_system(tmp_path / 'old.ckpt')
 
 
+def test_weights_to_start_from_must_be_a_checkpoint(street, tmp_path):
+    (tmp_path / 'x.ckpt').write_bytes(b'no')
+    with pytest.raises(ValueError, match=r"x\.ckpt' is no checkpoint of the same networks"):
+        fit(config(street, tmp_path / 'run', init=str(tmp_path / 'x.ckpt')))
+
+
 def test_a_failed_export_leaves_the_old_file(tmp_path):
     from depth_ros.contract import ContractError, ModelContract
     path = tmp_path / 'perception.onnx'

@@ -8,6 +8,7 @@ import signal
 import warnings
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 
 import lightning
 import torch
@@ -194,8 +195,12 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
     # The memory layout that convolutions prefer.
     system = System(config).to(memory_format=torch.channels_last)
     if config.init and resume_from is None:
-        weights = torch.load(config.init, map_location='cpu', weights_only=True)['state_dict']
-        system.load_state_dict(weights)
+        try:
+            weights = torch.load(config.init, map_location='cpu', weights_only=True)['state_dict']
+            system.load_state_dict(weights)
+        except Exception as error:  # pickle, zip and torch each have their own
+            raise ValueError(f"--init '{config.init}' is no checkpoint of the same networks "
+                             f'({shorten(str(error), 200)})') from error
     with warnings.catch_warnings():
         for message in HARMLESS:
             warnings.filterwarnings('ignore', message=message)
