@@ -31,8 +31,8 @@ from depth_ros.contract import (
     write_contract,
 )
 from depth_ros.engine import EngineError, load_engine
+from depth_ros.files import file_hash
 from depth_ros.odometry import pose, rotation_from_vector, vector_from_rotation
-from depth_ros.tensorrt_engine import file_hash
 
 BOUNDS, COARSE_BOUNDS = (1e-4, 0.999), (1e-2, 0.98)
 """How far depth and motion may be from the foreign network's, relative, and what share of the

@@ -159,22 +159,6 @@ class Agreement:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def agreement(contract: ModelContract, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]
-              ) -> Agreement:
-    """Compare the outputs of two engines for the same image, or pair of images.
-
-    Args:
-        contract: the model's.
-        a, b: outputs of `Engine.infer`; those of A must not have been overwritten since.
-
-    Raises:
-        EngineError: see :meth:`Comparison.add`.
-    """
-    comparison = Comparison(contract)
-    comparison.add(a, b)
-    return comparison.result()
-
-
 @dataclass
 class Comparison:
     """Compares the outputs of two engines image by image; memory does not grow.

@@ -22,14 +22,13 @@ import onnx
 
 from depth_ros.contract import ContractError, read_contract
 from depth_ros.engine import ENGINE_SUFFIX, EngineError, engine_output
-from depth_ros.files import write_file
+from depth_ros.files import file_hash, write_file
 from depth_ros.fp16 import to_fp16
 from depth_ros.tensorrt_engine import (
     EngineRecord,
     cuda_call,
     cuda_module,
     error_log,
-    file_hash,
     find_gpu,
     record_path,
     tensorrt_module,

@@ -117,15 +117,10 @@ def compare(a: Engine, b: Engine, images: Images, bounds: Bounds | None = None,
     check_contracts(a.contract, b.contract)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        if _is_folder(images.path):
-            total, pictures = _from_folder(images, a.contract)
-            judges: list[Judge] = []
-        else:
-            bag = stack.enter_context(Bag(images.path))
-            streams = find_streams(bag, **images.topics)
-            total = bag.topics[streams.image].count
-            pictures = _from_recording(bag, streams, images.most, pool)
-            judges = _judges(images, bag, streams, a.contract, total, pool, stack)
+        total, pictures, recording = open_images(images, a.contract, stack, pool)
+        judges: list[Judge] = []
+        if recording:
+            judges = _judges(images, *recording, a.contract, total, pool, stack)
         progress = stack.enter_context(tqdm(
             pictures, total=min(total, images.most or total), unit='image',
             disable=None if bar else True))
@@ -186,17 +181,21 @@ def _outputs(frame: Judgeable) -> dict[str, np.ndarray | None]:
 
 
 def open_images(images: Images, contract: ModelContract, stack: ExitStack, pool: Executor
-                ) -> tuple[int, _Pictures]:
-    """How many images there are, and each with its CameraInfo; open until ``stack`` closes.
+                ) -> tuple[int, _Pictures, tuple[Bag, Streams] | None]:
+    """Open images until ``stack`` closes.
+
+    Returns:
+        How many there are, each with its CameraInfo, and the recording if they are of one.
 
     Raises:
         EngineError, BagError: if there are none, or they cannot be read.
     """
     if _is_folder(images.path):
-        return _from_folder(images, contract)
+        return *_from_folder(images, contract), None
     bag = stack.enter_context(Bag(images.path))
     streams = find_streams(bag, **images.topics)
-    return bag.topics[streams.image].count, _from_recording(bag, streams, images.most, pool)
+    pictures = _from_recording(bag, streams, images.most, pool)
+    return bag.topics[streams.image].count, pictures, (bag, streams)
 
 
 def _is_folder(path: Path) -> bool:

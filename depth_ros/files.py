@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,6 +42,11 @@ def check_writable(path: Path) -> None:
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"'{path}' cannot be written: no permission to write to its folder; "
                               'give another file')
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def kitti_text(poses: np.ndarray) -> str:

@@ -86,7 +86,7 @@ def quantize(source: Path, calibration: Path, validation: Path | None = None, *,
     plan = _Plan.create(model, runtime, scope or ('encoder' if runtime == 'tensorrt' else 'all'))
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        total, pictures = open_images(
+        total, pictures, _ = open_images(
             Images(path=calibration, topics=topics or {}), contract, stack, pool)
         first = 0
         if validation is None:
@@ -145,7 +145,8 @@ def _inputs(pictures: Iterator, contract: ModelContract, first: int, total: int,
 def _check_disjoint(held_out: Images, contract: ModelContract, seen: set[bytes]) -> None:
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        for picture, _ in open_images(held_out, contract, stack, pool)[1]:
+        _, pictures, _ = open_images(held_out, contract, stack, pool)
+        for picture, _ in pictures:
             if not isinstance(picture, Exception) and (
                     hashlib.sha256(picture.rgb).digest() in seen):
                 raise EngineError(

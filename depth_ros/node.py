@@ -7,7 +7,6 @@ waits, so latency cannot grow.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import sys
@@ -46,6 +45,7 @@ from depth_ros.conversions import (
 )
 from depth_ros.engine import ENGINE_SUFFIX, Engine, EngineError, engine_output
 from depth_ros.engine_check import LoadedEngine, load_checked
+from depth_ros.files import file_hash
 from depth_ros.tensorrt_engine import check_machine
 from depth_ros.transport import (
     PROFILE_VARIABLE,
@@ -347,8 +347,7 @@ class CameraNode(LifecycleNode):
                 f"model '{path}': field 'task' is '{engine.contract.task}', this node needs "
                 f"'{self.task}'; set the parameter model to a {self.task} model")
         self.engine = engine
-        with open(path, 'rb') as file:
-            self._model_hash = hashlib.sha256(file.read()).hexdigest()[:12]
+        self._model_hash = file_hash(path)[:12]
         self._model_name = engine.contract.name
         self.set_up()
         self.get_logger().info(

@@ -11,7 +11,6 @@ The modules ``tensorrt`` and ``cuda.bindings.runtime`` are arguments everywhere,
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib
 import json
 import logging
@@ -26,6 +25,7 @@ import numpy as np
 
 from depth_ros.contract import ModelContract
 from depth_ros.engine import Engine, EngineError, UnfitEngineError
+from depth_ros.files import file_hash
 
 OLDEST = (10, 3)  # JetPack 6.1
 _log = logging.getLogger(__name__)
@@ -104,11 +104,6 @@ def read_record(engine: Path, source: Path | None = None) -> EngineRecord:
         return EngineRecord.from_json(record_path(engine).read_text())
     except (ValueError, OSError) as error:  # a ContractError is a ValueError
         raise UnfitEngineError(f"'{record_path(engine)}' is damaged ({error}); {remedy}") from error
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_fits(engine: Path, record: EngineRecord, source: Path, tensorrt: str, gpu: str) -> None:

@@ -15,7 +15,7 @@ from scene import Scene, pixels
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depth_ros import adopt_model, adoption, evaluate_bag
-from depth_ros.agreement import agreement
+from depth_ros.agreement import Comparison
 from depth_ros.build_engine import check_operators
 from depth_ros.contract import ContractError, ModelContract, read_contract
 from depth_ros.engine import load_engine
@@ -258,7 +258,9 @@ def test_engines_of_affine_depth_are_compared_by_its_inverse(tmp_path, picture_f
                  image=picture_file)
     disparity = np.array([[2.0, 1, 1e-6, 1]], np.float32)  # far away, rounding is a large factor
     other = disparity + np.float32([[0, 0, 1e-3, 0]])
-    found = agreement(read_contract(path), {'depth': 1 / disparity}, {'depth': 1 / other})
+    comparison = Comparison(read_contract(path))
+    comparison.add({'depth': 1 / disparity}, {'depth': 1 / other})
+    found = comparison.result()
     assert found.depth.max == pytest.approx(1e-3, rel=0.01) and found.depth.scale_jump == 0
 
 

@@ -38,9 +38,9 @@ from depth_ros.engine import (
     load_engine,
 )
 from depth_ros.engine_check import BOUNDS, check_engine, load_checked, stored_inputs
+from depth_ros.files import file_hash
 from depth_ros.tensorrt_engine import (
     EngineRecord,
-    file_hash,
     find_gpu,
     read_record,
     record_path,

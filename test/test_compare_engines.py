@@ -21,7 +21,6 @@ from depth_ros.agreement import (
     LabelAgreement,
     PoseAgreement,
     accuracy_problems,
-    agreement,
     check_contracts,
 )
 from depth_ros.bag import BagWriter
@@ -97,7 +96,9 @@ def run(*arguments):
 
 
 def test_equal_outputs_agree(perception, pose):
-    found = agreement(perception, outputs(), outputs())
+    comparison = Comparison(perception)
+    comparison.add(outputs(), outputs())
+    found = comparison.result()
     assert found.depth == DepthAgreement(
         mean=0, median=pytest.approx(0, abs=1e-8), p95=pytest.approx(0, abs=1e-8), max=0,
         worst_mean=0, scale_jump=0, worst_invalid=0)
@@ -105,7 +106,9 @@ def test_equal_outputs_agree(perception, pose):
     assert found.pose is None and found.frames == 1
     assert found.problems() == []
     still = {'pose': np.zeros(6, np.float32)}
-    assert agreement(pose, still, still).pose == PoseAgreement(
+    comparison = Comparison(pose)
+    comparison.add(still, still)
+    assert comparison.result().pose == PoseAgreement(
         translation=0, worst_translation=0, relative=0, worst_relative=0, rotation=0,
         worst_rotation=0)
 
@@ -185,8 +188,10 @@ def test_errors_of_motion(pose):
 def test_nothing_to_compare(perception, output, value, problem):
     a = outputs()
     a[output][:] = value
+    comparison = Comparison(perception)
     with pytest.raises(EngineError, match=problem):
-        agreement(perception, a, outputs())
+        comparison.add(a, outputs())
+        comparison.result()
     with pytest.raises(EngineError, match='there is no image'):
         Comparison(perception).result()
 
@@ -194,7 +199,7 @@ def test_nothing_to_compare(perception, output, value, problem):
 def test_a_pose_that_is_no_number(pose):
     good, bad = np.zeros(6, np.float32), np.full(6, np.nan, np.float32)
     with pytest.raises(EngineError, match='engine B gives the pose .*nan'):
-        agreement(pose, {'pose': good}, {'pose': bad})
+        Comparison(pose).add({'pose': good}, {'pose': bad})
 
 
 # Bounds -------------------------------------------------------------------------------------------

@@ -27,12 +27,12 @@ from depth_ros.agreement import Bounds
 from depth_ros.build_engine import PRECISIONS, build
 from depth_ros.contract import POSE_CONVENTION, ModelContract, read_contract
 from depth_ros.engine import EngineError, OnnxRuntimeEngine, installed_backends, load_engine
+from depth_ros.files import file_hash
 from depth_ros.fp16 import to_fp16
 from depth_ros.int8 import quantize
 from depth_ros.tensorrt_engine import (
     EngineRecord,
     TensorRtEngine,
-    file_hash,
     find_gpu,
     read_record,
     record_path,

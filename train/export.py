@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from datetime import date
 from pathlib import Path
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 import depth_ros
 from depth_ros.contract import POSE_CONVENTION, ModelContract, write_contract
+from depth_ros.files import write_file
 from train.classes import CITYSCAPES
 from train.config import Config
 from train.geometry import rotation_from_euler
@@ -278,9 +278,7 @@ def write_model(net: nn.Module, contract: ModelContract, path: Path) -> None:
     _strip(model)
     write_contract(model, contract)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    onnx.save(model, part)
-    os.replace(part, path)
+    write_file(path, model.SerializeToString())
     print(f'wrote {path} ({path.stat().st_size / 1e6:.1f} MB)')
 
 

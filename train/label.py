@@ -7,7 +7,6 @@ trainIds at the images' size, 255 where the network is not sure.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,6 +18,7 @@ import onnxruntime
 from tqdm import tqdm
 
 from depth_ros.contract import ContractError, read_contract
+from depth_ros.files import file_hash
 from train.classes import CITYSCAPES
 from train.prepare import in_order, save
 from train.readers import read_picture
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     labeller = Labeller(args.model, size=args.size, mean=args.mean, std=args.std,
                         order=args.order, output=args.output, classes=args.classes,
                         confidence=args.confidence, flip=args.flip, threads=args.threads)
-    source = {'model': hashlib.sha256(args.model.read_bytes()).hexdigest()} | {
+    source = {'model': file_hash(args.model)} | {
         k: v for k, v in vars(args).items()
         if k in ('size', 'mean', 'std', 'order', 'output', 'classes', 'confidence', 'flip')}
     source = json.loads(json.dumps(source))
