@@ -27,7 +27,7 @@ import rclpy
 from builtin_interfaces.msg import Time as BuiltinTime
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -53,6 +53,7 @@ from depth_ros.transport import (
     prepare_process,
     share_path,
     shared_memory_problem,
+    until_shutdown,
 )
 
 REPORT_PERIOD = 5.0
@@ -764,29 +765,26 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
     node = None
     try:
         rclpy.init(args=args)
-        logger = rclpy.logging.get_logger('depth_ros')
-        if problem := shared_memory_problem():
-            logger.warning(problem)
-        try:
-            node = make_node()
-        except ValueError as error:
-            logger.fatal(str(error))
-            return 1
-        logging.getLogger('depth_ros').addHandler(RosHandler(node.get_logger()))
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while rclpy.ok():
+        with until_shutdown():
+            logger = rclpy.logging.get_logger('depth_ros')
+            if problem := shared_memory_problem():
+                logger.warning(problem)
             try:
-                executor.spin_once()
-            except ExternalShutdownException:
-                break
-            except Exception:
-                if not rclpy.ok():
-                    break
-                node.report('internal error', f'internal error: {traceback.format_exc()}',
-                            error=True)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+                node = make_node()
+            except ValueError as error:
+                logger.fatal(str(error))
+                return 1
+            logging.getLogger('depth_ros').addHandler(RosHandler(node.get_logger()))
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            while rclpy.ok():
+                try:
+                    executor.spin_once()
+                except Exception:
+                    if not rclpy.ok():
+                        break
+                    node.report('internal error', f'internal error: {traceback.format_exc()}',
+                                error=True)
     finally:
         if node is not None:
             node.close()

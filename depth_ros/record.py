@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TextIO
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from depth_ros.bag import BagError, BagWriter, header_stamp, message_types
 from depth_ros.replay import message_class
-from depth_ros.transport import prepare_process
+from depth_ros.transport import prepare_process, until_shutdown
 
 Row = tuple[str, str, int, bytes, bool]
 
@@ -136,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     log = arguments.log.open('w') if arguments.log else None
     rclpy.init(args=argv)
     try:
-        with BagWriter(
+        with until_shutdown(), BagWriter(
             arguments.recording, compress=not arguments.uncompressed,
             overwrite=arguments.overwrite
         ) as writer:
@@ -144,9 +143,8 @@ def main(argv: list[str] | None = None) -> int:
             thread = threading.Thread(target=_write, args=(recorder, writer, failed))
             thread.start()
             try:
-                rclpy.spin(recorder)
-            except (KeyboardInterrupt, ExternalShutdownException):
-                pass
+                with until_shutdown():
+                    rclpy.spin(recorder)
             finally:
                 recorder.messages.put(None)
                 thread.join()

@@ -26,7 +26,7 @@ from rosgraph_msgs.msg import Clock
 
 from depth_ros.bag import Bag, BagError, Message, header_stamp
 from depth_ros.files import write_file
-from depth_ros.transport import prepare_process
+from depth_ros.transport import prepare_process, until_shutdown
 
 
 def message_class(msgtype: str) -> type | None:
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     rclpy.init()
     player = None
     try:
-        with Bag(arguments.recording) as bag:
+        with Bag(arguments.recording) as bag, until_shutdown():
             player = Player(bag, arguments.topics, remap)
             player.wait_for_subscribers(wait_for, arguments.timeout)
             if arguments.paused:
@@ -192,8 +192,6 @@ def main(argv: list[str] | None = None) -> int:
             player.play(arguments.rate, arguments.clock)
             while arguments.loop:
                 player.play(arguments.rate, arguments.clock)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     except (BagError, TimeoutError) as error:
         print(f'depth_ros.replay: {error}', file=sys.stderr)
         return 1

@@ -5,7 +5,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import rclpy
 from onnx_models import save_perception
+from rclpy.exceptions import NotInitializedException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_process import Camera, NodeProcess, Peer, image_message, info_message, set_stamp
 from sensor_msgs.msg import Image
@@ -32,6 +35,41 @@ def test_reliability_follows_the_publishers(publishers, setting, reliable):
 def test_latched_messages_are_asked_for_when_all_publishers_latch():
     assert transport.input_qos([LATCHED]).durability == DurabilityPolicy.TRANSIENT_LOCAL
     assert transport.input_qos([LATCHED, RELIABLE]).durability == DurabilityPolicy.VOLATILE
+
+
+@pytest.fixture
+def context():
+    rclpy.init()
+    yield rclpy.get_default_context()
+    rclpy.try_shutdown()
+
+
+@pytest.mark.parametrize('step', [
+    lambda node, executor: executor.spin_once(timeout_sec=0.1),  # RCLError
+    lambda node, executor: rclpy.spin_once(node, executor=executor),
+    lambda node, executor: rclpy.create_node('late'),  # NotInitializedException
+    lambda node, executor: rclpy.spin(node, executor),
+])
+def test_a_shutdown_at_any_step_is_the_end_without_an_error(context, step):
+    node, executor = rclpy.create_node('node'), SingleThreadedExecutor()
+    executor.add_node(node)
+    rclpy.shutdown()
+    with transport.until_shutdown():
+        step(node, executor)
+
+
+def test_errors_before_the_shutdown_are_raised(context):
+    with pytest.raises(NotInitializedException), transport.until_shutdown():
+        rclpy.create_node('node', context=rclpy.Context())
+    executor = SingleThreadedExecutor()
+    executor.add_node(rclpy.create_node('node'))
+    with pytest.raises(RuntimeError), transport.until_shutdown():
+        rclpy.shutdown()
+        rclpy.init()  # a new one, which is up, while the executor's is down
+        executor.spin_once(timeout_sec=0.1)
+    with pytest.raises(ValueError), transport.until_shutdown():
+        rclpy.shutdown()
+        raise ValueError('not of ROS')
 
 
 def test_profile_has_a_large_segment_and_udp():
