@@ -1,14 +1,13 @@
-"""How images travel: quality of service, Fast DDS's shared memory, the allocator, the end.
+"""How images travel: quality of service, Fast DDS's shared memory, and the end.
 
 Measured on two cores, the defaults lose over 95 % of best-effort images above 512 KiB and spend
 most of the time of a large message on page faults. Three remedies live here: a Fast DDS profile
 with a large shared memory segment (and sending in the background), subscriptions that follow what
-the publishers offer, and an allocator that keeps its memory.
+the publishers offer, and :mod:`~depth_ros.allocator`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,8 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+from depth_ros.allocator import allocator_environment, keep_memory
 
 RELIABILITIES = ('auto', 'reliable', 'best_effort')
 
@@ -42,15 +43,6 @@ _OLD_DISTRIBUTIONS = ('humble', 'iron')
 # A large message leaves in fragments of 64 KiB. The middleware's own thread sends them, so that
 # the thread that publishes goes on with the next image.
 _PUBLICATION_MODE = {'RMW_FASTRTPS_PUBLICATION_MODE': 'ASYNCHRONOUS'}
-
-# mallopt's parameter number, the environment variable that glibc reads at start, and the value:
-# take buffers up to 32 MiB (the most that every glibc accepts) from the heap and keep its top, so
-# that a frame's memory is mapped once rather than on every frame.
-_MALLOC = (
-    (-3, 'MALLOC_MMAP_THRESHOLD_', 33_554_432),
-    (-1, 'MALLOC_TRIM_THRESHOLD_', 2_000_000_000),
-    (-2, 'MALLOC_TOP_PAD_', 33_554_432),
-)
 
 
 def share_path(relative: str) -> Path:
@@ -95,18 +87,14 @@ def env(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     Args:
         environment: what to start from; values that it already has are kept.
     """
-    settings = {name: str(value) for _, name, value in _MALLOC}
-    return {**settings, **_PUBLICATION_MODE, **profile_environment(environment), **environment}
+    return {**allocator_environment(), **_PUBLICATION_MODE, **profile_environment(environment),
+            **environment}
 
 
 def prepare_process() -> None:
     """Give this process the settings of :func:`env`; call it before ``rclpy.init``."""
     os.environ.update({**_PUBLICATION_MODE, **profile_environment(), **os.environ})
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # absent where libc is not glibc
-    if mallopt is not None:
-        for parameter, name, value in _MALLOC:
-            if name not in os.environ:  # a user's own setting was read by glibc at start
-                mallopt(parameter, value)
+    keep_memory()
 
 
 @contextmanager

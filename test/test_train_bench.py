@@ -1,6 +1,7 @@
 """``python -m train bench``, with small images; what it measures is not judged."""
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,7 +17,7 @@ def options(*words):
 def test_prints_a_time_for_every_part(monkeypatch, capsys):
     monkeypatch.setattr(bench, 'HEIGHT', 64)
     monkeypatch.setattr(bench, 'WIDTH', 96)
-    monkeypatch.setattr(bench, 'peak_memory', lambda *_: (300.0, 100.0))
+    monkeypatch.setattr(bench, 'ProcessPoolExecutor', lambda *_: ThreadPoolExecutor(1))
     bench.run(options('--runs', '1'))
     rows = capsys.readouterr().out.splitlines()[2:]
     names = [row[:bench.NAME_WIDTH].strip() for row in rows]
@@ -24,7 +25,7 @@ def test_prints_a_time_for_every_part(monkeypatch, capsys):
                  'memory'):
         assert any(part in name for name in names)
     values = [float(row[bench.NAME_WIDTH:]) for row in rows]
-    assert min(values) > 0 and values[-2:] == [300, 100]
+    assert min(values) > 0 and values[-2] > values[-1]
 
 
 def test_works_take_turns():

@@ -1,7 +1,8 @@
 """How long losses, networks and a training step of FSRE-Depth take on this machine's processor.
 
 At 192x640, batch 1, on made-up images. With a clone of the paper's own code beside it, both take
-turns in one process, so that what else runs on the machine disturbs both alike.
+turns, so that what else runs on the machine disturbs both alike: in one process, but for the
+training step, which has a process of its own and its memory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from depth_ros.allocator import keep_memory
 from depth_ros.contract import ModelContract
 from depth_ros.engine import installed_backends, load_engine
 from train.classes import CITYSCAPES
@@ -81,18 +83,21 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"'{args.reference}' is no clone of https://github.com/hyBlue/FSRE-Depth:"
                          ' trainer_parallel.py is missing')
     torch.set_num_threads(args.threads)
-    clock = time.process_time if args.threads == 1 else time.perf_counter
+    clock = process_clock(args.threads)
     reference = Reference(args.reference) if args.reference else None
     print(f'{WIDTH}x{HEIGHT}, batch 1, {args.threads} threads, median of {args.runs} runs, ms')
     header = f'{"paper code":>12}{"ratio":>8}' if reference else ''
     print(f'{"":{NAME_WIDTH}}{"ours":>12}{header}')
     for name, ours, theirs in works(reference, args.threads):
         print_row(name, alternate([ours, theirs] if theirs else [ours], args.runs, clock))
-    peaks = [peak_memory(folder, args.threads)
-             for folder in ([None, args.reference] if reference else [None])]
-    for name, values in zip(('all', 'without the loaded libraries'), zip(*peaks, strict=True),
-                            strict=True):
-        print_row(f'training step, peak memory, MB, {name}', values)
+    del reference
+    for name, values in training_steps(args.reference, args.threads, args.runs).items():
+        print_row(f'training step{name}', values)
+
+
+def process_clock(threads: int) -> Callable[[], float]:
+    """Of the processor for one thread, which others do not disturb; of the wall for more."""
+    return time.process_time if threads == 1 else time.perf_counter
 
 
 def print_row(name: str, values: Sequence[float]) -> None:
@@ -104,15 +109,19 @@ def print_row(name: str, values: Sequence[float]) -> None:
 
 def alternate(works: list[Work], runs: int, clock: Callable[[], float]) -> list[float]:
     """Median time of each, ms, one after the other in turns."""
-    times: list[list[float]] = [[] for _ in works]
-    for turn in range(runs + 2):  # the first two warm up
-        for work, found in zip(works, times, strict=True):
-            start = clock()
-            work()
-            elapsed = 1e3 * (clock() - start)
-            if turn >= 2:
-                found.append(elapsed)
-    return [statistics.median(found) for found in times]
+    return _medians([partial(_timed, work, clock) for work in works], runs)
+
+
+def _medians(timed: Sequence[Callable[[], float]], runs: int) -> list[float]:
+    times = [[work() for work in timed] for _ in range(runs + 2)][2:]  # the first two warm up
+    return [statistics.median(found) for found in zip(*times, strict=True)]
+
+
+def _timed(work: Work, clock: Callable[[], float]) -> float:
+    """Time that it takes, ms."""
+    start = clock()
+    work()
+    return 1e3 * (clock() - start)
 
 
 def works(reference: Reference | None, threads: int
@@ -166,8 +175,6 @@ def works(reference: Reference | None, threads: int
                inference(partial(fast, image)), reference and inference(reference.decoders(scene)))
     for name, work in exported(net, scene.target, threads):
         yield name, work, whole
-
-    yield 'training step', training_step(), reference and reference.training_step()
 
 
 def exported(net: nn.Module, image: Tensor, threads: int) -> Iterator[tuple[str, Work]]:
@@ -268,26 +275,43 @@ def training_step() -> Work:
     return step
 
 
-def peak_memory(reference: Path | None, threads: int) -> tuple[float, float]:
-    """Most memory of a process in two training steps, MB; all, and without loaded libraries.
+def training_steps(reference: Path | None, threads: int, runs: int) -> dict[str, list[float]]:
+    """Time of a step, ms, and the most memory of its process, MB; all, and without libraries.
 
     Args:
-        reference: clone whose step it is, or ``None`` for ours.
-        threads: of the process.
+        reference: clone whose step is the second, or ``None`` for ours alone.
+        threads: of each process.
+        runs: as for :func:`alternate`.
     """
-    # A fresh process: what others have used does not count.
-    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-        return pool.submit(_peak_memory, reference, threads).result()
+    spawn = multiprocessing.get_context('spawn')
+    folders = [None, reference] if reference else [None]
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ProcessPoolExecutor(1, spawn)) for _ in folders]
+        libraries = [pool.submit(_prepare_step, folder, threads).result()
+                     for pool, folder in zip(pools, folders, strict=True)]
+        times = _medians([lambda pool=pool: pool.submit(_take_step).result() for pool in pools],
+                         runs)
+        peaks = [pool.submit(_memory, 'VmHWM').result() for pool in pools]
+    own = [peak - loaded for peak, loaded in zip(peaks, libraries, strict=True)]
+    return {'': times, ', peak memory, MB, all': peaks,
+            ', peak memory, MB, without the loaded libraries': own}
 
 
-def _peak_memory(reference: Path | None, threads: int) -> tuple[float, float]:
+def _prepare_step(reference: Path | None, threads: int) -> float:
+    """Make this process ready for its steps; returns the memory of its libraries, MB."""
+    global _own_step
     torch.set_num_threads(threads)
+    if not reference:
+        keep_memory()  # as training does
     libraries = _memory('VmRSS')
     step = Reference(reference).training_step() if reference else training_step()
-    for _ in range(2):
-        step()
-    peak = _memory('VmHWM')
-    return peak, peak - libraries
+    _own_step = partial(_timed, step, process_clock(threads))
+    return libraries
+
+
+def _take_step() -> float:
+    """Time of this process's step, ms."""
+    return _own_step()
 
 
 def _memory(name: str) -> float:

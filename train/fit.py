@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, DistributedSampler
 
+from depth_ros.allocator import keep_memory
 from train.augment import Augmentation
 from train.checks import check_sequences
 from train.config import Config, add_config_arguments, read_config
@@ -172,6 +173,7 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
         DataError: if a data set is incomplete.
         ValueError: if the loss has no valid pixel, see :mod:`train.losses.view_synthesis`.
     """
+    keep_memory()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data = Data(config)
     say(f'training on {len(data.train)} samples of {len(data.train.sequences)} sequences, '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SSIM_C1 = 0.01 ** 2
 SSIM_C2 = 0.03 ** 2
@@ -37,14 +38,57 @@ class PhotometricError:
 
     def ssim_error(self, predicted: Tensor) -> Tensor:
         """Structural dissimilarity (1 - SSIM) / 2 over 3x3 windows, (B, C, H, W) in 0..1."""
-        mean, square, product = window_mean(
-            torch.cat([predicted, predicted * predicted, predicted * self.target], 1)).chunk(3, 1)
-        mean_squared, means = mean * mean, mean * self.mean
-        variance, covariance = square - mean_squared, product - means
-        quarter = ((means + SSIM_C1 / 2) * (covariance + SSIM_C2 / 2)
-                   / ((mean_squared + (self.mean_squared + SSIM_C1))
-                      * (variance + (self.variance + SSIM_C2))))
-        return (0.5 - 2 * quarter).clamp(0, 1)
+        return _SsimError.apply(predicted, self.target, self.mean, self.mean_squared, self.variance)
+
+
+class _SsimError(torch.autograd.Function):
+    """(1 - SSIM) / 2 of an image, given the statistics of the other, its gradient in closed form.
+
+    With the window's means m of the image x, q of x x and r of x y, and those of the target,
+
+        SSIM = A B / (C D),  A = 2 m m_y + c1,        B = 2 (r - m m_y) + c2,
+                             C = m^2 + m_y^2 + c1,    D = (q - m^2) + v_y + c2
+
+    the error's derivatives by m, q and r are known as soon as the error is: nothing else is kept,
+    and far fewer images are written than by differentiating each operation.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor, mean_y: Tensor, square_y: Tensor, variance_y: Tensor
+                ) -> Tensor:
+        channels = x.shape[1]
+        moments = x.new_empty((len(x), 3 * channels, *x.shape[2:]))
+        first, second, third = moments.split(channels, 1)
+        first.copy_(x)
+        torch.mul(x, x, out=second)
+        torch.mul(x, y, out=third)
+        mean, square, product = window_mean(moments).split(channels, 1)
+        means, squared = mean * mean_y, mean * mean
+        b = product.sub_(means).mul_(2).add_(SSIM_C2)
+        a = means.mul_(2).add_(SSIM_C1)
+        d = square.sub_(squared).add_(variance_y).add_(SSIM_C2)
+        c = squared.add_(square_y).add_(SSIM_C1)
+        scale = (c * d).reciprocal_()
+        ssim = (a * b).mul_(scale)
+        error = torch.add(0.5, ssim, alpha=-0.5)
+        if ctx.needs_input_grad[0]:
+            scale.mul_((error >= 0) & (error <= 1))  # where the clamp below lets a gradient pass
+            of_product = (a * scale).neg_()
+            of_square = (c * scale).mul_(ssim).mul_(0.5)
+            of_mean = a.sub_(b).mul_(mean_y).addcmul_(ssim.mul_(mean), d.sub_(c)).mul_(scale)
+            ctx.save_for_backward(x, y, of_mean, of_square, of_product)
+        return error.clamp_(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, *factors = ctx.saved_tensors
+        channels = x.shape[1]
+        moments = x.new_empty((len(x), 3 * channels, *x.shape[2:]))
+        for factor, moment in zip(factors, moments.split(channels, 1), strict=True):
+            torch.mul(factor, gradient, out=moment)
+        first, second, third = _WindowMean.backward(None, moments).split(channels, 1)
+        return first.addcmul_(second, x, value=2).addcmul_(third, y), None, None, None, None
 
 
 def window_mean(image: Tensor) -> Tensor:
@@ -76,7 +120,9 @@ class _WindowMean(torch.autograd.Function):
 def _add_neighbours(image: Tensor, axis: int) -> Tensor:
     """Each pixel plus those before and after it along an axis; nothing beyond the borders."""
     last = image.shape[axis] - 1
-    result = image.clone()
-    result.narrow(axis, 1, last).add_(image.narrow(axis, 0, last))
-    result.narrow(axis, 0, last).add_(image.narrow(axis, 1, last))
-    return result
+    result = torch.empty_like(image)
+    torch.add(image.narrow(axis, 0, last - 1), image.narrow(axis, 2, last - 1),
+              out=result.narrow(axis, 1, last - 1))
+    result.select(axis, 0).copy_(image.select(axis, 1))
+    result.select(axis, last).copy_(image.select(axis, last - 1))
+    return result.add_(image)
