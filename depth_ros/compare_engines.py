@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
+from itertools import count as count_from
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,7 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
 _PERIOD = 10**8  # ns between two images of a folder, which have no times
 _TRUTH = ('depth', 'semantics', 'trajectory')
-_Pictures = Iterator[tuple[Picture | Exception, Any]]  # with their CameraInfo
+_Pictures = Iterator[tuple[int, Picture | Exception, Any]]  # index, image, its CameraInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +72,27 @@ class Images:
 
     Attributes:
         path: a recording, or a folder of images, which are taken in the order of their names.
-        most: how many to use, from the first one on; `None` for all.
+        only: indices of those to use, from 0, ascending, at least one; `None` for all. Where they
+            are not all in a row, a pose network gets the pairs of neighbours among them, and no
+            trajectory is judged.
         topics: of a recording, what `find_streams` is given, by its argument's name.
         classes: what true class ids mean, see `ClassMap.read`.
     """
 
     path: Path
-    most: int | None = None
+    only: Sequence[int] | None = None
     topics: Mapping[str, str] = field(default_factory=dict)
     classes: str | None = 'cityscapes'
+
+    @property
+    def end(self) -> int | None:
+        """One more than the last index; `None` for all."""
+        return None if self.only is None else self.only[-1] + 1
+
+    @property
+    def in_a_row(self) -> bool:
+        """Whether there is no gap between them."""
+        return self.only is None or len(self.only) == self.end - self.only[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +114,7 @@ class Result:
 
 
 def compare(a: Engine, b: Engine, images: Images, bounds: Bounds | None = None,
-            bar: bool = True) -> Result:
+            bar: bool = True, check: Callable[[Picture], None] | None = None) -> Result:
     """Run two engines of one model on the same images, as the nodes would.
 
     Args:
@@ -109,6 +123,7 @@ def compare(a: Engine, b: Engine, images: Images, bounds: Bounds | None = None,
         images: what to run them on; a pose network gets each with the one before.
         bounds: how far B may be from A.
         bar: whether to show progress.
+        check: called with each image; may refuse it by an EngineError.
 
     Raises:
         EngineError: if they are not of one model, one fails, or there is nothing to compare.
@@ -117,14 +132,13 @@ def compare(a: Engine, b: Engine, images: Images, bounds: Bounds | None = None,
     check_contracts(a.contract, b.contract)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        total, pictures, recording = open_images(images, a.contract, stack, pool)
+        number, pictures, recording = open_images(images, a.contract, stack, pool)
         judges: list[Judge] = []
-        if recording:
-            judges = _judges(images, *recording, a.contract, total, pool, stack)
+        if recording and (a.contract.task == 'perception' or images.in_a_row):
+            judges = _judges(images, *recording, a.contract, number, pool, stack)
         progress = stack.enter_context(tqdm(
-            pictures, total=min(total, images.most or total), unit='image',
-            disable=None if bar else True))
-        agreement, notes = _run((a, b), judges, progress)
+            pictures, total=number, unit='image', disable=None if bar else True))
+        agreement, notes = _run((a, b), judges, progress, check)
         evaluations = [judge.finish()[0] for judge in judges]
     accuracy = tuple({name: e.numbers[name] for name in _TRUTH} for e in evaluations) or (
         dict.fromkeys(_TRUTH), dict.fromkeys(_TRUTH))
@@ -136,18 +150,25 @@ def compare(a: Engine, b: Engine, images: Images, bounds: Bounds | None = None,
         problems=agreement.problems(bounds) + accuracy_problems(*accuracy, bounds))
 
 
-def _run(engines: tuple[Engine, Engine], judges: Sequence[Judge], pictures: _Pictures
-         ) -> tuple[Agreement, list[str]]:
+def _run(engines: tuple[Engine, Engine], judges: Sequence[Judge], pictures: _Pictures,
+         check: Callable[[Picture], None] | None) -> tuple[Agreement, list[str]]:
     """Run both engines on all pictures; returns their agreement and what was left out."""
     comparison = Comparison(engines[0].contract)
     perception = comparison.contract.task == 'perception'
-    runners = [Runner(*((engine, None) if perception else (None, engine)), Settings())
-               for engine in engines]
     skipped: dict[str, int] = {}
-    for picture, info in pictures:
+    missed: dict[str, int] = {}
+    last: int | None = None
+    for index, picture, info in pictures:
+        if last is None or index != last + 1:  # there is no motion over a gap
+            runners = [Runner(*((engine, None) if perception else (None, engine)), Settings())
+                       for engine in engines]
+            runners[0].missed = missed
+        last = index
         try:
             if isinstance(picture, Exception):
                 raise picture
+            if check:
+                check(picture)
             frames = [_frame(name, runner, picture, info)
                       for name, runner in zip('AB', runners, strict=True)]
         except (ConversionError, CameraError) as error:
@@ -158,7 +179,7 @@ def _run(engines: tuple[Engine, Engine], judges: Sequence[Judge], pictures: _Pic
             comparison.add(*map(_outputs, frames))
         for judge, frame in zip(judges, frames, strict=False):
             judge.add(frame)
-    notes = [f'{reason} ({n} times)' for reason, n in {**skipped, **runners[0].missed}.items()]
+    notes = [f'{reason} ({n} times)' for reason, n in {**skipped, **missed}.items()]
     if not comparison.frames:
         what = 'image' if perception else 'pair of consecutive images'
         raise EngineError(f'there is no {what} to compare the engines on'
@@ -185,17 +206,34 @@ def open_images(images: Images, contract: ModelContract, stack: ExitStack, pool:
     """Open images until ``stack`` closes.
 
     Returns:
-        How many there are, each with its CameraInfo, and the recording if they are of one.
+        How many are to be used; each with its index and CameraInfo; and the recording if they are
+        of one.
 
     Raises:
         EngineError, BagError: if there are none, or they cannot be read.
     """
+    total = count_images(images.path, images.topics)
+    number = total if images.only is None else bisect_left(images.only, total)
     if _is_folder(images.path):
-        return *_from_folder(images, contract), None
+        return number, _from_folder(images, contract), None
     bag = stack.enter_context(Bag(images.path))
     streams = find_streams(bag, **images.topics)
-    pictures = _from_recording(bag, streams, images.most, pool)
-    return bag.topics[streams.image].count, pictures, (bag, streams)
+    return number, _from_recording(bag, streams, images, pool), (bag, streams)
+
+
+def count_images(path: Path, topics: Mapping[str, str]) -> int:
+    """How many images a recording or a folder has.
+
+    Args:
+        path, topics: see :class:`Images`.
+
+    Raises:
+        EngineError, BagError: if there are none, or they cannot be read.
+    """
+    if _is_folder(path):
+        return len(_files(path))
+    with Bag(path) as bag:
+        return bag.topics[find_streams(bag, **topics).image].count
 
 
 def _is_folder(path: Path) -> bool:
@@ -204,60 +242,71 @@ def _is_folder(path: Path) -> bool:
         p.name == 'metadata.yaml' or p.suffix in ('.mcap', '.db3') for p in path.iterdir())
 
 
-def _from_folder(images: Images, contract: ModelContract) -> tuple[int, _Pictures]:
-    """The number of a folder's images, and the images as if taken with the training camera."""
-    files = sorted(p for p in images.path.iterdir() if p.suffix.lower() in SUFFIXES)
+def _files(folder: Path) -> list[Path]:
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
     if not files:
-        raise EngineError(f"folder '{images.path}' has no image ({', '.join(SUFFIXES)}) and is no "
+        raise EngineError(f"folder '{folder}' has no image ({', '.join(SUFFIXES)}) and is no "
                           'recording; give a folder of images, or a recording')
-    files = files[:images.most]
+    return files
+
+
+def _from_folder(images: Images, contract: ModelContract) -> _Pictures:
+    """Images of a folder, as if taken with the training camera."""
     model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
 
-    def pictures() -> _Pictures:
-        for index, path in enumerate(files):
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if image is None:
-                yield ConversionError(f"'{path}' cannot be read as an image"), None
-                continue
-            height, width = image.shape[:2]
-            camera = model.resized(width, height)
-            matrix = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
-            rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-            yield (Picture(index * _PERIOD, 'camera', rgb),
-                   CameraInfo(width=width, height=height, k=matrix))
+    for index, path in enumerate(_files(images.path)[:images.end]):
+        if images.only is not None and index not in images.only:
+            continue
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            yield index, ConversionError(f"'{path}' cannot be read as an image"), None
+            continue
+        height, width = image.shape[:2]
+        camera = model.resized(width, height)
+        matrix = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
+        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        yield (index, Picture(index * _PERIOD, 'camera', rgb),
+               CameraInfo(width=width, height=height, k=matrix))
 
-    return len(files), pictures()
 
-
-def _from_recording(bag: Bag, streams: Streams, most: int | None, pool: Executor) -> _Pictures:
-    """The images of a recording, each with the latest camera_info before it."""
-    infos: deque[Any] = deque()
+def _from_recording(bag: Bag, streams: Streams, images: Images, pool: Executor) -> _Pictures:
+    """Images of a recording, each with the latest camera_info before it; no other is decoded."""
+    taken: deque[tuple[int, Any]] = deque()
 
     def messages() -> Iterator[Message]:
-        info = bag.first(streams.camera_info)
+        info: Any = bag.first(streams.camera_info)
+        latest: Message | None = None
+        indices = count_from(0)
         for message in bag.messages([streams.image, streams.camera_info]):
             if message.topic == streams.camera_info:
-                info = bag.decode(message)
-            else:
-                infos.append(info)
+                latest = message
+                continue
+            index = next(indices)
+            if images.only is None or index in images.only:
+                if latest is not None:
+                    info, latest = bag.decode(latest), None
+                taken.append((index, info))
                 yield message
+            if index + 1 == images.end:
+                return
 
-    for _, picture in decoded(islice(messages(), most), pool):
-        yield picture, infos.popleft()
+    for _, picture in decoded(messages(), pool):
+        index, info = taken.popleft()
+        yield index, picture, info
 
 
-def _judges(images: Images, bag: Bag, streams: Streams, contract: ModelContract, total: int,
+def _judges(images: Images, bag: Bag, streams: Streams, contract: ModelContract, number: int,
             pool: Executor, stack: ExitStack) -> list[Judge]:
     """One judge for each engine, none where the recording has no ground truth for the model."""
     has = {'depth': streams.depth, 'labels': streams.labels, 'pose': streams.odom}
     if not any(has[name] for name in contract.outputs):
         return []
-    stamps = [header_stamp(m.data) for m in islice(bag.messages([streams.image]), images.most)]
+    stamps = [header_stamp(m.data) for m in islice(bag.messages([streams.image]), images.end)]
     periods = np.diff(np.unique(stamps))
     tolerance = int(np.median(periods)) // 2 if len(periods) else _PERIOD // 2
     classes = ClassMap.read(images.classes, contract.classes) if contract.classes else None
     return [Judge(stack.enter_context(GroundTruth(images.path, streams, tolerance)), classes,
-                  contract.metric, total, pool, contract.affine_invariant) for _ in range(2)]
+                  contract.metric, number, pool, contract.affine_invariant) for _ in range(2)]
 
 
 # The command --------------------------------------------------------------------------------------
@@ -383,7 +432,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         check_writable(arguments.json)
     bounds = Bounds(**{item.name: given[item.name] for item in fields(Bounds)})
     images = Images(
-        path=arguments.images, most=arguments.frames,
+        path=arguments.images, only=arguments.frames and range(arguments.frames),
         topics={name.removeprefix('topic_'): value for name, value in given.items()
                 if name.startswith('topic_') and value},
         classes=None if arguments.classes == 'model' else arguments.classes)

@@ -2,8 +2,9 @@
 
 The result is an ONNX file with the same contract, which nodes and evaluation use like any other,
 and `build_engine` if it is for TensorRT. It is written only if it is as good as the original on
-images that were not used to calibrate it: see the bounds below. Without --validation, the first
-part of the recording (or folder) is kept for that, and the rest calibrates.
+images that were not used to calibrate it: see the bounds below. Without --validation, images from
+all over the recording (or folder), a third of them at most, are kept for that, and others between
+them calibrate.
 
 Runtimes want their graphs differently: a file for OpenVINO gains nothing in ONNX Runtime.
 """
@@ -14,10 +15,11 @@ import argparse
 import hashlib
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +31,12 @@ from depth_ros.agreement import Bounds
 from depth_ros.bag import BagError
 from depth_ros.build_engine import is_quantized
 from depth_ros.camera import CameraError
-from depth_ros.compare_engines import Images, compare, open_images, table
+from depth_ros.compare_engines import Images, compare, count_images, open_images, table
 from depth_ros.contract import ContractError, ModelContract, read_contract
 from depth_ros.conversions import ConversionError
 from depth_ros.engine import EngineError, installed_backends, load_engine
 from depth_ros.files import check_writable, write_file
-from depth_ros.offline import network_image
+from depth_ros.offline import Picture, network_image
 from depth_ros.replay import count, positive
 
 RUNTIMES = ('openvino', 'onnxruntime', 'tensorrt')
@@ -62,13 +64,14 @@ def quantize(source: Path, calibration: Path, validation: Path | None = None, *,
     Args:
         source: ONNX file with a contract.
         calibration: recording or folder of images whose values set the scales.
-        validation: another one to judge on; ``None``: the first images of ``calibration``, a third
-            at most, are left out of the calibration, for that.
+        validation: another one to judge on; ``None``: images of ``calibration``, a third at most,
+            are left out of the calibration, for that.
         runtime: what the file is for, one of :data:`RUNTIMES`.
         scope: ``all`` of the network, or its ``encoder``, that is what comes before the first
             enlargement; ``None``: the encoder for TensorRT, else all.
         bounds: how far the result may be from the original.
-        calibration_images, held_out_images: how many images to use at most, at least 1.
+        calibration_images, held_out_images: how many images, or pairs of consecutive ones for a
+            pose network, to use at most, at least 1; they are spread evenly.
         topics: of recordings, see :class:`depth_ros.compare_engines.Images`.
 
     Returns:
@@ -84,74 +87,86 @@ def quantize(source: Path, calibration: Path, validation: Path | None = None, *,
     contract = read_contract(source)
     model = onnx.load(source)
     plan = _Plan.create(model, runtime, scope or ('encoder' if runtime == 'tensorrt' else 'all'))
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(2))
-        total, pictures, _ = open_images(
-            Images(path=calibration, topics=topics or {}), contract, stack, pool)
-        first = 0
-        if validation is None:
-            held_out_images = min(held_out_images, total // 3)
-            first = held_out_images
-            least = 3 if contract.task == 'perception' else 6  # two pairs take four images
-            if total < least:
-                raise EngineError(f"'{calibration}' has {total} images, too few to calibrate with "
-                                  f'some and judge with others; give at least {least}, or others '
-                                  'to judge with --validation')
-        seen: set[bytes] = set()
-        inputs = _inputs(pictures, contract, first, total, calibration_images, seen)
-        observed = _observe(model, plan, tqdm(
-            inputs, desc='calibrate', unit='image', disable=None), calibration)
-    held_out = Images(path=validation or calibration, most=held_out_images, topics=topics or {})
-    if validation is not None:
-        _check_disjoint(held_out, contract, seen)
+    length = 2 if contract.task == 'pose' else 1
+    totals = [count_images(path, topics or {}) for path in (calibration, validation) if path]
+    units, *others = (max(total // length, 1) for total in totals)
+    check = None
+    seen: set[bytes] = set()
+    if validation is None:
+        if totals[0] < 3 * length:
+            raise EngineError(f"'{calibration}' has {totals[0]} images, too few to calibrate with "
+                              f'some and judge with others; give at least {3 * length}, or others '
+                              'to judge with --validation')
+        chosen, kept = _split(units, calibration_images, held_out_images)
+    else:
+        check = partial(_check_unseen, validation, seen)
+        chosen, kept = _spread(units, calibration_images), _spread(*others, held_out_images)
+    images, held_out = (
+        Images(path=path, topics=topics or {},
+               only=[length * unit + i for unit in some for i in range(length)])
+        for path, some in ((calibration, chosen), (validation or calibration, kept)))
+    observed = _observe(model, plan, tqdm(
+        _inputs(images, contract, seen), total=len(chosen), desc='calibrate', unit='image',
+        disable=None), calibration)
     plan.insert(*observed)
     onnx.checker.check_model(model, full_check=True)
-    _judge(source, model, held_out, runtime, bounds)
+    _judge(source, model, held_out, runtime, bounds, check)
     return model
 
 
-def _inputs(pictures: Iterator, contract: ModelContract, first: int, total: int, most: int,
-            seen: set[bytes]) -> Iterator[dict[str, np.ndarray]]:
-    """The network's inputs for images spread evenly over those from ``first`` on.
+def _spread(number: int, most: int) -> list[int]:
+    """At most ``most`` of the first ``number`` whole numbers, spread evenly."""
+    most = min(most, number)
+    return [(2 * i + 1) * number // (2 * most) for i in range(most)]
+
+
+def _split(number: int, calibration: int, held_out: int) -> tuple[list[int], list[int]]:
+    """Which to calibrate with and which to judge on, at most as many as asked for.
+
+    Both are spread over all of the recording, where a robot may stand still for a while, and as far
+    from each other as can be, as images that follow each other are much alike.
+    """
+    held_out = min(held_out, number // 3)
+    places = _spread(number, calibration + held_out)
+    kept = [places[i] for i in _spread(len(places), held_out)]
+    return sorted({*places} - {*kept}), kept
+
+
+def _hash(picture: Picture) -> bytes:
+    return hashlib.sha256(picture.rgb).digest()
+
+
+def _check_unseen(validation: Path, seen: set[bytes], picture: Picture) -> None:
+    if _hash(picture) in seen:
+        raise EngineError(f"'{validation}' has images that calibrate the network; a network must "
+                          'be judged on others: give another --validation, or leave it out')
+
+
+def _inputs(images: Images, contract: ModelContract, seen: set[bytes]
+            ) -> Iterator[dict[str, np.ndarray]]:
+    """The network's inputs for images, or for pairs of them.
 
     Args:
         seen: gets the hashes of the images that are used.
     """
-    pair = contract.task == 'pose'
-    chosen = set(np.linspace(first + pair, max(total - 1, first + pair), most, dtype=int).tolist())
-    before: tuple[np.ndarray, bytes] | None = None
-    for index, (picture, info) in enumerate(pictures):
-        if not (index in chosen or pair and index >= first and index + 1 in chosen):
-            before = None
-            continue
-        try:
-            if isinstance(picture, Exception):
-                raise picture
-            image = network_image(picture, info, contract)[None]
-        except (ConversionError, CameraError):  # compare() counts and tells them
-            before = None
-            continue
-        last, before = before, (image, hashlib.sha256(picture.rgb).digest())
-        if index not in chosen or pair and last is None:
-            continue
-        seen.add(before[1])
-        if pair:
-            seen.add(last[1])
-            yield {'previous': last[0], 'current': image}
-        else:
-            yield {'image': image}
-
-
-def _check_disjoint(held_out: Images, contract: ModelContract, seen: set[bytes]) -> None:
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        _, pictures, _ = open_images(held_out, contract, stack, pool)
-        for picture, _ in pictures:
-            if not isinstance(picture, Exception) and (
-                    hashlib.sha256(picture.rgb).digest() in seen):
-                raise EngineError(
-                    f"'{held_out.path}' has images that calibrate the network; a network must be "
-                    'judged on others: give another --validation, or leave it out')
+        _, pictures, _ = open_images(images, contract, stack, pool)
+        last: np.ndarray | None = None
+        for index, picture, info in pictures:
+            try:
+                if isinstance(picture, Exception):
+                    raise picture
+                image = network_image(picture, info, contract)[None]
+            except (ConversionError, CameraError):  # one image less, or one pair
+                last = None
+                continue
+            seen.add(_hash(picture))
+            if contract.task == 'perception':
+                yield {'image': image}
+            elif index % 2 and last is not None:
+                yield {'previous': last, 'current': image}
+            last = image
 
 
 def _observe(model: onnx.ModelProto, plan: _Plan, inputs: Iterator[dict[str, np.ndarray]],
@@ -422,7 +437,7 @@ def _interpolates(node: NodeProto) -> bool:
 
 
 def _judge(source: Path, model: onnx.ModelProto, held_out: Images, runtime: str,
-           bounds: Bounds | None) -> None:
+           bounds: Bounds | None, check: Callable[[Picture], None] | None) -> None:
     """Compare with the original, print the numbers, and refuse what is out of bounds."""
     installed = installed_backends()
     backend = runtime if runtime in installed else 'onnxruntime'
@@ -433,11 +448,12 @@ def _judge(source: Path, model: onnx.ModelProto, held_out: Images, runtime: str,
         try:
             for path in (source, candidate):
                 engines.append(load_engine(path, backend))
-            result = compare(*engines, held_out, bounds)
+            result = compare(*engines, held_out, bounds, check=check)
         finally:
             for engine in engines:
                 engine.close()
-    print(f'{result.agreement.frames} held-out images of {held_out.path} on {backend}; '
+    what = 'pairs of images' if 'pose' in result.agreement.to_dict() else 'images'
+    print(f'{result.agreement.frames} held-out {what} of {held_out.path} on {backend}; '
           f'A is {source}, B its int8\n{table(result)}')
     if result.problems:
         raise RefusedError(
@@ -465,8 +481,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--calibration', type=Path, required=True, metavar='PATH',
                         help='recording, or folder of images, of the camera')
     parser.add_argument('--validation', type=Path, metavar='PATH', help='another one to judge on '
-                        '(default: the first images of the calibration, a third at most, which are '
-                        'kept for that)')
+                        '(default: images from all over the calibration, a third at most, which '
+                        'are kept for that)')
     parser.add_argument('--output', type=Path, help='file to write (default: MODEL_int8.onnx)')
     parser.add_argument('--runtime', choices=RUNTIMES,
                         default=(installed_backends() or RUNTIMES)[0],
@@ -474,9 +490,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--scope', choices=SCOPES, help='what to quantise (default: the encoder '
                         'for tensorrt, else all)')
     parser.add_argument('--images', type=count, default=CALIBRATION_IMAGES, metavar='N',
-                        help='calibrate with at most N images (%(default)s)')
+                        help='calibrate with at most N images, or pairs of them for a pose network '
+                        '(%(default)s)')
     parser.add_argument('--held-out', type=count, default=HELD_OUT_IMAGES, metavar='N',
-                        help='judge on at most N images (%(default)s)')
+                        help='judge on at most N images, or pairs (%(default)s)')
     topics = parser.add_argument_group(
         'topics of recordings', 'found by type and name if not given')
     topics.add_argument('--image', metavar='TOPIC')

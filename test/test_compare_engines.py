@@ -25,7 +25,7 @@ from depth_ros.agreement import (
 )
 from depth_ros.bag import BagWriter
 from depth_ros.contract import read_contract, write_contract
-from depth_ros.engine import EngineError, installed_backends
+from depth_ros.engine import EngineError, installed_backends, load_engine
 from depth_ros.files import write_file
 from depth_ros.fp16 import to_fp16
 from depth_ros.odometry import rotation_from_vector, vector_from_rotation
@@ -324,6 +324,15 @@ def test_trajectory_against_truth(models, tmp_path, capsys):
     assert found['a']['trajectory'] == found['b']['trajectory']
     assert found['a']['trajectory']['poses'] == 20
     assert 'Position error after Sim(3)' in capsys.readouterr().out
+
+
+def test_pairs_far_from_each_other_make_no_trajectory(models):
+    engine = load_engine(models / 'pose.onnx', 'onnxruntime')
+    for only, pairs, judged in ([0, 1, 50, 51, 52], 3, False), (range(5), 4, True):
+        images = compare_engines.Images(path=share_path('demo/street'), only=only)
+        found = compare_engines.compare(engine, engine, images)
+        assert found.agreement.frames == pairs
+        assert bool(found.accuracy[0]['trajectory']) == judged
 
 
 @pytest.mark.parametrize('name', ['perception', 'pose'])

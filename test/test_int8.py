@@ -8,10 +8,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import CLASSES, INTRINSICS, save_perception
+from test_bag import camera_info, image
 from test_tensorrt import RTX_WARNINGS, build_here
 
-from depth_ros import build_engine, int8
+from depth_ros import build_engine, int8, offline
 from depth_ros.agreement import Bounds
+from depth_ros.bag import BagWriter, header_stamp
 from depth_ros.build_engine import is_quantized
 from depth_ros.contract import ModelContract, read_contract, write_contract
 from depth_ros.engine import EngineError, OnnxRuntimeEngine, installed_backends, load_engine
@@ -19,6 +21,7 @@ from depth_ros.int8 import RUNTIMES, quantize
 from depth_ros.tensorrt_engine import read_record
 
 HEIGHT, WIDTH = 32, 64
+LOOSE = Bounds(depth_error=1, label_agreement=0.01, translation_error=10, rotation_error=90)
 
 
 def save_network(path, seed=0):
@@ -177,7 +180,7 @@ def test_the_rounding_of_weights_leaves_the_mean_alone(tmp_path, network, pictur
     means = []
     picture = cv2.cvtColor(cv2.imread(str(pictures / '011.png')), cv2.COLOR_BGR2RGB)[None]
     model = quantize(network, pictures, calibration_images=1, runtime='openvino',
-                     bounds=Bounds(depth_error=1, label_agreement=0.01))
+                     bounds=LOOSE)
     without = onnx.ModelProto()
     without.CopyFrom(model)
     original = onnx.load(network)
@@ -238,6 +241,56 @@ def test_images_to_judge_are_others(tmp_path, network, pictures, monkeypatch):
     assert not {i.tobytes() for i in used} & {i.tobytes() for i in judged}
 
 
+def write_recording(path, number, seed):
+    """Images of noise at the network's size, whose stamps are 10, 11, 12, ... ms."""
+    rng = np.random.default_rng(seed)
+    with BagWriter(path) as writer:
+        for stamp in range(10 * 10**6, (10 + number) * 10**6, 10**6):
+            noise = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+            for topic, message in (('/cam/camera_info', camera_info(stamp)),
+                                   ('/cam/image', image(noise, 'rgb8', stamp))):
+                if topic == '/cam/camera_info':
+                    message.width, message.height = WIDTH, HEIGHT
+                writer.write(topic, message.__msgtype__, stamp, message)
+    return path
+
+
+@pytest.fixture
+def decodes(monkeypatch):
+    """Milliseconds of the images that are decoded, as it goes."""
+    decodes, decode = [], offline.decode
+    monkeypatch.setattr(offline, 'decode', lambda message: (
+        decodes.append(header_stamp(message.data) // 10**6 - 10), decode(message))[1])
+    return decodes
+
+
+def test_images_are_from_all_over_the_recording(tmp_path, network, decodes):
+    """A robot that stands still in the beginning decides nothing; no other image is decoded."""
+    quantize(network, write_recording(tmp_path / 'bag', 80, 0), calibration_images=6,
+             held_out_images=10, bounds=LOOSE)
+    used = sorted(decodes)
+    assert len(used) == 16 and np.diff([-1, *used, 80]).min() >= 3
+    for some in (decodes[:6], decodes[6:]):  # to calibrate, to judge
+        assert np.diff([0, *sorted(some), 80]).max() <= 20
+
+
+def test_pairs_of_images_are_from_all_over_the_recording(repository, tmp_path, decodes, capsys):
+    quantize(repository / 'models/pose.onnx', write_recording(tmp_path / 'bag', 80, 0),
+             calibration_images=3, held_out_images=5, bounds=LOOSE)
+    assert '5 held-out pairs of images' in capsys.readouterr().out
+    assert len(decodes) == 16
+    for some in (sorted(decodes[:6]), sorted(decodes[6:])):
+        assert set(np.diff(some)[::2]) == {1}
+        assert 4 < np.diff([0, *some, 80]).max() <= 32
+
+
+def test_images_to_judge_are_decoded_once(tmp_path, network, decodes):
+    quantize(network, write_recording(tmp_path / 'bag', 20, 0),
+             write_recording(tmp_path / 'others', 20, 1), calibration_images=4, held_out_images=5,
+             bounds=LOOSE)
+    assert sorted(decodes[:4]) == [2, 7, 12, 17] and sorted(decodes[4:]) == [2, 6, 10, 14, 18]
+
+
 def test_common_images_are_refused(tmp_path, network, pictures):
     with pytest.raises(EngineError, match='has images that calibrate the network'):
         quantize(network, pictures, pictures)
@@ -285,8 +338,7 @@ def test_topics_can_be_chosen(repository, network, capsys, option):
 def test_shipped_models_on_the_shipped_recording(repository, runtime, name):
     """Within the default bounds, with ground truth; calibrated on a recording's images."""
     source = repository / 'models' / name
-    model = quantize(source, repository / 'demo/street', runtime=runtime, calibration_images=12,
-                     held_out_images=24)
+    model = quantize(source, repository / 'demo/street', runtime=runtime)
     assert is_quantized(model) and model.ByteSize() < 0.5 * source.stat().st_size
 
 
