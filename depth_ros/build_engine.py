@@ -8,7 +8,6 @@ be built says nothing about its speed or its numbers.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import signal
 import sys
@@ -22,7 +21,7 @@ import onnx
 
 from depth_ros.contract import ContractError, read_contract
 from depth_ros.engine import ENGINE_SUFFIX, EngineError, engine_output
-from depth_ros.files import file_hash, write_file
+from depth_ros.files import check_writable, file_hash, write_file
 from depth_ros.fp16 import to_fp16
 from depth_ros.tensorrt_engine import (
     EngineRecord,
@@ -101,6 +100,21 @@ def is_quantized(model: onnx.ModelProto) -> bool:
     return any(node.op_type == 'DequantizeLinear' for node in model.graph.node)
 
 
+def quantized_for(model: onnx.ModelProto) -> str | None:
+    """The runtime that a graph is quantised for, as :mod:`depth_ros.int8` does; ``None`` if it is
+    not quantised."""
+    if not is_quantized(model):
+        return None
+    unsigned = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.UINT8}
+    if not any(node.op_type == 'QuantizeLinear' and not unsigned.isdisjoint(node.input[2:])
+               for node in model.graph.node):
+        return 'tensorrt'
+    steps = {node.output[0] for node in model.graph.node if node.op_type == 'DequantizeLinear'}
+    biases = any(node.op_type == 'Conv' and not steps.isdisjoint(node.input[2:])
+                 for node in model.graph.node)
+    return 'onnxruntime' if biases else 'openvino'
+
+
 def load_model(source: Path, precision: str, calibration: Path | None = None) -> onnx.ModelProto:
     """Read a model and bring it to a precision, one of :data:`PRECISIONS` or ``int8``.
 
@@ -114,14 +128,23 @@ def load_model(source: Path, precision: str, calibration: Path | None = None) ->
         ContractError: if the file cannot be read or has no contract.
         BagError, ValueError: if the images cannot be used.
         EngineError: if TensorRT cannot read its graph, the model is quantised but shall not be or
-            the other way round, or int8 is not as good as the original.
+            the other way round, int8 is not as good as the original, or the file changes meanwhile.
     """
     read_contract(source)
+    digest = file_hash(source)
     model = onnx.load(source)
+    quantized = quantized_for(model)
+    # Both the nodes, which build by themselves, and users of the command read these messages.
+    if quantized not in (None, 'tensorrt'):
+        raise EngineError(
+            f"'{source}' is quantised for {quantized}, and TensorRT takes no values quantised to "
+            f'0..255: for a node, set its parameter backend to {quantized}, or model to the '
+            "original file; for int8 on TensorRT, quantise that with 'quantize --runtime tensorrt'")
     check_operators(model)
-    quantized = is_quantized(model)
     if quantized and precision != 'int8':
-        raise EngineError(f"'{source}' is quantised; give --precision int8, or the original model")
+        raise EngineError(f"'{source}' is quantised for tensorrt, and cannot be {precision}: build "
+                          f'it with build_engine {source} --precision int8, or take the original '
+                          'file')
     if quantized and calibration:
         raise EngineError(f"'{source}' is quantised already; leave --calibration out, or give the "
                           'original model')
@@ -133,6 +156,8 @@ def load_model(source: Path, precision: str, calibration: Path | None = None) ->
 
         model = quantize(source, calibration, runtime='tensorrt')
         check_operators(model)
+    if file_hash(source) != digest:  # an engine's record must be of what it was built from
+        raise EngineError(f"'{source}' has changed while it was read; start again")
     return to_fp16(model) if precision == 'fp16' else model
 
 
@@ -152,16 +177,17 @@ def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.E
 
     Raises:
         ContractError: if the model cannot be read or has no contract.
-        EngineError: if there is no GPU, the file cannot be written, TensorRT cannot build the
-            model, or was stopped.
+        EngineError: if there is no GPU, TensorRT cannot build the model, or was stopped.
+        OSError: if the file cannot be written.
     """
     model = model or load_model(source, precision, calibration)
+    contract, digest = read_contract(source), file_hash(source)
     _check_writable(output)
     cudart = cudart if cudart is not None else cuda_module()
     gpu = find_gpu(cudart)
     trt = trt if trt is not None else tensorrt_module()
     record = EngineRecord(
-        contract=read_contract(source), source=source.name, source_sha256=file_hash(source),
+        contract=contract, source=source.name, source_sha256=digest,
         precision=precision, tensorrt=trt.__version__,
         cuda=cuda_call(cudart, 'cudaRuntimeGetVersion'), gpu=gpu,
         command=shlex.join([
@@ -173,6 +199,7 @@ def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.E
     print(f'TensorRT {trt.__version__} tries which kernels are fastest on {gpu}; that can take '
           'many minutes', file=sys.stderr)
     plan, measured = serialize(model, trt, known, stop or threading.Event())
+    output.parent.mkdir(parents=True, exist_ok=True)
     if measured:
         write_file(timing, measured)
     # Between the two, an older engine has no record and is refused.
@@ -275,12 +302,7 @@ def _check_writable(output: Path) -> None:
     """Find out before the long build, not after it."""
     if output.suffix != ENGINE_SUFFIX:
         raise EngineError(f"output '{output}' must end in {ENGINE_SUFFIX}, by which it is known")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EngineError(f"output folder '{output.parent}' cannot be made: {error}") from error
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise EngineError(f"output '{output}' cannot be written; give another with --output")
+    check_writable(output, folders=True)
 
 
 def _check(source: Path, precision: str, model: onnx.ModelProto, stop: threading.Event) -> None:

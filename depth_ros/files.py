@@ -28,18 +28,26 @@ def write_file(path: Path, content: str | bytes) -> None:
         raise
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, folders: bool = False) -> None:
     """Find out before long work, not after it, that a file cannot be written.
+
+    Args:
+        path: the file.
+        folders: whether missing folders will be made.
 
     Raises:
         OSError: naming the file and the remedy.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"'{path}' cannot be written: folder '{path.parent}' does not "
-                                'exist; make it, or give another file')
+    folder = path.parent
+    while folders and not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        what = 'is a file; give' if folder.exists() else 'does not exist; make it, or give'
+        raise FileNotFoundError(f"'{path}' cannot be written: folder '{folder}' {what} another "
+                                'file')
     if path.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder; give a file")
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(folder, os.W_OK):
         raise PermissionError(f"'{path}' cannot be written: no permission to write to its folder; "
                               'give another file')
 

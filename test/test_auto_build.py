@@ -15,6 +15,7 @@ import sys
 import time
 
 import numpy as np
+import onnx
 import pytest
 import tensorrt_machine
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -23,6 +24,7 @@ from onnx_models import row_depth, save_perception, save_pose
 from ros_process import NodeProcess, Peer, image_message, stamp
 from scene import Scene
 from sensor_msgs.msg import Image
+from test_int8 import save_network, write_pictures
 
 from depth_ros import engine_check, tensorrt_engine
 from depth_ros.build_engine import PRECISIONS, build
@@ -39,6 +41,7 @@ from depth_ros.engine import (
 )
 from depth_ros.engine_check import BOUNDS, check_engine, load_checked, stored_inputs
 from depth_ros.files import file_hash
+from depth_ros.int8 import quantize
 from depth_ros.tensorrt_engine import (
     EngineRecord,
     find_gpu,
@@ -323,6 +326,18 @@ def test_a_build_that_fails_costs_only_a_message(machine, peer, how, reason):
         assert process.output.count('the build failed') == len(machine.builds()) == 1
         ends_well(process)
     assert machine.files() == ['perception_node.onnx']
+
+
+def test_a_model_that_is_quantised_for_the_cpu_stays_there(machine, tmp_path):
+    """The message advises what a node has, which is no --precision."""
+    model = quantize(save_network(tmp_path / 'net.onnx'), write_pictures(tmp_path / 'some', 6, 0),
+                     runtime='onnxruntime')
+    onnx.save(model, machine.models / 'perception_node.onnx')
+    with machine.start('perception_node', auto_build='fp16') as process:
+        line = process.wait_for('the build failed')
+        assert "perception_node.onnx' is quantised for onnxruntime" in line
+        assert 'parameter backend to onnxruntime, or model to the original file' in line
+        ends_well(process)
 
 
 def test_two_nodes_with_one_model_build_it_once(machine):

@@ -358,12 +358,36 @@ def test_tensorrt_reads_and_builds_it(tmp_path, network, pictures, capsys):
                               '--check']) == 1
     assert 'is quantised already; leave --calibration out' in capsys.readouterr().err
     assert build_engine.main([str(done), '--check']) == 1
-    assert 'is quantised; give --precision int8' in capsys.readouterr().err
-    onnx.save(quantize(network, pictures, runtime='onnxruntime'), done)
-    assert build_engine.main([str(done), '--precision', 'int8', '--check']) == 1
-    assert "with 'quantize --runtime tensorrt'" in capsys.readouterr().err
+    assert f'build_engine {done} --precision int8' in capsys.readouterr().err
     assert build_engine.main([str(network), '--calibration', str(pictures), '--check']) == 1
     assert '--calibration is for --precision int8' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('runtime', ['openvino', 'onnxruntime'])
+def test_a_file_for_the_cpu_is_no_engine(tmp_path, network, pictures, capsys, runtime):
+    done = tmp_path / 'done.onnx'
+    onnx.save(quantize(network, pictures, runtime=runtime), done)
+    for precision in ('fp32', 'fp16', 'int8'):
+        assert build_engine.main([str(done), '--precision', precision]) == 1
+        error = capsys.readouterr().err
+        assert f"'{done}' is quantised for {runtime}" in error
+        assert f'set its parameter backend to {runtime}, or model to the original' in error
+
+
+def test_a_file_that_changes_while_it_is_calibrated_is_refused(
+        tmp_path, network, pictures, monkeypatch):
+    """Else the engine's record would be of another model."""
+    source = tmp_path / 'net.onnx'
+    source.write_bytes(network.read_bytes())
+
+    def change(path, calibration, runtime):
+        model = onnx.load(path)
+        path.write_bytes(path.read_bytes() + model.SerializeToString())
+        return model
+
+    monkeypatch.setattr(int8, 'quantize', change)
+    with pytest.raises(EngineError, match="net.onnx' has changed while it was read"):
+        build_engine.load_model(source, 'int8', pictures)
 
 
 @RTX_WARNINGS
