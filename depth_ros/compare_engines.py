@@ -314,17 +314,33 @@ def _judges(images: Images, bag: Bag, streams: Streams, contract: ModelContract,
 _TRAJECTORY = {'ate_sim3': 'Position error after Sim(3), m',
                'rpe_rotation_deg': 'Rotation error of a step, deg'}
 _OPTIONS = {
-    'depth_error': ('--max-depth-error', 'mean relative error of depth, and change of its scale, '
-                    'in any frame'),
-    'invalid': ('--max-invalid', 'share of pixels with a depth in one engine only'),
-    'label_agreement': ('--min-label-agreement', 'share of pixels of the same class'),
-    'translation_error': ('--max-translation-error', 'error of a translation as a share of the '
-                          'mean one'),
-    'rotation_error': ('--max-rotation-error', 'error of a rotation, degrees'),
-    'abs_rel_change': ('--max-abs-rel-change', 'relative change of Abs Rel against the truth'),
-    'mean_iou_change': ('--max-iou-change', 'change of mean IoU against the truth, 0.01 is one '
-                        'point'),
+    'depth_error': '--max-depth-error', 'invalid': '--max-invalid',
+    'label_agreement': '--min-label-agreement', 'translation_error': '--max-translation-error',
+    'rotation_error': '--max-rotation-error', 'abs_rel_change': '--max-abs-rel-change',
+    'mean_iou_change': '--max-iou-change',
 }
+_BOUNDS = {
+    'depth_error': 'mean relative error of depth, and change of its scale, in any image',
+    'invalid': 'share of pixels with a depth in one of both only, in any image',
+    'label_agreement': 'least share of pixels of the same class in any image',
+    'translation_error': 'error of any translation, as a share of the mean one',
+    'rotation_error': 'error of any rotation, degrees',
+    'abs_rel_change': 'relative change of Abs Rel against ground truth, where there is some',
+    'mean_iou_change': 'change of mean IoU against ground truth; 0.01 is one point',
+}
+
+
+def add_bounds(parser: argparse._ArgumentGroup, options: Mapping[str, str]) -> None:
+    """Give a command the options of :class:`depth_ros.agreement.Bounds`, by their fields' names."""
+    for item in fields(Bounds):
+        parser.add_argument(options[item.name], dest=item.name, type=positive,
+                            default=item.default, metavar='X',
+                            help=f'{_BOUNDS[item.name]} (%(default)g)')
+
+
+def given_bounds(arguments: argparse.Namespace) -> Bounds:
+    """What the options of :func:`add_bounds` say."""
+    return Bounds(**{item.name: getattr(arguments, item.name) for item in fields(Bounds)})
 
 
 def table(result: Result) -> str:
@@ -410,11 +426,7 @@ def _parser() -> argparse.ArgumentParser:
                         ' (default: auto, TensorRT for .engine, the CPU for .onnx)')
     parser.add_argument('--threads', type=count, default=2, help='of an inference (%(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers, too')
-    bounds = parser.add_argument_group('bounds of what is accepted')
-    for item in fields(Bounds):
-        option, text = _OPTIONS[item.name]
-        bounds.add_argument(option, dest=item.name, type=positive, default=item.default,
-                            metavar='X', help=f'{text} (%(default)g)')
+    add_bounds(parser.add_argument_group('bounds of what is accepted'), _OPTIONS)
     truth = parser.add_argument_group(
         'topics of a recording', 'found by type and name if not given')
     for option, key in (('--image', 'image'), ('--camera-info', 'camera_info'),
@@ -430,7 +442,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
     if arguments.json:
         check_writable(arguments.json)
-    bounds = Bounds(**{item.name: given[item.name] for item in fields(Bounds)})
+    bounds = given_bounds(arguments)
     images = Images(
         path=arguments.images, only=arguments.frames and range(arguments.frames),
         topics={name.removeprefix('topic_'): value for name, value in given.items()

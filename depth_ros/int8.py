@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -31,13 +31,21 @@ from depth_ros.agreement import Bounds
 from depth_ros.bag import BagError
 from depth_ros.build_engine import is_quantized
 from depth_ros.camera import CameraError
-from depth_ros.compare_engines import Images, compare, count_images, open_images, table
+from depth_ros.compare_engines import (
+    Images,
+    add_bounds,
+    compare,
+    count_images,
+    given_bounds,
+    open_images,
+    table,
+)
 from depth_ros.contract import ContractError, ModelContract, read_contract
 from depth_ros.conversions import ConversionError
 from depth_ros.engine import EngineError, installed_backends, load_engine
 from depth_ros.files import check_writable, write_file
 from depth_ros.offline import Picture, network_image
-from depth_ros.replay import count, positive
+from depth_ros.replay import count
 
 RUNTIMES = ('openvino', 'onnxruntime', 'tensorrt')
 SCOPES = ('all', 'encoder')
@@ -462,16 +470,6 @@ def _judge(source: Path, model: onnx.ModelProto, held_out: Images, runtime: str,
             'the bound')
 
 
-_BOUNDS = {
-    'abs_rel_change': 'relative change of Abs Rel against ground truth, where there is some',
-    'mean_iou_change': 'change of mean IoU against ground truth; 0.01 is one point',
-    'depth_error': 'mean relative difference of the depth of any image',
-    'label_agreement': 'least share of pixels of the same class in any image',
-    'translation_error': 'error of any translation, as a share of the mean one',
-    'rotation_error': 'error of any rotation, degrees',
-}
-
-
 def _parser() -> argparse.ArgumentParser:
     summary, epilog = __doc__.split('\n\n', 1)
     parser = argparse.ArgumentParser(
@@ -499,10 +497,7 @@ def _parser() -> argparse.ArgumentParser:
     topics.add_argument('--image', metavar='TOPIC')
     topics.add_argument('--camera-info', metavar='TOPIC')
     group = parser.add_argument_group('bounds of what is accepted')
-    for name, text in _BOUNDS.items():
-        group.add_argument(f'--{name.replace("_", "-")}', type=positive,
-                           default=getattr(Bounds(), name), metavar='X',
-                           help=f'{text} (%(default)g)')
+    add_bounds(group, {item.name: f'--{item.name.replace("_", "-")}' for item in fields(Bounds)})
     return parser
 
 
@@ -523,7 +518,7 @@ def main(argv: list[str] | None = None) -> int:
             held_out_images=arguments.held_out,
             topics={name: topic for name in ('image', 'camera_info')
                     if (topic := getattr(arguments, name))},
-            bounds=Bounds(**{name: getattr(arguments, name) for name in _BOUNDS}))
+            bounds=given_bounds(arguments))
         write_file(output, model.SerializeToString())
     except (BagError, ContractError, EngineError, OSError, ValueError) as error:
         print(f'quantize: {error}', file=sys.stderr)

@@ -1,6 +1,7 @@
 """Int8: the shipped networks within bounds for every runtime, refusals, and what TensorRT takes."""
 
 import threading
+from dataclasses import fields
 
 import cv2
 import numpy as np
@@ -205,6 +206,19 @@ def test_what_is_worse_is_refused_and_nothing_is_written(tmp_path, network, pict
     assert f"wrote {tmp_path / 'a.onnx'}" in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == ['a.onnx']
     assert is_quantized(onnx.load(tmp_path / 'a.onnx'))
+
+
+def test_every_bound_can_be_raised(monkeypatch, tmp_path):
+    """Also that of pixels with a depth in one of both only, for which a file can be refused."""
+    asked = []
+    monkeypatch.setattr(int8, 'quantize', lambda *_, bounds, **__: (
+        asked.append(bounds), onnx.ModelProto())[1])
+    names = [item.name for item in fields(Bounds)]
+    network = tmp_path / 'net.onnx'
+    network.touch()
+    assert int8.main([str(network), '--calibration', 'bag', *(
+        f'--{name.replace("_", "-")}=0.{i}' for i, name in enumerate(names, 1))]) == 0
+    assert asked == [Bounds(**{name: float(f'0.{i}') for i, name in enumerate(names, 1)})]
 
 
 def test_constants_of_branches_stay():
