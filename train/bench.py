@@ -26,19 +26,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
-import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depth_ros.allocator import keep_memory
-from depth_ros.contract import ModelContract
-from depth_ros.engine import installed_backends, load_engine
 from train.classes import CITYSCAPES
 from train.config import Config
-from train.export import DeployedPerception, write_model
 from train.geometry import transform_from_pose
 from train.losses.triplet import semantic_triplet_loss
 from train.losses.view_synthesis import ViewSynthesis
@@ -180,6 +175,11 @@ def works(reference: Reference | None, threads: int
 def exported(net: nn.Module, image: Tensor, threads: int) -> Iterator[tuple[str, Work]]:
     """Name and run of the network's exported file, from bytes to depth and labels, with every
     runtime for the processor."""
+    # Not needed to train, so not to be in the memory of the training step.
+    from depth_ros.contract import ModelContract
+    from depth_ros.engine import installed_backends, load_engine
+    from train.export import DeployedPerception, write_model
+
     contract = ModelContract(
         task='perception', name='bench', input_width=WIDTH, input_height=HEIGHT,
         intrinsics=(0.58 * WIDTH, 1.92 * HEIGHT, 0.5 * WIDTH, 0.5 * HEIGHT),
@@ -200,7 +200,9 @@ def exported(net: nn.Module, image: Tensor, threads: int) -> Iterator[tuple[str,
 
 def quantized(path: Path, picture: np.ndarray, runtime: str) -> Path:
     """The file in int8, whatever that does to the results of random weights."""
-    # Not needed to train, so not to be in the memory of the training step.
+    import cv2
+    import onnx
+
     from depth_ros.agreement import Bounds
     from depth_ros.int8 import quantize
 

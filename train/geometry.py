@@ -97,41 +97,41 @@ class Projection:
         height, width: of both images, in pixels.
 
     Attributes:
-        far: (B, 3, H, W), homogeneous image coordinates of the pixels at infinity.
-        near: (B, 3, 1, 1), how nearness moves them.
+        matrix: (B, 3, 4), from a pixel (u, v, 1, disparity) to homogeneous coordinates of the
+            source's image, which are -1..1 from outermost pixel centre to outermost pixel centre.
     """
 
     def __init__(self, transform: Tensor, intrinsics: Tensor, height: int, width: int) -> None:
-        # Image coordinates -1..1 from outermost pixel centre to outermost pixel centre, as
-        # grid_sample has them.
+        # As grid_sample has them.
         to_grid = intrinsics.new_tensor(
             [[2 / (width - 1), 0, -1], [0, 2 / (height - 1), -1], [0, 0, 1]])
         camera = to_grid @ intrinsics
         rotated = camera @ transform[:, :3, :3] @ torch.linalg.inv(intrinsics)
-        u = torch.arange(width, dtype=rotated.dtype, device=rotated.device)
-        v = torch.arange(height, dtype=rotated.dtype, device=rotated.device)[:, None]
-        columns = rotated[..., None, None]
-        self.far = columns[:, :, 0] * u + (columns[:, :, 1] * v + columns[:, :, 2])
-        self.near = (camera @ transform[:, :3, 3:])[..., None]
+        self.matrix = torch.cat([rotated, camera @ transform[:, :3, 3:]], 2)
 
     def __call__(self, disparity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """:func:`project` a disparity map (B, 1, H, W)."""
-        return project(disparity, self.far, self.near)
+        return project(disparity, self.matrix)
 
 
-def project(disparity: Tensor, far: Tensor, near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def project(disparity: Tensor, matrix: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Where a source sees the pixels of a disparity map (B, 1, H, W), 1/depth.
 
     Args:
-        disparity: (B, 1, H, W).
-        far, near: of a :class:`Projection`.
+        disparity: (B, 1, H, W), some rows of the map or all.
+        matrix: (B, 3, 4) of a :class:`Projection`.
+        first: the first of the rows.
 
     Returns:
         Sampling grid (B, H, W, 2) for ``grid_sample(align_corners=True)``; depth in the source
         frame times disparity (B, 1, H, W); and which points are in front of the source camera
         (B, 1, H, W): the grid of the others is meaningless.
     """
-    points = torch.addcmul(far, disparity, near)
+    height, width = disparity.shape[2:]
+    u = torch.arange(width, dtype=matrix.dtype, device=matrix.device)
+    v = torch.arange(first, first + height, dtype=matrix.dtype, device=matrix.device)[:, None]
+    of_u, of_v, of_one, near = matrix[..., None, None].unbind(2)
+    points = torch.addcmul(of_u * u + (of_v * v + of_one), disparity, near)
     nearness = points[:, 2:]
     with torch.no_grad():
         in_front = nearness > MIN_DEPTH * disparity

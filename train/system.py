@@ -145,14 +145,16 @@ class System(lightning.LightningModule):
                 keep = ~torch.isin(batch['labels'], batch['labels'].new_tensor(MOVABLE))[:, None]
 
             views: dict[tuple[int, ...], ViewSynthesis] = {}
-            synthesis = []
+            photometric, finest = [], None
             for s, disparity in enumerate(disparities):
                 shape = tuple(size if config.full_resolution else disparity.shape[2:])
                 if shape not in views:
                     views[shape] = self._view_synthesis(images, motion, keep, noise, shape)
-                synthesis.append(views[shape](disparity, weights[s] if weights else None))
-            terms['photometric'] = sum(x.loss * config.scale_decay ** s
-                                       for s, x in enumerate(synthesis))
+                synthesis = views[shape](disparity, weights[s] if weights else None)
+                photometric.append(synthesis.loss * config.scale_decay ** s)
+                finest = finest or synthesis  # the images of the others would only take memory
+            terms['photometric'] = sum(photometric)
+            del views, synthesis
             terms['smoothness'] = sum(self._smoothness(d, target) / 2 ** s
                                       for s, d in enumerate(disparities))
             if prediction.logits is not None:
@@ -168,7 +170,7 @@ class System(lightning.LightningModule):
         factors = {'photometric': 1.0, 'height': config.height_weight}
         terms['loss'] = sum(factors.get(n, getattr(config, n, None)) * v
                             for n, v in terms.items())
-        return Losses(terms, prediction, synthesis[0], weights[0] if weights else None)
+        return Losses(terms, prediction, finest, weights[0] if weights else None)
 
     def _predict(self, inputs: Tensor, with_sources: bool) -> tuple[Prediction, list[Tensor]]:
         """Prediction of the target, and the sources' finest disparities at the images' size."""

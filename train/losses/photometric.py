@@ -28,17 +28,24 @@ class PhotometricError:
             self.mean_squared = self.mean * self.mean
             self.variance = square - self.mean_squared
 
-    def __call__(self, predicted: Tensor) -> Tensor:
-        """Error (B, 1, H, W) of an image of the target's shape."""
-        error = (predicted - self.target).abs().mean(1, keepdim=True)
+    def __call__(self, predicted: Tensor, first: int = 0) -> Tensor:
+        """Error (B, 1, h, W) of an image's rows (B, C, h, W), from row ``first`` of the target on.
+
+        Windows of the outermost rows are reflected there, be it the border of the image or not.
+        """
+        rows = slice(first, first + predicted.shape[2])
+        error = (predicted - self.target[:, :, rows]).abs().mean(1, keepdim=True)
         if self.ssim_weight:
-            structural = self.ssim_error(predicted).mean(1, keepdim=True)
+            structural = self.ssim_error(predicted, first).mean(1, keepdim=True)
             error = self.ssim_weight * structural + (1 - self.ssim_weight) * error
         return error
 
-    def ssim_error(self, predicted: Tensor) -> Tensor:
-        """Structural dissimilarity (1 - SSIM) / 2 over 3x3 windows, (B, C, H, W) in 0..1."""
-        return _SsimError.apply(predicted, self.target, self.mean, self.mean_squared, self.variance)
+    def ssim_error(self, predicted: Tensor, first: int = 0) -> Tensor:
+        """Structural dissimilarity (1 - SSIM) / 2 over 3x3 windows (B, C, h, W), in 0..1, of the
+        same rows as :meth:`__call__`."""
+        rows = slice(first, first + predicted.shape[2])
+        return _SsimError.apply(predicted, *(x[:, :, rows] for x in (
+            self.target, self.mean, self.mean_squared, self.variance)))
 
 
 class _SsimError(torch.autograd.Function):

@@ -25,7 +25,19 @@ def masked_mean(values: Tensor, mask: Tensor, empty: str = 'error') -> Tensor:
         ValueError: without a true element, if ``empty`` is 'error'.
     """
     total = values.masked_fill(~mask, 0).sum()
-    count = mask.sum().to(total.dtype)
+    return total * weight_of_each(mask.sum().to(total.dtype), empty)
+
+
+def weight_of_each(count: Tensor, empty: str = 'error') -> Tensor:
+    """By what to multiply this process's sum over ``count`` elements for :func:`masked_mean`.
+
+    Args:
+        count: scalar of a floating type, which is overwritten.
+        empty: as for :func:`masked_mean`.
+
+    Raises:
+        ValueError: without an element on any process, if ``empty`` is 'error'.
+    """
     processes = 1
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)
@@ -34,4 +46,4 @@ def masked_mean(values: Tensor, mask: Tensor, empty: str = 'error') -> Tensor:
         raise ValueError('a loss over no valid pixel: every pixel of the batch is out of view, '
                          'masked or unknown; check the intrinsics, masks and labels, or lower the '
                          'learning rate')
-    return total * processes / count.clamp(min=1)
+    return processes / count.clamp(min=1)

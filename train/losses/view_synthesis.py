@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,9 +11,13 @@ from torch import Tensor
 
 from train.geometry import Projection, in_view, project, sample
 from train.losses.photometric import PhotometricError
-from train.losses.reduction import masked_mean
+from train.losses.reduction import weight_of_each
 
 REDUCTIONS = ('minimum', 'mean')
+
+BAND_PIXELS = 65_536
+BAND_ROWS = 24
+"""Pixels of a band at least, and rows: with smaller bands, calls take longer than arithmetic."""
 
 
 class Synthesis(NamedTuple):
@@ -35,30 +39,70 @@ class Synthesis(NamedTuple):
     moving: Tensor
 
 
-class _Scalar(torch.autograd.Function):
-    """A scalar whose gradient is taken at once, and the graph behind it freed.
+class _MeanOfBands(torch.autograd.Function):
+    """A mean over pixels, band by band of rows, whose gradient is taken at once.
 
-    A scalar's gradient is known up to one factor before the backward pass. What warping and SSIM
-    keep for it, some 25 images a source, thus lives for one scale at a time.
+    The gradient of a mean is known up to one factor before the backward pass. So what warping and
+    SSIM keep for it, some 25 images a source, lives for one band at a time.
     """
 
     @staticmethod
-    def forward(ctx, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
+    def forward(ctx, function: Callable[..., tuple[Tensor, ...]], height: int, *inputs: Tensor
                 ) -> tuple[Tensor, ...]:
-        needed = ctx.needs_input_grad[1:]
-        with torch.enable_grad():
-            leaves = [x.detach().requires_grad_(n) for x, n in zip(inputs, needed, strict=True)]
-            scalar, *others = function(*leaves)
-        if any(needed):
-            gradients = iter(torch.autograd.grad(scalar, [x for x in leaves if x.requires_grad]))
-            ctx.save_for_backward(*(next(gradients) if n else None for n in needed))
-        others = [x.detach() for x in others]
+        needed = ctx.needs_input_grad[2:]
+        gradients = [torch.zeros_like(x) if n else None
+                     for x, n in zip(inputs, needed, strict=True)]
+        sums, found = [], []
+        for band in _bands(height, inputs[0]):
+            with torch.enable_grad():
+                leaves = [band.read(x).detach().requires_grad_(n)
+                          for x, n in zip(inputs, needed, strict=True)]
+                total, count, *others = function(band, *leaves)
+            if any(needed):
+                parts = iter(torch.autograd.grad(total, [x for x in leaves if x.requires_grad]))
+                for gradient in gradients:
+                    if gradient is not None:
+                        band.read(gradient).add_(next(parts))
+            sums.append(torch.stack([total.detach(), count.to(total.dtype)]))
+            found.append([x.detach() for x in others])
+        total, count = torch.stack(sums).sum(0)
+        weight = weight_of_each(count)
+        ctx.save_for_backward(*(g if g is None else g.mul_(weight) for g in gradients))
+        others = [torch.cat(x, 2) for x in zip(*found, strict=True)]
         ctx.mark_non_differentiable(*others)
-        return scalar.detach(), *others
+        return total * weight, *others
 
     @staticmethod
     def backward(ctx, factor: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(None if g is None else factor * g for g in ctx.saved_tensors)
+        return None, None, *(None if g is None else factor * g for g in ctx.saved_tensors)
+
+
+class _Band(NamedTuple):
+    """Rows ``top`` to ``bottom`` of an image, and those from ``first`` to ``last`` that their
+    windows reach into."""
+
+    first: int
+    top: int
+    bottom: int
+    last: int
+
+    def read(self, x: Tensor) -> Tensor:
+        """The rows first to last of (B, C, H, W), or all of what has no rows."""
+        return x[:, :, self.first:self.last] if x.dim() == 4 else x
+
+    def inner(self, x: Tensor) -> Tensor:
+        """The rows top to bottom of the rows first to last."""
+        return x[:, :, self.top - self.first:self.bottom - self.first]
+
+
+def _bands(height: int, like: Tensor) -> Iterator[_Band]:
+    """Bands that cover an image of the batch and width of ``like``."""
+    rows = height
+    if not like.is_cuda:  # where more calls would take more time
+        rows = max(BAND_ROWS, BAND_PIXELS // (len(like) * like.shape[3]))
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        yield _Band(max(0, top - 1), top, bottom, min(height, bottom + 1))
 
 
 class ViewSynthesis:
@@ -129,47 +173,50 @@ class ViewSynthesis:
         Raises:
             ValueError: if no pixel counts.
         """
-        rays = [x for projection in self.projections for x in (projection.far, projection.near)]
-        loss, error, moving, *images = _Scalar.apply(
-            self._compare, disparity, *rays, *(weights or ()))
+        loss, error, moving, *images = _MeanOfBands.apply(
+            self._compare, self.size[0], self._resize(disparity),
+            *(p.matrix for p in self.projections), *map(self._resize, weights or ()))
         views = len(self.sources)
         return Synthesis(loss, error, images[:views], images[views:], moving)
 
-    def _compare(self, disparity: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Loss, error, moving, the warped images, and the masks of the pixels that count.
+    def _compare(self, band: _Band, disparity: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Sum of the errors and how many, error, moving, the warped images, and the masks of the
+        pixels that count, of the band's own rows.
 
         Args:
-            disparity: (B, 1, h, w).
-            tensors: ``far`` and ``near`` of the projection of each source, then its weights.
+            band: of rows.
+            disparity: (B, 1, rows, W), as are the others of all that the band reads.
+            tensors: the projection matrix of each source, then the weights of each.
         """
-        disparity = self._resize(disparity)
-        weights = tensors[2 * len(self.sources):]
+        matrices, weights = tensors[:len(self.sources)], tensors[len(self.sources):]
         warped, valid = [], []
-        for source, far, near in zip(self.sources, tensors[::2], tensors[1::2], strict=False):
-            grid, _, counts = project(disparity, far, near)
+        for source, matrix in zip(self.sources, matrices, strict=True):
+            grid, _, counts = project(disparity, matrix, band.first)
             if self.validity:
                 counts = counts & in_view(grid)
             if self.keep is not None:
-                counts = counts & self.keep
+                counts = counts & band.read(self.keep)
             warped.append(sample(source, grid))
-            valid.append(counts)
-        errors = torch.stack([self.photometric(image) for image in warped])
+            valid.append(band.inner(counts))
+        errors = torch.stack([band.inner(self.photometric(image, band.first)) for image in warped])
         seen = torch.stack(valid)
-        factors = torch.stack([self._resize(w) for w in weights]) if weights else None
+        factors = torch.stack([band.inner(w) for w in weights]) if weights else None
+        identity = None if self.identity is None else \
+            self.identity[..., band.top:band.bottom, :]
         if self.reduction == 'minimum':
             # A source that does not see the pixel must not win.
             errors, best = errors.masked_fill(~seen, torch.inf).min(0, keepdim=True)
             seen = seen.any(0, keepdim=True)
             factors = None if factors is None else factors.gather(0, best)
-        moving = seen if self.identity is None else seen & (errors < self.identity)
+        moving = seen if identity is None else seen & (errors < identity)
         errors = errors.masked_fill(~seen, 0)
         if factors is not None:
             errors = errors * factors
-        if self.identity is not None:
-            errors = torch.where(moving, errors, self.identity).masked_fill(~seen, 0)
-        count = seen.sum(0)
-        return (masked_mean(errors, seen), errors.sum(0) / count.clamp(min=1), moving.any(0),
-                *warped, *valid)
+        if identity is not None:
+            errors = torch.where(moving, errors, identity).masked_fill(~seen, 0)
+        sources = seen.sum(0)
+        return (errors.sum(), sources.sum(), errors.sum(0) / sources.clamp(min=1), moving.any(0),
+                *map(band.inner, warped), *valid)
 
     def _resize(self, x: Tensor) -> Tensor:
         if x.shape[2:] == self.size:
