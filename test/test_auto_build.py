@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -493,6 +494,19 @@ def other_labels(outputs, frame):
     outputs['labels'][:, :4] += 1
 
 
+def beyond(factor, value):
+    """Depth over 40 is another time as large, and in the top rows something else."""
+    def change(outputs, frame):
+        depth = outputs['depth']
+        depth[depth > 40] *= factor
+        depth[:4][depth[:4] > 40] = value
+    return change
+
+
+def inside(outputs, frame):
+    outputs['depth'][outputs['depth'] > 40] = 30
+
+
 def drift(outputs, frame):
     outputs['depth'] *= 1 + 0.002 * (frame == 4)
 
@@ -526,6 +540,18 @@ def test_what_is_wrong_depends_on_the_precision(computed, model, change, passes,
                 check_engine(*pair, precision)
     assert 'agrees with' in check_engine(
         Played(contract, outputs), Played(contract, outputs), 'fp32')
+
+
+@pytest.mark.parametrize('value', [np.inf, -np.inf, -1e6, np.nan])
+def test_depth_beyond_the_models_range_does_not_count(computed, value):
+    """Nodes publish none there, so that it may be anything; but it must be beyond for both."""
+    contract, outputs = computed['perception.onnx']
+    contract = replace(contract, depth_range=(contract.depth_range[0], 40.0))
+    assert 0.1 < np.mean([item['depth'] > 40 for item in outputs]) < 0.9
+    engine = Played(contract, outputs, beyond(3.0, value))
+    assert 'agrees with' in check_engine(engine, Played(contract, outputs), 'fp32')
+    with pytest.raises(EngineError, match='relative error of depth'):
+        check_engine(Played(contract, outputs, inside), Played(contract, outputs), 'fp32')
 
 
 def test_stored_pictures_are_of_the_models_size(repository):
