@@ -69,6 +69,12 @@ BIG_IMAGE = 512 * 1024
 """Bytes from which Fast DDS's default settings lose best-effort messages."""
 
 
+USAGE = """Options are those of every ROS 2 node: parameters with --ros-args -p NAME:=VALUE or
+--params-file FILE, topics with -r image:=/camera/image_rect. The launch file starts both nodes:
+ros2 launch depth_ros depth_ros.launch.py (--show-args). The parameters are in the README and, with
+their defaults, in config/depth_ros.yaml; 'ros2 param describe' tells those of a running node."""
+
+
 class ConfigurationError(ValueError):
     """The node cannot be configured as its parameters ask; the message says why."""
 
@@ -754,8 +760,11 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
         args: command line; the process's by default.
 
     Returns:
-        Exit code: 0 after SIGINT or SIGTERM, 1 if the initial parameters are wrong.
+        Exit code: 0 after SIGINT, SIGTERM or --help, 1 if the initial parameters are wrong.
     """
+    if not {'-h', '--help'}.isdisjoint(sys.argv[1:] if args is None else args):
+        print(sys.modules[make_node.__module__].__doc__, USAGE, sep='\n')
+        return 0
     prepare_process()
     # A thread that computes keeps the interpreter for this long, 5 ms by default: too long beside a
     # worker whose steps take one.

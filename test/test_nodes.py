@@ -1,6 +1,8 @@
 """The real odometry node, and what both nodes share, in their own processes over real DDS."""
 
 import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ from ros_process import (
     Peer,
     image_message,
     info_message,
+    ros_environment,
     set_stamp,
     stamp,
 )
@@ -28,6 +31,16 @@ def models(tmp_path_factory):
     return {'perception': save_perception(folder / 'perception.onnx'),
             'pose': save_pose(folder / 'pose.onnx'),
             'turning': save_pose(folder / 'turning.onnx', motion=(0, -0.1, 0, 0, 0, 0.5))}
+
+
+@pytest.mark.parametrize('node', ['perception_node', 'odometry_node'])
+@pytest.mark.parametrize('option', ['-h', '--help'])
+def test_help_starts_no_node(node, option):
+    done = subprocess.run([sys.executable, '-m', f'depth_ros.{node}', option], cwd=ROOT, text=True,
+                          env=ros_environment(), capture_output=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == ''
+    for text in ('camera_info', '-p NAME:=VALUE', 'depth_ros.launch.py', 'README'):
+        assert text in done.stdout
 
 
 @pytest.fixture
