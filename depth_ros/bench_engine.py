@@ -60,6 +60,8 @@ class Measurement:
     Attributes:
         path, name: of the model.
         width, height: network size, pixels.
+        image_size: (width, height) of the images that it takes and resizes itself; ``None`` where
+            they are of the network's size.
         backend: the runtime.
         threads: threads of an inference.
         load_s: time to load or compile the model, without that to import the runtime, seconds.
@@ -78,6 +80,7 @@ class Measurement:
     name: str
     width: int
     height: int
+    image_size: tuple[int, int] | None
     backend: str
     threads: int
     load_s: float
@@ -205,7 +208,8 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
     p50, p90, p99 = (1e3 * np.percentile(times, (50, 90, 99))).tolist()
     return Measurement(
         path=str(path), name=contract.name, width=contract.input_width,
-        height=contract.input_height, backend=backend, threads=effort.threads, load_s=load_s,
+        height=contract.input_height, image_size=contract.image_size, backend=backend,
+        threads=effort.threads, load_s=load_s,
         p50_ms=p50, p90_ms=p90, p99_ms=p99, max_ms=1e3 * float(times.max()),
         per_second=float(1 / times.mean()), cpu_ms=1e3 * cpu / effort.runs,
         memory_mb=_peak_memory(), model_mb=_peak_memory() - memory, gpu_mb=gpu_mb,
@@ -379,6 +383,7 @@ def table(measured: Sequence[Measurement], missing: Sequence[str], effort: Effor
         paths = {m.path for m in measured}
         unique = len({Path(path).name for path in paths}) == len(paths)
         titles = [f'{Path(m.path).name if unique else m.path} {m.width}x{m.height}'
+                  + (f' of {m.image_size[0]}x{m.image_size[1]}' if m.image_size else '')
                   for m in measured]
         width = max(map(len, titles)) + 2
         lines.append(' ' * (width + 11) + ''.join(f'{name:>9}' for name, _, _ in _COLUMNS))

@@ -19,7 +19,7 @@ from test_tensorrt import engine_file, machine, real_parameters, real_tensorrt  
 
 from depth_ros import bench_engine
 from depth_ros.bench_engine import Effort, Layer, bench, measure, measure_layers
-from depth_ros.contract import read_contract
+from depth_ros.contract import read_contract, write_contract
 from depth_ros.engine import EngineError, engine_output, installed_backends
 from depth_ros.tensorrt_engine import check_machine
 from depth_ros.transport import share_path
@@ -70,6 +70,24 @@ def test_every_model_with_every_runtime(models, tmp_path, capsys):
     reason = tensorrt_problem() or f"'{files[0]}' has no engine; build it: build_engine {files[0]}"
     assert f'Not measured: tensorrt: {reason}' in out
     assert out.count('Not measured') == (1 if tensorrt_problem() else 2)
+
+
+def test_a_network_that_resizes_says_what_images_it_takes(models, tmp_path, capsys):
+    """Else nothing in the table tells it from the variant for which the node resizes."""
+    model = onnx.load(models / 'pose.onnx')
+    for value in model.graph.input:
+        height, width = value.type.tensor_type.shape.dim[1:3]
+        height.dim_value, width.dim_value = 96, 128
+    write_contract(model, replace(read_contract(models / 'pose.onnx'), image_size=(128, 96)))
+    onnx.save(model, tmp_path / 'whole.onnx')
+    assert run(models / 'pose.onnx', tmp_path / 'whole.onnx', *OPTIONS, '--json',
+               tmp_path / 'found.json') == 0
+    out = capsys.readouterr().out
+    assert re.search('^whole.onnx 64x48 of 128x96 +', out, re.MULTILINE)
+    assert re.search(f'^pose.onnx 64x48 +{installed_backends()[0]}', out, re.MULTILINE)
+    rows = json.loads((tmp_path / 'found.json').read_text())['measured']
+    assert {Path(row['path']).name: row['image_size'] for row in rows} == {
+        'pose.onnx': None, 'whole.onnx': [128, 96]}
 
 
 def test_files_of_one_name_are_told_apart(models, tmp_path, capsys):
