@@ -9,6 +9,7 @@ import torch.distributed
 import torch.nn.functional as F
 
 from train.geometry import invert_transform, transform_from_pose
+from train.losses import view_synthesis
 from train.losses.consistency import (
     camera_height,
     camera_height_loss,
@@ -135,6 +136,32 @@ def test_mean_over_what_sources_see():
                        reduction='mean')
     torch.testing.assert_close(found.loss, torch.tensor((8 * 0.5 + 4 * 0.1) / 12).double())
     torch.testing.assert_close(found.error[0, 0, 0, ::7], torch.tensor([0.3, 0.5]).double())
+
+
+@pytest.mark.parametrize('reduction', ['minimum', 'mean'])
+def test_bands_of_rows_give_what_the_whole_image_gives(monkeypatch, reduction):
+    target, *sources = random(3, 2, 3, 11, 8, seed=5)
+    keep = random(2, 1, 11, 8, seed=6) > 0.2
+    disparity = (0.05 + 0.1 * random(2, 1, 6, 4, seed=7)).requires_grad_()
+    poses = (0.1 * random(2, 2, 6, seed=8)).requires_grad_()
+    weights = random(2, 2, 1, 11, 8, seed=9).requires_grad_()
+    intrinsics = INTRINSICS.expand(2, 3, 3)
+
+    def outcome(rows):
+        monkeypatch.setattr(view_synthesis, 'BAND_ROWS', rows)
+        monkeypatch.setattr(view_synthesis, 'BAND_PIXELS', 1)
+        found = ViewSynthesis(
+            target, sources, list(transform_from_pose(poses.flatten(0, 1)).split(2)), intrinsics,
+            reduction=reduction, keep=keep, noise=torch.Generator().manual_seed(0))(
+                disparity, list(weights))
+        assert found.moving.any() and not found.moving.all()
+        return (*torch.autograd.grad(found.loss, (disparity, poses, weights)), found.loss,
+                found.error, *found.warped, *found.valid, found.moving)
+
+    whole = outcome(11)
+    for rows in (1, 4, 5):  # ending with one row, with three, with one again
+        for a, b in zip(outcome(rows), whole, strict=True):
+            torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize('reduction', ['minimum', 'mean'])
