@@ -38,7 +38,7 @@ from depth_ros.camera import Intrinsics
 from depth_ros.classes import KNOWN
 from depth_ros.contract import UNLABELED, ContractError, SemanticClass
 from depth_ros.engine import EngineError
-from depth_ros.files import write_file
+from depth_ros.files import check_writable, write_file
 
 
 def read_classes(source: str) -> tuple[SemanticClass, ...]:
@@ -268,6 +268,7 @@ def main(argv: list[str] | None = None) -> int:
         options = _options(arguments)
         if arguments.output.suffix != '.onnx':
             raise AdoptionError(f"--output '{arguments.output}' must end in .onnx")
+        check_writable(arguments.output, folders=True)
         if arguments.output.exists() and arguments.output.samefile(arguments.model):
             raise AdoptionError('--output is the foreign file itself; give another one')
         adopted = adopt(arguments.model, options, _pictures(arguments.image))

@@ -48,7 +48,7 @@ def check_writable(path: Path, folders: bool = False) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder; give a file")
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"'{path}' cannot be written: no permission to write to its folder; "
+        raise PermissionError(f"'{path}' cannot be written: no permission to write to '{folder}'; "
                               'give another file')
 
 

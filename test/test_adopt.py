@@ -1,8 +1,10 @@
 """Networks of others in the contract: what they give is what numpy makes of the same numbers."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -563,6 +565,32 @@ def test_files_and_options_that_cannot_be_used(tmp_path, picture_file, capsys):
     assert adopt_model.main([str(source), '--output', str(source), *METRIC]) == 1
     assert adopt_model.main([str(source), '--output', str(tmp_path / 'x.engine'), *METRIC]) == 1
     assert sorted(p.name for p in tmp_path.glob('.*')) == []
+
+
+def test_an_output_that_cannot_be_is_told_before_the_work(tmp_path, picture_file, capsys,
+                                                          monkeypatch):
+    source = foreign(tmp_path / 'net.onnx')
+    (tmp_path / 'folder.onnx').mkdir()
+    (tmp_path / 'locked').mkdir()
+    may = os.access
+    monkeypatch.setattr(os, 'access', lambda path, mode: (
+        Path(path) != tmp_path / 'locked' and may(path, mode)))
+    refused = f"no permission to write to '{tmp_path / 'locked'}'"
+    with monkeypatch.context() as patch:
+        patch.setattr(adopt_model, 'adopt', None)
+        for name, reason in (('folder.onnx', "folder.onnx' is a folder; give a file"),
+                             ('net.onnx/a/x.onnx', "net.onnx' is a file; give another file"),
+                             ('locked/x.onnx', refused),
+                             ('locked/a/b/x.onnx', refused)):
+            output = tmp_path / name
+            assert adopt_model.main([str(source), '--output', str(output), *METRIC]) == 1
+            assert reason in (message := capsys.readouterr().err) and str(output) in message
+    # Folders are made for a file that is there.
+    output = tmp_path / 'a' / 'b' / 'x.onnx'
+    command = [str(source), '--output', str(output), '--image', str(picture_file), *METRIC]
+    assert adopt_model.main([*command, '--depth-range', '5', '2']) == 1
+    assert not (tmp_path / 'a').exists()
+    assert adopt_model.main(command) == 0 and output.exists()
 
 
 def test_numbers_that_are_none_are_refused(tmp_path, picture_file, capsys):
