@@ -53,11 +53,13 @@ class LoadedEngine:
         engine: the engine to use.
         tensorrt: what there is to say about TensorRT; empty if it was not asked for.
         buildable: whether an engine of TensorRT is missing or does not fit.
+        unchecked: whether TensorRT is used without a comparison with the CPU.
     """
 
     engine: Engine
     tensorrt: str = ''
     buildable: bool = False
+    unchecked: bool = False
 
 
 def load_checked(path: Path, backend: str = 'auto', threads: int = 2,
@@ -75,7 +77,9 @@ def load_checked(path: Path, backend: str = 'auto', threads: int = 2,
         engine = load_engine(path, backend, threads, mapped)
         source = path.with_name(engine.record.source)
         if not source.is_file():
-            return LoadedEngine(engine, f"not compared with the CPU: '{source}' is not there")
+            return LoadedEngine(
+                engine, f"'{path}' is not compared with the CPU, so its results may be wrong: "
+                f"'{source}', of which it was built, is not there; copy it there", unchecked=True)
         return _check_against_cpu(engine, source)
     cpu = (installed_backends() or ('auto',))[0]
     if backend != 'auto' or not engine_files(path):
@@ -92,8 +96,9 @@ def _check_against_cpu(engine: Engine, source: Path) -> LoadedEngine:
     """Check an engine; it is closed if it is wrong."""
     installed = installed_backends()
     if not installed:
-        return LoadedEngine(engine, 'not compared with the CPU: no CPU runtime is installed; '
-                            'pip install onnxruntime')
+        return LoadedEngine(
+            engine, 'the engine is not compared with the CPU, so its results may be wrong: no CPU '
+            'runtime is installed; pip install onnxruntime', unchecked=True)
     try:
         reference = load_engine(source, installed[0], engine.threads)
         try:

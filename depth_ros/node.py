@@ -369,13 +369,14 @@ class CameraNode(LifecycleNode):
         loaded = load_checked(self._model_path, backend, self.settings.threads,
                               parameters.GPU_MEMORY[self.settings.gpu_memory])
         if loaded.tensorrt:
-            self._tell_tensorrt(loaded.tensorrt, wanting=loaded.engine.backend != 'tensorrt')
+            self._tell_tensorrt(loaded.tensorrt, loaded.engine.backend != 'tensorrt',
+                                loaded.unchecked)
         return loaded
 
-    def _tell_tensorrt(self, text: str, wanting: bool = False) -> None:
-        """Log what TensorRT is at and keep it for /diagnostics; ``wanting``: not as hoped."""
+    def _tell_tensorrt(self, text: str, wanting: bool = False, warn: bool = False) -> None:
+        """Log what TensorRT is at and keep it for /diagnostics; ``wanting``: it is not used."""
         self._tensorrt, self._tensorrt_wanting = text, wanting
-        if wanting:
+        if wanting or warn:
             self.get_logger().warning(f'TensorRT: {text}')
         else:
             self.get_logger().info(f'TensorRT: {text}')

@@ -419,6 +419,19 @@ def test_where_auto_build_has_no_effect(machine):
     assert machine.builds() == []
 
 
+def test_an_engine_that_cannot_be_checked_is_a_warning(machine, peer):
+    source = machine.model('perception_node')
+    save_engine(source)
+    source.rename(machine.models / 'elsewhere.onnx')
+    with machine.start('perception_node', 'never', model=source.with_suffix('.engine')) as process:
+        line = process.wait_for('is not compared with the CPU')
+        assert '[WARN]' in line and f"'{source}', of which it was built, is not there" in line
+        process.wait_for('active: waiting')
+        found = peer.diagnostics_after('perception_node', lambda d: 'not compared' in d['tensorrt'])
+        assert found['backend'] == 'tensorrt'
+        ends_well(process)
+
+
 # Where engines are
 
 def test_engines_of_models_that_cannot_be_written_to(tmp_path, monkeypatch):
@@ -587,6 +600,7 @@ def test_what_cannot_be_checked_runs_and_says_so(built, monkeypatch):
         loaded = load_checked(file)
         loaded.engine.close()
         assert loaded.engine.backend == 'tensorrt' and not loaded.buildable
+        assert loaded.unchecked == ('may be wrong' in loaded.tensorrt)
         return loaded.tensorrt
 
     assert 'agrees with' in says(source) and 'agrees with' in says(path)
@@ -594,7 +608,7 @@ def test_what_cannot_be_checked_runs_and_says_so(built, monkeypatch):
         patch.setattr(engine_check, 'installed_backends', tuple)
         assert 'no CPU runtime is installed' in says(source)
     source.unlink()
-    assert re.search("not compared with the CPU: '.*net.onnx' is not there", says(path))
+    assert re.search(f"'{path}' is not compared .*: '{source}', of which .* not there", says(path))
     record_path(path).unlink()
     with pytest.raises(UnfitEngineError, match='does not exist; build it: build_engine'):
         load_checked(path)
