@@ -58,6 +58,10 @@ _MOVING = ('Concat', 'DepthToSpace', 'Identity', 'MaxPool', 'Pad', 'Resize')
 """Operators whose outputs are values of their inputs, so that one scale fits both."""
 
 
+_COMMON = ("'{}' has images that calibrate the network; a network must be judged on others: give "
+           'another --validation, or leave it out')
+
+
 class RefusedError(EngineError):
     """The quantised network is not as good as the original."""
 
@@ -107,6 +111,8 @@ def quantize(source: Path, calibration: Path, validation: Path | None = None, *,
                               'to judge with --validation')
         chosen, kept = _split(units, calibration_images, held_out_images)
     else:
+        if validation.resolve() == calibration.resolve():
+            raise EngineError(_COMMON.format(validation))
         check = partial(_check_unseen, validation, seen)
         chosen, kept = _spread(units, calibration_images), _spread(*others, held_out_images)
     images, held_out = (
@@ -146,8 +152,7 @@ def _hash(picture: Picture) -> bytes:
 
 def _check_unseen(validation: Path, seen: set[bytes], picture: Picture) -> None:
     if _hash(picture) in seen:
-        raise EngineError(f"'{validation}' has images that calibrate the network; a network must "
-                          'be judged on others: give another --validation, or leave it out')
+        raise EngineError(_COMMON.format(validation))
 
 
 def _inputs(images: Images, contract: ModelContract, seen: set[bytes]

@@ -1,5 +1,6 @@
 """Int8: the shipped networks within bounds for every runtime, refusals, and what TensorRT takes."""
 
+import shutil
 import threading
 from dataclasses import fields
 
@@ -306,8 +307,13 @@ def test_images_to_judge_are_decoded_once(tmp_path, network, decodes):
 
 
 def test_common_images_are_refused(tmp_path, network, pictures):
-    with pytest.raises(EngineError, match='has images that calibrate the network'):
-        quantize(network, pictures, pictures)
+    # Also where none of those that are chosen are the same.
+    for calibration, validation, number in (
+            (pictures, pictures, 1), (pictures, pictures, 60),
+            (pictures, shutil.copytree(pictures, tmp_path / 'same'), 60)):
+        with pytest.raises(EngineError, match='has images that calibrate the network'):
+            quantize(network, calibration, validation, calibration_images=2,
+                     held_out_images=number)
     quantize(network, pictures, write_pictures(tmp_path / 'others', 3, 1))
 
 
