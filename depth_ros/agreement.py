@@ -273,6 +273,26 @@ class Comparison:
             rotation=float(angles.mean()), worst_rotation=float(angles.max()))
 
 
+def in_range(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], contract: ModelContract
+             ) -> tuple[Mapping[str, np.ndarray], ...]:
+    """Outputs of two engines for the same image, with depth in the model's range.
+
+    Outside of it nodes publish none, and numbers may be of any size and precision. So depth is
+    clipped, and NaN where it is outside in both; but where all of it is, it is the farthest, as
+    both agree that there is nothing.
+    """
+    if 'depth' not in contract.outputs:
+        return a, b
+    depths = a['depth'], b['depth']
+    clipped = [np.clip(depth, *contract.depth_range) for depth in depths]
+    # What is no number is clipped to none, which differs from itself.
+    outside = np.logical_and(*(x != y for x, y in zip(depths, clipped, strict=True)))
+    for depth in clipped:
+        depth[outside] = contract.depth_range[1] if outside.all() else np.nan
+    return tuple({**outputs, 'depth': depth}
+                 for outputs, depth in zip((a, b), clipped, strict=True))
+
+
 def accuracy_problems(a: Mapping, b: Mapping, bounds: Bounds | None = None) -> list[str]:
     """Which changes of accuracy are out of bounds, a line each; empty if none is.
 

@@ -36,10 +36,11 @@ from depth_ros.agreement import (
     Comparison,
     accuracy_problems,
     check_contracts,
+    in_range,
     percent,
 )
 from depth_ros.bag import Bag, BagError, Message, Streams, find_streams, header_stamp
-from depth_ros.camera import CameraError, Intrinsics
+from depth_ros.camera import CameraError, ImageFit, Intrinsics
 from depth_ros.classes import KNOWN, ClassMap
 from depth_ros.contract import ContractError, ModelContract
 from depth_ros.conversions import ConversionError
@@ -56,6 +57,7 @@ from depth_ros.files import check_writable, write_file
 from depth_ros.ground_truth import GroundTruth, count_problem
 from depth_ros.odometry import vector_from_rotation
 from depth_ros.offline import Picture, Runner, Settings, decoded
+from depth_ros.perception import depth_factor
 from depth_ros.replay import count, positive
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -176,7 +178,8 @@ def _run(engines: tuple[Engine, Engine], judges: Sequence[Judge], pictures: _Pic
             continue
         # The first image of a pair has no motion.
         if perception or frames[0].step is not None:
-            comparison.add(*map(_outputs, frames))
+            outputs = (_outputs(frame, comparison.contract) for frame in frames)
+            comparison.add(*in_range(*outputs, comparison.contract))
         for judge, frame in zip(judges, frames, strict=False):
             judge.add(frame)
     notes = [f'{reason} ({n} times)' for reason, n in {**skipped, **missed}.items()]
@@ -194,10 +197,15 @@ def _frame(name: str, runner: Runner, picture: Picture, info: Any) -> Judgeable:
         raise EngineError(f'engine {name}: {error}') from error
 
 
-def _outputs(frame: Judgeable) -> dict[str, np.ndarray | None]:
-    """A frame as outputs of a network; depth in metres of the camera, which changes no ratio."""
-    step = frame.step
-    return {'depth': frame.depth, 'labels': frame.labels, 'pose': None if step is None else
+def _outputs(frame: Judgeable, contract: ModelContract) -> dict[str, np.ndarray | None]:
+    """A frame as outputs of a network, depth not in metres of the camera but as the network says
+    it."""
+    step, depth = frame.step, frame.depth
+    if depth is not None:
+        model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
+        fit = ImageFit.create(frame.view, model, 'stretch')
+        depth = depth / np.float32(depth_factor(contract, fit.depth_factor, 0.0))
+    return {'depth': depth, 'labels': frame.labels, 'pose': None if step is None else
             np.concatenate([vector_from_rotation(step[:3, :3]), step[:3, 3]])}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from depth_ros.agreement import Bounds, Comparison
+from depth_ros.agreement import Bounds, Comparison, in_range
 from depth_ros.contract import ModelContract
 from depth_ros.engine import (
     ENGINE_SUFFIX,
@@ -131,12 +131,12 @@ def check_engine(engine: Engine, reference: Engine, precision: str) -> str:
     comparison, bounds = Comparison(engine.contract), BOUNDS[precision]
     try:
         for pair in zip(expected, found, strict=True):
-            comparison.add(*_in_range(*pair, engine.contract))
+            comparison.add(*in_range(*pair, engine.contract))
         agreement = comparison.result()
         problems = agreement.problems(bounds)
     except EngineError as error:  # there is nothing to compare
         problems = [str(error)]
-    change = largest_change(*_in_range(found[0], found[-1], engine.contract))
+    change = largest_change(*in_range(found[0], found[-1], engine.contract))
     if not change <= LARGEST_CHANGE:
         problems.append(f'change where the same picture comes again {100 * change:.3g} %, at most '
                         f'{100 * LARGEST_CHANGE:.3g} % is allowed')
@@ -146,25 +146,6 @@ def check_engine(engine: Engine, reference: Engine, precision: str) -> str:
             f"the {precision} engine's results are wrong: compared with {reference.backend}, "
             f'{"; ".join(problems)}; build it {remedy}with another version of TensorRT')
     return f'agrees with {reference.backend}: {agreement.text()}'
-
-
-def _in_range(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray],
-              contract: ModelContract) -> tuple[Mapping[str, np.ndarray], ...]:
-    """Two outputs with depth in the model's range.
-
-    Outside of it nodes publish none. There, numbers may be of any size, and of any precision: they
-    count only where they are inside of it in one of the two.
-    """
-    if 'depth' not in contract.outputs:
-        return first, second
-    depths = first['depth'], second['depth']
-    clipped = [np.clip(depth, *contract.depth_range) for depth in depths]
-    # What is no number is clipped to none, and differs from itself.
-    outside = np.logical_and(*(a != b for a, b in zip(depths, clipped, strict=True)))
-    for depth in clipped:
-        depth[outside] = contract.depth_range[1]
-    return tuple({**outputs, 'depth': depth}
-                 for outputs, depth in zip((first, second), clipped, strict=True))
 
 
 def stored_inputs(contract: ModelContract) -> list[dict[str, np.ndarray]]:
@@ -190,8 +171,12 @@ def stored_inputs(contract: ModelContract) -> list[dict[str, np.ndarray]]:
 
 def largest_change(first: Mapping[str, np.ndarray], again: Mapping[str, np.ndarray]) -> float:
     """Of all outputs the largest change: the share of labels that differ, or relative to the mean
-    of the numbers."""
-    return max(
-        float(np.mean(first[name] != again[name])) if name == 'labels' else
-        float(np.mean(np.abs(again[name] - first[name])) / max(np.mean(np.abs(first[name])), 1e-9))
-        for name in first)
+    of the numbers, but those that are NaN in both."""
+    def change(name: str) -> float:
+        a, b = first[name], again[name]
+        if name == 'labels':
+            return float(np.mean(a != b))
+        known = ~(np.isnan(a) & np.isnan(b))
+        return float(np.mean(np.abs(b - a)[known]) / max(np.mean(np.abs(a)[known]), 1e-9))
+
+    return max(map(change, first))

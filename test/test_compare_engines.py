@@ -181,6 +181,24 @@ def test_errors_of_motion(pose):
     assert (found.rotation, found.worst_rotation) == pytest.approx((0.15, 0.2))
 
 
+@pytest.mark.parametrize('farthest', [6.0, 1.0])
+def test_depth_beyond_the_models_range_does_not_count(tmp_path, farthest):
+    """The range is in the network's unit, which is another one for a camera of another focal
+    length; also images without any depth in it are fine."""
+    a, b = tmp_path / 'a.onnx', tmp_path / 'b.onnx'
+    onnx_models.save_perception(a, depth_range=(0.1, farthest), intrinsics=(64, 64, 31.5, 23.5))
+    model = onnx.load(a)
+    rows = next(tensor for tensor in model.graph.initializer if tensor.name == 'rows')
+    values = numpy_helper.to_array(rows).copy()
+    values[values > farthest] *= 3
+    values[-1] = np.inf
+    rows.CopyFrom(numpy_helper.from_array(values, 'rows'))
+    onnx.save(model, b)
+    recording = test_demo.write(tmp_path / 'bag', truth=False, frames=3)
+    assert run(a, b, '--images', recording) == 0
+    assert run(a, changed(a, b, rows=0.9), '--images', recording) == (1 if farthest == 6 else 0)
+
+
 @pytest.mark.parametrize(('output', 'value', 'problem'), [
     ('depth', np.nan, 'no pixel has a depth in both engines'),
     ('depth', 0, 'no pixel has a depth in both engines'),
