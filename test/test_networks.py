@@ -25,6 +25,7 @@ from train.networks.perception import (
     make_perception,
 )
 from train.networks.pose import SfmPoseNet, make_pose
+from train.networks.unet import ReflectConv, _ReflectConv
 
 WIDTH, HEIGHT = 96, 64
 
@@ -180,6 +181,123 @@ def test_intrinsics_by_hand():
                                          0.25])
     expected = torch.tensor([[640, 0, 255.5], [0, 384, 143.5], [0, 0, 1]])
     torch.testing.assert_close(head(torch.rand(1, 8, 2, 3), 640, 192)[0], expected)
+
+
+# Decoder
+
+class Convolution(ReflectConv):
+    """Of 3 channels, and more to join."""
+
+    def __init__(self, way, skip_channels, activate=True):
+        super().__init__(3 + skip_channels, 5, activate)
+        self.way, self.skip_channels = way, skip_channels
+
+    def forward(self, x, skip):
+        if self.way == 'double on GPUs':
+            return _ReflectConv.apply(x, skip, self.weight, self.bias, True, self.activate)
+        return super().forward(x, skip, double=self.way == 'double')
+
+    def plain(self, x, skip):
+        if self.way != 'single':
+            x = F.interpolate(x, scale_factor=2.0, mode='nearest')
+        x = F.pad(x if skip is None else torch.cat([x, skip], 1), (1, 1, 1, 1), mode='reflect')
+        y = F.conv2d(x, self.weight, self.bias)
+        return F.elu(y) if self.activate else y
+
+    def inputs(self, height, width):
+        x = torch.randn(2, 3, height, width, dtype=self.weight.dtype, requires_grad=True)
+        if not self.skip_channels:
+            return x, None
+        scale = 1 if self.way == 'single' else 2
+        return x, torch.randn(2, self.skip_channels, scale * height, scale * width,
+                              dtype=self.weight.dtype, requires_grad=True)
+
+    def learning(self, inputs):
+        return [*(t for t in inputs if t is not None), self.weight, self.bias]
+
+
+WAYS = ['single', 'double', 'double on GPUs']
+
+
+@pytest.mark.parametrize('activate', [True, False])
+@pytest.mark.parametrize('size', [(2, 2), (3, 5), (6, 7)])
+@pytest.mark.parametrize('skip_channels', [0, 1, 4])
+@pytest.mark.parametrize('way', WAYS)
+def test_convolutions_of_decoders_are_exact(way, skip_channels, size, activate):
+    conv = Convolution(way, skip_channels, activate).double()
+    inputs = conv.inputs(*size)
+    expected = conv.plain(*inputs)
+    target = torch.randn_like(expected)
+    results = [(y, *torch.autograd.grad((y * target).sum(), conv.learning(inputs)))
+               for y in (conv(*inputs), expected)]
+    for found, reference in zip(*results, strict=True):
+        torch.testing.assert_close(found, reference, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('skip_channels', [0, 1])
+@pytest.mark.parametrize('way', WAYS)
+def test_gradients_of_decoder_convolutions(way, skip_channels):
+    conv = Convolution(way, skip_channels).double()
+
+    def function(x, skip, weight, bias):
+        return functional_call(conv, {'weight': weight, 'bias': bias}, (x, skip))
+    assert torch.autograd.gradcheck(function, (*conv.inputs(2, 3), conv.weight, conv.bias),
+                                    fast_mode=True)
+
+
+@pytest.mark.parametrize('skip_channels', [0, 4])
+@pytest.mark.parametrize('way', WAYS)
+def test_decoders_keep_neither_doubled_nor_padded_features(way, skip_channels):
+    conv, kept = Convolution(way, skip_channels), set()
+    inputs = conv.inputs(3, 5)
+
+    def keep(tensor):
+        kept.add(tensor.data_ptr())
+        return tensor
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = conv(*inputs)
+    assert kept == {t.data_ptr() for t in (*inputs, conv.weight, y) if t is not None}
+
+
+@pytest.mark.parametrize('skip_channels', [0, 4])
+@pytest.mark.parametrize('way', WAYS)
+def test_decoders_stay_channels_last(way, skip_channels):
+    conv = Convolution(way, skip_channels).to(memory_format=torch.channels_last)
+    inputs = [t if t is None else t.detach().contiguous(memory_format=torch.channels_last)
+              .requires_grad_() for t in conv.inputs(3, 5)]
+    y = conv(*inputs)
+    *gradients, of_weight, _ = torch.autograd.grad(y, conv.learning(inputs), torch.randn_like(y))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert of_weight.stride() == conv.weight.stride()
+    for gradient in gradients:  # which may be parts of a common one
+        assert gradient.stride(1) == 1 < gradient.stride(3) < gradient.stride(2)
+
+
+@pytest.mark.parametrize('skip_channels', [0, 4])
+@pytest.mark.parametrize('way', ['single', 'double'])
+def test_decoders_under_autocast(way, skip_channels):
+    conv = Convolution(way, skip_channels)
+    inputs = conv.inputs(6, 7)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = conv(*inputs)
+    assert found.dtype == torch.bfloat16
+    expected = conv.plain(*inputs)
+    target = torch.randn_like(expected)
+    results = [(y.float(), *torch.autograd.grad((y * target).sum(), conv.learning(inputs)))
+               for y in (found, expected)]
+    for found, reference in zip(*results, strict=True):
+        assert found.dtype == torch.float32
+        assert (found - reference).norm() < 0.01 * reference.norm()
+
+
+@pytest.mark.parametrize('way', ['single', 'double'])
+def test_decoders_say_without_gradients_what_they_say_with_them(way):
+    conv = Convolution(way, 4)
+    inputs = conv.inputs(6, 7)
+    expected = conv(*inputs)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(conv(*inputs), expected)
 
 
 # Attention
