@@ -136,7 +136,8 @@ def compare(a: Engine, b: Engine, images: Images, bounds: Bounds | None = None,
         pool = stack.enter_context(ThreadPoolExecutor(2))
         number, pictures, recording = open_images(images, a.contract, stack, pool)
         judges: list[Judge] = []
-        if recording and (a.contract.task == 'perception' or images.in_a_row):
+        scattered = a.contract.task == 'pose' and not images.in_a_row
+        if recording and not scattered:
             judges = _judges(images, *recording, a.contract, number, pool, stack)
         progress = stack.enter_context(tqdm(
             pictures, total=number, unit='image', disable=None if bar else True))
@@ -146,7 +147,8 @@ def compare(a: Engine, b: Engine, images: Images, bounds: Bounds | None = None,
         dict.fromkeys(_TRUTH), dict.fromkeys(_TRUTH))
     notes += evaluations[0].notes if evaluations else []
     if not any(accuracy[0].values()):
-        notes.append('no ground truth: the engines are compared with each other only')
+        why = 'no trajectory of scattered pairs' if scattered else 'no ground truth'
+        notes.append(f'{why}: the engines are compared with each other only')
     return Result(
         agreement=agreement, accuracy=accuracy, notes=notes,
         problems=agreement.problems(bounds) + accuracy_problems(*accuracy, bounds))

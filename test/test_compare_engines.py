@@ -351,6 +351,7 @@ def test_pairs_far_from_each_other_make_no_trajectory(models):
         found = compare_engines.compare(engine, engine, images)
         assert found.agreement.frames == pairs
         assert bool(found.accuracy[0]['trajectory']) == judged
+        assert any('no trajectory of scattered pairs' in note for note in found.notes) != judged
 
 
 @pytest.mark.parametrize('name', ['perception', 'pose'])
