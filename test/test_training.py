@@ -389,7 +389,7 @@ def test_an_interrupted_training_goes_on(street, tmp_path):
         command, stdout=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not (tmp_path / 'last.ckpt').exists():  # after 100 steps
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.1)
