@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from train.networks.unet import ReflectConv
 
@@ -41,25 +42,83 @@ class Merged(NamedTuple):
     value_bias: Tensor
 
 
-def attend(other: Tensor, keys: Sequence[Tensor], offsets: Tensor, values: Sequence[Tensor]
-           ) -> Tensor:
-    """sum_h softmax_h(<q_h, k_h> / sqrt(HEADS D)) P v_h, at every pixel by itself, less the first
-    head's P v.
+def head_weights(other: Tensor, keys: Sequence[Tensor], offsets: Tensor) -> Tensor:
+    """softmax_h(<q_h, k_h> / sqrt(HEADS D)), at every pixel by itself.
 
     Args:
         other: (B, C, h, w) of the other task, whence queries q.
-        keys, values: :class:`Merged` score and value, for each head a (B, C, h, w), of the
-            features of the task to refine.
+        keys: :class:`Merged` score, for each head a (B, C, h, w), of the task to refine.
         offsets: (B, HEADS - 1, h, w), its offset, of the same.
 
     Returns:
-        (B, C, h, w), to which the first head's P v is to be added.
+        (B, HEADS, h, w), the first head's among them.
     """
     # 4-D operations, which every runtime and memory format is fast at.
     scores = torch.cat([(key * other).sum(1, keepdim=True) for key in keys], 1) + offsets
-    weights = F.softmax(torch.cat([torch.zeros_like(scores[:, :1]), scores], 1), 1)
-    terms = [value * weight for value, weight in zip(values, weights.split(1, 1)[1:], strict=True)]
+    return F.softmax(torch.cat([torch.zeros_like(scores[:, :1]), scores], 1), 1)
+
+
+def weighted_sum(features: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Of features (B, C, h, w) by weights (B, 1, h, w)."""
+    terms = [x * weight for x, weight in zip(features, weights, strict=True)]
     return sum(terms[1:], terms[0])
+
+
+def _attend(own: Tensor, other: Tensor, merged: Merged) -> tuple[Tensor, Tensor, Tensor]:
+    """sum_h weight_h P v_h less the first head's P v, of both tasks' features, all (B, C, h, w);
+    :func:`head_weights`; and its keys, joined."""
+    keys = F.conv2d(own, merged.score, merged.score_bias)
+    offsets = F.conv2d(own, merged.offset, merged.offset_bias)
+    weights = head_weights(other, keys.chunk(HEADS - 1, 1), offsets)
+    values = F.conv2d(own, merged.value, merged.value_bias).chunk(HEADS - 1, 1)
+    return weighted_sum(values, weights.split(1, 1)[1:]), weights, keys
+
+
+class _Attend(torch.autograd.Function):
+    """The first output of :func:`_attend`, which keeps no values, HEADS - 1 times its input.
+
+    Of own features x with values V_h x + c_h and weights w_h it is z = sum_h w_h (V_h x + c_h). Of
+    a loss whose gradient by z is g, that by w_h is <V_h^T g, x> + <c_h, g>; and the V_h^T g are
+    needed in any case, for the gradient by x.
+    """
+
+    @staticmethod
+    def forward(ctx, own: Tensor, other: Tensor, *merged: Tensor) -> Tensor:
+        attended, *found = _attend(own, other, Merged(*merged))
+        ctx.save_for_backward(own, other, *found, *merged)
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
+        own, other, weights, keys, *merged = ctx.saved_tensors
+        merged, heads = Merged(*merged), HEADS - 1
+        gradient, weights = gradient.to(own.dtype), weights[:, 1:]
+
+        def of_conv(of_output: Tensor, weight: Tensor, of_own: bool = True) -> list[Tensor | None]:
+            """The gradients by input, weight and bias of a 1x1 convolution of ``own``."""
+            return torch.ops.aten.convolution_backward(
+                of_output.to(own.dtype), own, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False,
+                [0, 0], 1, [of_own, True, True])
+
+        def times(features: Tensor, factors: Tensor) -> Tensor:
+            """(B, C, h, w) by each of (B, heads, h, w): (B, heads C, h, w)."""
+            return torch.cat([features * factor for factor in factors.split(1, 1)], 1)
+
+        # Through the values to the weights.
+        _, *of_value = of_conv(times(gradient, weights), merged.value, of_own=False)
+        turned = merged.value.unflatten(0, (heads, -1)).transpose(1, 2).flatten(0, 1)
+        turned = F.conv2d(gradient, turned.contiguous()).chunk(heads, 1)
+        of_weights = F.conv2d(gradient, merged.value_bias.view(heads, -1, 1, 1))
+        of_weights = of_weights + torch.cat([(x * own).sum(1, keepdim=True) for x in turned], 1)
+        of_own = weighted_sum(turned, weights.split(1, 1))
+        del turned
+        # Through softmax and the scores.
+        of_scores = weights * (of_weights - (weights * of_weights).sum(1, keepdim=True))
+        of_other = weighted_sum(keys.chunk(heads, 1), of_scores.split(1, 1))
+        by_keys, *of_score = of_conv(times(other, of_scores), merged.score)
+        by_offsets, *of_offset = of_conv(of_scores, merged.offset)
+        return of_own + by_keys + by_offsets, of_other, *of_score, *of_offset, *of_value
 
 
 class CrossTaskAttention(nn.Module):
@@ -92,10 +151,15 @@ class CrossTaskAttention(nn.Module):
     def _merged(self, own: Tensor, other: Tensor) -> Tensor:
         """The attended values (B, C, h, w) by the products of the embeddings' matrices."""
         merged, *first = self.merge()
-        keys, values = (F.conv2d(own, *pair).chunk(HEADS - 1, 1) for pair in (
-            (merged.score, merged.score_bias), (merged.value, merged.value_bias)))
-        offsets = F.conv2d(own, merged.offset, merged.offset_bias)
-        return attend(other, keys, offsets, values) + F.conv2d(own, *first)
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            attended, *_ = _attend(own, other, merged)
+        else:
+            tensors = (own, other, *merged)
+            if torch.is_autocast_enabled(own.device.type):
+                dtype = torch.get_autocast_dtype(own.device.type)
+                tensors = (x.to(dtype) for x in tensors)
+            attended = _Attend.apply(*tensors)
+        return attended + F.conv2d(own, *first)
 
     def _embed(self, own: Tensor, other: Tensor) -> Tensor:
         """The attended values (B, C, h, w) by the embeddings themselves."""
@@ -151,9 +215,9 @@ class FusedAttention(nn.Module):
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """As :class:`CrossTaskAttention` in eval mode."""
-        attended = attend(other, [score(own) for score in self.score], self.offset(own),
-                          [value(own) for value in self.value])
-        return self.out(self.fuse(own, attended))
+        weights = head_weights(other, [score(own) for score in self.score], self.offset(own))
+        values = [value(own) for value in self.value]
+        return self.out(self.fuse(own, weighted_sum(values, weights.split(1, 1)[1:])))
 
     @torch.no_grad()
     def move_out_into(self, conv: ReflectConv) -> None:

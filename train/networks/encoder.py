@@ -8,6 +8,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from train.networks.remake import remaking
+
 # EfficientNet-Lite0's last stage (320 channels) holds a fifth of its weights and adds little to
 # dense prediction: the stage before it ends at the same resolution.
 _LITE0 = 'efficientnet_lite0'
@@ -89,6 +91,9 @@ class Encoder(nn.Module):
 class TimmEncoder(nn.Module):
     """A timm model without its classifier and without layers that its features do not need.
 
+    In training a ResNet keeps its convolutions' outputs and little else; see
+    :func:`~train.networks.remake.remaking`.
+
     Args:
         name: of the timm model, with its tag for certain weights: resnet18.tv_in1k are those of
             FSRE-Depth.
@@ -139,7 +144,11 @@ class TimmEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features, finest first, of images (B, C, H, W) in 0..1; H and W multiples of 32."""
-        return self.net((image - self.mean) / self.std)
+        image = (image - self.mean) / self.std
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.net(image)
+        with remaking(self.net):
+            return self.net(image)
 
 
 def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:

@@ -1,0 +1,288 @@
+"""What networks keep for the backward pass: less than plain ones do, for the same results."""
+
+import copy
+import gc
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from train.networks.attention import HEADS, CrossTaskAttention
+from train.networks.encoder import TimmEncoder
+from train.networks.remake import remaking
+
+MODELS = ('resnet18', 'resnet26d', 'resnet50', 'mobilenetv3_small_100')
+SIZE = 32, 64
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def encoder(name='resnet18', in_channels=3):
+    """Whose batch norms are not as new."""
+    net = TimmEncoder(name, '', in_channels).to(memory_format=torch.channels_last)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return net
+
+
+def plain(net):
+    """A copy that autograd treats as it does any network."""
+    net = copy.deepcopy(net)
+    net.forward = lambda image: net.net((image - net.mean) / net.std)
+    return net
+
+
+def outcomes(net, image):
+    """Features, gradients by input and parameters, and buffers, after two steps."""
+    image = image.clone().requires_grad_()
+    learning = [image, *(p for p in net.parameters() if p.requires_grad)]
+    for _ in range(2):
+        features = net(image)
+        loss = sum(x.float().square().mean() for x in features)
+        gradients = torch.autograd.grad(loss, learning)
+    return [*features, *gradients, *net.buffers()]
+
+
+def assert_same(net, image, **tolerance):
+    found, expected = outcomes(copy.deepcopy(net), image), outcomes(plain(net), image)
+    torch.testing.assert_close(found, expected, **tolerance)
+
+
+EXACT = {'rtol': 1e-12, 'atol': 1e-12}
+
+
+# Encoders
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('name', MODELS)
+def test_encoders_learn_as_plain_ones(name, training):
+    net = encoder(name).double().train(training)
+    assert_same(net, torch.rand(2, 3, *SIZE, dtype=torch.float64), **EXACT)
+
+
+@pytest.mark.parametrize('memory_format', [torch.channels_last, torch.contiguous_format])
+def test_not_even_the_last_bit_differs(memory_format):
+    net = encoder(in_channels=6).to(memory_format=memory_format)
+    assert_same(net, torch.rand(2, 6, *SIZE), rtol=0, atol=0)
+
+
+def test_encoders_with_frozen_parts_learn_as_plain_ones():
+    net = encoder().double().train()
+    net.net.bn1.eval()
+    net.net.layer1.requires_grad_(False)
+    net.net.layer2.requires_grad_(False).eval()
+    net.net.layer3[0].bn1.requires_grad_(False)
+    assert_same(net, torch.rand(2, 3, *SIZE, dtype=torch.float64), **EXACT)
+
+
+def test_encoders_learn_as_plain_ones_under_autocast():
+    with torch.autocast('cpu', torch.bfloat16):
+        assert_same(encoder(), torch.rand(2, 3, *SIZE), rtol=1e-6, atol=1e-6)
+
+
+def test_one_forward_pass_serves_several_backward_passes():
+    net, image = encoder().double(), torch.rand(1, 3, *SIZE, dtype=torch.float64)
+    features = net(image)
+    parameters = [p for name, p in net.named_parameters() if 'layer4' not in name]
+    part, whole = features[2].square().sum(), sum(x.square().sum() for x in features)
+    torch.autograd.grad(part, parameters[:9], retain_graph=True)
+    with torch.no_grad():
+        for norm in net.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_mean += 1  # which training does not look at
+    first, second = (torch.autograd.grad(whole, parameters, retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    expected = plain(net)
+    reference = torch.autograd.grad(
+        sum(x.square().sum() for x in expected(image)),
+        [p for name, p in expected.named_parameters() if 'layer4' not in name])
+    torch.testing.assert_close(first, reference, **EXACT)
+
+
+def alive(net, image):
+    """Names of the modules with outputs in memory after the forward pass, their bytes, and the
+    bottleneck that holds the graph."""
+    outputs = {}
+
+    def watch(name):
+        def hook(module, inputs, output):
+            storage = output.untyped_storage()
+            reference = StorageWeakRef(storage)
+            outputs.setdefault(reference.cdata, (reference, name, storage.nbytes()))
+        return hook
+    hooks = [module.register_forward_hook(watch(name)) for name, module in net.net.named_modules()
+             if not list(module.children())]
+    bottleneck = net(image)[-1]
+    for hook in hooks:
+        hook.remove()
+    return {name: size for reference, name, size in outputs.values()
+            if not reference.expired()}, bottleneck
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50'])
+def test_a_resnet_keeps_outputs_of_convolutions(name):
+    net, image = encoder(name), torch.rand(2, 3, *SIZE)
+    found, bottleneck = alive(net, image)
+    convolutions = {key for key, module in net.net.named_modules() if isinstance(module, nn.Conv2d)}
+    last = [key for key, module in net.net.named_modules() if isinstance(module, nn.BatchNorm2d)
+            and 'downsample' not in key][-1]  # whose output became the bottleneck
+    assert set(found) == convolutions | {'maxpool', last}
+    expected, _ = alive(plain(net), image)
+    assert set(expected) > set(found) and sum(expected.values()) > 1.7 * sum(found.values())
+    assert bottleneck.requires_grad
+
+
+def tensors():
+    """How many there are."""
+    return sum(type(x) is torch.Tensor for x in gc.get_objects())
+
+
+def test_what_is_made_again_is_dropped_again():
+    net = encoder()
+    gc.disable()  # nothing holds itself
+    try:
+        before = tensors()
+        for backward in (True, False):
+            loss = net(torch.rand(1, 3, *SIZE))[-1].sum()
+            if backward:
+                torch.autograd.grad(loss, list(net.parameters()))
+            del loss
+            assert tensors() == before
+    finally:
+        gc.enable()
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_positions_of_pooling_take_half_the_memory_of_torchs():
+    pool, x = nn.MaxPool2d(3, 2, 1), torch.rand(1, 2, 300, 400, requires_grad=True)
+    with remaking(pool):
+        y = pool(x)
+    positions = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.shape == y.shape
+                 and not t.is_floating_point()]
+    assert [t.dtype for t in positions] == [torch.int32]
+    target = torch.rand_like(y)
+    found, expected = (torch.autograd.grad(z, x, target) for z in (y, pool(x)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+class Odd(nn.Module):
+    """Batch norm between convolutions, and something else that writes over its output, or not."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+        self.before, self.after = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.before(x)
+        return self.after(self.step(self.norm(x), x))
+
+
+STEPS = {
+    'nothing': lambda y, x: y,
+    'ReLU': lambda y, x: y.relu_(),
+    'ReLU beside': lambda y, x: y.relu(),
+    'ReLU of a view': lambda y, x: y.transpose(2, 3).relu_(),
+    'scaled': lambda y, x: y.mul_(2).relu_(),
+    'shifted': lambda y, x: y.add_(2).relu_(),
+    'sum with what is not known': lambda y, x: y.add_(x).relu_(),
+    'sum with itself': lambda y, x: y.add_(y).relu_(),
+    'weighted sum': lambda y, x: y.add_(F.relu(y), alpha=3).relu_(),
+    'sum after ReLU': lambda y, x: y.relu_().add(x).relu_(),
+    'ReLU6': lambda y, x: F.relu6(y, inplace=True),
+    'no gradients': lambda y, x: y.detach().relu_(),
+}
+
+
+@pytest.mark.parametrize('step', STEPS.values(), ids=STEPS)
+def test_other_networks_learn_as_ever(step):
+    net, x = Odd(step).double(), torch.rand(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    results = []
+    for context in (remaking(net), nullcontext()):
+        with context:
+            y = net(x)
+        learning = [*net.after.parameters()] if step is STEPS['no gradients'] else [
+            x, *net.parameters()]
+        results.append([y, *torch.autograd.grad(y.square().sum(), learning)])
+    torch.testing.assert_close(*results, **EXACT)
+
+
+# Attention
+
+def plain_attention(net, own, other):
+    """What merged attention gives, step by step."""
+    merged, value, value_bias = net.merge()
+    scores = [F.conv2d(own, merged.offset, merged.offset_bias)[:, i:i + 1] + (
+        F.conv2d(own, *pair) * other).sum(1, keepdim=True) for i, pair in enumerate(zip(
+            merged.score.chunk(HEADS - 1), merged.score_bias.chunk(HEADS - 1), strict=True))]
+    weights = F.softmax(torch.cat([torch.zeros_like(scores[0]), *scores], 1), 1)
+    values = F.conv2d(own, merged.value, merged.value_bias).unflatten(1, (HEADS - 1, -1))
+    return (weights[:, 1:, None] * values).sum(1) + F.conv2d(own, value, value_bias)
+
+
+def pair(channels, dtype=torch.float32, **kwargs):
+    return [torch.randn(2, channels, 5, 7, dtype=dtype).to(**kwargs).requires_grad_()
+            for _ in range(2)]
+
+
+def attention_outcomes(net, inputs, attended):
+    learning = [*inputs, *(p for layer in (net.query, net.key, net.value, net.project)
+                           for p in layer.parameters())]
+    target = torch.linspace(-1, 1, attended.numel(), dtype=attended.dtype).view_as(attended)
+    return [attended, *torch.autograd.grad((attended * target).sum(), learning)]
+
+
+@pytest.mark.parametrize('memory_format', [torch.channels_last, torch.contiguous_format])
+def test_attention_learns_as_a_plain_one(memory_format):
+    net = CrossTaskAttention(6).double()
+    inputs = pair(6, torch.float64, memory_format=memory_format)
+    found, expected = (attention_outcomes(net, inputs, attended) for attended in (
+        net._merged(*inputs), plain_attention(net, *inputs)))
+    torch.testing.assert_close(found, expected, **EXACT)
+    assert found[1].stride() == found[2].stride() == inputs[0].stride()
+
+
+def test_attention_under_autocast():
+    net, inputs = CrossTaskAttention(8), pair(8)
+    with torch.autocast('cpu', torch.bfloat16):
+        attended = net._merged(*inputs)
+    found, expected = (attention_outcomes(net, inputs, x) for x in (
+        attended.float(), plain_attention(net, *inputs)))
+    for x, y in zip(found, expected, strict=True):
+        # A bias of keys or queries bears little on weights: its gradient is a small difference.
+        assert x.dtype == torch.float32 and (x - y).norm() < 0.03 * y.norm() + 0.003
+
+
+def test_attention_says_without_gradients_what_it_says_with_them():
+    net, inputs = CrossTaskAttention(6), pair(6)
+    expected = net._merged(*inputs)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(net._merged(*inputs), expected)
+
+
+def test_attention_keeps_keys_but_no_values():
+    net, inputs, kept = CrossTaskAttention(6), pair(6), {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        merged, *_ = net.merge()
+        kept.clear()
+        plain_attention(net, *inputs)
+        expected = sum(x.nbytes() for x in kept.values())
+        kept.clear()
+        net._merged(*inputs)
+    found = sum(x.nbytes() for x in kept.values())
+    features = (HEADS - 1) * inputs[0].nbytes
+    assert expected - found > 0.9 * features and merged.value.requires_grad
