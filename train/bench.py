@@ -8,7 +8,7 @@ training step, which has a process of its own and its memory.
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import io
 import math
 import multiprocessing
@@ -189,8 +189,12 @@ def exported(net: nn.Module, image: Tensor, threads: int) -> Iterator[tuple[str,
         path = Path(folder) / 'fsre.onnx'
         with redirect_stdout(io.StringIO()):
             write_model(DeployedPerception(fuse_for_inference(net), 1.0), contract, path)
+        precisions = ['fp32', 'int8']
+        if not importlib.util.find_spec('rclpy'):  # to quantise reads recordings
+            precisions.remove('int8')
+            print("int8 is left out, as rclpy is missing: pip install '.[ros]'")
         for backend in installed_backends():
-            for precision in ('fp32', 'int8'):
+            for precision in precisions:
                 file = path if precision == 'fp32' else quantized(path, picture[0], backend)
                 engine = load_engine(file, backend, threads)
                 yield (f'inference: exported, {precision}, {backend}',
