@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from train.networks.unet import ReflectConv
+from train.networks.unet import ReflectConv, autocast
 
 HEADS = 4
 
@@ -154,11 +154,7 @@ class CrossTaskAttention(nn.Module):
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             attended, *_ = _attend(own, other, merged)
         else:
-            tensors = (own, other, *merged)
-            if torch.is_autocast_enabled(own.device.type):
-                dtype = torch.get_autocast_dtype(own.device.type)
-                tensors = (x.to(dtype) for x in tensors)
-            attended = _Attend.apply(*tensors)
+            attended = _Attend.apply(*autocast(own, other, *merged))
         return attended + F.conv2d(own, *first)
 
     def _embed(self, own: Tensor, other: Tensor) -> Tensor:

@@ -26,10 +26,7 @@ class ReflectConv(nn.Conv2d):
         if torch.compiler.is_compiling():  # exported graphs quantise best with the plain operations
             y = F.conv2d(_padded(x, skip, double), self.weight, self.bias)
             return _elu(y) if self.activate else y
-        tensors = (x, skip, self.weight, self.bias)
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            tensors = (t if t is None else t.to(dtype) for t in tensors)
+        tensors = autocast(x, skip, self.weight, self.bias)
         # Fewer products by more operations: faster where products take the time, as on CPUs.
         if double and x.device.type == 'cpu':
             return _DoubledConv.apply(*tensors, self.activate)
@@ -41,17 +38,13 @@ class _ReflectConv(torch.autograd.Function):
     def forward(ctx, x: Tensor, skip: Tensor | None, weight: Tensor, bias: Tensor, double: bool,
                 activate: bool) -> Tensor:
         y = F.conv2d(_padded(x, skip, double), weight, bias)
-        if activate:
-            y = _elu(y)
-        ctx.save_for_backward(x, skip, weight, y if activate else None)
         ctx.double = double
-        return y
+        return _activated(ctx, x, skip, weight, y, activate)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, skip, weight, y = ctx.saved_tensors
-        gradient = _before_elu(gradient, y)
+        x, skip, weight, gradient = _before_activation(ctx, gradient)
         leaves = [t if t is None else t.detach().requires_grad_() for t in (x, skip)]
         with torch.enable_grad():
             padded = _padded(*leaves, ctx.double)
@@ -77,16 +70,12 @@ class _DoubledConv(torch.autograd.Function):
         y = _doubled_conv(x, of_x, bias)
         if skip is not None:
             y += F.conv2d(_padded(skip), of_skip)
-        if activate:
-            y = _elu(y)
-        ctx.save_for_backward(x, skip, weight, y if activate else None)
-        return y
+        return _activated(ctx, x, skip, weight, y, activate)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, skip, weight, y = ctx.saved_tensors
-        gradient = _before_elu(gradient, y)
+        x, skip, weight, gradient = _before_activation(ctx, gradient)
         of_x, of_skip = weight.tensor_split((x.shape[1],), 1)
         sums = _kernel_sums(of_x)
         leaves = [t.detach().requires_grad_() for t in (x, skip) if t is not None]
@@ -160,9 +149,29 @@ def _elu(x: Tensor) -> Tensor:
     return x.clamp_(min=0).add_(negative)
 
 
-def _before_elu(gradient: Tensor, y: Tensor | None) -> Tensor:
-    """The gradient of ELU's argument by that of its result ``y``; ``None``: there was no ELU."""
-    return gradient if y is None else gradient * (y + 1).clamp_(max=1)
+def autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+    """All of them in the type of autocast where that is on, which does not reach into an
+    ``autograd.Function``; ``None`` stays ``None``."""
+    tensors = [x, *others]
+    if not torch.is_autocast_enabled(x.device.type):
+        return tensors
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return [t if t is None else t.to(dtype) for t in tensors]
+
+
+def _activated(ctx, x: Tensor, skip: Tensor | None, weight: Tensor, y: Tensor, activate: bool
+               ) -> Tensor:
+    """What a forward pass returns of its convolution's output, and keeps."""
+    if activate:
+        y = _elu(y)
+    ctx.save_for_backward(x, skip, weight, y if activate else None)
+    return y
+
+
+def _before_activation(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """x, skip and weight that were kept, and the gradient of the convolution's output."""
+    *kept, y = ctx.saved_tensors
+    return *kept, gradient if y is None else gradient * (y + 1).clamp_(max=1)
 
 
 class Stage(nn.Module):
