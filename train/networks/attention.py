@@ -42,6 +42,24 @@ class Merged(NamedTuple):
     value_bias: Tensor
 
 
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """1x1 convolution of (B, C, h, w)."""
+    # Dilation means nothing to a 1x1 kernel, but has torch leave it to oneDNN on one thread, too.
+    dilated = x.device.type == 'cpu' and not torch.compiler.is_compiling()
+    return F.conv2d(x, weight, bias, dilation=2 if dilated else 1)
+
+
+class PixelConv(nn.Conv2d):
+    """1x1 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, h, w) -> (B, out, h, w)."""
+        return convolve(x, self.weight, self.bias)
+
+
 def head_weights(other: Tensor, keys: Sequence[Tensor], offsets: Tensor) -> Tensor:
     """softmax_h(<q_h, k_h> / sqrt(HEADS D)), at every pixel by itself.
 
@@ -60,17 +78,20 @@ def head_weights(other: Tensor, keys: Sequence[Tensor], offsets: Tensor) -> Tens
 
 def weighted_sum(features: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     """Of features (B, C, h, w) by weights (B, 1, h, w)."""
-    terms = [x * weight for x, weight in zip(features, weights, strict=True)]
-    return sum(terms[1:], terms[0])
+    total, *others = features
+    total = total * weights[0]
+    for x, weight in zip(others, weights[1:], strict=True):
+        total = torch.addcmul(total, x, weight)
+    return total
 
 
 def _attend(own: Tensor, other: Tensor, merged: Merged) -> tuple[Tensor, Tensor, Tensor]:
     """sum_h weight_h P v_h less the first head's P v, of both tasks' features, all (B, C, h, w);
     :func:`head_weights`; and its keys, joined."""
-    keys = F.conv2d(own, merged.score, merged.score_bias)
-    offsets = F.conv2d(own, merged.offset, merged.offset_bias)
+    keys = convolve(own, merged.score, merged.score_bias)
+    offsets = convolve(own, merged.offset, merged.offset_bias)
     weights = head_weights(other, keys.chunk(HEADS - 1, 1), offsets)
-    values = F.conv2d(own, merged.value, merged.value_bias).chunk(HEADS - 1, 1)
+    values = convolve(own, merged.value, merged.value_bias).chunk(HEADS - 1, 1)
     return weighted_sum(values, weights.split(1, 1)[1:]), weights, keys
 
 
@@ -135,11 +156,11 @@ class CrossTaskAttention(nn.Module):
     def __init__(self, channels: int, ratio: int = 2) -> None:
         super().__init__()
         self.query, self.key, self.value = (
-            nn.Conv2d(channels, HEADS * ratio * channels, 1) for _ in range(3))
-        self.project = nn.Conv2d(ratio * channels, channels, 1, bias=False)
+            PixelConv(channels, HEADS * ratio * channels) for _ in range(3))
+        self.project = PixelConv(ratio * channels, channels, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         self.fuse = ReflectConv(2 * channels, channels)
-        self.out = nn.Conv2d(channels, channels, 1)
+        self.out = PixelConv(channels, channels)
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """Features (B, C, h, w) of both tasks -> refined features of ``own`` (B, C, h, w)."""
@@ -155,7 +176,7 @@ class CrossTaskAttention(nn.Module):
             attended, *_ = _attend(own, other, merged)
         else:
             attended = _Attend.apply(*autocast(own, other, *merged))
-        return attended + F.conv2d(own, *first)
+        return attended + convolve(own, *first)
 
     def _embed(self, own: Tensor, other: Tensor) -> Tensor:
         """The attended values (B, C, h, w) by the embeddings themselves."""
@@ -232,7 +253,7 @@ def _convolutions(weight: Tensor, bias: Tensor, parts: int) -> nn.ModuleList:
     """1x1 convolutions with the parts of weights (O, I, 1, 1) and biases (O,)."""
     layers = nn.ModuleList()
     for part, part_bias in zip(weight.chunk(parts), bias.chunk(parts), strict=True):
-        layer = nn.Conv2d(part.shape[1], part.shape[0], 1, dtype=part.dtype).requires_grad_(False)
+        layer = PixelConv(part.shape[1], part.shape[0]).to(part.dtype).requires_grad_(False)
         layer.weight.copy_(part)
         layer.bias.copy_(part_bias)
         layers.append(layer)
