@@ -30,13 +30,14 @@ def test_prints_a_time_for_every_part(monkeypatch, capsys):
 
 def test_works_take_turns():
     turns = []
-    bench.alternate([lambda: turns.append('a'), lambda: turns.append('b')], 3, lambda: 0.0)
-    assert turns == ['a', 'b'] * 5
 
-
-def test_medians_are_milliseconds():
-    ticks = iter([0, 9, 0, 9, 0, 1, 0, 3, 0, 2])
-    assert bench.alternate([lambda: None], 3, lambda: next(ticks)) == [2000]
+    def work(name, times):
+        def timed():
+            turns.append(name)
+            return next(times)
+        return timed
+    found = bench.medians([work('a', iter([9, 9, 1, 3, 2])), work('b', iter([9, 9, 4, 4, 5]))], 3)
+    assert turns == ['a', 'b'] * 5 and found == [2, 4]
 
 
 @pytest.mark.parametrize('words, message', [

@@ -1,8 +1,9 @@
 """How long losses, networks and a training step of FSRE-Depth take on this machine's processor.
 
 At 192x640, batch 1, on made-up images. With a clone of the paper's own code beside it, both take
-turns, so that what else runs on the machine disturbs both alike: in one process, but for the
-training step, which has a process of its own and its memory.
+turns, so that what else runs on the machine disturbs both alike. Each part of each code has a
+process of its own: what ran before in a process moves its allocator's thresholds, and the time of
+what comes after by a fifth.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ ATTENTION = ((256, 16), (128, 8), (64, 4))
 NAME_WIDTH = 62
 
 Work = Callable[[], Any]
+Code = Callable[[], Work]
+"""Makes what is to be timed, in the process in which it is."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,17 +80,19 @@ def run(args: argparse.Namespace) -> None:
     if args.reference and not (args.reference / 'trainer_parallel.py').is_file():
         raise ValueError(f"'{args.reference}' is no clone of https://github.com/hyBlue/FSRE-Depth:"
                          ' trainer_parallel.py is missing')
-    torch.set_num_threads(args.threads)
-    clock = process_clock(args.threads)
-    reference = Reference(args.reference) if args.reference else None
     print(f'{WIDTH}x{HEIGHT}, batch 1, {args.threads} threads, median of {args.runs} runs, ms')
-    header = f'{"paper code":>12}{"ratio":>8}' if reference else ''
+    header = f'{"paper code":>12}{"ratio":>8}' if args.reference else ''
     print(f'{"":{NAME_WIDTH}}{"ours":>12}{header}')
-    for name, ours, theirs in works(reference, args.threads):
-        print_row(name, alternate([ours, theirs] if theirs else [ours], args.runs, clock))
-    del reference
-    for name, values in training_steps(args.reference, args.threads, args.runs).items():
-        print_row(f'training step{name}', values)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, ours, theirs in works(Path(folder)):
+            codes: list[Code] = [ours]
+            if args.reference:
+                codes.append(partial(_reference_work, args.reference, theirs))
+            times, peaks, libraries = in_turns(codes, args.threads, args.runs)
+            print_row(name, times)
+    own = [peak - loaded for peak, loaded in zip(peaks, libraries, strict=True)]
+    print_row(f'{name}, peak memory, MB, all', peaks)
+    print_row(f'{name}, peak memory, MB, without the loaded libraries', own)
 
 
 def process_clock(threads: int) -> Callable[[], float]:
@@ -102,14 +107,45 @@ def print_row(name: str, values: Sequence[float]) -> None:
     print(f'{name:{NAME_WIDTH}}{line}{ratio}', flush=True)
 
 
-def alternate(works: list[Work], runs: int, clock: Callable[[], float]) -> list[float]:
-    """Median time of each, ms, one after the other in turns."""
-    return _medians([partial(_timed, work, clock) for work in works], runs)
+def in_turns(codes: Sequence[Code], threads: int, runs: int) -> list[list[float]]:
+    """Time works in turns, each in a process of its own.
+
+    Args:
+        codes: make the works, in their processes.
+        threads: of each process.
+        runs: of which the median is taken.
+
+    Returns:
+        Of each: time, ms; the most memory of its process, MB; its libraries' memory, MB.
+    """
+    spawn = multiprocessing.get_context('spawn')
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ProcessPoolExecutor(1, spawn)) for _ in codes]
+        libraries = [pool.submit(_prepare, code, threads).result()
+                     for pool, code in zip(pools, codes, strict=True)]
+        times = medians([lambda pool=pool: pool.submit(_take).result() for pool in pools], runs)
+        peaks = [pool.submit(_memory, 'VmHWM').result() for pool in pools]
+    return [times, peaks, libraries]
 
 
-def _medians(timed: Sequence[Callable[[], float]], runs: int) -> list[float]:
+def medians(timed: Sequence[Callable[[], float]], runs: int) -> list[float]:
+    """The median time of each, one after the other in turns."""
     times = [[work() for work in timed] for _ in range(runs + 2)][2:]  # the first two warm up
     return [statistics.median(found) for found in zip(*times, strict=True)]
+
+
+def _prepare(code: Code, threads: int) -> float:
+    """Make this process ready to work; returns the memory of its libraries, MB."""
+    global _work
+    torch.set_num_threads(threads)
+    libraries = _memory('VmRSS')
+    _work = partial(_timed, code(), process_clock(threads))
+    return libraries
+
+
+def _take() -> float:
+    """Time of this process's work, ms."""
+    return _work()
 
 
 def _timed(work: Work, clock: Callable[[], float]) -> float:
@@ -119,87 +155,131 @@ def _timed(work: Work, clock: Callable[[], float]) -> float:
     return 1e3 * (clock() - start)
 
 
-def works(reference: Reference | None, threads: int
-          ) -> Iterator[tuple[str, Work, Work | None]]:
-    """Name, our way and the paper's code's way of everything that is timed."""
+def works(folder: Path) -> Iterator[tuple[str, Code, str]]:
+    """Name, our code and the paper's code's method of everything that is timed, the training step
+    last.
+
+    Args:
+        folder: for files that are needed meanwhile.
+    """
+    yield 'photometric term, 4 scales, 2 sources', photometric, 'photometric'
+    yield 'triplet loss, 3 levels', triplet, 'triplet'
+    yield 'inference: attention, 3 levels, both ways', attention, 'attention'
+    for outputs, semantics in (('depth', False), ('depth and semantics', True)):
+        yield f'inference: network, {outputs}', partial(network, semantics), 'network'
+        yield (f'inference: decoders with attention, {outputs}', partial(decoders, semantics),
+               'decoders')
+    for file, precision, backend in exported(folder):
+        yield (f'inference: exported, {precision}, {backend}', partial(engine, file, backend),
+               'network')
+    yield 'training step', training_step, 'training_step'
+
+
+def photometric() -> Work:
+    """The photometric term and its gradient."""
+    keep_memory()  # as training does
     scene = make_scene()
     leaves = [*scene.disparities, *scene.poses]
 
-    def photometric() -> None:
+    def work() -> None:
         # The paper's code counts what lies outside the view with the border's colour.
         views = ViewSynthesis(scene.target, scene.sources, list(map(transform_from_pose,
                               scene.poses)), scene.intrinsics, validity=False)
         loss = sum(views(d).loss / 2 ** s for s, d in enumerate(scene.disparities))
         torch.autograd.grad(loss, leaves)
+    return work
 
-    yield ('photometric term, 4 scales, 2 sources', photometric,
-           reference and (lambda: torch.autograd.grad(reference.photometric(scene), leaves)))
 
-    def triplet() -> None:
+def triplet() -> Work:
+    """The semantics-guided triplet loss and its gradient."""
+    keep_memory()
+    scene = make_scene()
+
+    def work() -> None:
         loss, _ = semantic_triplet_loss(scene.features, scene.labels)
         torch.autograd.grad(loss, scene.features)
+    return work
 
-    yield ('triplet loss, 3 levels', triplet, reference and (
-        lambda: torch.autograd.grad(reference.triplet(scene), scene.features)))
 
+def attention() -> Work:
+    """Inference of all attention modules."""
+    keep_memory()  # as the nodes do
     # As in the whole network: on processors, convolutions of channels-last features run faster.
+    pairs = [[x.contiguous(memory_format=torch.channels_last) for x in pair]
+             for pair in attention_inputs()]
     with torch.no_grad():
-        fused = nn.ModuleList(FusedAttention(CrossTaskAttention(c).eval()) for c, _ in ATTENTION)
-    fused = fused.to(memory_format=torch.channels_last)
-    theirs = reference and [reference.attention(c) for c, _ in ATTENTION]
-    pairs = [torch.rand(2, 1, c, HEIGHT // k, WIDTH // k) for c, k in ATTENTION]
-    turned = [[x.contiguous(memory_format=torch.channels_last) for x in pair] for pair in pairs]
+        modules = nn.ModuleList(FusedAttention(CrossTaskAttention(c).eval()) for c, _ in ATTENTION)
+    return inference(partial(attend, modules.to(memory_format=torch.channels_last), pairs))
 
-    def attend(modules: Sequence[nn.Module], pairs: Sequence[Sequence[Tensor]]) -> None:
-        for module, (own, other) in zip(modules, pairs, strict=True):
-            module(own, other)
-            module(other, own)
 
-    yield ('inference: attention, 3 levels, both ways', inference(partial(attend, fused, turned)),
-           theirs and inference(partial(attend, theirs, pairs)))
+def attention_inputs() -> list[Tensor]:
+    """Features (2, 1, C, h, w) of both tasks at every level."""
+    return [torch.rand(2, 1, c, HEIGHT // k, WIDTH // k) for c, k in ATTENTION]
 
+
+def attend(modules: Sequence[nn.Module], pairs: Sequence[Sequence[Tensor]]) -> None:
+    """Let both tasks' features attend to each other, each pair by its module."""
+    for module, (own, other) in zip(modules, pairs, strict=True):
+        module(own, other)
+        module(other, own)
+
+
+def network(semantics: bool) -> Work:
+    """Inference of the whole network in torch."""
+    return inference(partial(*_network(semantics)))
+
+
+def decoders(semantics: bool) -> Work:
+    """Inference of decoders and attention, in torch."""
+    net, image = _network(semantics)
+    with torch.no_grad():
+        net.encoder = Stored(net.encoder(image))
+    return inference(partial(net, image))
+
+
+def _network(semantics: bool) -> tuple[nn.Module, Tensor]:
+    keep_memory()
     net = make_perception('fsre', 'resnet18', '', CLASSES, True, True)
-    image = scene.target.contiguous(memory_format=torch.channels_last)
-    whole = reference and inference(lambda: reference.predict(scene.target))
-    for outputs, semantics in (('depth', False), ('depth and semantics', True)):
-        fast = fuse_for_inference(net, semantics)
-        yield f'inference: network, {outputs}', inference(partial(fast, image)), whole
-        with torch.no_grad():
-            fast.encoder = Stored(fast.encoder(image))
-        yield (f'inference: decoders with attention, {outputs}',
-               inference(partial(fast, image)), reference and inference(reference.decoders(scene)))
-    for name, work in exported(net, scene.target, threads):
-        yield name, work, whole
+    image = make_scene().target.contiguous(memory_format=torch.channels_last)
+    return fuse_for_inference(net, semantics), image
 
 
-def exported(net: nn.Module, image: Tensor, threads: int) -> Iterator[tuple[str, Work]]:
-    """Name and run of the network's exported file, from bytes to depth and labels, with every
-    runtime for the processor."""
+def exported(folder: Path) -> Iterator[tuple[Path, str, str]]:
+    """File, precision and runtime of the exported network, with every runtime for the processor."""
     # Not needed to train, so not to be in the memory of the training step.
     from depth_ros.contract import ModelContract
-    from depth_ros.engine import installed_backends, load_engine
+    from depth_ros.engine import installed_backends
     from train.export import DeployedPerception, write_model
 
     contract = ModelContract(
         task='perception', name='bench', input_width=WIDTH, input_height=HEIGHT,
         intrinsics=(0.58 * WIDTH, 1.92 * HEIGHT, 0.5 * WIDTH, 0.5 * HEIGHT),
         outputs=('depth', 'labels'), depth_range=(MIN_DEPTH, MAX_DEPTH), classes=CITYSCAPES)
-    picture = (255 * image[0].permute(1, 2, 0)).byte().numpy()[None]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'fsre.onnx'
-        with redirect_stdout(io.StringIO()):
-            write_model(DeployedPerception(fuse_for_inference(net), 1.0), contract, path)
-        precisions = ['fp32', 'int8']
-        if not importlib.util.find_spec('rclpy'):  # to quantise reads recordings
-            precisions.remove('int8')
-            print("int8 is left out, as rclpy is missing: pip install '.[ros]'")
-        for backend in installed_backends():
-            for precision in precisions:
-                file = path if precision == 'fp32' else quantized(path, picture[0], backend)
-                engine = load_engine(file, backend, threads)
-                yield (f'inference: exported, {precision}, {backend}',
-                       partial(engine.infer, {'image': picture}))
-                engine.close()
+    net = make_perception('fsre', 'resnet18', '', CLASSES, True, True)
+    file = folder / 'fsre.onnx'
+    with redirect_stdout(io.StringIO()):
+        write_model(DeployedPerception(fuse_for_inference(net), 1.0), contract, file)
+    quantizes = importlib.util.find_spec('rclpy') is not None
+    if not quantizes:  # to quantise reads recordings
+        print("int8 is left out, as rclpy is missing: pip install '.[ros]'")
+    for backend in installed_backends():
+        yield file, 'fp32', backend
+        if quantizes:
+            yield quantized(file, _picture()[0], backend), 'int8', backend
+
+
+def engine(file: Path, backend: str) -> Work:
+    """Inference of an exported file, from bytes to depth and labels."""
+    from depth_ros.engine import load_engine
+
+    keep_memory()
+    found = load_engine(file, backend, torch.get_num_threads())
+    return partial(found.infer, {'image': _picture()})
+
+
+def _picture() -> np.ndarray:
+    """The target (1, H, W, 3), uint8."""
+    return (255 * make_scene().target.permute(0, 2, 3, 1)).byte().numpy()
 
 
 def quantized(path: Path, picture: np.ndarray, runtime: str) -> Path:
@@ -264,6 +344,7 @@ def make_scene() -> SimpleNamespace:
 
 def training_step() -> Work:
     """One optimiser step of the whole system, as :mod:`train.fit` trains it."""
+    keep_memory()
     scene = make_scene()
     system = System(Config(
         data='', val='', out='', width=WIDTH, height=HEIGHT, attention=True, semantic=0.3,
@@ -279,45 +360,6 @@ def training_step() -> Work:
         system.losses(batch).terms['loss'].backward()
         optimizer.step()
     return step
-
-
-def training_steps(reference: Path | None, threads: int, runs: int) -> dict[str, list[float]]:
-    """Time of a step, ms, and the most memory of its process, MB; all, and without libraries.
-
-    Args:
-        reference: clone whose step is the second, or ``None`` for ours alone.
-        threads: of each process.
-        runs: as for :func:`alternate`.
-    """
-    spawn = multiprocessing.get_context('spawn')
-    folders = [None, reference] if reference else [None]
-    with ExitStack() as stack:
-        pools = [stack.enter_context(ProcessPoolExecutor(1, spawn)) for _ in folders]
-        libraries = [pool.submit(_prepare_step, folder, threads).result()
-                     for pool, folder in zip(pools, folders, strict=True)]
-        times = _medians([lambda pool=pool: pool.submit(_take_step).result() for pool in pools],
-                         runs)
-        peaks = [pool.submit(_memory, 'VmHWM').result() for pool in pools]
-    own = [peak - loaded for peak, loaded in zip(peaks, libraries, strict=True)]
-    return {'': times, ', peak memory, MB, all': peaks,
-            ', peak memory, MB, without the loaded libraries': own}
-
-
-def _prepare_step(reference: Path | None, threads: int) -> float:
-    """Make this process ready for its steps; returns the memory of its libraries, MB."""
-    global _own_step
-    torch.set_num_threads(threads)
-    if not reference:
-        keep_memory()  # as training does
-    libraries = _memory('VmRSS')
-    step = Reference(reference).training_step() if reference else training_step()
-    _own_step = partial(_timed, step, process_clock(threads))
-    return libraries
-
-
-def _take_step() -> float:
-    """Time of this process's step, ms."""
-    return _own_step()
 
 
 def _memory(name: str) -> float:
@@ -347,42 +389,52 @@ class Reference:
             trainer = importlib.import_module('trainer_parallel').TrainerParallel
             self.trainer = trainer(self.options)
 
-    def photometric(self, scene: SimpleNamespace) -> Tensor:
-        """The photometric term, projection included."""
+    def photometric(self) -> Work:
+        """The photometric term, projection included, and its gradient."""
+        scene = make_scene()
         camera, inverse = _cameras(scene)
-        inputs, outputs = _colours(scene), {}
-        for s, disparity in enumerate(scene.disparities):
-            if s:
-                disparity = F.interpolate(disparity, (HEIGHT, WIDTH), mode='bilinear')
-            for frame, pose in zip((-1, 1), scene.poses, strict=True):
-                points = self.trainer.backproject_depth(1 / disparity, inverse)
-                outputs['sample', frame, s], _ = self.trainer.project_3d(
-                    points, camera, transform_from_pose(pose))
-        with _on_the_processor():
-            return self.trainer.compute_reprojection(inputs, outputs)
+        leaves = [*scene.disparities, *scene.poses]
 
-    def triplet(self, scene: SimpleNamespace) -> Tensor:
-        """The semantics-guided triplet loss."""
-        return self.trainer.compute_sgt_loss(
-            {('seg', 0, 0): scene.labels[:, None].float()},
-            {('d_feature', s + 1): f for s, f in enumerate(scene.features)})
+        def work() -> None:
+            inputs, outputs = _colours(scene), {}
+            for s, disparity in enumerate(scene.disparities):
+                if s:
+                    disparity = F.interpolate(disparity, (HEIGHT, WIDTH), mode='bilinear')
+                for frame, pose in zip((-1, 1), scene.poses, strict=True):
+                    points = self.trainer.backproject_depth(1 / disparity, inverse)
+                    outputs['sample', frame, s], _ = self.trainer.project_3d(
+                        points, camera, transform_from_pose(pose))
+            with _on_the_processor():
+                loss = self.trainer.compute_reprojection(inputs, outputs)
+            torch.autograd.grad(loss, leaves)
+        return work
 
-    def attention(self, channels: int) -> nn.Module:
-        """One module of cross-task attention."""
+    def triplet(self) -> Work:
+        """The semantics-guided triplet loss and its gradient."""
+        scene = make_scene()
+        labels = {('seg', 0, 0): scene.labels[:, None].float()}
+        features = {('d_feature', s + 1): f for s, f in enumerate(scene.features)}
+        return lambda: torch.autograd.grad(self.trainer.compute_sgt_loss(labels, features),
+                                           scene.features)
+
+    def attention(self) -> Work:
+        """Inference of all attention modules."""
         module = importlib.import_module('networks.multi_embedding').MultiEmbedding
-        return module(channels, self.options.num_head, self.options.head_ratio).eval()
+        modules = [module(channels, self.options.num_head, self.options.head_ratio).eval()
+                   for channels, _ in ATTENTION]
+        return inference(partial(attend, modules, attention_inputs()))
 
-    def predict(self, image: Tensor) -> Any:
-        """Depth and semantics of one image."""
-        models = self.trainer.models.eval()
-        return models['decoder'](models['encoder'](image))
+    def network(self) -> Work:
+        """Inference of the whole network, depth and semantics."""
+        models, image = self.trainer.models.eval(), make_scene().target
+        return inference(lambda: models['decoder'](models['encoder'](image)))
 
-    def decoders(self, scene: SimpleNamespace) -> Work:
-        """Both decoders on the features of one image."""
+    def decoders(self) -> Work:
+        """Inference of both decoders with attention."""
         models = self.trainer.models.eval()
         with torch.no_grad():
-            features = models['encoder'](scene.target)
-        return lambda: models['decoder'](features)
+            features = models['encoder'](make_scene().target)
+        return inference(lambda: models['decoder'](features))
 
     def training_step(self) -> Work:
         """One optimiser step."""
@@ -404,6 +456,11 @@ class Reference:
             losses['loss'].backward()
             optimizer.step()
         return step
+
+
+def _reference_work(folder: Path, name: str) -> Work:
+    """A work of the paper's own code."""
+    return getattr(Reference(folder), name)()
 
 
 def _cameras(scene: SimpleNamespace) -> tuple[Tensor, Tensor]:

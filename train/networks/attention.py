@@ -44,9 +44,10 @@ class Merged(NamedTuple):
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """1x1 convolution of (B, C, h, w)."""
-    # Dilation means nothing to a 1x1 kernel, but has torch leave it to oneDNN on one thread, too.
-    dilated = x.device.type == 'cpu' and not torch.compiler.is_compiling()
-    return F.conv2d(x, weight, bias, dilation=2 if dilated else 1)
+    # Dilation means nothing to a 1x1 kernel, but has torch leave it to oneDNN on one thread, too;
+    # which takes longer to differentiate it.
+    plain = x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return F.conv2d(x, weight, bias, dilation=1 if plain else 2)
 
 
 class PixelConv(nn.Conv2d):
