@@ -38,13 +38,13 @@ from train.export import (
     vector_from_rotation,
     write_model,
 )
-from train.fit import KeepLast, fit
+from train.fit import KeepBest, KeepLast, fit
 from train.geometry import rotation_from_vector, transform_from_euler_pose
 from train.networks.perception import MAX_DEPTH, MIN_DEPTH, make_perception
 from train.networks.pose import PoseNet, SfmPoseNet
 from train.networks.prediction import Prediction
 from train.pictures import draw, tile
-from train.sequences import find_sequences, resize_image
+from train.sequences import DataError, find_sequences, resize_image
 from train.system import System, load_system
 
 WIDTH, HEIGHT = 96, 64
@@ -78,6 +78,7 @@ def street(tmp_path_factory):
         poses[:, 3] = 0.4 * np.arange(frames)
         np.savetxt(folder / 'poses.txt', poses)
         np.savetxt(folder / 'times.txt', 0.1 * np.arange(frames))
+        np.savetxt(folder / 'speed.txt', np.full(frames, 4.0))
     return root
 
 
@@ -309,6 +310,41 @@ def test_training_lowers_the_loss(street, tmp_path):
     assert after < 0.8 * before
 
 
+@pytest.mark.parametrize(('settings', 'without', 'remedy'), [
+    ({'semantic': 0.3}, 'semantics', "setting 'semantic' needs labels.*train label"),
+    ({**FSRE, 'semantic': 0.0}, 'semantics', "setting 'triplet' needs labels"),
+    ({'semantic': 0.0, 'moving': 'semantic'}, 'semantics', "setting 'moving' needs labels"),
+    ({'semantic': 0.0, 'camera_height': 1.2}, 'semantics',
+     "setting 'camera_height' needs labels.*export --camera-height"),
+    ({'velocity': 0.1}, 'speed.txt', "setting 'velocity' needs distances.*speed.txt")])
+def test_a_loss_without_its_data_is_refused(street, tmp_path, settings, without, remedy):
+    data = tmp_path / 'data'
+    shutil.copytree(street, data, ignore=lambda *_: [without])
+    with pytest.raises(DataError, match=remedy):
+        fit(config(data, tmp_path / 'run', **settings))
+
+
+@pytest.mark.parametrize(('by_depth', 'known', 'best'), [
+    (True, True, 2), (True, False, 1), (False, True, 1)])
+def test_the_best_is_chosen_by_depth_where_it_is_known(street, trained, tmp_path, monkeypatch,
+                                                        by_depth, known, best):
+    """The photometric error is best at the first validation, that of depth at the second."""
+    errors = iter([(0.1, 0.5), (0.2, 0.3), (0.3, 0.4)])
+    validated = KeepBest.on_validation_end
+
+    def with_errors(self, trainer, system):
+        photometric, abs_rel = map(torch.tensor, next(errors))
+        metrics = trainer.callback_metrics
+        metrics.update({'val/photometric': photometric, 'val/abs_rel': abs_rel})
+        monkeypatch.setattr(type(trainer), 'callback_metrics', property(
+            lambda _: {k: v for k, v in metrics.items() if known or k != 'val/abs_rel'}))
+        validated(self, trainer, system)
+    monkeypatch.setattr(KeepBest, 'on_validation_end', with_errors)
+    fit(config(street, tmp_path, steps=3, val_every=1, train_perception=by_depth,
+               init='' if by_depth else str(trained / 'last.ckpt')))
+    assert torch.load(tmp_path / 'best.ckpt', weights_only=True)['global_step'] == best
+
+
 def test_tensorboard_shows_losses_and_pictures(trained):
     board = EventAccumulator(str(trained / 'logs/version_0'), {'images': 0, 'scalars': 0})
     board.Reload()
@@ -379,6 +415,32 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(street, tmp_path
     for name, value in one.state_dict().items():
         torch.testing.assert_close(two['state_dict'][name], value, rtol=1e-4, atol=1e-6, msg=name)
     assert any(not torch.equal(v, start[n]) for n, v in one.state_dict().items())
+
+
+def test_processes_judge_together_what_not_all_of_them_see(street, tmp_path):
+    """Two frames are validated, one by each process: one has true depth, the other one labels."""
+    val = tmp_path / 'val'
+    shutil.copytree(street, val, ignore=lambda folder, _: [
+        'semantics' if folder.endswith('0000') else 'depth'])
+    for folder in val.iterdir():
+        for name in ('images', 'depth', 'semantics'):
+            for path in (folder / name).glob('*'):
+                if path.stem > '000002':
+                    path.unlink()
+        for path in folder.glob('[pst]*.txt'):
+            np.savetxt(path, np.loadtxt(path)[:3])
+    found = {}
+    for devices in (1, 2):
+        out = tmp_path / str(devices)
+        command = [sys.executable, '-m', 'train', 'fit', *arguments(
+            street, out, val=str(val), steps=1, val_every=1, devices=devices, accelerator='cpu',
+            learning_rate=1e-12)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert result.returncode == 0, result.stderr
+        with (out / 'logs/version_0/metrics.csv').open() as file:
+            rows = [row for row in csv.DictReader(file) if row['val/abs_rel']]
+        found[devices] = [float(rows[-1][f'val/{n}']) for n in ('abs_rel', 'scale', 'road_iou')]
+    np.testing.assert_allclose(found[2], found[1], rtol=0.02)
 
 
 def test_an_interrupted_training_goes_on(street, tmp_path):

@@ -9,6 +9,8 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from train.losses.triplet import BORDERS
+
 DEFAULT = Path(__file__).parent / 'configs' / 'street.yaml'
 
 _AT_LEAST_ONE = ('width', 'height', 'max_gap', 'scale', 'batch_size', 'steps', 'devices',
@@ -87,6 +89,8 @@ class Config:
                                      (1, 2))
     semantic: float = _setting('weight of the cross-entropy', 0.0)
     triplet: float = _setting('weight of the semantics-guided triplet loss', 0.0)
+    triplet_border: str = _setting("anchors near the image's border: valid: their patches lie "
+                                   'inside; paper: as in the code of FSRE-Depth', 'valid', BORDERS)
     explainability: float = _setting("weight of the explainability masks' regulariser; 0: no "
                                      'masks (sfm)', 0.0)
     moving: str = _setting('moving objects: none; semantic: movable classes do not count; '

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import warnings
@@ -23,6 +24,7 @@ from train.checks import check_sequences
 from train.config import Config, add_config_arguments, read_config
 from train.data import FrameDataset, StepSampler, init_worker
 from train.pictures import Pictures
+from train.sequences import DataError
 from train.system import System
 
 LOG_EVERY = 20  # steps between two entries of the log
@@ -61,7 +63,7 @@ class Data(lightning.LightningDataModule):
     that goes on sees what it would have seen.
 
     Raises:
-        DataError: if a data set has nothing to offer.
+        DataError: if a data set has nothing to offer, or lacks what a loss needs.
     """
 
     def __init__(self, config: Config) -> None:
@@ -74,6 +76,7 @@ class Data(lightning.LightningDataModule):
                                   augment=augmentation, exclude=check_sequences(config.data))
         self.val = FrameDataset(config.val, *size, views=config.views,
                                 exclude=check_sequences(config.val))
+        _check_needs(config, self.train)
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the present step to the last."""
@@ -96,6 +99,29 @@ class Data(lightning.LightningDataModule):
         return DataLoader(self.val, max(1, self.config.batch_size // trainer.world_size),
                           sampler=sampler, num_workers=self.config.workers,
                           worker_init_fn=init_worker, persistent_workers=self.config.workers > 0)
+
+
+def _check_needs(config: Config, data: FrameDataset) -> None:
+    """Check that there is what the losses need, without which they would be 0 to the end.
+
+    Raises:
+        DataError: naming the setting.
+    """
+    needs = {name: 'semantics' for name in ('semantic', 'triplet', 'camera_height')
+             if getattr(config, name)}
+    if config.moving == 'semantic':
+        needs['moving'] = 'semantics'
+    if needs and not data.has('semantics'):
+        name = next(iter(needs))
+        remedy = ('' if name != 'camera_height' else ', or leave it to '
+                  "'python -m train export --camera-height'")
+        raise DataError(f"setting '{name}' needs labels, and no sequence in '{config.data}' has a "
+                        f"folder semantics: make them by 'python -m train label'{remedy}")
+    if config.velocity and not any(math.isfinite(s.distance(i, i + 1)) for s in data.sequences
+                                   for i in range(len(s.images) - 1)):
+        raise DataError("setting 'velocity' needs distances, and no sequence in "
+                        f"'{config.data}' has an odometry.txt or speed.txt: prepare a recording "
+                        'with wheel odometry or GPS, or set velocity: 0')
 
 
 class KeepBest(ModelCheckpoint):
@@ -146,6 +172,9 @@ class KeepLast(Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
         """After each step."""
+        if trainer.world_size > 1:  # all end after the same step, whichever was interrupted
+            trainer.should_stop = trainer.strategy.reduce_boolean_decision(
+                trainer.should_stop, all=False)
         if trainer.global_step % 100 == 0:
             self.save(trainer)
 

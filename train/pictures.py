@@ -60,7 +60,7 @@ def draw(system: lightning.LightningModule, batch: dict[str, Tensor]
     height, width = batch['images'].shape[-2:]
     anchors = None
     if system.config.triplet:
-        anchors = boundary_anchors(batch['labels'])
+        anchors = boundary_anchors(batch['labels'], border=system.config.triplet_border)
     result = []
     for i in range(len(batch['images'])):
         disparity = resize(prediction.disparities[0][i:i + 1].float(), height, width)[0, 0]

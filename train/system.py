@@ -160,7 +160,8 @@ class System(lightning.LightningModule):
             if prediction.logits is not None:
                 terms['semantic'] = cross_entropy(prediction.logits.float(), batch['labels'])
             if config.triplet:
-                terms['triplet'], _ = semantic_triplet_loss(prediction.features, batch['labels'])
+                terms['triplet'], _ = semantic_triplet_loss(
+                    prediction.features, batch['labels'], border=config.triplet_border)
             if config.velocity:
                 terms['velocity'] = velocity_loss(motion.transforms, batch['distance'])
             if config.camera_height:
@@ -280,16 +281,22 @@ class System(lightning.LightningModule):
         generator = torch.Generator(self.device)
         return generator.manual_seed((self.config.seed << 32) + (step << 8) + self.global_rank)
 
+    def on_validation_epoch_start(self) -> None:
+        """Before each validation."""
+        # Each a weighted sum and the sum of the weights.
+        self._judged = {name: torch.zeros(2, device=self.device)
+                        for name in ('abs_rel', 'scale', 'road_iou')}
+
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         """The photometric error; Abs Rel (scaled by the medians), scale and IoU of the road where
         there is ground truth."""
         losses = self.losses(batch, self._noise(0))
         size = len(batch['images'])
 
-        def log(name: str, value: Tensor, size: int = size, bar: bool = True) -> None:
-            self.log(f'val/{name}', value, batch_size=size, sync_dist=True, prog_bar=bar)
+        def judge(name: str, value: Tensor, weight: int = 1) -> None:
+            self._judged[name] += weight * torch.stack([value, torch.ones_like(value)])
 
-        log('photometric', losses.terms['photometric'], bar=False)
+        self.log('val/photometric', losses.terms['photometric'], batch_size=size, sync_dist=True)
         shape = batch['depth'].shape[1:]
         predicted = 1 / resize(losses.prediction.disparities[0].float(), *shape)[:, 0]
         for depth, truth in zip(predicted, batch['depth'], strict=True):
@@ -297,14 +304,22 @@ class System(lightning.LightningModule):
             if valid.any():
                 ratio = truth[valid].median() / depth[valid].median()
                 error = (depth[valid] * ratio - truth[valid]).abs() / truth[valid]
-                log('abs_rel', error.mean(), 1)
-                log('scale', ratio, 1, bar=False)
+                judge('abs_rel', error.mean())
+                judge('scale', ratio)
         known = batch['labels'] != IGNORE
         if losses.prediction.logits is not None and known.any():
             found = resize(losses.prediction.logits.float(), *shape).argmax(1)
             road, truth = found == ROAD, batch['labels'] == ROAD
             union = ((road | truth) & known).sum().clamp(min=1)
-            log('road_iou', (road & truth).sum() / union)
+            judge('road_iou', (road & truth).sum() / union, size)
+
+    def on_validation_epoch_end(self) -> None:
+        """After each validation."""
+        # All processes take part in every sum, also those that have seen no ground truth.
+        for name, judged in self._judged.items():
+            total, weight = self.trainer.strategy.reduce(judged, reduce_op='sum')
+            if weight > 0:
+                self.log(f'val/{name}', total / weight, sync_dist=True, prog_bar=name != 'scale')
 
     def configure_optimizers(self) -> dict:
         """AdamW (Adam without weight decay) and the schedule, both counted in steps."""
