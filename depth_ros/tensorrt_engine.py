@@ -182,16 +182,23 @@ def find_gpu(cudart: Any) -> str:
     Raises:
         EngineError: if there is no GPU or no driver for it.
     """
-    status, count = cudart.cudaGetDeviceCount()
-    if status != cudart.cudaError_t.cudaSuccess or not count:
-        none = status == cudart.cudaError_t.cudaSuccess
-        reason = 'no device' if none else _error_text(cudart, status)
+    if reason := _why_no_gpu(cudart):
         raise EngineError(f'TensorRT needs an NVIDIA GPU and its driver, but cudaGetDeviceCount '
                           f"says: {reason}; check 'nvidia-smi', or run the .onnx file on the CPU")
     found = cuda_call(cudart, 'cudaGetDeviceProperties', 0)
     # Every Jetson Orin is called Orin and has 8.7: only the count tells their sizes apart.
     return (f'{found.name.decode()}, compute capability {found.major}.{found.minor}, '
             f'{found.multiProcessorCount} multiprocessors')
+
+
+def _why_no_gpu(cudart: Any) -> str:
+    try:
+        status, count = cudart.cudaGetDeviceCount()
+    except RuntimeError as error:  # the bindings of JetPack 6, where there is no libcuda
+        return str(error)
+    if status != cudart.cudaError_t.cudaSuccess:
+        return _error_text(cudart, status)
+    return '' if count else 'no device'
 
 
 def check_machine() -> tuple[str, str]:

@@ -34,6 +34,8 @@ class Cuda:
 
     Attributes:
         devices: number of GPUs; ``None`` without a driver.
+        lazy: whether the driver is opened by the first call, as by cuda-python 12.6.2, which raises
+            where there is none.
         integrated: whether the GPU shares the host's memory.
         failing: name of the function that fails once, if any, and after how many calls.
         held: what is allocated and not yet released: the kind of each address or handle.
@@ -51,6 +53,7 @@ class Cuda:
     def __init__(self, devices: int | None = 1, *, integrated: bool = False,
                  gpu: bytes = b'Stand-in') -> None:
         self.devices, self.integrated, self._gpu = devices, integrated, gpu
+        self.lazy = False
         self.failing: tuple[str, int] | None = None
         self.held: dict[int, str] = {}
         self.calls: list[str] = []
@@ -64,6 +67,9 @@ class Cuda:
 
     def cudaGetDeviceCount(self):
         self.calls.append('cudaGetDeviceCount')
+        if self.devices is None and self.lazy:
+            raise RuntimeError('Failed to dlopen libcuda.so.1' if len(self.calls) == 1 else
+                               'Function "cuInit" not found')
         if self.devices is None:
             return Error.cudaErrorInsufficientDriver, None
         return Error.cudaSuccess, self.devices

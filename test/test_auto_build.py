@@ -388,13 +388,17 @@ def test_a_model_in_a_folder_that_cannot_be_written(machine):
         machine.models.chmod(stat.S_IRWXU)
 
 
-def test_without_a_gpu_nothing_is_built(machine, peer):
+@pytest.mark.parametrize(('driver', 'reason'), [
+    (True, 'no device'), (False, 'Failed to dlopen libcuda.so.1')])
+def test_without_a_gpu_nothing_is_built(machine, peer, driver, reason):
     machine.environment[tensorrt_machine.GPUS] = '0'
+    if not driver:
+        machine.tell('nodriver')
     source = machine.model('odometry_node')
     with machine.start('odometry_node') as process:
         assert 'needs an NVIDIA GPU' in process.wait_for('no engine is built')
         peer.wait_state('odometry_node', 'active')
-        assert 'no device' in peer.diagnostics_after(
+        assert reason in peer.diagnostics_after(
             'odometry_node', lambda d: d['backend'] == CPU)['tensorrt']
         assert process.output.count('NVIDIA') == 1
         # An engine from elsewhere: taken by itself it must run, beside the model it may.

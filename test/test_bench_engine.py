@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_models
 import pytest
+import tensorrt_machine
 import tensorrt_standins as standins
 from test_tensorrt import engine_file, machine, real_parameters, real_tensorrt  # noqa: F401
 
@@ -70,6 +71,19 @@ def test_every_model_with_every_runtime(models, tmp_path, capsys):
     reason = tensorrt_problem() or f"'{files[0]}' has no engine; build it: build_engine {files[0]}"
     assert f'Not measured: tensorrt: {reason}' in out
     assert out.count('Not measured') == (1 if tensorrt_problem() else 2)
+
+
+def test_without_a_driver_the_cpu_is_measured(models, tmp_path):
+    (tmp_path / 'nodriver').touch()
+    done = subprocess.run(
+        [sys.executable, '-m', 'depth_ros.bench_engine', models / 'pose.onnx', *OPTIONS],
+        env={**os.environ, **tensorrt_machine.environment(tmp_path)}, capture_output=True,
+        text=True)
+    assert done.returncode == 0, done.stderr
+    for backend in installed_backends():
+        assert re.search(f'^pose.onnx 64x48 +{backend}', done.stdout, re.MULTILINE)
+    assert ('Not measured: tensorrt: TensorRT needs an NVIDIA GPU and its driver, but '
+            'cudaGetDeviceCount says: Failed to dlopen libcuda.so.1') in done.stdout
 
 
 def test_a_network_that_resizes_says_what_images_it_takes(models, tmp_path, capsys):

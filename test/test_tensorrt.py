@@ -184,6 +184,18 @@ def test_no_gpu_is_found_before_tensorrt_is_touched(tmp_path):
         assert cuda.calls == ['cudaGetDeviceCount']
 
 
+def test_a_driver_that_is_missing_is_told_each_time(tmp_path, machine, capsys):
+    source = save_perception(tmp_path / 'net.onnx')
+    machine.devices, machine.lazy = None, True
+    for reason in ('Failed to dlopen libcuda.so.1', 'Function "cuInit" not found'):
+        with pytest.raises(EngineError, match=f'needs an NVIDIA GPU .*{reason}; .*on the CPU'):
+            find_gpu(machine)
+    assert build_engine.main([str(source)]) == 1
+    assert 'build_engine: TensorRT needs an NVIDIA GPU' in capsys.readouterr().err
+    engine_file(source)
+    assert load_engine(source).backend == installed_backends()[0]
+
+
 @pytest.mark.parametrize(('changed', 'problem'), [
     ({'tensorrt': '10.7.0'}, 'built with TensorRT 10.7.0, this machine has 10.3.0'),
     ({'gpu': 'Orin'}, 'built for Orin; this machine has Stand-in'),
