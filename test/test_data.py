@@ -1,6 +1,7 @@
 """Samples: what is in them, what augmentation does to them, and in which order they come."""
 
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -374,18 +375,87 @@ def test_damaged_files_are_listed_and_left_out(root, capsys):
                                       'semantics/003.png')}
     text = capsys.readouterr().out
     assert 'left out 2 of 8 images, 1 depth maps and 1 label images' in text
-    assert 'images/001.png is empty' in text and 'images/005.png is cut short' in text
-    assert 'semantics/003.png is no image' in text
+    assert "images/001.png' is damaged: empty" in text
+    assert "images/005.png' is damaged: cut short" in text
+    assert "semantics/003.png' is damaged" in text
     data = dataset(root, exclude=bad)
     assert [shown(item) for item in data] == [[2, 3, 4]]
     item = data[0]
     assert (item['depth'] == 0).all() and (item['labels'] == 255).all()
 
 
+def test_files_that_are_damaged_inside_are_found(root, capsys):
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    cv2.imwrite(str(root / 'images/000.png'), noise)
+    data = bytearray((root / 'images/000.png').read_bytes())
+    data[len(data) // 2:len(data) // 2 + 200] = bytes(200)
+    (root / 'images/000.png').write_bytes(data)
+    assert check_sequences(root) == {root / 'images/000.png'}
+    assert "images/000.png' is damaged" in capsys.readouterr().out
+    # The first image is the one that tells the size.
+    data = dataset(root, exclude=check_sequences(root))
+    assert shown(data[0]) == [1, 2, 3]
+    assert torch.isfinite(data[0]['intrinsics']).all()
+
+
+def test_maps_of_another_kind_are_left_out(root, capsys):
+    flat = np.ones((HEIGHT, WIDTH), np.uint8)
+    cv2.imwrite(str(root / 'semantics/001.png'), cv2.merge([flat] * 3))
+    cv2.imwrite(str(root / 'semantics/002.png'), flat.astype(np.uint16))
+    cv2.imwrite(str(root / 'depth/003.png'), flat)
+    bad = check_sequences(root)
+    assert bad == {root / n for n in ('semantics/001.png', 'semantics/002.png', 'depth/003.png')}
+    text = capsys.readouterr().out
+    assert 'left out 0 of 8 images, 1 depth maps and 2 label images' in text
+    assert "semantics/001.png' has 3 channels, must have one" in text
+    assert "semantics/002.png' has values of uint16, must be uint8" in text
+    assert "depth/003.png' has values of uint8, must be uint16" in text
+    assert len([*dataset(root, exclude=bad)]) == FRAMES - 2
+
+
+def test_frames_without_maps_are_counted(root, capsys):
+    for name in ('semantics/001.png', 'semantics/002.png', 'depth/005.png'):
+        (root / name).unlink()
+    for _ in range(2):  # nothing is to be read the second time
+        assert check_sequences(root) == set()
+        text = capsys.readouterr().out
+        assert '2 of 8 frames have no label image' in text
+        assert '1 of 8 frames have no depth map' in text
+    for path in (root / 'semantics').iterdir():
+        path.unlink()
+    (root / 'semantics').rmdir()
+    check_sequences(root)
+    assert 'label' not in capsys.readouterr().out
+
+
+def test_links_to_nowhere_are_left_out(root, capsys):
+    (root / 'images/003.png').unlink()
+    (root / 'images/003.png').symlink_to(root / 'elsewhere.png')
+    assert check_sequences(root) == {root / 'images/003.png'}
+    text = capsys.readouterr().out
+    assert 'left out 1 of 8 images' in text and "images/003.png' is missing" in text
+
+
+def test_deleted_images_are_named(root, tmp_path_factory):
+    parent = tmp_path_factory.mktemp('set')
+    for name in 'abc':
+        shutil.copytree(root, parent / name)
+    for name, lost in (('a', '004.png'), ('c', '007.png')):  # the last leaves no gap
+        np.savetxt(parent / name / 'times.txt', np.arange(FRAMES) / 10)
+        (parent / name / 'images' / lost).unlink()
+    with pytest.raises(DataError, match='2 of 3 sequences cannot be used') as error:
+        check_sequences(parent)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert "a/images' has 7 images, but" in lines[1] and "times.txt' has 8 rows" in lines[1]
+    assert '1 images are missing (by the numbering: 004.png): restore' in lines[1]
+    assert '1 images are missing: restore' in lines[2] and 'prepare the sequence' in lines[2]
+
+
 def test_images_of_another_size_are_left_out(root, capsys):
     cv2.imwrite(str(root / 'images/004.png'), np.zeros((8, 8, 3), np.uint8))
     assert check_sequences(root) == {root / 'images/004.png'}
-    assert 'has 8x8 pixels, others of its sequence have 64x32' in capsys.readouterr().out
+    assert "004.png' has 8x8 pixels, others of its sequence have 64x32" in capsys.readouterr().out
 
 
 def test_a_second_check_looks_only_at_what_changed(root):
@@ -413,7 +483,8 @@ def test_only_if_nothing_is_left_it_is_an_error(root, capsys):
 
 @pytest.mark.parametrize(('name', 'text', 'message'), [
     ('frames.txt', '1 1\n' * FRAMES, 'numbers must grow'),
-    ('speed.txt', '1\n2\n', 'speed.txt.*2x1'),
+    ('speed.txt', '1\n2\n', "8 images, but '.*speed.txt' has 2 rows. rows are missing"),
+    ('times.txt', '1 2\n' * FRAMES, 'holds 8x2 numbers, needed are 8x1'),
     ('times.txt', 'nan\n' * FRAMES, 'finite'),
     ('odometry.txt', '0 ' * 12 * FRAMES, 'odometry.txt'),
     ('odometry.txt', ('0 ' * 12 + '\n') * FRAMES, 'row 1, is no camera pose'),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -164,6 +165,30 @@ def test_missing_truth_is_said(monkeypatch, tmp_path, street, capsys):
         file.unlink()
     assert main(['evaluate', str(street)]) == 2
     assert 'no depth/, semantics/ or poses.txt' in capsys.readouterr().err
+
+
+def test_frames_with_damaged_files_are_left_out(monkeypatch, tmp_path, street):
+    np.savetxt(street / 'intrinsics.txt', [[100, 0, 31.5], [0, 100, 15.5], [0, 0, 1]])
+    whole = run(monkeypatch, tmp_path, Oracle(factor=1.5), street)
+    assert 'notes' not in whole
+    shutil.copytree(street, tmp_path / 'set/whole')
+    street.rename(tmp_path / 'set/torn')
+    for name in ('images/0.png', 'depth/2.png', 'semantics/5.png'):
+        path = tmp_path / 'set/torn' / name
+        path.write_bytes(path.read_bytes()[:-20])
+    report = run(monkeypatch, tmp_path, Oracle(factor=1.5), tmp_path / 'set', '--out',
+                 tmp_path / 'out', '--pictures', 2 * FRAMES)
+    assert report['depth']['images'] == report['semantics']['images'] == 2 * FRAMES - 3
+    # The first image is torn, so another one tells the camera.
+    assert report['depth']['scale_median'] == pytest.approx(whole['depth']['scale_median'])
+    assert report['depth']['scale_spread'] == pytest.approx(0, abs=1e-6)
+    assert list(report['trajectories']) == ['whole']
+    first, *notes = report['notes']
+    assert first.startswith('3 of 16 frames are left out')
+    for name in ('images/0.png', 'depth/2.png', 'semantics/5.png'):
+        assert any(name in note and 'cut short' in note for note in notes)
+    assert any(note.startswith('trajectory of torn: ') and '0.png' in note for note in notes)
+    assert len(list((tmp_path / 'out/pictures').iterdir())) == 2 * FRAMES - 3
 
 
 def test_a_path_that_cannot_be_judged_is_a_note(monkeypatch, tmp_path, street):

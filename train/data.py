@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from train.augment import Augmentation
 from train.sequences import (
     IGNORE,
+    MAPS,
     DataError,
     Sequence,
     find_sequences,
@@ -107,8 +108,8 @@ class FrameDataset(Dataset):
         frames = samples[int(torch.randint(len(samples), (), generator=generator))]
         target = frames[len(frames) // 2]
         images = [read_image(sequence.images[i], self.width, self.height) for i in frames]
-        maps = [self._map(sequence.semantics_path(target), IGNORE, np.uint8),
-                self._map(sequence.depth_path(target), 0, np.uint16)]
+        maps = [self._map(sequence.semantics_path(target), IGNORE, MAPS['semantics']),
+                self._map(sequence.depth_path(target), 0, MAPS['depth'])]
         if number not in self._intrinsics:
             self._intrinsics[number] = scaled_intrinsics(sequence, self.width, self.height)
         intrinsics, inputs = self._intrinsics[number], images
@@ -130,11 +131,7 @@ class FrameDataset(Dataset):
         """A map at network size, or one full of ``missing`` where there is none."""
         if path in self._exclude or not path.exists():
             return np.full((self.height, self.width), missing, dtype)
-        values = read_map(path)
-        if values.dtype != dtype:
-            raise DataError(f"'{path}' has values of {values.dtype}, must be "
-                            f'{np.dtype(dtype).name}')
-        return resize_map(values, self.width, self.height)
+        return resize_map(read_map(path, dtype=dtype), self.width, self.height)
 
 
 def _tensor(images: list[np.ndarray]) -> torch.Tensor:

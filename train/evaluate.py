@@ -38,12 +38,14 @@ from depth_ros.metrics import (
 from train.predict import Predictor, chain, load_predictor
 from train.results import as_json, draw, table, write, write_picture, write_results
 from train.sequences import (
+    LISTED,
     DataError,
     find_sequences,
     read_image,
     read_map,
     read_sequence,
     resize_map,
+    stored_size,
 )
 from train.sequences import Sequence as Recording
 from train.velodyne import project_velodyne, raw_projection, read_calibration, read_points, row
@@ -220,6 +222,7 @@ class Result:
         labelled: number of label images in it.
         snippets: metrics of each snippet by sequence.
         poses: by sequence: estimate, truth (N, 4, 4), both from their first camera, and times.
+        left_out: by frame, what is wrong with a file of it.
         notes: what was not evaluated, and why.
     """
 
@@ -231,6 +234,7 @@ class Result:
     trajectories: dict[str, dict] = field(default_factory=dict)
     poses: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
     snippets: dict[str, list] = field(default_factory=dict)
+    left_out: dict[Frame, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def report(self, protocol: Protocol, classes: ClassMap | None) -> dict:
@@ -274,7 +278,7 @@ class Result:
                   for name in ALIGNED if name in rows}
         worst = sorted(errors, key=lambda f: -errors[f])[:count // 2]
         others = [f if f in self.depth else f._replace(depth=None) for f in frames
-                  if f not in worst and (f in self.depth or f.labels)]
+                  if f not in worst and f not in self.left_out and (f in self.depth or f.labels)]
         even = np.linspace(0, len(others) - 1, min(count - len(worst), len(others))).astype(int)
         return worst + [others[i] for i in even]
 
@@ -287,8 +291,8 @@ def _recordings(root: Path) -> list[Recording]:
 
 
 def _frames(recording: Recording, predictor: Predictor, args: argparse.Namespace) -> list[Frame]:
-    first = cv2.imread(str(recording.images[0]))
-    focal = 1.0 if first is None else _focal(recording.intrinsics, first.shape[1::-1], predictor)
+    size = stored_size(recording)
+    focal = _focal(recording.intrinsics, size, predictor) if size else 1.0
     frames = []
     for index, image in enumerate(recording.images):
         depth = recording.depth_path(index)
@@ -402,7 +406,10 @@ def _read_velodyne(path: Path, projection: np.ndarray, shape: tuple[int, int]) -
 
 def evaluate_frames(frames: Sequence[Frame], predictor: Predictor, protocol: Protocol,
                     classes: ClassMap | None, result: Result) -> None:
-    """Judge depth and classes, as far as the model and the data have them."""
+    """Judge depth and classes, as far as the model and the data have them.
+
+    A frame with a file that cannot be used is left out, and noted.
+    """
     if not frames:
         return
     if predictor.perception_size is None:
@@ -410,19 +417,25 @@ def evaluate_frames(frames: Sequence[Frame], predictor: Predictor, protocol: Pro
         return
     empty = 0
     for frame in tqdm(frames, 'perception', unit='frame'):
-        image = read_image(frame.image, *predictor.perception_size)
+        try:
+            image = read_image(frame.image, *predictor.perception_size)
+            truth = frame.depth() if frame.depth and 'depth' in result.tasks else None
+            true_labels = None if frame.labels is None else read_map(frame.labels)
+        except (DataError, OSError) as error:
+            result.left_out[frame] = str(error)
+            continue
         depth, labels = predictor.perceive(image, protocol.flip)
-        if frame.depth and depth is not None and 'depth' in result.tasks:
-            truth = frame.depth()
-            found = protocol.table(depth, truth, frame.focal, _edges(frame, truth.shape, protocol),
-                                   predictor.affine)
+        if truth is not None and depth is not None:
+            edges = None if true_labels is None else edge_mask(
+                resize_map(true_labels, *truth.shape[::-1]), protocol.edge_radius)
+            found = protocol.table(depth, truth, frame.focal, edges, predictor.affine)
             if found.rows:
                 result.depth[frame], result.scales[frame] = found.rows, found.scale
             empty += not found.rows
-        if frame.labels and labels is not None and 'semantics' in result.tasks:
-            truth = classes.truth(read_map(frame.labels))
-            found = classes.predicted(resize_map(labels, *truth.shape[::-1]))
-            matrix = confusion(found, truth, len(classes.classes))
+        if true_labels is not None and labels is not None and 'semantics' in result.tasks:
+            wanted = classes.truth(true_labels)
+            found = classes.predicted(resize_map(labels, *wanted.shape[::-1]))
+            matrix = confusion(found, wanted, len(classes.classes))
             result.matrix = matrix if result.matrix is None else result.matrix + matrix
             result.labelled += 1
     if predictor.affine and result.depth:
@@ -430,13 +443,10 @@ def evaluate_frames(frames: Sequence[Frame], predictor: Predictor, protocol: Pro
                             'are fitted to the truth in each image')
     if empty:
         result.notes.append(f'{empty} depth maps have no pixel that counts')
-
-
-def _edges(frame: Frame, shape: tuple[int, int], protocol: Protocol) -> np.ndarray | None:
-    """Pixels of the ground truth near a semantic edge; ``None`` without labels."""
-    if frame.labels is None:
-        return None
-    return edge_mask(resize_map(read_map(frame.labels), *shape[::-1]), protocol.edge_radius)
+    if result.left_out:
+        result.notes.append(f'{len(result.left_out)} of {len(frames)} frames are left out, as a '
+                            'file of each cannot be used:')
+        result.notes += list(result.left_out.values())[:LISTED]
 
 
 def evaluate_odometry(recordings: Sequence[Recording], predictor: Predictor, result: Result

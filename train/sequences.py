@@ -24,6 +24,7 @@ images, ``K.txt`` or KITTI's ``calib.txt`` for the intrinsics, 4x4 poses.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,12 @@ from depth_ros.metrics import orthonormal
 
 IGNORE = 255
 UNKNOWN = 'unknown'
+LISTED = 20  # problems that a message names one by one
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
+MAPS = {'depth': np.uint16, 'semantics': np.uint8}  # folders of a sequence, and what lies in them
+TABLES = ('times.txt', 'speed.txt', 'poses.txt', 'odometry.txt', 'frames.txt')  # a row a frame
+# How a whole PNG and a whole JPEG end, by how they begin.
+ENDS = {b'\x89PNG': b'IEND\xaeB`\x82', b'\xff\xd8': b'\xff\xd9'}
 
 
 class DataError(ValueError):
@@ -108,7 +114,16 @@ def find_sequences(root: str | Path, calibrated: bool = True) -> list[Sequence]:
                      if p.is_dir() and not p.parent.name.startswith('.'))  # not finished
     if not folders:
         raise DataError(f"no sequences in '{root}': expected images/ in it or in its sub-folders")
-    return [read_sequence(folder, calibrated=calibrated) for folder in folders]
+    sequences, problems = [], []
+    for folder in folders:
+        try:
+            sequences.append(read_sequence(folder, calibrated=calibrated))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError(f'{len(problems)} of {len(folders)} sequences cannot be used:\n  '
+                        + '\n  '.join(problems))
+    return sequences
 
 
 def read_sequence(folder: str | Path, image_dir: str | None = None, *,
@@ -133,6 +148,7 @@ def read_sequence(folder: str | Path, image_dir: str | None = None, *,
     images = tuple(sorted(p for p in where.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
     if not images:
         raise DataError(f"'{where}' holds no jpg or png images")
+    _check_rows(folder, images)
     times = _read_table(folder / 'times.txt', len(images), (1,))
     speeds = _read_table(folder / 'speed.txt', len(images), (1,), gaps=True)
     poses = read_poses(folder / 'poses.txt', len(images))
@@ -146,6 +162,27 @@ def read_sequence(folder: str | Path, image_dir: str | None = None, *,
                     None if speeds is None else speeds[:, 0],
                     None if frames is None else frames.astype(int),
                     Sequence.depth_scale if scale is None else float(scale[0, 0]))
+
+
+def _check_rows(folder: Path, images: tuple[Path, ...]) -> None:
+    """Make sure that each image has its row; whose row is whose cannot be told otherwise."""
+    for path in (folder / name for name in TABLES):
+        if not path.exists():
+            continue
+        rows = sum(bool(line.partition('#')[0].strip())
+                   for line in path.read_text(errors='replace').splitlines())
+        if rows == len(images):
+            continue
+        lost = ''
+        there = {int(p.stem) for p in images if re.fullmatch('[0-9]+', p.stem)}
+        if len(there) == len(images) and max(there) - min(there) + 1 == rows:
+            lost = ' (by the numbering: ' + ', '.join(
+                f'{n:0{len(images[0].stem)}d}{images[0].suffix}' for n in
+                [n for n in range(min(there), max(there)) if n not in there][:LISTED]) + ')'
+        what = (f'{rows - len(images)} images are missing{lost}: restore them'
+                if rows > len(images) else 'rows are missing, or images were added: remove these')
+        raise DataError(f"'{images[0].parent}' has {len(images)} images, but '{path}' has {rows} "
+                        f'rows. {what}, or prepare the sequence again')
 
 
 def _find_images(folder: Path) -> Path:
@@ -253,11 +290,19 @@ def scale_intrinsics(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
 
 def scaled_intrinsics(sequence: Sequence, width: int, height: int) -> np.ndarray:
     """Intrinsics (3, 3) float32 of the sequence's images resized to (width, height)."""
-    image = cv2.imread(str(sequence.images[0]))
-    if image is None:
-        raise DataError(f"image '{sequence.images[0]}' is missing or damaged")
-    return scale_intrinsics(sequence.intrinsics, width / image.shape[1],
-                            height / image.shape[0]).astype(np.float32)
+    stored = stored_size(sequence)
+    if stored is None:
+        raise DataError(f"'{sequence.images[0].parent}' has no image that can be read")
+    return scale_intrinsics(sequence.intrinsics, width / stored[0],
+                            height / stored[1]).astype(np.float32)
+
+
+def stored_size(sequence: Sequence) -> tuple[int, int] | None:
+    """Width and height of the first image that can be read; ``None`` if not one can."""
+    for path in sequence.images:
+        with suppress(DataError):
+            return read_picture(path).shape[1::-1]
+    return None
 
 
 def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -279,17 +324,45 @@ def resize_map(values: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def read_image(path: Path, width: int, height: int) -> np.ndarray:
-    """RGB image (height, width, 3) uint8, resized as the nodes do."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+def read_picture(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """An image file as OpenCV decodes it by ``flags``: BGR (H, W, 3) uint8.
+
+    Raises:
+        DataError: if it is missing, damaged or cut short.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"image '{path}' is damaged or missing ({error.strerror})") from error
+    # OpenCV fills what is missing of a file that was cut short with grey.
+    for start, end in ENDS.items():
+        if data.startswith(start) and end not in data[-1024:]:
+            raise DataError(f"image '{path}' is damaged: cut short")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
-        raise DataError(f"image '{path}' is missing or damaged: restore or delete it")
-    return cv2.cvtColor(resize_image(image, width, height), cv2.COLOR_BGR2RGB)
+        raise DataError(f"image '{path}' is damaged" + ('' if data else ': empty'))
+    return image
 
 
-def read_map(path: Path, scale: float = 1.0) -> np.ndarray:
-    """A single-channel png (H, W) as stored, times ``scale`` where that is not one."""
-    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if values is None or values.ndim != 2:
-        raise DataError(f"map '{path}' is missing, damaged or has several channels")
+def read_image(path: Path, width: int, height: int) -> np.ndarray:
+    """RGB image (height, width, 3) uint8, resized as the nodes do.
+
+    Raises:
+        DataError: if the file cannot be used.
+    """
+    return cv2.cvtColor(resize_image(read_picture(path), width, height), cv2.COLOR_BGR2RGB)
+
+
+def read_map(path: Path, scale: float = 1.0, dtype: type[np.generic] | None = None) -> np.ndarray:
+    """A single-channel png (H, W) as stored, times ``scale`` where that is not one.
+
+    Raises:
+        DataError: if the file cannot be used, has several channels, or not ``dtype`` if given.
+    """
+    values = read_picture(path, cv2.IMREAD_UNCHANGED)
+    if values.ndim != 2:
+        raise DataError(f"map '{path}' has {values.shape[2]} channels, must have one")
+    if dtype and values.dtype != dtype:
+        raise DataError(f"map '{path}' has values of {values.dtype}, must be "
+                        f'{np.dtype(dtype).name}')
     return values if scale == 1.0 else values.astype(np.float32) * scale

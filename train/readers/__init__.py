@@ -6,11 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from train.sequences import DataError
+from train.sequences import DataError, read_picture
 
 Read = Callable[[], np.ndarray]
 Pictures = Callable[[Collection[int]], Iterator[tuple[int, Read]]]
@@ -75,24 +74,6 @@ class Recording:
 def files(paths: list[Path]) -> Pictures:
     """Pictures that lie in one file each."""
     return lambda wanted: ((i, lambda path=paths[i]: read_picture(path)) for i in wanted)
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """An image file as BGR (H, W, 3) uint8.
-
-    Raises:
-        DataError: if it is missing, damaged or cut short.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read image '{path}': {error.strerror}") from error
-    # OpenCV fills what is missing of a file that was cut short with grey.
-    whole = data[:2] != b'\xff\xd8' or b'\xff\xd9' in data[-1024:]
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if image is None or not whole:
-        raise DataError(f"image '{path}' is damaged or cut short")
-    return image
 
 
 def picture_size(path: Path) -> tuple[int, int]:
