@@ -17,15 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from depth_ros.engine import EngineError, engine_output
+from depth_ros.engine import EngineError, UnfitEngineError, engine_output, load_built_engine
 from depth_ros.files import part_file
-from depth_ros.tensorrt_engine import (
-    check_fits,
-    check_machine,
-    read_record,
-    record_path,
-    timing_path,
-)
+from depth_ros.tensorrt_engine import record_path, timing_path
 
 GRACE = 2.0
 """Seconds that a build has to end by itself before it is killed."""
@@ -109,11 +103,12 @@ class EngineBuild:
 
     def _is_built(self) -> bool:
         """Whether another node, or somebody, has built the engine since it was missed."""
-        try:
-            check_fits(self._output, read_record(self._output, self._source), self._source,
-                       *check_machine())
-        except EngineError:
+        try:  # a damaged engine shows only when it is loaded
+            load_built_engine(self._source, 1).close()
+        except UnfitEngineError:
             return False
+        except EngineError:  # which building does not help; the node finds out too, and tells
+            pass
         return True
 
     def _build(self, lock: int) -> None:

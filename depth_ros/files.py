@@ -18,10 +18,13 @@ def part_file(path: Path) -> Path:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file that is never seen half-written."""
+    """Write a file that is never seen half-written, not even after a power failure."""
     part = part_file(path)
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        with part.open('wb') as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # else the name can outlive a power failure, and the bytes not
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)

@@ -106,6 +106,14 @@ def read_record(engine: Path, source: Path | None = None) -> EngineRecord:
         raise UnfitEngineError(f"'{record_path(engine)}' is damaged ({error}); {remedy}") from error
 
 
+def rebuild_remedy(engine: Path, record: EngineRecord, source: Path) -> str:
+    """What to do about an engine that is of no use: the command that builds it again."""
+    # The files may have come from another machine, where their paths were others.
+    words = shlex.split(record.command)
+    words[1], words[-1] = str(source.resolve()), str(engine.resolve())
+    return f'build it again: {shlex.join(words)}'
+
+
 def check_fits(engine: Path, record: EngineRecord, source: Path, tensorrt: str, gpu: str) -> None:
     """Compare an engine's record with this machine and with its ONNX file, if that is there.
 
@@ -120,10 +128,7 @@ def check_fits(engine: Path, record: EngineRecord, source: Path, tensorrt: str, 
         problem = f'was built for {record.gpu}; this machine has {gpu}'
     else:
         return
-    # The files may have come from another machine, where their paths were others.
-    words = shlex.split(record.command)
-    words[1], words[-1] = str(source.resolve()), str(engine.resolve())
-    raise UnfitEngineError(f"'{engine}' {problem}; build it again: {shlex.join(words)}")
+    raise UnfitEngineError(f"'{engine}' {problem}; {rebuild_remedy(engine, record, source)}")
 
 
 def cuda_module() -> Any:
@@ -275,13 +280,13 @@ class TensorRtEngine(Engine):
         self._cudart = cudart if cudart is not None else cuda_module()
         gpu = find_gpu(self._cudart)
         self._trt = trt if trt is not None else tensorrt_module()
-        check_fits(path, record, source or path.with_name(record.source), self._trt.__version__,
-                   gpu)
+        source = source or path.with_name(record.source)
+        check_fits(path, record, source, self._trt.__version__, gpu)
         if mapped is None:
             attribute = self._cudart.cudaDeviceAttr.cudaDevAttrIntegrated
             mapped = bool(self._cuda('cudaDeviceGetAttribute', attribute, 0))
         with ExitStack() as resources:
-            self._load(path, resources)
+            self._load(path, source, resources)
             self._stream = self._acquire(
                 resources, 'cudaStreamDestroy', 'cudaStreamCreateWithFlags',
                 self._cudart.cudaStreamNonBlocking)
@@ -318,8 +323,9 @@ class TensorRtEngine(Engine):
         resources.callback(getattr(self._cudart, release), value)
         return value
 
-    def _load(self, path: Path, resources: ExitStack) -> None:
+    def _load(self, path: Path, source: Path, resources: ExitStack) -> None:
         """Make runtime, engine and context, which are released in the opposite order."""
+        remedy = rebuild_remedy(path, self.record, source)
         self._logger = error_log(self._trt)
         for name, make in (
                 ('_runtime', lambda: self._trt.Runtime(self._logger)),
@@ -327,7 +333,10 @@ class TensorRtEngine(Engine):
                 ('_context', lambda: self._engine.create_execution_context())):
             value = make()
             if value is None:
-                raise EngineError(f"TensorRT made no {name[1:]} of '{path}': {self._errors()}")
+                problem = f"TensorRT made no {name[1:]} of '{path}': {self._errors()}"
+                if name == '_engine':  # another file can be what this one is not
+                    raise UnfitEngineError(f'{problem}; {remedy}')
+                raise EngineError(problem)
             setattr(self, name, value)
             resources.callback(setattr, self, name, None)
             del value
@@ -335,8 +344,8 @@ class TensorRtEngine(Engine):
                         tuple(self._engine.get_tensor_shape(name)))
                  for name in map(self._engine.get_tensor_name, range(self._engine.num_io_tensors))}
         if found != self._shapes:
-            raise EngineError(f"'{path}' has the tensors {found}, but its contract says "
-                              f'{self._shapes}; build it again')
+            raise UnfitEngineError(f"'{path}' has the tensors {found}, but its contract says "
+                                   f'{self._shapes}; {remedy}')
 
     def _allocate(self, resources: ExitStack, name: str, mapped: bool) -> _Buffer:
         dtype, shape = self._shapes[name]

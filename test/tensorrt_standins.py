@@ -283,7 +283,11 @@ class Runtime(_Made):
         if self._cuda.fails('deserialize_cuda_engine'):
             self._parent.log(TensorRt.ILogger.Severity.ERROR, 'the plan is damaged')
             return None
-        return ICudaEngine(self._cuda, self, serialized_engine)
+        try:
+            return ICudaEngine(self._cuda, self, serialized_engine)
+        except Exception:  # of ONNX Runtime's own kinds
+            self._parent.log(TensorRt.ILogger.Severity.ERROR, 'the plan is damaged')
+            return None
 
 
 class ICudaEngine(_Made):

@@ -28,6 +28,7 @@ from sensor_msgs.msg import Image
 from test_int8 import save_network, write_pictures
 
 from depth_ros import engine_check, tensorrt_engine
+from depth_ros.auto_build import EngineBuild
 from depth_ros.build_engine import PRECISIONS, build
 from depth_ros.contract import read_contract
 from depth_ros.engine import (
@@ -221,6 +222,20 @@ def test_an_engine_that_does_not_fit_is_built_again(machine, peer):
         wait_until(lambda: process.output.count('TensorRT: agrees') == 2)
         assert read_record(source.with_suffix('.engine')).precision == 'fp32'
         ends_well(process)
+
+
+def test_a_damaged_engine_is_built_again(machine):
+    """Its record, which is as it should be, does not tell."""
+    source = machine.model('odometry_node')
+    save_engine(source)
+    engine = source.with_suffix('.engine')
+    whole = engine.read_bytes()
+    engine.write_bytes(whole[:len(whole) // 2])
+    with machine.start('odometry_node') as process:
+        assert 'the plan is damaged; build it again: ' in process.wait_for('not used')
+        process.wait_for('TensorRT: agrees')
+        ends_well(process)
+    assert len(machine.builds()) == 1 and engine.read_bytes() == whole
 
 
 @pytest.mark.parametrize(('node', 'problem'), [
@@ -616,6 +631,20 @@ def test_what_cannot_be_checked_runs_and_says_so(built, monkeypatch):
     record_path(path).unlink()
     with pytest.raises(UnfitEngineError, match='does not exist; build it: build_engine'):
         load_checked(path)
+
+
+def test_a_build_whose_engine_is_there_ends_without_a_driver_too(built, monkeypatch):
+    source, cuda = built
+    before = (source.parent / 'builds').read_text()
+    for lazy in (None, False, True):
+        if lazy is not None:
+            monkeypatch.setattr(cuda, 'devices', None)
+            monkeypatch.setattr(cuda, 'lazy', lazy)
+        ends = []
+        EngineBuild(source, 'fp32', print, ends.append)
+        wait_until(lambda ends=ends: ends)
+        assert ends == ['']
+    assert (source.parent / 'builds').read_text() == before
 
 
 def test_mapped_memory_is_passed_on(built):

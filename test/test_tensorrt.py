@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -26,8 +27,14 @@ from depth_ros import build_engine, tensorrt_engine
 from depth_ros.agreement import Bounds
 from depth_ros.build_engine import PRECISIONS, build
 from depth_ros.contract import POSE_CONVENTION, ModelContract, read_contract
-from depth_ros.engine import EngineError, OnnxRuntimeEngine, installed_backends, load_engine
-from depth_ros.files import file_hash
+from depth_ros.engine import (
+    EngineError,
+    OnnxRuntimeEngine,
+    UnfitEngineError,
+    installed_backends,
+    load_engine,
+)
+from depth_ros.files import file_hash, write_file
 from depth_ros.fp16 import to_fp16
 from depth_ros.int8 import quantize
 from depth_ros.tensorrt_engine import (
@@ -221,9 +228,43 @@ def test_an_engine_without_its_onnx_file_runs(tmp_path, images):
 def test_tensors_other_than_the_contracts_are_refused(tmp_path):
     other = read_contract(save_perception(tmp_path / 'other.onnx', width=WIDTH * 2))
     cuda = standins.Cuda()
-    with pytest.raises(EngineError, match='tensors .*but its contract says'):
+    with pytest.raises(UnfitEngineError, match='tensors .*but its contract says.*; build it again: '
+                       'build_engine .*net.onnx'):
         load(engine_file(save_perception(tmp_path / 'net.onnx'), contract=other), cuda)
     assert cuda.held == {}
+
+
+@pytest.mark.parametrize('share', [0, 0.5])
+def test_a_damaged_engine_is_to_be_built_again(tmp_path, share):
+    path = engine_file(save_perception(tmp_path / 'net.onnx'))
+    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+    cuda = standins.Cuda()
+    with pytest.raises(UnfitEngineError, match="no engine of '.*damaged; build it again: build_en"):
+        load(path, cuda)
+    assert cuda.held == {}
+
+
+@pytest.mark.parametrize('name', ['create_execution_context', 'cudaMalloc'])
+def test_what_a_build_does_not_mend_is_no_unfit_engine(tmp_path, name):
+    cuda = standins.Cuda()
+    cuda.failing = (name, 0)
+    with pytest.raises(EngineError) as refused:
+        load(engine_file(save_perception(tmp_path / 'net.onnx')), cuda)
+    assert not isinstance(refused.value, UnfitEngineError)
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    steps = []
+    for call in (os.fsync, os.replace):
+        def note(*arguments, call=call):
+            size = os.fstat(arguments[0]).st_size if call.__name__ == 'fsync' else None
+            steps.append((call.__name__, size))
+            return call(*arguments)
+
+        monkeypatch.setattr(os, call.__name__, note)
+    write_file(tmp_path / 'file', b'content')
+    assert steps == [('fsync', 7), ('replace', None)]
+    assert (tmp_path / 'file').read_bytes() == b'content'
 
 
 def test_missing_and_damaged_files(tmp_path):
