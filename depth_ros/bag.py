@@ -28,38 +28,45 @@ from zlib import crc32
 
 import cv2
 import numpy as np
-from lz4.frame import LZ4FrameDecompressor
-from rosbags.convert.converter import is_same_wireformat, migrate_bytes
-from rosbags.interfaces import (
-    Connection,
-    ConnectionExtRosbag2,
-    MessageDefinition,
-    MessageDefinitionFormat,
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
-from rosbags.rosbag1 import Reader as Ros1Reader
-from rosbags.rosbag2 import (
-    CompressionFormat,
-    CompressionMode,
-    Reader,
-    ReaderError,
-    StoragePlugin,
-    Writer,
-)
-from rosbags.rosbag2.metadata import parse_qos
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from depth_ros.odometry import pose_from_list
 
 try:
-    from compression import zstd
-except ImportError:  # before Python 3.14
-    from backports import zstd
+    from lz4.frame import LZ4FrameDecompressor
+    from rosbags.convert.converter import is_same_wireformat, migrate_bytes
+    from rosbags.interfaces import (
+        Connection,
+        ConnectionExtRosbag2,
+        MessageDefinition,
+        MessageDefinitionFormat,
+        Qos,
+        QosDurability,
+        QosHistory,
+        QosLiveliness,
+        QosReliability,
+        QosTime,
+    )
+    from rosbags.rosbag1 import Reader as Ros1Reader
+    from rosbags.rosbag2 import (
+        CompressionFormat,
+        CompressionMode,
+        Reader,
+        ReaderError,
+        StoragePlugin,
+        Writer,
+    )
+    from rosbags.rosbag2.metadata import parse_qos
+    from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+
+    try:
+        from compression import zstd
+    except ImportError:  # before Python 3.14
+        from backports import zstd
+except ImportError as error:  # folders of images need none of them, and ROS 2 has none
+    _MISSING: ImportError | None = error
+else:
+    _MISSING = None
+    _UNREADABLE = (struct.error, ValueError, RuntimeError, EOFError, ReaderError, zstd.ZstdError)
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
@@ -79,7 +86,13 @@ def message_types() -> Any:
     """Return a fresh `rosbags` typestore with the message types of ROS 2 Jazzy.
 
     Kilted has the same definitions of every type that this package reads or writes.
+
+    Raises:
+        BagError: `rosbags` or `lz4` is not installed.
     """
+    if _MISSING:
+        raise BagError(f'recordings need Python packages that are not installed ({_MISSING}): pip '
+                       'install rosbags lz4') from _MISSING
     return get_typestore(Stores.ROS2_JAZZY)
 
 
@@ -100,7 +113,8 @@ class BagWriter:
         overwrite: Replace a recording that is already there, at the end and not before.
 
     Raises:
-        BagError: `path` exists and `overwrite` is false.
+        BagError: `path` exists and `overwrite` is false; or what writes recordings is not
+            installed.
     """
 
     def __init__(
@@ -229,7 +243,8 @@ class Bag:
             None for a whole one.
 
     Raises:
-        BagError: The path is missing, is no recording, or nothing of the recording can be read.
+        BagError: The path is missing, is no recording, or nothing of the recording can be read; or
+            what reads recordings is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -627,7 +642,6 @@ _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _CHUNK_INDEX = 2, 3, 4, 5, 6, 8
 _RECORD = struct.Struct('<BQ')  # kind and length
 _TAIL = 37  # bytes of the footer and the magic behind it
 _LARGEST = 1 << 28  # bytes: a record that claims more is garbled
-_UNREADABLE = (struct.error, ValueError, RuntimeError, EOFError, ReaderError, zstd.ZstdError)
 
 
 def _summary(stream: BinaryIO, size: int) -> int | None:
