@@ -17,6 +17,13 @@ for _name in ('ROS_LOCALHOST_ONLY', 'ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 
     os.environ.pop(_name, None)
 
 
+def pytest_collection_modifyitems(items):
+    """Tests on a GPU build engines, each of which can take many minutes on a Jetson."""
+    for item in items:
+        if item.get_closest_marker('gpu'):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 def pytest_report_header():
     return f'ROS_DOMAIN_ID: {_domain}, on this machine only'
 

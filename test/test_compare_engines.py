@@ -1,6 +1,8 @@
 """Agreement of two engines: known differences give known numbers, and the right verdict."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import cv2
@@ -389,7 +391,7 @@ def test_an_engine_beside_the_model_is_not_taken_for_the_model(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+@pytest.mark.parametrize('precision', ['fp32', 'fp16', 'int8'])
 @pytest.mark.parametrize('name', ['perception', 'pose'])
 def test_tensorrt_agrees_with_the_cpu(name, precision, tmp_path):
     from depth_ros.build_engine import build
@@ -401,7 +403,8 @@ def test_tensorrt_agrees_with_the_cpu(name, precision, tmp_path):
         pytest.skip(str(error))
     pytest.importorskip('tensorrt', reason='TensorRT is not installed')
     model, engine = share_path(f'models/{name}.onnx'), tmp_path / 'net.engine'
-    build(model, engine, precision)
+    build(model, engine, precision,
+          calibration=share_path('demo/street') if precision == 'int8' else None)
     assert run(model, engine, '--images', share_path('demo/street'), '--frames', 20) == 0
 
 
@@ -425,6 +428,31 @@ def test_bad_input_is_told(models, pictures, tmp_path, capsys):
         assert run(*arguments) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith('compare_engines: ') and text in error, error
+
+
+def test_what_reads_recordings_is_asked_for(models, pictures, recording):
+    """In one line, and not for a folder of images."""
+    model = str(models / 'perception.onnx')
+    for images, missing in (recording, 'lz4'), (recording, 'rosbags'), (pictures, 'rosbags'):
+        code = (f'import sys; sys.modules[{missing!r}] = None; '
+                'from depth_ros import compare_engines; sys.exit(compare_engines.main())')
+        found = subprocess.run([sys.executable, '-c', code, model, model, '--images', str(images)],
+                               text=True, capture_output=True)
+        if images == pictures:
+            assert found.returncode == 0, found.stderr
+        else:
+            line, = found.stderr.strip().splitlines()
+            assert found.returncode == 2 and line.startswith('compare_engines: recordings need')
+            assert missing in line and line.endswith(': pip install rosbags lz4')
+
+
+def test_what_judges_true_motion_is_asked_for(models, recording, monkeypatch, capsys):
+    """Before the first image, where a pose network is judged by it."""
+    monkeypatch.setitem(sys.modules, 'evo', None)
+    monkeypatch.setattr(compare_engines, '_run', None)
+    pose = models / 'pose.onnx'
+    assert run(pose, pose, '--images', recording) == 2
+    assert capsys.readouterr().err.strip().endswith('not installed: pip install evo')
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):

@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import yaml
 from onnx import compose
 from onnx.utils import Extractor
 from ros_process import NodeProcess, Peer, image_message, info_message
 from scene import Scene, pixels
 from sensor_msgs.msg import Image
+from test_tensorrt import check_built, export_networks
 
 from depth_ros import build_engine
 from depth_ros.bag import Bag, find_streams
@@ -25,6 +27,8 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from train import export  # noqa: E402
 from train.__main__ import main  # noqa: E402
+from train.config import Config  # noqa: E402
+from train.system import System  # noqa: E402
 
 WIDTH, HEIGHT, FOCAL = 1280, 720, 742.4  # a camera like the shipped models', twice the size
 MODELS = ('perception.onnx', 'pose.onnx')
@@ -155,6 +159,23 @@ def test_they_are_built_by_nvidias_builder(make, name, size, precision):
     assert pools == (len(read_contract(make(name, size)).inputs) if size == (WIDTH, HEIGHT) else 0)
     plan, _ = build_engine.serialize(model, trt, None, threading.Event())
     assert len(plan) > 0.5 * model.ByteSize()
+
+
+@pytest.fixture(scope='module', params=['street', 'fsre_cma'])
+def depth_alone(request, repository, tmp_path_factory):
+    """What ``--outputs depth`` makes of an untrained network with semantics."""
+    settings = yaml.safe_load((repository / f'train/configs/{request.param}.yaml').read_text())
+    config = Config(**{**settings, 'views': 2})
+    assert config.semantics
+    folder = tmp_path_factory.mktemp(request.param)
+    export_networks(System(config, fresh=False).eval(), folder, labels=False)
+    return folder / 'perception.onnx'
+
+
+@pytest.mark.parametrize('precision', build_engine.PRECISIONS)
+def test_depth_alone_is_built_by_nvidias_builder(depth_alone, precision):
+    assert read_contract(depth_alone).outputs == ('depth',)
+    check_built(depth_alone, precision)
 
 
 @pytest.mark.gpu

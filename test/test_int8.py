@@ -1,6 +1,8 @@
 """Int8: the shipped networks within bounds for every runtime, refusals, and what TensorRT takes."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import fields
 
@@ -346,6 +348,16 @@ def test_bad_inputs_are_named(tmp_path, network, pictures, capsys):
     assert not is_quantized(onnx.load(network))
 
 
+def test_what_reads_recordings_is_asked_for(repository, network):
+    code = ('import sys; sys.modules["rosbags"] = None; '
+            'from depth_ros import int8; sys.exit(int8.main())')
+    found = subprocess.run([sys.executable, '-c', code, str(network), '--calibration',
+                            str(repository / 'demo/street')], text=True, capture_output=True)
+    line, = found.stderr.strip().splitlines()
+    assert found.returncode == 1 and line.startswith('quantize: recordings need')
+    assert line.endswith(': pip install rosbags lz4')
+
+
 @pytest.mark.parametrize('option', ['--image', '--camera-info'])
 def test_topics_can_be_chosen(repository, network, capsys, option):
     assert int8.main([str(network), '--calibration', str(repository / 'demo/street'),
@@ -411,9 +423,10 @@ def test_a_file_that_changes_while_it_is_calibrated_is_refused(
 
 
 @RTX_WARNINGS
-def test_a_shipped_model_is_built_in_int8(repository):
+@pytest.mark.parametrize('name', ['perception.onnx', 'pose.onnx'])
+def test_a_shipped_model_is_built_in_int8(repository, name):
     trt = pytest.importorskip('tensorrt_rtx', reason='tensorrt-rtx-cu13 is not installed')
-    model = quantize(repository / 'models/pose.onnx', repository / 'demo/street',
+    model = quantize(repository / 'models' / name, repository / 'demo/street',
                      runtime='tensorrt', calibration_images=4, held_out_images=8)
     build_engine.check_operators(model)
     assert build_engine.serialize(model, trt, None, threading.Event())[0]
