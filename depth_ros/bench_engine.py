@@ -37,6 +37,7 @@ from depth_ros.engine import (
     installed_backends,
     load_built_engine,
     load_engine,
+    shell_command,
 )
 from depth_ros.files import check_writable, write_file
 from depth_ros.tensorrt_engine import TensorRtEngine, check_machine, cuda_call, cuda_module
@@ -229,7 +230,8 @@ def _load(path: Path, backend: str, threads: int) -> Engine:
     if path.suffix == ENGINE_SUFFIX:
         return load_engine(path, 'auto', threads)
     if not engine_files(path):
-        raise EngineError(f"'{path}' has no engine; build it: build_engine {path}")
+        raise EngineError(f"'{path}' has no engine; build it: "
+                          f'{shell_command("build_engine", path)}')
     return load_built_engine(path, threads)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import onnx
 
 from depth_ros.contract import ContractError, read_contract
-from depth_ros.engine import ENGINE_SUFFIX, EngineError, engine_output
+from depth_ros.engine import ENGINE_SUFFIX, EngineError, engine_output, shell_command
 from depth_ros.files import check_writable, file_hash, write_file
 from depth_ros.fp16 import to_fp16
 from depth_ros.tensorrt_engine import (
@@ -142,9 +142,9 @@ def load_model(source: Path, precision: str, calibration: Path | None = None) ->
             "original file; for int8 on TensorRT, quantise that with 'quantize --runtime tensorrt'")
     check_operators(model)
     if quantized and precision != 'int8':
+        command = shell_command('build_engine', source, '--precision', 'int8')
         raise EngineError(f"'{source}' is quantised for tensorrt, and cannot be {precision}: build "
-                          f'it with build_engine {source} --precision int8, or take the original '
-                          'file')
+                          f'it with {command}, or take the original file')
     if quantized and calibration:
         raise EngineError(f"'{source}' is quantised already; leave --calibration out, or give the "
                           'original model')

@@ -13,6 +13,8 @@ import hashlib
 import importlib.util
 import logging
 import os
+import shlex
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +34,15 @@ class EngineError(RuntimeError):
 
 class UnfitEngineError(EngineError):
     """An engine file is missing, damaged, or of another model or machine: building it helps."""
+
+
+def shell_command(*words: str | os.PathLike[str]) -> str:
+    """One of this package's commands as a shell of this machine takes it.
+
+    A ROS 2 workspace keeps them where only ``ros2 run`` finds them.
+    """
+    prefix = () if shutil.which(words[0]) else ('ros2', 'run', 'depth_ros')
+    return shlex.join(map(str, (*prefix, *words)))
 
 
 class Engine(ABC):
@@ -260,8 +271,8 @@ def load_built_engine(source: Path, threads: int, mapped: bool | None = None) ->
             name = read_record(path, source).source
             if name != source.name:
                 raise EngineError(f"'{path}' was built from '{name}', not '{source.name}'; give "
-                                  'the engine itself to run it, or replace it: build_engine '
-                                  f'{source}')
+                                  'the engine itself to run it, or replace it: '
+                                  f'{shell_command("build_engine", source)}')
             return _load_tensorrt(path, source, threads, mapped)
         except EngineError as error:
             problem = problem or error

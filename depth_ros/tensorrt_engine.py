@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from depth_ros.contract import ModelContract
-from depth_ros.engine import Engine, EngineError, UnfitEngineError
+from depth_ros.engine import Engine, EngineError, UnfitEngineError, shell_command
 from depth_ros.files import file_hash
 
 OLDEST = (10, 3)  # JetPack 6.1
@@ -96,7 +96,7 @@ def read_record(engine: Path, source: Path | None = None) -> EngineRecord:
         UnfitEngineError: if the engine or its record is missing or damaged.
     """
     source = source or engine.with_suffix('.onnx')
-    remedy = f'build it: {shlex.join(["build_engine", str(source), "--output", str(engine)])}'
+    remedy = f'build it: {shell_command("build_engine", source, "--output", engine)}'
     for path in (engine, record_path(engine)):
         if not path.is_file():
             raise UnfitEngineError(f"'{path}' does not exist; {remedy}")
@@ -111,7 +111,7 @@ def rebuild_remedy(engine: Path, record: EngineRecord, source: Path) -> str:
     # The files may have come from another machine, where their paths were others.
     words = shlex.split(record.command)
     words[1], words[-1] = str(source.resolve()), str(engine.resolve())
-    return f'build it again: {shlex.join(words)}'
+    return f'build it again: {shell_command(*words)}'
 
 
 def check_fits(engine: Path, record: EngineRecord, source: Path, tensorrt: str, gpu: str) -> None:

@@ -21,7 +21,7 @@ from test_tensorrt import engine_file, machine, real_parameters, real_tensorrt  
 from depth_ros import bench_engine
 from depth_ros.bench_engine import Effort, Layer, bench, measure, measure_layers
 from depth_ros.contract import read_contract, write_contract
-from depth_ros.engine import EngineError, engine_output, installed_backends
+from depth_ros.engine import EngineError, engine_output, installed_backends, shell_command
 from depth_ros.tensorrt_engine import check_machine
 from depth_ros.transport import share_path
 
@@ -68,7 +68,8 @@ def test_every_model_with_every_runtime(models, tmp_path, capsys):
         for backend in installed_backends():
             line, = re.findall(rf'^{file.name} 64x48 +{backend} +(.*)$', out, re.MULTILINE)
             assert len(line.split()) == 10  # no GPU
-    reason = tensorrt_problem() or f"'{files[0]}' has no engine; build it: build_engine {files[0]}"
+    command = shell_command('build_engine', files[0])
+    reason = tensorrt_problem() or f"'{files[0]}' has no engine; build it: {command}"
     assert f'Not measured: tensorrt: {reason}' in out
     assert out.count('Not measured') == (1 if tensorrt_problem() else 2)
 
@@ -182,7 +183,7 @@ class Profiler:
 def test_tensorrt_runs_the_engine_of_a_model(models, tmp_path, machine):  # noqa: F811
     source = tmp_path / 'net.onnx'
     source.write_bytes((models / 'perception.onnx').read_bytes())
-    with pytest.raises(EngineError, match='has no engine; build it: build_engine .*net.onnx'):
+    with pytest.raises(EngineError, match='has no engine; build it: .*build_engine .*net.onnx'):
         measure(source, 'tensorrt', QUICK)
     engine = engine_file(source)
     for file in (source, engine):
