@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -193,7 +194,8 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
     engine = _load(path, backend, effort.threads)
     load_s = time.perf_counter() - start
     if backend == TENSORRT:
-        gpu_mb = (before - _free_gpu_memory()) / 1e6
+        # A Jetson's free memory is the whole system's, where others may release some meanwhile.
+        gpu_mb = max(0, before - _free_gpu_memory()) / 1e6
     inputs = _noise(engine)
     for _ in range(effort.warmup):
         engine.infer(inputs)
@@ -214,14 +216,7 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
         p50_ms=p50, p90_ms=p90, p99_ms=p99, max_ms=1e3 * float(times.max()),
         per_second=float(1 / times.mean()), cpu_ms=1e3 * cpu / effort.runs,
         memory_mb=_peak_memory(), model_mb=_peak_memory() - memory, gpu_mb=gpu_mb,
-        file_mb=_engine_path(path, backend).stat().st_size / 1e6)
-
-
-def _engine_path(path: Path, backend: str) -> Path:
-    """The file that a runtime reads."""
-    if backend != TENSORRT or path.suffix == ENGINE_SUFFIX:
-        return path
-    return (engine_files(path) or [path])[0]
+        file_mb=(engine.path if backend == TENSORRT else path).stat().st_size / 1e6)
 
 
 def _load(path: Path, backend: str, threads: int) -> Engine:
@@ -333,7 +328,8 @@ class _OpenVinoProfiler(OpenVinoEngine):
 class _TensorRtProfiler(TensorRtEngine):
     def __init__(self, path: Path, effort: Effort) -> None:
         self._effort = effort
-        file = _engine_path(path, TENSORRT)
+        with closing(_load(path, TENSORRT, effort.threads)) as engine:
+            file = engine.path  # the one that `measure` takes, too
         super().__init__(file, effort.threads, source=None if file == path else path)
         self._times: dict[str, list[float]] = {}
         times, trt = self._times, self._trt

@@ -252,6 +252,7 @@ class TensorRtEngine(Engine):
     the driver cannot record them they are enqueued one by one.
 
     Attributes:
+        path: its file.
         record: what the engine was built from, with and for.
     """
 
@@ -274,7 +275,7 @@ class TensorRtEngine(Engine):
             UnfitEngineError: if the engine does not fit this machine or the model.
             EngineError: if there is no GPU, or a call fails.
         """
-        path = Path(path)
+        self.path = path = Path(path)
         self.record = record = read_record(path, source)
         super().__init__(record.contract, threads)
         self._cudart = cudart if cudart is not None else cuda_module()

@@ -263,7 +263,7 @@ class TensorRt:
         return trt_type
 
     def Runtime(self, logger):
-        return Runtime(self.cuda, logger)
+        return None if self.cuda.fails('Runtime') else Runtime(self.cuda, logger)
 
 
 class _Made:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from depth_ros import bench_engine
 from depth_ros.bench_engine import Effort, Layer, bench, measure, measure_layers
 from depth_ros.contract import read_contract, write_contract
 from depth_ros.engine import EngineError, engine_output, installed_backends, shell_command
-from depth_ros.tensorrt_engine import check_machine
+from depth_ros.tensorrt_engine import check_machine, record_path
 from depth_ros.transport import share_path
 
 QUICK = Effort(threads=1, runs=4, warmup=2)
@@ -198,17 +199,36 @@ def test_tensorrt_runs_the_engine_of_a_model(models, tmp_path, machine):  # noqa
         assert machine.held == {}
 
 
-def test_an_engine_file_is_measured_itself(tmp_path, monkeypatch):
-    """Not its model's engine, which is elsewhere where this folder cannot be written."""
+def test_the_file_that_is_loaded_is_measured(models, tmp_path, machine, monkeypatch):  # noqa: F811
+    """Of a model's two engines the first that fits; of an engine file that one."""
+    monkeypatch.setattr(standins, 'IExecutionContext', ProfiledContext)
+    monkeypatch.setattr(standins.TensorRt, 'IProfiler', Profiler, raising=False)
     monkeypatch.setenv('ROS_HOME', str(tmp_path / 'ros'))
     monkeypatch.setattr(os, 'access', lambda *_: False)
-    file = tmp_path / 'net.engine'
-    other = engine_output(file)
-    other.parent.mkdir(parents=True)
-    for path in (file, other):
-        path.touch()
-    assert bench_engine._engine_path(file, 'tensorrt') == file
-    assert bench_engine._engine_path(tmp_path / 'net.onnx', 'tensorrt') == other
+    source = tmp_path / 'net.onnx'
+    source.write_bytes((models / 'pose.onnx').read_bytes())
+    second, first = engine_file(source), engine_output(source)
+    first.parent.mkdir(parents=True)
+    shutil.copy(record_path(second), record_path(first))
+    first.write_bytes(b'damaged')
+    larger = onnx.load(source)
+    larger.doc_string = 'larger'
+    for file, used in ((source, second), (second, second), (source, first), (second, second)):
+        if used == first:
+            first.write_bytes(larger.SerializeToString())
+        assert measure(file, 'tensorrt', QUICK).file_mb == used.stat().st_size / 1e6
+        assert len(measure_layers(file, 'tensorrt', QUICK)) == 2
+    assert first.stat().st_size != second.stat().st_size and machine.held == {}
+
+
+def test_memory_of_the_gpu_that_others_release_is_none_of_the_engines(
+        models, tmp_path, machine, monkeypatch):  # noqa: F811
+    free = iter((2**20, 2**21))
+    monkeypatch.setattr(machine, 'cudaMemGetInfo', lambda: (0, next(free), 2**30))
+    source = tmp_path / 'net.onnx'
+    source.write_bytes((models / 'pose.onnx').read_bytes())
+    engine_file(source)
+    assert measure(source, 'tensorrt', QUICK).gpu_mb == 0
 
 
 def test_tensorrt_layers(models, tmp_path, machine, monkeypatch):  # noqa: F811

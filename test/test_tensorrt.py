@@ -120,7 +120,7 @@ def test_order_of_calls(tmp_path, images, mapped, kernels, memory, freed):
     cuda = standins.Cuda()
     engine = load(engine_file(save_perception(tmp_path / 'net.onnx')), cuda, mapped=mapped)
     assert cuda.calls == [
-        'cudaGetDeviceCount', 'cudaGetDeviceProperties', 'deserialize_cuda_engine',
+        'cudaGetDeviceCount', 'cudaGetDeviceProperties', 'Runtime', 'deserialize_cuda_engine',
         'create_execution_context', 'cudaStreamCreateWithFlags',
         *([*memory, 'set_tensor_address'] * 3), *kernels, 'cudaStreamSynchronize',
         'cudaStreamBeginCapture', *kernels, 'cudaStreamEndCapture', 'cudaGraphInstantiate']
@@ -153,11 +153,13 @@ def test_nothing_leaks_over_many_runs(tmp_path, images, failing):
     ('create_execution_context', 0), ('cudaStreamCreateWithFlags', 0), ('cudaHostAlloc', 0),
     ('cudaHostAlloc', 2), ('cudaMalloc', 0), ('cudaMalloc', 2), ('set_tensor_address', 1),
     ('cudaMemcpyAsync', 0), ('cudaMemcpyAsync', 2), ('execute_async_v3', 0),
-    ('cudaStreamSynchronize', 0)])
+    ('cudaStreamSynchronize', 0), ('Runtime', 0), ('cudaHostGetDevicePointer', 0),
+    ('cudaHostGetDevicePointer', 2)])
 def test_a_failure_while_loading_names_the_call_and_leaves_nothing(tmp_path, name, calls):
-    cuda = standins.Cuda()
+    cuda = standins.Cuda(integrated='Pointer' in name)
     cuda.failing = (name, calls)
-    named = {'deserialize_cuda_engine': 'no engine .*damaged',
+    named = {'Runtime': 'no runtime .*no reason given',
+             'deserialize_cuda_engine': 'no engine .*damaged',
              'create_execution_context': 'no context .*no reason given'}.get(name, name)
     with pytest.raises(EngineError, match=named):
         load(engine_file(save_perception(tmp_path / 'net.onnx')), cuda)
@@ -184,12 +186,19 @@ def test_without_a_graph_it_runs_all_the_same(tmp_path, images, caplog, failing,
     assert cuda.held == {}
 
 
-@pytest.mark.parametrize('name', ['cudaGraphLaunch', 'cudaStreamSynchronize'])
-def test_a_failure_while_running(tmp_path, images, name):
+@pytest.mark.parametrize(('graph', 'name', 'calls', 'reason'), [
+    (True, 'cudaGraphLaunch', 0, 'cudaErrorIllegalAddress'),
+    (True, 'cudaStreamSynchronize', 0, 'cudaErrorIllegalAddress'),
+    (False, 'cudaMemcpyAsync', 0, 'cudaErrorIllegalAddress'),
+    (False, 'cudaMemcpyAsync', 2, 'cudaErrorIllegalAddress'),
+    (False, 'execute_async_v3', 0, 'no reason given'),
+    (False, 'cudaStreamSynchronize', 0, 'cudaErrorIllegalAddress')])
+def test_a_failure_while_running(tmp_path, images, graph, name, calls, reason):
     cuda = standins.Cuda()
+    cuda.failing = None if graph else ('cudaStreamBeginCapture', 0)
     engine = load(engine_file(save_perception(tmp_path / 'net.onnx')), cuda)
-    cuda.failing = (name, 0)
-    with pytest.raises(EngineError, match=f'{name} failed: cudaErrorIllegalAddress'):
+    cuda.failing = (name, calls)
+    with pytest.raises(EngineError, match=f'{name} failed: {reason}'):
         engine.infer({'image': images[0]})
     engine.close()
     assert cuda.held == {}
