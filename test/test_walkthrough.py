@@ -1,5 +1,7 @@
-"""README's way from a bag to running nodes, command by command, on a tiny budget."""
+"""README's ways from a bag to running nodes and from a video to models, command by command, on a
+tiny budget."""
 
+import argparse
 import os
 import re
 import shlex
@@ -9,13 +11,16 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 from nav_msgs.msg import Odometry
 from ros_process import ROOT, Camera, NodeProcess, Peer, image_message, info_message, stamp
 from scene import pixels
 from sensor_msgs.msg import Image
 
-from depth_ros.bag import CAMERA_INFO, IMAGE, ODOMETRY, BagWriter
+from depth_ros.bag import CAMERA_INFO, IMAGE, ODOMETRY, Bag, BagWriter
 from depth_ros.contract import read_contract
+from train.config import add_config_arguments, read_config
+from train.system import System
 
 WIDTH, HEIGHT, FOCAL = 160, 120, 120.0
 FRAMES, RATE = 60, 10
@@ -28,9 +33,9 @@ BUDGET = {
 }
 
 
-def readme_commands():
-    """The walk-through's commands, as lists of words."""
-    block = re.search(r'<!-- walk-through -->\s+```sh\n(.*?)```',
+def readme_commands(marker):
+    """The commands of the block after a marker, as lists of words."""
+    block = re.search(rf'<!-- {marker} -->\s+```sh\n(.*?)```',
                       (ROOT / 'README.md').read_text(), re.DOTALL)[1]
     return [shlex.split(line) for line in block.replace('\\\n', ' ').splitlines()]
 
@@ -69,23 +74,32 @@ def record(path):
                     types[f'{geometry}Twist'](vector(1.0, 0, 0), vector(0, 0, 0)), np.zeros(36)))
 
 
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-    """Folder in which README's commands were run, and what they printed by their names."""
-    folder = tmp_path_factory.mktemp('walk')
+def run_commands(marker, folder, **more):
+    """Run README's commands in a folder; returns what they printed, by their names.
+
+    ``more`` are options besides the budget's, by the commands' names.
+    """
     (folder / 'train').symlink_to(ROOT / 'train')  # README's paths begin in the repository
-    record(folder / 'my_bag')
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     printed = {}
-    for words in readme_commands():
+    for words in readme_commands(marker):
         if words[0] != 'python':
             continue
         name = words[3]
-        done = subprocess.run([sys.executable, *words[1:], *BUDGET[name]], cwd=folder,
-                              env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, *words[1:], *BUDGET[name], *more.get(name, [])], cwd=folder,
+            env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         printed[name] = done.stdout
-    return folder, printed
+    return printed
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Folder in which README's commands for a bag were run, and what they printed."""
+    folder = tmp_path_factory.mktemp('walk')
+    record(folder / 'my_bag')
+    return folder, run_commands('walk-through', folder)
 
 
 def test_the_commands_make_data_a_checkpoint_and_models(trained):
@@ -103,7 +117,7 @@ def test_the_commands_make_data_a_checkpoint_and_models(trained):
 def test_the_nodes_run_the_models(trained):
     """With the models and topics of README's last command: depth, and odometry."""
     folder, _ = trained
-    launch = dict(word.split(':=') for word in readme_commands()[-1] if ':=' in word)
+    launch = dict(word.split(':=') for word in readme_commands('walk-through')[-1] if ':=' in word)
     models = {name: launch[f'{name}_model'].replace('$PWD', str(folder))
               for name in ('perception', 'odometry')}
     remap = {'image': launch['image_topic'], 'camera_info': launch['camera_info_topic']}
@@ -126,3 +140,52 @@ def test_the_nodes_run_the_models(trained):
         assert [stamp(m) for m in odom] == pytest.approx([10.1, 10.2])
         place = odom[-1].pose.pose.position
         assert np.isfinite([place.x, place.y, place.z]).all()
+
+
+def film(path):
+    """A video of the demo's street; returns its pictures (N, 64, 64, 3), at the networks' size."""
+    with Bag(ROOT / 'demo/street') as bag:
+        pictures = [cv2.imdecode(bag.decode(message).data, cv2.IMREAD_COLOR)
+                    for message in bag.messages(['/camera/image_rect/compressed'])][:40]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10,
+                             pictures[0].shape[1::-1])
+    for picture in pictures:
+        writer.write(picture)
+    writer.release()
+    return np.stack([cv2.resize(p, (64, 64), interpolation=cv2.INTER_AREA) for p in pictures])
+
+
+def begin(path, pictures):
+    """A checkpoint that knows the road as a plane: two steps teach nobody where the ground is."""
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    words = next(words for words in readme_commands('video') if words[3] == 'fit')[4:]
+    config = str(ROOT / words[words.index('--config') + 1])
+    torch.manual_seed(0)
+    system = System(read_config(parser.parse_args([*words, '--config', config])))
+    optimizer = torch.optim.Adam(system.perception.parameters(), 3e-3)
+    images = torch.from_numpy(pictures[..., ::-1].copy()).permute(0, 3, 1, 2) / 255
+    wanted = (torch.arange(64.0) - 30).clamp(min=1).div(20).log()[:, None].expand(64, 64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # pictures as small as these cost more to divide
+    for step in range(40):
+        disparity = system.perception(images[step % 10::10]).disparities[0]
+        error = (disparity.log() - wanted[::2, ::2]).abs().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    torch.set_num_threads(threads)
+    torch.save({'state_dict': system.state_dict()}, path)
+
+
+def test_a_video_without_calibration_makes_metric_models(tmp_path):
+    begin(tmp_path / 'begin.ckpt', film(tmp_path / 'walk.mp4'))
+    printed = run_commands('video', tmp_path, fit=['--init', 'begin.ckpt'])
+    assert list(printed) == ['prepare', 'fit', 'export']
+    assert (tmp_path / 'data/mine/train/walk/intrinsics.txt').read_text() == 'unknown\n'
+    scale = float(re.search(r'metric scale (\S+) from', printed['export'])[1])
+    for name in ('perception', 'pose'):
+        contract = read_contract(tmp_path / f'models/mine/{name}.onnx')
+        assert contract.metric and contract.provenance['camera_height'] == 1.4
+        assert contract.provenance['metric_scale'] == pytest.approx(scale, abs=1e-3) and scale > 0
+        assert 10 < contract.intrinsics[0] < 200, 'learnt, of 64 pixels'
