@@ -25,6 +25,7 @@ from depth_ros.files import check_writable, file_hash, write_file
 from depth_ros.fp16 import to_fp16
 from depth_ros.tensorrt_engine import (
     EngineRecord,
+    construct,
     cuda_call,
     cuda_module,
     error_log,
@@ -226,7 +227,9 @@ def serialize(model: onnx.ModelProto, trt: Any, timing: bytes | None, stop: thre
         EngineError: with what TensorRT says, or if it was stopped.
     """
     log = error_log(trt)
-    builder = trt.Builder(log)
+    builder = construct(trt.Builder, log)
+    if builder is None:
+        raise EngineError(f'TensorRT {trt.__version__} cannot start: {_reasons(log)}')
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString()):
@@ -244,9 +247,12 @@ def serialize(model: onnx.ModelProto, trt: Any, timing: bytes | None, stop: thre
     if stop.is_set():
         raise EngineError('the build was stopped; nothing was written')
     if plan is None:
-        raise EngineError(f"TensorRT {trt.__version__} cannot build the model: "
-                          f"{'; '.join(log.errors) or 'no reason given'}")
+        raise EngineError(f'TensorRT {trt.__version__} cannot build the model: {_reasons(log)}')
     return bytes(plan), b'' if cache is None else bytes(config.get_timing_cache().serialize())
+
+
+def _reasons(log: Any) -> str:
+    return '; '.join(log.errors) or 'no reason given'
 
 
 def _set_timing_cache(config: Any, timing: bytes) -> Any:

@@ -233,6 +233,16 @@ def error_log(trt: Any) -> Any:
     return ErrorLog()
 
 
+def construct(make: Any, log: Any) -> Any:
+    """An object of a class of TensorRT that takes a logger; ``None`` where there can be none."""
+    try:
+        return make(log)
+    except TypeError as error:  # as pybind11 says so, without a word of why
+        if 'nullptr' in str(error):
+            return None
+        raise
+
+
 @dataclass(frozen=True)
 class _Buffer:
     """A tensor's page-locked memory and the address where the GPU finds the tensor.
@@ -329,7 +339,7 @@ class TensorRtEngine(Engine):
         remedy = rebuild_remedy(path, self.record, source)
         self._logger = error_log(self._trt)
         for name, make in (
-                ('_runtime', lambda: self._trt.Runtime(self._logger)),
+                ('_runtime', lambda: construct(self._trt.Runtime, self._logger)),
                 ('_engine', lambda: self._runtime.deserialize_cuda_engine(path.read_bytes())),
                 ('_context', lambda: self._engine.create_execution_context())):
             value = make()

@@ -263,7 +263,10 @@ class TensorRt:
         return trt_type
 
     def Runtime(self, logger):
-        return None if self.cuda.fails('Runtime') else Runtime(self.cuda, logger)
+        if self.cuda.fails('Runtime'):
+            logger.log(self.ILogger.Severity.ERROR, 'no memory for a start')
+            raise TypeError('pybind11::init(): factory function returned nullptr')
+        return Runtime(self.cuda, logger)
 
 
 class _Made:

@@ -158,7 +158,7 @@ def test_nothing_leaks_over_many_runs(tmp_path, images, failing):
 def test_a_failure_while_loading_names_the_call_and_leaves_nothing(tmp_path, name, calls):
     cuda = standins.Cuda(integrated='Pointer' in name)
     cuda.failing = (name, calls)
-    named = {'Runtime': 'no runtime .*no reason given',
+    named = {'Runtime': 'no runtime .*no memory for a start',
              'deserialize_cuda_engine': 'no engine .*damaged',
              'create_execution_context': 'no context .*no reason given'}.get(name, name)
     with pytest.raises(EngineError, match=named):
@@ -688,6 +688,23 @@ def test_what_the_parser_rejects_is_named(tmp_path):
     next(node for node in model.graph.node if node.op_type == 'Cast').op_type = 'Floor'
     with pytest.raises(EngineError, match='cannot read the model: .*(Floor|UINT8)'):
         build_engine.serialize(model, real_tensorrt(), None, threading.Event())
+
+
+def test_a_builder_that_cannot_start_says_why(tmp_path, builder, capsys, monkeypatch):
+    def make(self, logger):
+        logger.log(tensorrt_machine.TensorRt.ILogger.Severity.ERROR, 'no memory for a start')
+        raise TypeError('pybind11::init(): factory function returned nullptr')
+
+    monkeypatch.setattr(tensorrt_machine.Builder, '__init__', make)
+    source = save_perception(tmp_path / 'net.onnx')
+    assert build_engine.main([str(source)]) == 1
+    assert 'TensorRT 10.3.0 cannot start: no memory for a start' in capsys.readouterr().err
+    assert not source.with_suffix('.engine').exists()
+
+
+def test_a_wrong_call_of_tensorrt_is_no_missing_object():
+    with pytest.raises(TypeError, match='incompatible constructor arguments'):
+        tensorrt_engine.construct(real_tensorrt().Runtime, 'no logger')
 
 
 def relabelled(path, change):
