@@ -221,6 +221,10 @@ def test_two_commands_train_either_paper(kitti, tmp_path, name):
     data = str(tmp_path / 'kitti')
     assert train_main(['prepare', 'kitti_raw', str(kitti), '--out', data,
                        '--width', '96', '--height', '64']) == 0
+    for image in (tmp_path / 'kitti').glob('*/*/images/*'):  # as `label` does
+        path = image.parents[1] / 'semantics' / f'{image.stem}.png'
+        path.parent.mkdir(exist_ok=True)
+        assert cv2.imwrite(str(path), np.repeat([[0, 13]], 48, 1).repeat(64, 0).astype(np.uint8))
     assert train_main([
         'fit', '--config', str(CONFIGS / f'{name}.yaml'), '--data', f'{data}/train',
         '--val', f'{data}/val', '--out', str(tmp_path / 'run'), '--width', '96', '--height', '64',
@@ -350,6 +354,18 @@ def test_kitti_odometry(tmp_path):
     np.testing.assert_allclose(sequence.poses, wanted, atol=1e-7)
     grey = prepare('kitti_odometry', tmp_path / 'kitti', tmp_path / 'grey', '--cameras', 0)
     np.testing.assert_allclose(grey['07'].poses, truth, atol=1e-7)
+
+
+def test_sequences_of_kitti_odometry_can_be_chosen(tmp_path):
+    root = tmp_path / 'kitti'
+    odometry_tree(root)
+    for name in ('08', '09'):
+        shutil.copytree(root / 'sequences/07', root / 'sequences' / name)
+    assert list(prepare('kitti_odometry', root, tmp_path / 'all')) == ['07', '08', '09']
+    assert list(prepare('kitti_odometry', root, tmp_path / 'some', '--sequences', '09', '07')
+                ) == ['07', '09']
+    with pytest.raises(DataError, match=r'--sequences: .* has no 10, 7, but 07, 08, 09'):
+        prepare('kitti_odometry', root, tmp_path / 'none', '--sequences', '7', '09', '10')
 
 
 # Folders and videos
@@ -973,6 +989,7 @@ def test_damaged_pictures_are_counted_and_break_the_sequence(folder, tmp_path, c
     (('folder', '.', '--rate', '0'), '--rate must be'),
     (('folder', '.', '--width', '5'), '--width must be'),
     (('folder', '.', '--split', 'x'), '--split is not for folder'),
+    (('kitti_raw', '.', '--sequences', '00'), '--sequences is not for kitti_raw'),
     (('kitti_raw', '.', '--split', 'x', '--static-frames', 'x'), 'one or the other')])
 def test_bad_requests(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)

@@ -61,7 +61,8 @@ kinds, found by looking at the path where none is given:
                   Which frames: --split LIST --val-split LIST ("folder frame l", as monodepth2 and
                   FSRE-Depth publish the Eigen-Zhou split); or --test-scenes and --static-frames
                   with the lists that SfMLearner publishes, divided at random as it does.
-  kitti_odometry  folder with sequences/NN and poses/NN.txt, as published
+  kitti_odometry  folder with sequences/NN and poses/NN.txt, as published; some of them:
+                  --sequences 00 01
 
 The same command again goes on where an interrupted one stopped; with other recordings of the same
 kind, it adds them. OUT/summary.html shows what became of them.
@@ -118,6 +119,9 @@ examples:
     kitti = parser.add_argument_group('kitti_raw, kitti_odometry')
     kitti.add_argument('--cameras', type=int, nargs='+', choices=range(4), metavar='N',
                        help='which (raw: 2 3; odometry: 2 where it is, or else 0)')
+    kitti.add_argument('--sequences', nargs='+', metavar='NN',
+                       help='which of odometry (all); published results train on 00 to 08 and test '
+                       'on 09 and 10')
     kitti.add_argument('--split', type=Path, help='list of target frames')
     kitti.add_argument('--val-split', type=Path, help='likewise, for OUT/val')
     kitti.add_argument('--test-scenes', type=Path, help='list of drives to leave out')
@@ -547,7 +551,7 @@ def _read_path(args: argparse.Namespace, path: Path) -> tuple[list[Recording], l
                               args.static_frames)
     if args.source == 'kitti_odometry':
         from train.readers.kitti import odometry_recordings
-        return odometry_recordings(path, args.cameras), []
+        return odometry_recordings(path, args.cameras, args.sequences), []
     from train.readers.folder import folder_recordings
     matrix = None
     if args.intrinsics:
@@ -589,7 +593,7 @@ def _check(args: argparse.Namespace) -> None:
             raise DataError(f'--{name.replace("_", "-")} must be {low:g} to {high:g}, '
                             f'is {value:g}')
     used = {'kitti_raw': ('cameras', 'split', 'val_split', 'test_scenes', 'static_frames'),
-            'kitti_odometry': ('cameras',), 'folder': ('intrinsics',),
+            'kitti_odometry': ('cameras', 'sequences'), 'folder': ('intrinsics',),
             'bag': ('image', 'camera_info', 'odom', 'gps', 'depth')}
     for name in {n for names in used.values() for n in names} - set(used[args.source]):
         if getattr(args, name) is not None:

@@ -234,18 +234,26 @@ def _read_static(path: Path | None) -> dict[str, set[int]]:
     return found
 
 
-def odometry_recordings(root: Path, cameras: Collection[int] | None = None) -> list[Recording]:
+def odometry_recordings(root: Path, cameras: Collection[int] | None = None,
+                        sequences: Collection[str] | None = None) -> list[Recording]:
     """The sequences of KITTI odometry, ``sequences/NN`` with ``poses/NN.txt``.
 
     Args:
         root: folder that holds ``sequences/`` and, for ground truth, ``poses/``.
         cameras: of 0 to 3; if not given, 2 (colour) where there is one, or else 0 (grey).
+        sequences: names, such as '09'; all of them if not given.
 
     Raises:
-        DataError: if there are none, or one is incomplete.
+        DataError: if there are none, one is incomplete, or one that is asked for is not there.
     """
+    folders = {p.name: p for p in sorted(root.glob('sequences/*')) if p.is_dir()}
+    if folders and (unknown := sorted(set(sequences or ()) - folders.keys())):
+        raise DataError(f"--sequences: '{root}' has no {', '.join(unknown)}, but "
+                        + ', '.join(folders))
     recordings = []
-    for folder in sorted(p for p in root.glob('sequences/*') if p.is_dir()):
+    for name, folder in folders.items():
+        if sequences and name not in sequences:
+            continue
         wanted = cameras or [next((c for c in (2, 0) if (folder / f'image_{c}').is_dir()), 0)]
         for camera in wanted:
             if not (folder / f'image_{camera}').is_dir():
