@@ -30,6 +30,7 @@ from depth_ros.tensorrt_engine import (
     cuda_module,
     error_log,
     find_gpu,
+    reasons,
     record_path,
     tensorrt_module,
     timing_path,
@@ -229,12 +230,12 @@ def serialize(model: onnx.ModelProto, trt: Any, timing: bytes | None, stop: thre
     log = error_log(trt)
     builder = construct(trt.Builder, log)
     if builder is None:
-        raise EngineError(f'TensorRT {trt.__version__} cannot start: {_reasons(log)}')
+        raise EngineError(f'TensorRT {trt.__version__} cannot start: {reasons(log)}')
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString()):
-        reasons = '; '.join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-        raise EngineError(f'TensorRT {trt.__version__} cannot read the model: {reasons}')
+        problems = '; '.join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+        raise EngineError(f'TensorRT {trt.__version__} cannot read the model: {problems}')
     config = builder.create_builder_config()
     # TF32 rounds like fp16: it would be fp32 by name only.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -247,12 +248,8 @@ def serialize(model: onnx.ModelProto, trt: Any, timing: bytes | None, stop: thre
     if stop.is_set():
         raise EngineError('the build was stopped; nothing was written')
     if plan is None:
-        raise EngineError(f'TensorRT {trt.__version__} cannot build the model: {_reasons(log)}')
+        raise EngineError(f'TensorRT {trt.__version__} cannot build the model: {reasons(log)}')
     return bytes(plan), b'' if cache is None else bytes(config.get_timing_cache().serialize())
-
-
-def _reasons(log: Any) -> str:
-    return '; '.join(log.errors) or 'no reason given'
 
 
 def _set_timing_cache(config: Any, timing: bytes) -> Any:

@@ -233,6 +233,11 @@ def error_log(trt: Any) -> Any:
     return ErrorLog()
 
 
+def reasons(log: Any) -> str:
+    """What TensorRT said to an :func:`error_log`."""
+    return '; '.join(log.errors) or 'no reason given'
+
+
 def construct(make: Any, log: Any) -> Any:
     """An object of a class of TensorRT that takes a logger; ``None`` where there can be none."""
     try:
@@ -411,6 +416,6 @@ class TensorRtEngine(Engine):
 
     def _errors(self) -> str:
         """What TensorRT said about the failure."""
-        text = '; '.join(self._logger.errors) or 'no reason given'
+        text = reasons(self._logger)
         self._logger.errors.clear()
         return text

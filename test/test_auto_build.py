@@ -687,7 +687,6 @@ def gpu():
 
 
 @pytest.mark.gpu
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
 @pytest.mark.parametrize(('node', 'name'), [
     ('perception_node', 'perception.onnx'), ('odometry_node', 'pose.onnx')])

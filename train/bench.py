@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     print(f'{"":{NAME_WIDTH}}{"ours":>12}{header}')
     with tempfile.TemporaryDirectory() as folder:
         for name, ours, theirs in works(Path(folder)):
-            codes: list[Code] = [ours]
+            codes: list[Code] = [partial(_our_work, ours)]
             if args.reference:
                 codes.append(partial(_reference_work, args.reference, theirs))
             times, peaks, libraries = in_turns(codes, args.threads, args.runs)
@@ -177,7 +177,6 @@ def works(folder: Path) -> Iterator[tuple[str, Code, str]]:
 
 def photometric() -> Work:
     """The photometric term and its gradient."""
-    keep_memory()  # as training does
     scene = make_scene()
     leaves = [*scene.disparities, *scene.poses]
 
@@ -192,7 +191,6 @@ def photometric() -> Work:
 
 def triplet() -> Work:
     """The semantics-guided triplet loss and its gradient."""
-    keep_memory()
     scene = make_scene()
 
     def work() -> None:
@@ -203,7 +201,6 @@ def triplet() -> Work:
 
 def attention() -> Work:
     """Inference of all attention modules."""
-    keep_memory()  # as the nodes do
     # As in the whole network: on processors, convolutions of channels-last features run faster.
     pairs = [[x.contiguous(memory_format=torch.channels_last) for x in pair]
              for pair in attention_inputs()]
@@ -238,7 +235,6 @@ def decoders(semantics: bool) -> Work:
 
 
 def _network(semantics: bool) -> tuple[nn.Module, Tensor]:
-    keep_memory()
     net = make_perception('fsre', 'resnet18', '', CLASSES, True, True)
     image = make_scene().target.contiguous(memory_format=torch.channels_last)
     return fuse_for_inference(net, semantics), image
@@ -272,7 +268,6 @@ def engine(file: Path, backend: str) -> Work:
     """Inference of an exported file, from bytes to depth and labels."""
     from depth_ros.engine import load_engine
 
-    keep_memory()
     found = load_engine(file, backend, torch.get_num_threads())
     return partial(found.infer, {'image': _picture()})
 
@@ -344,7 +339,6 @@ def make_scene() -> SimpleNamespace:
 
 def training_step() -> Work:
     """One optimiser step of the whole system, as :mod:`train.fit` trains it."""
-    keep_memory()
     scene = make_scene()
     system = System(Config(
         data='', val='', out='', width=WIDTH, height=HEIGHT, attention=True, semantic=0.3,
@@ -456,6 +450,12 @@ class Reference:
             losses['loss'].backward()
             optimizer.step()
         return step
+
+
+def _our_work(code: Code) -> Work:
+    """A work of ours, in a process set up as training and the nodes set up theirs."""
+    keep_memory()
+    return code()
 
 
 def _reference_work(folder: Path, name: str) -> Work:

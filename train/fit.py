@@ -107,12 +107,12 @@ def _check_needs(config: Config, data: FrameDataset) -> None:
     Raises:
         DataError: naming the setting.
     """
-    needs = {name: 'semantics' for name in ('semantic', 'triplet', 'camera_height')
-             if getattr(config, name)}
+    from_labels = [name for name in ('semantic', 'triplet', 'camera_height')
+                   if getattr(config, name)]
     if config.moving == 'semantic':
-        needs['moving'] = 'semantics'
-    if needs and not data.has('semantics'):
-        name = next(iter(needs))
+        from_labels.append('moving')
+    if from_labels and not data.has('semantics'):
+        name = from_labels[0]
         remedy = ('' if name != 'camera_height' else ', or leave it to '
                   "'python -m train export --camera-height'")
         raise DataError(f"setting '{name}' needs labels, and no sequence in '{config.data}' has a "
