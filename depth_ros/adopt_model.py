@@ -57,8 +57,10 @@ def read_classes(source: str) -> tuple[SemanticClass, ...]:
         try:
             found = yaml.safe_load(Path(source).read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise AdoptionError(f"--classes '{source}' is none of {', '.join(KNOWN)}, and no file "
-                                f'that can be read: {error}') from error
+            raise AdoptionError(
+                f"--classes '{source}' is none of {', '.join(KNOWN)}, and no file "
+                f'that can be read: {error}'
+            ) from error
     try:
         if isinstance(found, dict):
             found = found.get('id2label', found.get('names', found))
@@ -71,11 +73,14 @@ def read_classes(source: str) -> tuple[SemanticClass, ...]:
             color = item.get('color') or _color(index)
             classes.append(SemanticClass(index, str(item['name']), tuple(map(int, color))))
     except (KeyError, TypeError, ValueError) as error:
-        raise AdoptionError(f"--classes '{source}' must hold a list of names, or names by ids from "
-                            f'0 on: {error!r}') from error
+        raise AdoptionError(
+            f"--classes '{source}' must hold a list of names, or names by ids from 0 on: {error!r}"
+        ) from error
     if not 0 < len(classes) <= UNLABELED:
-        raise AdoptionError(f"--classes '{source}' names {len(classes)} classes; the contract has "
-                            f'ids for 1 to {UNLABELED}')
+        raise AdoptionError(
+            f"--classes '{source}' names {len(classes)} classes; the contract has "
+            f'ids for 1 to {UNLABELED}'
+        )
     return tuple(classes)
 
 
@@ -104,68 +109,150 @@ def read_camera(path: Path) -> Intrinsics:
         camera = Intrinsics(*(float(v) for v in (fx, fy, cx, cy)), *(int(v) for v in size))
         if not (camera.fx > 0 and camera.fy > 0 and camera.width > 0 and camera.height > 0):
             raise ValueError('focal lengths and sizes must be positive')
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, IndexError, TypeError,
-            ValueError, StopIteration, AttributeError) as error:
-        raise AdoptionError(f"--camera-info '{path}' is no calibration ({error!r}): it must be "
-                            "camera_calibration's YAML file, or a camera_info message as 'ros2 "
-                            "topic echo --once' prints it") from error
+    except (
+        OSError,
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        StopIteration,
+        AttributeError,
+    ) as error:
+        raise AdoptionError(
+            f"--camera-info '{path}' is no calibration ({error!r}): it must be "
+            "camera_calibration's YAML file, or a camera_info message as 'ros2 "
+            "topic echo --once' prints it"
+        ) from error
     return camera
 
 
 def _parser() -> argparse.ArgumentParser:
     summary, epilog = __doc__.split('\n\n', 1)
     parser = argparse.ArgumentParser(
-        prog='adopt_model', description=summary.split(':')[0] + '.', epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='adopt_model',
+        description=summary.split(':')[0] + '.',
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('model', type=Path, help='the foreign ONNX file')
     parser.add_argument('--output', type=Path, required=True, help='the depth_ros model to write')
-    parser.add_argument('--preset', choices=sorted(PRESETS), help='what is published about a '
-                        'well-known network; the other options go before it')
-    parser.add_argument('--image', type=Path, nargs='+', metavar='FILE', help='picture to try it '
-                        'on; two for a pose network (default: of a rendered street)')
+    parser.add_argument(
+        '--preset',
+        choices=sorted(PRESETS),
+        help='what is published about a well-known network; the other options go before it',
+    )
+    parser.add_argument(
+        '--image',
+        type=Path,
+        nargs='+',
+        metavar='FILE',
+        help='picture to try it on; two for a pose network (default: of a rendered street)',
+    )
     parser.add_argument('--name', help="the model's (default: the file's)")
     parser.add_argument('--license', help='of the weights, for the record')
     images = parser.add_argument_group('images')
-    images.add_argument('--size', type=_pair, metavar='WIDTHxHEIGHT',
-                        help="of the network's images, where the file leaves it open")
-    images.add_argument('--normalization', choices=NORMALIZATIONS, help='imagenet; half, -1..1; '
-                        'unit, 0..1; bytes, 0..255')
-    images.add_argument('--mean', type=float, nargs=3, help='rather: of pixels in 0..1, in the '
-                        "network's order of colours")
+    images.add_argument(
+        '--size',
+        type=_pair,
+        metavar='WIDTHxHEIGHT',
+        help="of the network's images, where the file leaves it open",
+    )
+    images.add_argument(
+        '--normalization',
+        choices=NORMALIZATIONS,
+        help='imagenet; half, -1..1; unit, 0..1; bytes, 0..255',
+    )
+    images.add_argument(
+        '--mean',
+        type=float,
+        nargs=3,
+        help="rather: of pixels in 0..1, in the network's order of colours",
+    )
     images.add_argument('--std', type=float, nargs=3, help='likewise')
     images.add_argument('--color', choices=('rgb', 'bgr'), help='order of colours (default: rgb)')
     images.add_argument('--layout', choices=('nchw', 'nhwc'), help='default: from the shape')
-    images.add_argument('--inputs', nargs='+', metavar='NAME', help='of the images, in the order '
-                        'of --input-order (default: all inputs)')
+    images.add_argument(
+        '--inputs',
+        nargs='+',
+        metavar='NAME',
+        help='of the images, in the order of --input-order (default: all inputs)',
+    )
     outputs = parser.add_argument_group('outputs')
-    outputs.add_argument('--task', nargs='+', choices=('depth', 'semantics', 'pose'),
-                         help='what to take (default: from the outputs)')
-    outputs.add_argument('--output-kind', nargs='+', metavar='KIND', choices=(
-        *DEPTH_KINDS, *LABEL_KINDS), help='depth: metric, relative, inverse, affine-inverse or '
-        'sigmoid; labels: logits or ids; pose: metric or relative')
-    outputs.add_argument('--outputs', nargs='+', metavar='NAME', help='tensors to take; of a pose '
-                         'in two, rotation first (default: from their shapes)')
-    outputs.add_argument('--classes', metavar=f'{{{",".join(KNOWN)}}}|FILE', help='names of the '
-                         "classes; FILE as Hugging Face's config.json, or a YAML or JSON list of "
-                         'names or of name and color')
-    outputs.add_argument('--depth-range', type=float, nargs=2, metavar=('NEAR', 'FAR'),
-                         help='outside of it depth is invalid')
-    outputs.add_argument('--offset', type=float, default=0.0, help='added to affine-inverse depth, '
-                         'where it may be negative')
+    outputs.add_argument(
+        '--task',
+        nargs='+',
+        choices=('depth', 'semantics', 'pose'),
+        help='what to take (default: from the outputs)',
+    )
+    outputs.add_argument(
+        '--output-kind',
+        nargs='+',
+        metavar='KIND',
+        choices=(*DEPTH_KINDS, *LABEL_KINDS),
+        help='depth: metric, relative, inverse, affine-inverse or '
+        'sigmoid; labels: logits or ids; pose: metric or relative',
+    )
+    outputs.add_argument(
+        '--outputs',
+        nargs='+',
+        metavar='NAME',
+        help='tensors to take; of a pose in two, rotation first (default: from their shapes)',
+    )
+    outputs.add_argument(
+        '--classes',
+        metavar=f'{{{",".join(KNOWN)}}}|FILE',
+        help='names of the '
+        "classes; FILE as Hugging Face's config.json, or a YAML or JSON list of "
+        'names or of name and color',
+    )
+    outputs.add_argument(
+        '--depth-range',
+        type=float,
+        nargs=2,
+        metavar=('NEAR', 'FAR'),
+        help='outside of it depth is invalid',
+    )
+    outputs.add_argument(
+        '--offset',
+        type=float,
+        default=0.0,
+        help='added to affine-inverse depth, where it may be negative',
+    )
     camera = parser.add_argument_group('camera of the training')
-    camera.add_argument('--intrinsics', type=float, nargs=4, metavar=('FX', 'FY', 'CX', 'CY'),
-                        help="pixels of the network's images")
-    camera.add_argument('--camera-info', type=Path, metavar='FILE', help='rather: calibration, '
-                        'YAML, of any size')
+    camera.add_argument(
+        '--intrinsics',
+        type=float,
+        nargs=4,
+        metavar=('FX', 'FY', 'CX', 'CY'),
+        help="pixels of the network's images",
+    )
+    camera.add_argument(
+        '--camera-info', type=Path, metavar='FILE', help='rather: calibration, YAML, of any size'
+    )
     motion = parser.add_argument_group('pose')
-    motion.add_argument('--pose-order', choices=('rotation-translation', 'translation-rotation'),
-                        help='of the six numbers (default: the first)')
-    motion.add_argument('--rotation', choices=('vector', 'euler-xyz'), help='vector, axis times '
-                        'angle (default); or the angles of Rx Ry Rz, as of SfMLearner')
-    motion.add_argument('--pose-inverse', action='store_true', default=None, help='the network '
-                        'takes points from the previous camera to the current one')
-    motion.add_argument('--input-order', choices=('previous-current', 'current-previous'),
-                        help='of the two images (default: the first)')
+    motion.add_argument(
+        '--pose-order',
+        choices=('rotation-translation', 'translation-rotation'),
+        help='of the six numbers (default: the first)',
+    )
+    motion.add_argument(
+        '--rotation',
+        choices=('vector', 'euler-xyz'),
+        help='vector, axis times angle (default); or the angles of Rx Ry Rz, as of SfMLearner',
+    )
+    motion.add_argument(
+        '--pose-inverse',
+        action='store_true',
+        default=None,
+        help='the network takes points from the previous camera to the current one',
+    )
+    motion.add_argument(
+        '--input-order',
+        choices=('previous-current', 'current-previous'),
+        help='of the two images (default: the first)',
+    )
     return parser
 
 
@@ -178,19 +265,29 @@ def _pair(text: str) -> tuple[int, int]:
 
 def _options(arguments: argparse.Namespace) -> Options:
     """The options; those of the preset where none were given."""
-    given = {key: value for key, value in {
-        'task': arguments.task and tuple(arguments.task),
-        'kinds': arguments.output_kind and tuple(arguments.output_kind),
-        'outputs': arguments.outputs and tuple(arguments.outputs),
-        'inputs': arguments.inputs and tuple(arguments.inputs),
-        'size': arguments.size, 'layout': arguments.layout, 'color': arguments.color,
-        'classes': arguments.classes and read_classes(arguments.classes),
-        'offset': arguments.offset, 'pose_order': arguments.pose_order,
-        'rotation': arguments.rotation, 'pose_inverse': arguments.pose_inverse,
-        'input_order': arguments.input_order,
-        'name': arguments.name, 'license': arguments.license, 'preset': arguments.preset,
-        'depth_range': arguments.depth_range and tuple(arguments.depth_range),
-    }.items() if value}
+    given = {
+        key: value
+        for key, value in {
+            'task': arguments.task and tuple(arguments.task),
+            'kinds': arguments.output_kind and tuple(arguments.output_kind),
+            'outputs': arguments.outputs and tuple(arguments.outputs),
+            'inputs': arguments.inputs and tuple(arguments.inputs),
+            'size': arguments.size,
+            'layout': arguments.layout,
+            'color': arguments.color,
+            'classes': arguments.classes and read_classes(arguments.classes),
+            'offset': arguments.offset,
+            'pose_order': arguments.pose_order,
+            'rotation': arguments.rotation,
+            'pose_inverse': arguments.pose_inverse,
+            'input_order': arguments.input_order,
+            'name': arguments.name,
+            'license': arguments.license,
+            'preset': arguments.preset,
+            'depth_range': arguments.depth_range and tuple(arguments.depth_range),
+        }.items()
+        if value
+    }
     if (arguments.mean is None) != (arguments.std is None):
         raise AdoptionError('--mean and --std go together')
     if arguments.normalization and arguments.mean:
@@ -244,15 +341,23 @@ def _report(adopted: Adopted, stored: bool) -> str:
     for name, value in adopted.outputs.items():
         far = adopted.difference[name]
         if name == 'depth':
-            unit = ('m' if contract.metric else 'of unknown scale and shift'
-                    if contract.affine_invariant else 'model units')
-            text = (f'{value.min():.3g} to {value.max():.3g}, median {np.median(value):.3g} '
-                    f'{unit}; {far:.1e} from the foreign network')
+            unit = (
+                'm'
+                if contract.metric
+                else 'of unknown scale and shift'
+                if contract.affine_invariant
+                else 'model units'
+            )
+            text = (
+                f'{value.min():.3g} to {value.max():.3g}, median {np.median(value):.3g} '
+                f'{unit}; {far:.1e} from the foreign network'
+            )
         elif name == 'labels':
             ids, counts = np.unique(value, return_counts=True)
             seen = sorted(zip(counts.tolist(), ids.tolist(), strict=True), reverse=True)[:6]
             names = dict.fromkeys([UNLABELED], 'unlabelled') | {
-                c.id: c.name for c in contract.classes}
+                c.id: c.name for c in contract.classes
+            }
             text = ', '.join(f'{names[i]} {100 * n / value.size:.0f} %' for n, i in seen)
             text += f'; {100 * far:.2f} % as the foreign network'
         else:
@@ -282,8 +387,10 @@ def main(argv: list[str] | None = None) -> int:
         print('adopt_model: interrupted', file=sys.stderr)
         return 130
     contract = adopted.contract
-    print(f'wrote {arguments.output}: {", ".join(contract.outputs)} from '
-          f'{contract.input_width}x{contract.input_height}')
+    print(
+        f'wrote {arguments.output}: {", ".join(contract.outputs)} from '
+        f'{contract.input_width}x{contract.input_height}'
+    )
     return 0
 
 

@@ -20,8 +20,11 @@ from depth_ros.odometry import rotation_from_vector, vector_from_rotation
 # holds all that is smaller.
 _BINS = np.geomspace(1e-9, 1e3, 2778)
 
-DEPTH_ROWS = {'median_scaled': 'after median scaling', 'as_published': 'as published',
-              'scaled_and_shifted': 'after fitting scale, shift'}
+DEPTH_ROWS = {
+    'median_scaled': 'after median scaling',
+    'as_published': 'as published',
+    'scaled_and_shifted': 'after fitting scale, shift',
+}
 """Rows of an evaluation's depth whose Abs Rel must not change, and what they are called."""
 
 
@@ -126,32 +129,54 @@ class Agreement:
         checks: list[tuple[str, float, float, str]] = []
         if depth := self.depth:
             checks += [
-                ('share of pixels with a depth in one engine only', depth.worst_invalid,
-                 bounds.invalid, '%'),
+                (
+                    'share of pixels with a depth in one engine only',
+                    depth.worst_invalid,
+                    bounds.invalid,
+                    '%',
+                ),
                 ('mean relative error of depth', depth.worst_mean, bounds.depth_error, '%'),
-                ('change of scale from frame to frame', depth.scale_jump, bounds.depth_error, '%')]
+                ('change of scale from frame to frame', depth.scale_jump, bounds.depth_error, '%'),
+            ]
         if labels := self.labels:
-            checks += [('share of pixels of another class', 1 - labels.worst_share,
-                        1 - bounds.label_agreement, '%')]
+            checks += [
+                (
+                    'share of pixels of another class',
+                    1 - labels.worst_share,
+                    1 - bounds.label_agreement,
+                    '%',
+                )
+            ]
         if pose := self.pose:
-            checks += [('error of translation', pose.worst_relative, bounds.translation_error, '%'),
-                       ('error of rotation', pose.worst_rotation, bounds.rotation_error, 'deg')]
-        return [f'{name} up to {_with_unit(value, unit)}, at most {_with_unit(bound, unit)} is '
-                'allowed' for name, value, bound, unit in checks if value > bound]
+            checks += [
+                ('error of translation', pose.worst_relative, bounds.translation_error, '%'),
+                ('error of rotation', pose.worst_rotation, bounds.rotation_error, 'deg'),
+            ]
+        return [
+            f'{name} up to {_with_unit(value, unit)}, at most {_with_unit(bound, unit)} is allowed'
+            for name, value, bound, unit in checks
+            if value > bound
+        ]
 
     def text(self) -> str:
         """The numbers on one line."""
         parts = []
         if depth := self.depth:
-            parts.append(f'depth differs by {percent(depth.mean)} on average, '
-                         f'{percent(depth.p95)} at the 95th percentile, {percent(depth.max)} at '
-                         'most')
+            parts.append(
+                f'depth differs by {percent(depth.mean)} on average, '
+                f'{percent(depth.p95)} at the 95th percentile, {percent(depth.max)} at '
+                'most'
+            )
         if labels := self.labels:
-            parts.append(f'{percent(1 - labels.share)} of the pixels have another class, mean IoU '
-                         f'{labels.mean_iou:.4f}')
+            parts.append(
+                f'{percent(1 - labels.share)} of the pixels have another class, mean IoU '
+                f'{labels.mean_iou:.4f}'
+            )
         if pose := self.pose:
-            parts.append(f'translation differs by {percent(pose.relative)}, rotation by '
-                         f'{pose.rotation:.2g} deg')
+            parts.append(
+                f'translation differs by {percent(pose.relative)}, rotation by '
+                f'{pose.rotation:.2g} deg'
+            )
         return '; '.join(parts)
 
     def to_dict(self) -> dict:
@@ -188,15 +213,17 @@ class Comparison:
         """
         for name in self.contract.outputs:
             {'depth': self._add_depth, 'labels': self._add_labels, 'pose': self._add_pose}[name](
-                a[name], b[name])
+                a[name], b[name]
+            )
         self.frames += 1
 
     def _add_depth(self, a: np.ndarray, b: np.ndarray) -> None:
         in_a, in_b = (np.isfinite(d) & (d > 0) for d in (a, b))
         both = in_a & in_b
         if not both.any():
-            raise EngineError('no pixel has a depth in both engines: one of them, or the model, '
-                              'is broken')
+            raise EngineError(
+                'no pixel has a depth in both engines: one of them, or the model, is broken'
+            )
         first, second = (d[both].astype(np.float64) for d in (a, b))
         if self.contract.affine_invariant:
             # Only the inverse means something, and near 0, far away, not by its ratio.
@@ -208,8 +235,15 @@ class Comparison:
             errors = np.abs(ratio - 1)
             scale = np.median(ratio)
         self._histogram += np.bincount(np.searchsorted(_BINS, errors), minlength=len(_BINS) + 1)
-        self._depth.append((float(errors.sum()), errors.size, float(errors.max()),
-                            float(scale), float((in_a != in_b).mean())))
+        self._depth.append(
+            (
+                float(errors.sum()),
+                errors.size,
+                float(errors.max()),
+                float(scale),
+                float((in_a != in_b).mean()),
+            )
+        )
 
     def _add_labels(self, a: np.ndarray, b: np.ndarray) -> None:
         classes = len(self.contract.classes)
@@ -222,12 +256,17 @@ class Comparison:
         a, b = a.astype(np.float64), b.astype(np.float64)
         for name, motion in (('A', a), ('B', b)):
             if not np.isfinite(motion).all():
-                raise EngineError(f'engine {name} gives the pose {motion.tolist()}: it, or the '
-                                  'model, is broken')
+                raise EngineError(
+                    f'engine {name} gives the pose {motion.tolist()}: it, or the model, is broken'
+                )
         turn = rotation_from_vector(a[:3]).T @ rotation_from_vector(b[:3])
-        self._motions.append((
-            float(np.linalg.norm(a[3:])), float(np.linalg.norm(b[3:] - a[3:])),
-            float(np.degrees(np.linalg.norm(vector_from_rotation(turn))))))
+        self._motions.append(
+            (
+                float(np.linalg.norm(a[3:])),
+                float(np.linalg.norm(b[3:] - a[3:])),
+                float(np.degrees(np.linalg.norm(vector_from_rotation(turn)))),
+            )
+        )
 
     def result(self) -> Agreement:
         """Sum up.
@@ -237,20 +276,31 @@ class Comparison:
         """
         if not self.frames:
             raise EngineError('there is no image to compare the engines on')
-        return Agreement(frames=self.frames, depth=self._depth_result(),
-                         labels=self._label_result(), pose=self._pose_result())
+        return Agreement(
+            frames=self.frames,
+            depth=self._depth_result(),
+            labels=self._label_result(),
+            pose=self._pose_result(),
+        )
 
     def _depth_result(self) -> DepthAgreement | None:
         if not self._depth:
             return None
         sums, counts, largest, scales, invalid = np.array(self._depth).T
         ranks = np.cumsum(self._histogram)
-        median, p95 = (float(np.append(_BINS, largest.max())[
-            np.searchsorted(ranks, share * ranks[-1])]) for share in (0.5, 0.95))
+        median, p95 = (
+            float(np.append(_BINS, largest.max())[np.searchsorted(ranks, share * ranks[-1])])
+            for share in (0.5, 0.95)
+        )
         return DepthAgreement(
-            mean=float(sums.sum() / counts.sum()), median=median, p95=p95,
-            max=float(largest.max()), worst_mean=float((sums / counts).max()),
-            scale_jump=float(scales.max() / scales.min() - 1), worst_invalid=float(invalid.max()))
+            mean=float(sums.sum() / counts.sum()),
+            median=median,
+            p95=p95,
+            max=float(largest.max()),
+            worst_mean=float((sums / counts).max()),
+            scale_jump=float(scales.max() / scales.min() - 1),
+            worst_invalid=float(invalid.max()),
+        )
 
     def _label_result(self) -> LabelAgreement | None:
         if not self._shares:
@@ -259,8 +309,11 @@ class Comparison:
             raise EngineError('engine A gives no pixel a class: it, or the model, is broken')
         found = metrics.semantics_table(self._confusion, [c.name for c in self.contract.classes])
         return LabelAgreement(
-            share=float(np.mean(self._shares)), worst_share=min(self._shares),
-            mean_iou=found['mean_iou'], iou=found['iou'])
+            share=float(np.mean(self._shares)),
+            worst_share=min(self._shares),
+            mean_iou=found['mean_iou'],
+            iou=found['iou'],
+        )
 
     def _pose_result(self) -> PoseAgreement | None:
         if not self._motions:
@@ -268,13 +321,18 @@ class Comparison:
         lengths, errors, angles = np.array(self._motions).T
         length = max(float(lengths.mean()), np.finfo(np.float32).tiny)
         return PoseAgreement(
-            translation=float(errors.mean()), worst_translation=float(errors.max()),
-            relative=float(errors.mean()) / length, worst_relative=float(errors.max()) / length,
-            rotation=float(angles.mean()), worst_rotation=float(angles.max()))
+            translation=float(errors.mean()),
+            worst_translation=float(errors.max()),
+            relative=float(errors.mean()) / length,
+            worst_relative=float(errors.max()) / length,
+            rotation=float(angles.mean()),
+            worst_rotation=float(angles.max()),
+        )
 
 
-def in_range(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], contract: ModelContract
-             ) -> tuple[Mapping[str, np.ndarray], ...]:
+def in_range(
+    a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], contract: ModelContract
+) -> tuple[Mapping[str, np.ndarray], ...]:
     """Outputs of two engines for the same image, with depth in the model's range.
 
     Outside of it nodes publish none, and numbers may be of any size and precision. So depth is
@@ -289,8 +347,9 @@ def in_range(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], contract:
     outside = np.logical_and(*(x != y for x, y in zip(depths, clipped, strict=True)))
     for depth in clipped:
         depth[outside] = contract.depth_range[1] if outside.all() else np.nan
-    return tuple({**outputs, 'depth': depth}
-                 for outputs, depth in zip((a, b), clipped, strict=True))
+    return tuple(
+        {**outputs, 'depth': depth} for outputs, depth in zip((a, b), clipped, strict=True)
+    )
 
 
 def accuracy_problems(a: Mapping, b: Mapping, bounds: Bounds | None = None) -> list[str]:
@@ -308,12 +367,15 @@ def accuracy_problems(a: Mapping, b: Mapping, bounds: Bounds | None = None) -> l
             if not abs(second / first - 1) < bounds.abs_rel_change:
                 problems.append(
                     f'Abs Rel {name} changes from {first:.4f} to {second:.4f}, less than '
-                    f'{percent(bounds.abs_rel_change)} of it is allowed')
+                    f'{percent(bounds.abs_rel_change)} of it is allowed'
+                )
     if a['semantics']:
         first, second = (x['semantics']['mean_iou'] for x in (a, b))
         if not abs(second - first) < bounds.mean_iou_change:
-            problems.append(f'mean IoU changes from {first:.4f} to {second:.4f}, less than '
-                            f'{bounds.mean_iou_change:g} is allowed')
+            problems.append(
+                f'mean IoU changes from {first:.4f} to {second:.4f}, less than '
+                f'{bounds.mean_iou_change:g} is allowed'
+            )
     return problems
 
 
@@ -325,15 +387,25 @@ def check_contracts(a: ModelContract, b: ModelContract) -> None:
     Raises:
         EngineError: naming what differs.
     """
-    for name in ('task', 'input_width', 'input_height', 'intrinsics', 'outputs', 'depth_range',
-                 'metric', 'affine_invariant', 'classes'):
+    for name in (
+        'task',
+        'input_width',
+        'input_height',
+        'intrinsics',
+        'outputs',
+        'depth_range',
+        'metric',
+        'affine_invariant',
+        'classes',
+    ):
         first, second = getattr(a, name), getattr(b, name)
         if name == 'outputs':
             first, second = sorted(first), sorted(second)
         if first != second:
             raise EngineError(
                 f"these are not engines of one model: '{name}' of '{a.name}' is {first}, of "
-                f"'{b.name}' {second}; give the engine and the model that it was built from")
+                f"'{b.name}' {second}; give the engine and the model that it was built from"
+            )
 
 
 def percent(share: float) -> str:

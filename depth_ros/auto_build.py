@@ -41,8 +41,9 @@ class EngineBuild:
     Both are called in the build's own thread.
     """
 
-    def __init__(self, source: Path, precision: str, say: Callable[[str], None],
-                 end: Callable[[str], None]) -> None:
+    def __init__(
+        self, source: Path, precision: str, say: Callable[[str], None], end: Callable[[str], None]
+    ) -> None:
         self._source, self._precision, self._say, self._end = source, precision, say, end
         self._output = engine_output(source)
         self._stopping = threading.Event()
@@ -117,8 +118,16 @@ class EngineBuild:
         Raises:
             EngineError: with the reason, if that fails.
         """
-        command = [sys.executable, '-m', 'depth_ros.build_engine', str(self._source),
-                   '--precision', self._precision, '--output', str(self._output)]
+        command = [
+            sys.executable,
+            '-m',
+            'depth_ros.build_engine',
+            str(self._source),
+            '--precision',
+            self._precision,
+            '--output',
+            str(self._output),
+        ]
         package = str(Path(__file__).resolve().parent.parent)
         search = os.pathsep.join(filter(None, [package, os.environ.get('PYTHONPATH')]))
         with self._lock:
@@ -127,9 +136,16 @@ class EngineBuild:
             # Its own session: Ctrl-C is for the node, which ends the build. It inherits the lock,
             # which so outlives a node that is killed.
             self._process = process = subprocess.Popen(
-                command, env={**os.environ, 'PYTHONPATH': search}, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace',
-                start_new_session=True, pass_fds=(lock,))
+                command,
+                env={**os.environ, 'PYTHONPATH': search},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors='replace',
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
         last = ''
         with process.stdout:
             for line in map(str.strip, process.stdout):
@@ -142,8 +158,10 @@ class EngineBuild:
         for file in (self._output, record_path(self._output), timing_path(self._output)):
             part_file(file).unlink(missing_ok=True)
         how = f'exit status {status}' if status > 0 else signal.Signals(-status).name
-        raise EngineError(f'build_engine ended with {how}'
-                          + (f': {last.removeprefix("build_engine: ")}' if last else ''))
+        raise EngineError(
+            f'build_engine ended with {how}'
+            + (f': {last.removeprefix("build_engine: ")}' if last else '')
+        )
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:

@@ -91,8 +91,10 @@ def message_types() -> Any:
         BagError: `rosbags` or `lz4` is not installed.
     """
     if _MISSING:
-        raise BagError(f'recordings need Python packages that are not installed ({_MISSING}): pip '
-                       'install rosbags lz4') from _MISSING
+        raise BagError(
+            f'recordings need Python packages that are not installed ({_MISSING}): pip '
+            'install rosbags lz4'
+        ) from _MISSING
     return get_typestore(Stores.ROS2_JAZZY)
 
 
@@ -550,8 +552,14 @@ class _Ros1:
             return partial(self._types.ros1_to_cdr, typename=msgtype)
         # ROS 2 has changed the type: field by field, by their names.
         return partial(
-            migrate_bytes, old, self._types, original.msgtype, msgtype, {},
-            src_is2=False, dst_is2=True,
+            migrate_bytes,
+            old,
+            self._types,
+            original.msgtype,
+            msgtype,
+            {},
+            src_is2=False,
+            dst_is2=True,
         )
 
     def close(self) -> None:
@@ -778,16 +786,19 @@ class _Db3Scan(_Scan):
         if readable:
             faults.append('was not closed: its last messages are in its -wal file')
         elif logged:
-            faults.append('was not closed, and its last messages are in a -wal file that sqlite '
-                          'reads only in a folder that can be written: copy the recording')
+            faults.append(
+                'was not closed, and its last messages are in a -wal file that sqlite '
+                'reads only in a folder that can be written: copy the recording'
+            )
         elif not _is_whole(self._file):
             faults.append('is shorter than it says itself')
         mode = 'mode=ro' if readable else 'immutable=1'
         # sqlite makes this file beside a log that it reads, and leaves it there.
         shared = self._file.with_name(f'{self._file.name}-shm')
         made = readable and not shared.exists()
-        database = sqlite3.connect(f'{self._file.resolve().as_uri()}?{mode}', uri=True,
-                                   check_same_thread=False)
+        database = sqlite3.connect(
+            f'{self._file.resolve().as_uri()}?{mode}', uri=True, check_same_thread=False
+        )
         try:
             # Without this, sqlite refuses a file that is shorter than it says itself.
             database.execute('PRAGMA writable_schema = ON')
@@ -810,8 +821,14 @@ class _Db3Scan(_Scan):
         for row in cursor:
             topic = dict(zip(names, row, strict=True))
             encoding, text = definitions.get(topic['type'], ('', ''))
-            self._add(topic['id'], topic['name'], topic['type'], encoding, text,
-                      topic.get('offered_qos_profiles', ''))
+            self._add(
+                topic['id'],
+                topic['name'],
+                topic['type'],
+                encoding,
+                text,
+                topic.get('offered_qos_profiles', ''),
+            )
 
     def _messages(self, database: sqlite3.Connection, faults: list[str]) -> Iterator[_Row]:
         try:
@@ -971,8 +988,10 @@ def _one(bag: Bag, found: list[str], option: str, may_lack: bool = False) -> str
             f'recording {bag.path} has several {what} topics: {", ".join(found)}: choose one '
             f'with --{option}'
         )
-    raise BagError(f'recording {bag.path} has no {what} topic; {_listing(bag)}: name one with '
-                   f'--{option}, or record it too')
+    raise BagError(
+        f'recording {bag.path} has no {what} topic; {_listing(bag)}: name one with '
+        f'--{option}, or record it too'
+    )
 
 
 def _listing(bag: Bag) -> str:
@@ -1000,8 +1019,10 @@ def decode_depth(message: Any) -> np.ndarray:
         # 12 bytes: format enumeration, then the two quantisation parameters; then the png.
         depth = _imdecode(message.data[12:])
         if depth.dtype != np.uint16 or depth.ndim != 2:
-            raise ValueError(f'compressed depth is {depth.dtype} {depth.shape} pixels, not uint16 '
-                             '(H, W): publish compressedDepth')
+            raise ValueError(
+                f'compressed depth is {depth.dtype} {depth.shape} pixels, not uint16 '
+                '(H, W): publish compressedDepth'
+            )
         scale, offset = struct.unpack_from('<ff', message.data, 4)
         if encoding == '32FC1':
             coded = depth.astype(np.float32)

@@ -42,8 +42,9 @@ LOOP = 60
 OUTPUTS = ('depth/image_rect', 'depth/camera_info', 'semantics/labels', 'odom')
 
 
-def write_recording(path: Path, size: tuple[int, int], frames: int, contract: ModelContract,
-                    jpeg: bool = False) -> Path:
+def write_recording(
+    path: Path, size: tuple[int, int], frames: int, contract: ModelContract, jpeg: bool = False
+) -> Path:
     """Write a recording at RATE_HZ of a texture that moves, as raw rgb8 images or as JPEG.
 
     Args:
@@ -69,27 +70,59 @@ def write_recording(path: Path, size: tuple[int, int], frames: int, contract: Mo
         for index in range(frames):
             stamp_ns = 10**9 + index * 10**9 // RATE_HZ
             header = types['std_msgs/msg/Header'](
-                types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), 'camera')
+                types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), 'camera'
+            )
             step = index % LOOP
-            pixels = np.ascontiguousarray(texture[:, 4 * step:4 * step + width])
+            pixels = np.ascontiguousarray(texture[:, 4 * step : 4 * step + width])
             if jpeg:
                 if step not in pictures:
                     pictures[step] = cv2.imencode('.jpg', pixels)[1].reshape(-1)
-                bag.write('/camera/image_rect/compressed', COMPRESSED_IMAGE, stamp_ns,
-                          types[COMPRESSED_IMAGE](header, 'jpeg', pictures[step]))
+                bag.write(
+                    '/camera/image_rect/compressed',
+                    COMPRESSED_IMAGE,
+                    stamp_ns,
+                    types[COMPRESSED_IMAGE](header, 'jpeg', pictures[step]),
+                )
             else:
-                bag.write('/camera/image_rect', IMAGE, stamp_ns, types[IMAGE](
-                    header, height, width, 'rgb8', 0, 3 * width, pixels.reshape(-1)))
-            bag.write('/camera/camera_info', CAMERA_INFO, stamp_ns, types[CAMERA_INFO](
-                header, height, width, 'plumb_bob', np.zeros(5), matrix.ravel(),
-                np.eye(3).ravel(), np.insert(matrix, 3, 0, axis=1).ravel(), 0, 0, region))
+                bag.write(
+                    '/camera/image_rect',
+                    IMAGE,
+                    stamp_ns,
+                    types[IMAGE](header, height, width, 'rgb8', 0, 3 * width, pixels.reshape(-1)),
+                )
+            bag.write(
+                '/camera/camera_info',
+                CAMERA_INFO,
+                stamp_ns,
+                types[CAMERA_INFO](
+                    header,
+                    height,
+                    width,
+                    'plumb_bob',
+                    np.zeros(5),
+                    matrix.ravel(),
+                    np.eye(3).ravel(),
+                    np.insert(matrix, 3, 0, axis=1).ravel(),
+                    0,
+                    0,
+                    region,
+                ),
+            )
     return path
 
 
 def bench_inference(models: Mapping[str, Path], threads: int, runs: int) -> None:
     """Print how long an inference of each model takes with each installed runtime."""
-    command = [sys.executable, '-m', 'depth_ros.bench_engine', *map(str, models.values()),
-               '--threads', str(threads), '--runs', str(runs)]
+    command = [
+        sys.executable,
+        '-m',
+        'depth_ros.bench_engine',
+        *map(str, models.values()),
+        '--threads',
+        str(threads),
+        '--runs',
+        str(runs),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise EngineError(done.stderr.strip())
@@ -98,10 +131,14 @@ def bench_inference(models: Mapping[str, Path], threads: int, runs: int) -> None
 
 def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
     """Print the median times of the running nodes for each image size."""
-    print(f'\nNodes, medians of {frames} raw rgb8 images at {RATE_HZ} Hz, depth and masks '
-          'published, both nodes at once, ms')
-    print(f'{"image":12}{"node":18}{"inference":>10}{"other":>8}{"other/inference":>17}'
-          f'{"end to end":>12}{"dropped":>9}')
+    print(
+        f'\nNodes, medians of {frames} raw rgb8 images at {RATE_HZ} Hz, depth and masks '
+        'published, both nodes at once, ms'
+    )
+    print(
+        f'{"image":12}{"node":18}{"inference":>10}{"other":>8}{"other/inference":>17}'
+        f'{"end to end":>12}{"dropped":>9}'
+    )
     contract = read_contract(models['perception_node'])
     domain = claim_domain()
     for width, height in SIZES:
@@ -109,9 +146,17 @@ def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
             bag = write_recording(Path(folder) / 'images', (width, height), frames, contract)
             with Bag(bag) as opened:
                 streams = find_streams(opened)
-            plan = Plan(bag=bag, streams=streams, compressed=False, out=Path(folder) / 'out',
-                        models=dict(models), domain=domain,
-                        parameters={'threads': str(threads)}, outputs=OUTPUTS, timing=True)
+            plan = Plan(
+                bag=bag,
+                streams=streams,
+                compressed=False,
+                out=Path(folder) / 'out',
+                models=dict(models),
+                domain=domain,
+                parameters={'threads': str(threads)},
+                outputs=OUTPUTS,
+                timing=True,
+            )
             run = run_nodes(plan, say=lambda text: None)
         for node, topic in (('perception_node', OUTPUTS[0]), ('odometry_node', 'odom')):
             topic = plan.output(topic)
@@ -120,10 +165,13 @@ def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
             times = run.stages_ms[node]
             # The odometry has nothing to say about the first image.
             expected = run.frames_in - (node == 'odometry_node')
-            print(f'{f"{width}x{height}":12}{node:18}{times["inference"]:10.2f}'
-                  f'{times["overhead"]:8.2f}{times["overhead"] / times["inference"]:17.2f}'
-                  f'{np.median(run.latencies_ms(topic)):12.2f}'
-                  f'{max(0, expected - run.frames_out(topic)):9}', flush=True)
+            print(
+                f'{f"{width}x{height}":12}{node:18}{times["inference"]:10.2f}'
+                f'{times["overhead"]:8.2f}{times["overhead"] / times["inference"]:17.2f}'
+                f'{np.median(run.latencies_ms(topic)):12.2f}'
+                f'{max(0, expected - run.frames_out(topic)):9}',
+                flush=True,
+            )
 
 
 def write_idle_model(source: Path, path: Path) -> Path:
@@ -146,12 +194,17 @@ def write_idle_model(source: Path, path: Path) -> Path:
     types = {'uint8': onnx.TensorProto.UINT8, 'float32': onnx.TensorProto.FLOAT}
 
     def describe(names: Iterable[str]) -> list:
-        return [onnx.helper.make_tensor_value_info(n, types[shapes[n][0]], shapes[n][1])
-                for n in names]
+        return [
+            onnx.helper.make_tensor_value_info(n, types[shapes[n][0]], shapes[n][1]) for n in names
+        ]
 
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node('Identity', [f'{n}_value'], [n]) for n in contract.outputs],
-        'idle', describe(contract.inputs), describe(contract.outputs), tensors)
+        'idle',
+        describe(contract.inputs),
+        describe(contract.outputs),
+        tensors,
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 17)])
     model.ir_version = 8
     write_contract(model, contract)
@@ -162,35 +215,53 @@ def write_idle_model(source: Path, path: Path) -> Path:
 def bench_evaluation(models: Mapping[str, Path], frames: int) -> None:
     """Print how fast a recording is read, decoded, judged and written, inference left out."""
     width, height = KITTI_SIZE
-    print(f'\nEvaluation of JPEG images of {width}x{height} by networks that do nothing, with all '
-          'results')
+    print(
+        f'\nEvaluation of JPEG images of {width}x{height} by networks that do nothing, with all '
+        'results'
+    )
     print(f'{"":34}{"frames/s":>10}{"without inference":>21}{"memory, MB":>12}')
     with tempfile.TemporaryDirectory(prefix='depth_ros_bench_') as folder:
-        idle = {node: write_idle_model(path, Path(folder) / path.name)
-                for node, path in models.items()}
+        idle = {
+            node: write_idle_model(path, Path(folder) / path.name) for node, path in models.items()
+        }
         contract = read_contract(models['perception_node'])
         # The first one loads what is needed; memory must not grow with the recording.
         for count in sorted({min(100, frames), frames}):
-            bag = write_recording(Path(folder) / f'images{count}', KITTI_SIZE, count, contract,
-                                  jpeg=True)
-            command = [sys.executable, '-m', 'depth_ros.evaluate_bag', str(bag), '--backend',
-                       'onnxruntime', '--threads', '1', '--out', f'{folder}/out', '--model',
-                       *map(str, idle.values())]
+            bag = write_recording(
+                Path(folder) / f'images{count}', KITTI_SIZE, count, contract, jpeg=True
+            )
+            command = [
+                sys.executable,
+                '-m',
+                'depth_ros.evaluate_bag',
+                str(bag),
+                '--backend',
+                'onnxruntime',
+                '--threads',
+                '1',
+                '--out',
+                f'{folder}/out',
+                '--model',
+                *map(str, idle.values()),
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise EngineError(done.stderr.strip())
             found = json.loads((Path(folder) / 'out' / 'metrics.json').read_text())
             speed = found['speed']
-            print(f'{f"{count} frames":34}{speed["frames_per_s"]:10.0f}'
-                  f'{speed["frames_per_s_without_inference"]:21.0f}{speed["memory_mb"]:12.0f}',
-                  flush=True)
+            print(
+                f'{f"{count} frames":34}{speed["frames_per_s"]:10.0f}'
+                f'{speed["frames_per_s_without_inference"]:21.0f}{speed["memory_mb"]:12.0f}',
+                flush=True,
+            )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog='python -m depth_ros.bench',
-        description='Measure inference, node overhead and end-to-end latency.')
+        description='Measure inference, node overhead and end-to-end latency.',
+    )
     add_model_option(parser)
     parser.add_argument('--threads', type=count, default=2, help='threads of each inference')
     parser.add_argument('--runs', type=count, default=50, help='runs of each inference')

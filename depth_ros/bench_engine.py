@@ -114,8 +114,9 @@ class Effort:
     warmup: int = 10
 
 
-def bench(models: Iterable[Path], effort: Effort, profile: bool = False, bar: bool = True
-          ) -> tuple[list[Measurement], list[str]]:
+def bench(
+    models: Iterable[Path], effort: Effort, profile: bool = False, bar: bool = True
+) -> tuple[list[Measurement], list[str]]:
     """Measure models with every runtime of this machine, each in a fresh process.
 
     Args:
@@ -160,12 +161,15 @@ def _in_process(function: Any, *arguments: Any) -> Any:
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool as error:
-            raise EngineError('the process of the measurement was killed: the runtime has crashed, '
-                              'or there is too little memory') from error
+            raise EngineError(
+                'the process of the measurement was killed: the runtime has crashed, '
+                'or there is too little memory'
+            ) from error
 
 
 def _end_with_parent() -> None:
     """End this process when the one that started it is killed, which else would wait for ever."""
+
     def wait() -> None:
         parent_process().join()
         os._exit(1)
@@ -187,8 +191,9 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
         try:
             importlib.import_module(backend)
         except Exception as error:  # such as one that was built for another numpy
-            raise EngineError(f'{backend} is installed, but cannot be imported: {error}; install '
-                              'it again') from error
+            raise EngineError(
+                f'{backend} is installed, but cannot be imported: {error}; install it again'
+            ) from error
     memory = _peak_memory()
     start = time.perf_counter()
     engine = _load(path, backend, effort.threads)
@@ -210,13 +215,25 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
     contract = engine.contract
     p50, p90, p99 = (1e3 * np.percentile(times, (50, 90, 99))).tolist()
     return Measurement(
-        path=str(path), name=contract.name, width=contract.input_width,
-        height=contract.input_height, image_size=contract.image_size, backend=backend,
-        threads=effort.threads, load_s=load_s,
-        p50_ms=p50, p90_ms=p90, p99_ms=p99, max_ms=1e3 * float(times.max()),
-        per_second=float(1 / times.mean()), cpu_ms=1e3 * cpu / effort.runs,
-        memory_mb=_peak_memory(), model_mb=_peak_memory() - memory, gpu_mb=gpu_mb,
-        file_mb=(engine.path if backend == TENSORRT else path).stat().st_size / 1e6)
+        path=str(path),
+        name=contract.name,
+        width=contract.input_width,
+        height=contract.input_height,
+        image_size=contract.image_size,
+        backend=backend,
+        threads=effort.threads,
+        load_s=load_s,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        max_ms=1e3 * float(times.max()),
+        per_second=float(1 / times.mean()),
+        cpu_ms=1e3 * cpu / effort.runs,
+        memory_mb=_peak_memory(),
+        model_mb=_peak_memory() - memory,
+        gpu_mb=gpu_mb,
+        file_mb=(engine.path if backend == TENSORRT else path).stat().st_size / 1e6,
+    )
 
 
 def _load(path: Path, backend: str, threads: int) -> Engine:
@@ -225,16 +242,18 @@ def _load(path: Path, backend: str, threads: int) -> Engine:
     if path.suffix == ENGINE_SUFFIX:
         return load_engine(path, 'auto', threads)
     if not engine_files(path):
-        raise EngineError(f"'{path}' has no engine; build it: "
-                          f'{shell_command("build_engine", path)}')
+        raise EngineError(
+            f"'{path}' has no engine; build it: {shell_command('build_engine', path)}"
+        )
     return load_built_engine(path, threads)
 
 
 def _noise(engine: Engine) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = engine.contract.tensor_shapes()
-    return {name: rng.integers(0, 255, shapes[name][1], np.uint8)
-            for name in engine.contract.inputs}
+    return {
+        name: rng.integers(0, 255, shapes[name][1], np.uint8) for name in engine.contract.inputs
+    }
 
 
 def _peak_memory() -> float:
@@ -320,7 +339,8 @@ class _OpenVinoProfiler(OpenVinoEngine):
             for info in self._request.profiling_info:
                 if info.status.name == 'EXECUTED':
                     times.setdefault(info.node_name, []).append(
-                        1e3 * info.real_time.total_seconds())
+                        1e3 * info.real_time.total_seconds()
+                    )
                     kinds[info.node_name] = info.node_type
         return _layers(times, kinds, self._effort.runs)
 
@@ -354,41 +374,62 @@ class _TensorRtProfiler(TensorRtEngine):
         return _layers(self._times, {}, self._effort.runs)
 
 
-_PROFILERS = {profiler.backend: profiler
-              for profiler in (_OnnxRuntimeProfiler, _OpenVinoProfiler, _TensorRtProfiler)}
+_PROFILERS = {
+    profiler.backend: profiler
+    for profiler in (_OnnxRuntimeProfiler, _OpenVinoProfiler, _TensorRtProfiler)
+}
 
 
 def _layers(times: dict[str, list[float]], kinds: dict[str, str], runs: int) -> tuple[Layer, ...]:
     """Layers from the times that each took, of which the last ones count."""
-    return tuple(Layer(name=name, kind=kinds.get(name, ''), ms=sum(values[-runs:]) / runs)
-                 for name, values in times.items())
+    return tuple(
+        Layer(name=name, kind=kinds.get(name, ''), ms=sum(values[-runs:]) / runs)
+        for name, values in times.items()
+    )
 
 
 # The command --------------------------------------------------------------------------------------
 
-_COLUMNS = (('p50', 'p50_ms', '.2f'), ('p90', 'p90_ms', '.2f'), ('p99', 'p99_ms', '.2f'),
-            ('max', 'max_ms', '.2f'), ('1/s', 'per_second', '.1f'), ('CPU', 'cpu_ms', '.2f'),
-            ('load, s', 'load_s', '.2f'), ('MB', 'memory_mb', '.0f'), ('model', 'model_mb', '.0f'),
-            ('GPU', 'gpu_mb', '.0f'), ('file', 'file_mb', '.1f'))
+_COLUMNS = (
+    ('p50', 'p50_ms', '.2f'),
+    ('p90', 'p90_ms', '.2f'),
+    ('p99', 'p99_ms', '.2f'),
+    ('max', 'max_ms', '.2f'),
+    ('1/s', 'per_second', '.1f'),
+    ('CPU', 'cpu_ms', '.2f'),
+    ('load, s', 'load_s', '.2f'),
+    ('MB', 'memory_mb', '.0f'),
+    ('model', 'model_mb', '.0f'),
+    ('GPU', 'gpu_mb', '.0f'),
+    ('file', 'file_mb', '.1f'),
+)
 
 
 def table(measured: Sequence[Measurement], missing: Sequence[str], effort: Effort) -> str:
     """The measurements as text for the terminal."""
-    lines = [f'{effort.runs} inferences with {effort.threads} threads. ms: latency, and CPU, the '
-             'time of all cores. MB: memory of the',
-             'process at its largest, of it for the model, of the GPU, and size of the file.']
+    lines = [
+        f'{effort.runs} inferences with {effort.threads} threads. ms: latency, and CPU, the '
+        'time of all cores. MB: memory of the',
+        'process at its largest, of it for the model, of the GPU, and size of the file.',
+    ]
     if measured:
         paths = {m.path for m in measured}
         unique = len({Path(path).name for path in paths}) == len(paths)
-        titles = [f'{Path(m.path).name if unique else m.path} {m.width}x{m.height}'
-                  + (f' of {m.image_size[0]}x{m.image_size[1]}' if m.image_size else '')
-                  for m in measured]
+        titles = [
+            f'{Path(m.path).name if unique else m.path} {m.width}x{m.height}'
+            + (f' of {m.image_size[0]}x{m.image_size[1]}' if m.image_size else '')
+            for m in measured
+        ]
         width = max(map(len, titles)) + 2
         lines.append(' ' * (width + 11) + ''.join(f'{name:>9}' for name, _, _ in _COLUMNS))
         for title, item in zip(titles, measured, strict=True):
             values = [(getattr(item, name), form) for _, name, form in _COLUMNS]
-            lines.append(f'{title:{width}}{item.backend:11}' + ''.join(
-                f'{"" if value is None else format(value, form):>9}' for value, form in values))
+            lines.append(
+                f'{title:{width}}{item.backend:11}'
+                + ''.join(
+                    f'{"" if value is None else format(value, form):>9}' for value, form in values
+                )
+            )
     return '\n'.join([*lines, *(f'Not measured: {reason}' for reason in missing)])
 
 
@@ -397,8 +438,10 @@ def layer_table(item: Measurement, most: int) -> str:
     total = sum(layer.ms for layer in item.layers)
     slowest = sorted(item.layers, key=lambda layer: layer.ms, reverse=True)
     lines = [f'{item.path} with {item.backend}: {len(item.layers)} layers, {total:.2f} ms']
-    lines += [f'{layer.ms:9.3f} ms {layer.ms / total:7.1%}  {layer.kind:20} {layer.name}'
-              for layer in slowest[:most]]
+    lines += [
+        f'{layer.ms:9.3f} ms {layer.ms / total:7.1%}  {layer.kind:20} {layer.name}'
+        for layer in slowest[:most]
+    ]
     return '\n'.join(lines)
 
 
@@ -407,19 +450,37 @@ def _parser() -> argparse.ArgumentParser:
 
     summary, epilog = __doc__.split('\n\n', 1)
     parser = argparse.ArgumentParser(
-        prog='bench_engine', description=summary.split(': ')[0] + '.', epilog=epilog)
-    parser.add_argument('models', nargs='+', type=Path, metavar='MODEL',
-                        help='.onnx or .engine files')
-    parser.add_argument('--threads', type=count, default=Effort.threads,
-                        help='of an inference on the CPU (%(default)s)')
-    parser.add_argument('--runs', type=count, default=Effort.runs,
-                        help='inferences to measure (%(default)s)')
-    parser.add_argument('--warmup', type=count, default=Effort.warmup,
-                        help='inferences before them (%(default)s)')
-    parser.add_argument('--profile', type=count, nargs='?', const=15, metavar='N',
-                        help='list the N slowest layers, too (%(const)s)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers, too, with '
-                        'those of all layers if --profile is given')
+        prog='bench_engine', description=summary.split(': ')[0] + '.', epilog=epilog
+    )
+    parser.add_argument(
+        'models', nargs='+', type=Path, metavar='MODEL', help='.onnx or .engine files'
+    )
+    parser.add_argument(
+        '--threads',
+        type=count,
+        default=Effort.threads,
+        help='of an inference on the CPU (%(default)s)',
+    )
+    parser.add_argument(
+        '--runs', type=count, default=Effort.runs, help='inferences to measure (%(default)s)'
+    )
+    parser.add_argument(
+        '--warmup', type=count, default=Effort.warmup, help='inferences before them (%(default)s)'
+    )
+    parser.add_argument(
+        '--profile',
+        type=count,
+        nargs='?',
+        const=15,
+        metavar='N',
+        help='list the N slowest layers, too (%(const)s)',
+    )
+    parser.add_argument(
+        '--json',
+        type=Path,
+        metavar='FILE',
+        help='write the numbers, too, with those of all layers if --profile is given',
+    )
     return parser
 
 
@@ -436,8 +497,11 @@ def main(argv: list[str] | None = None) -> int:
             if item.layers:
                 print(f'\n{layer_table(item, arguments.profile)}')
         if arguments.json:
-            found = {**asdict(effort), 'measured': [asdict(m) for m in measured],
-                     'not_measured': missing}
+            found = {
+                **asdict(effort),
+                'measured': [asdict(m) for m in measured],
+                'not_measured': missing,
+            }
             write_file(arguments.json, json.dumps(found, indent=2, allow_nan=False) + '\n')
     except (ContractError, EngineError, OSError) as error:
         print(f'bench_engine: {error}', file=sys.stderr)

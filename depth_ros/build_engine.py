@@ -42,7 +42,8 @@ PRECISIONS = ('fp32', 'fp16')
 HEARTBEAT = 5.0  # seconds between two lines of progress
 
 OPSETS = range(9, 21)
-OPERATORS = frozenset("""
+OPERATORS = frozenset(
+    """
     Abs Add And ArgMax ArgMin Atan AveragePool BatchNormalization Cast Ceil Clip Concat Constant
     ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Einsum Elu Equal
     Erf Exp Expand
@@ -54,13 +55,19 @@ OPERATORS = frozenset("""
     ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu
     Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum
     Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where
-""".split())
+""".split()
+)
 """What the parser of TensorRT 10.3, JetPack 6's, reads and networks for images need."""
 RESIZE = {
-    'antialias': {0}, 'keep_aspect_ratio_policy': {b'stretch'},
+    'antialias': {0},
+    'keep_aspect_ratio_policy': {b'stretch'},
     'coordinate_transformation_mode': {
-        b'align_corners', b'asymmetric', b'half_pixel', b'pytorch_half_pixel',
-        b'tf_half_pixel_for_nn'},
+        b'align_corners',
+        b'asymmetric',
+        b'half_pixel',
+        b'pytorch_half_pixel',
+        b'tf_half_pixel_for_nn',
+    },
 }
 """The attributes of Resize that it does not read in full, and what it reads."""
 
@@ -71,30 +78,47 @@ def check_operators(model: onnx.ModelProto) -> None:
     Raises:
         EngineError: naming the operators, the opset or the kind of tensor that it cannot read.
     """
-    foreign = sorted({f'{node.domain}.{node.op_type}'.lstrip('.') for node in model.graph.node
-                      if node.domain not in ('', 'ai.onnx') or node.op_type not in OPERATORS})
+    foreign = sorted(
+        {
+            f'{node.domain}.{node.op_type}'.lstrip('.')
+            for node in model.graph.node
+            if node.domain not in ('', 'ai.onnx') or node.op_type not in OPERATORS
+        }
+    )
     if foreign:
-        raise EngineError(f"TensorRT 10.3 has no operator {', '.join(foreign)}; export the model "
-                          'without it')
+        raise EngineError(
+            f'TensorRT 10.3 has no operator {", ".join(foreign)}; export the model without it'
+        )
     opset = next((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), None)
     if opset not in OPSETS:
-        raise EngineError(f'TensorRT 10.3 reads opset {OPSETS[0]} to {OPSETS[-1]}, the model has '
-                          f'{opset}; export it with opset 18')
-    images = {value.name for value in model.graph.input
-              if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+        raise EngineError(
+            f'TensorRT 10.3 reads opset {OPSETS[0]} to {OPSETS[-1]}, the model has '
+            f'{opset}; export it with opset 18'
+        )
+    images = {
+        value.name
+        for value in model.graph.input
+        if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    }
     unsigned = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.UINT8}
     for node in model.graph.node:
         if node.op_type == 'QuantizeLinear' and not unsigned.isdisjoint(node.input[2:]):
-            raise EngineError('TensorRT takes no values quantised to 0..255, as CPU runtimes want '
-                              "them; quantise the original with 'quantize --runtime tensorrt'")
+            raise EngineError(
+                'TensorRT takes no values quantised to 0..255, as CPU runtimes want '
+                "them; quantise the original with 'quantize --runtime tensorrt'"
+            )
         for attribute in node.attribute if node.op_type == 'Resize' else ():
             value = onnx.helper.get_attribute_value(attribute)
             if attribute.name in RESIZE and value not in RESIZE[attribute.name]:
-                raise EngineError(f"TensorRT 10.3 has no Resize with {attribute.name} "
-                                  f"{value!r} ('{node.name}'); export the model without it")
+                raise EngineError(
+                    f'TensorRT 10.3 has no Resize with {attribute.name} '
+                    f"{value!r} ('{node.name}'); export the model without it"
+                )
         if node.op_type != 'Cast' and not images.isdisjoint(node.input):
-            raise EngineError(f"TensorRT 10.3 takes bytes into Cast only, but {node.op_type} "
-                              f"'{node.name}' reads an image; cast it first")
+            raise EngineError(
+                f'TensorRT 10.3 takes bytes into Cast only, but {node.op_type} '
+                f"'{node.name}' reads an image; cast it first"
+            )
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
@@ -108,12 +132,15 @@ def quantized_for(model: onnx.ModelProto) -> str | None:
     if not is_quantized(model):
         return None
     unsigned = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.UINT8}
-    if not any(node.op_type == 'QuantizeLinear' and not unsigned.isdisjoint(node.input[2:])
-               for node in model.graph.node):
+    if not any(
+        node.op_type == 'QuantizeLinear' and not unsigned.isdisjoint(node.input[2:])
+        for node in model.graph.node
+    ):
         return 'tensorrt'
     steps = {node.output[0] for node in model.graph.node if node.op_type == 'DequantizeLinear'}
-    biases = any(node.op_type == 'Conv' and not steps.isdisjoint(node.input[2:])
-                 for node in model.graph.node)
+    biases = any(
+        node.op_type == 'Conv' and not steps.isdisjoint(node.input[2:]) for node in model.graph.node
+    )
     return 'onnxruntime' if biases else 'openvino'
 
 
@@ -141,19 +168,25 @@ def load_model(source: Path, precision: str, calibration: Path | None = None) ->
         raise EngineError(
             f"'{source}' is quantised for {quantized}, and TensorRT takes no values quantised to "
             f'0..255: for a node, set its parameter backend to {quantized}, or model to the '
-            "original file; for int8 on TensorRT, quantise that with 'quantize --runtime tensorrt'")
+            "original file; for int8 on TensorRT, quantise that with 'quantize --runtime tensorrt'"
+        )
     check_operators(model)
     if quantized and precision != 'int8':
         command = shell_command('build_engine', source, '--precision', 'int8')
-        raise EngineError(f"'{source}' is quantised for tensorrt, and cannot be {precision}: build "
-                          f'it with {command}, or take the original file')
+        raise EngineError(
+            f"'{source}' is quantised for tensorrt, and cannot be {precision}: build "
+            f'it with {command}, or take the original file'
+        )
     if quantized and calibration:
-        raise EngineError(f"'{source}' is quantised already; leave --calibration out, or give the "
-                          'original model')
+        raise EngineError(
+            f"'{source}' is quantised already; leave --calibration out, or give the original model"
+        )
     if precision == 'int8' and not quantized:
         if calibration is None:
-            raise EngineError(f"'{source}' is not quantised, and int8 needs images to do it with: "
-                              'give --calibration RECORDING, or a folder of images')
+            raise EngineError(
+                f"'{source}' is not quantised, and int8 needs images to do it with: "
+                'give --calibration RECORDING, or a folder of images'
+            )
         from depth_ros.int8 import quantize  # needs what reads recordings
 
         model = quantize(source, calibration, runtime='tensorrt')
@@ -163,9 +196,17 @@ def load_model(source: Path, precision: str, calibration: Path | None = None) ->
     return to_fp16(model) if precision == 'fp16' else model
 
 
-def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.Event | None = None,
-          *, calibration: Path | None = None, model: onnx.ModelProto | None = None,
-          trt: Any = None, cudart: Any = None) -> None:
+def build(
+    source: Path,
+    output: Path,
+    precision: str = 'fp32',
+    stop: threading.Event | None = None,
+    *,
+    calibration: Path | None = None,
+    model: onnx.ModelProto | None = None,
+    trt: Any = None,
+    cudart: Any = None,
+) -> None:
     """Build an engine for this machine's GPU; engine and record appear whole or not at all.
 
     Args:
@@ -189,17 +230,32 @@ def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.E
     gpu = find_gpu(cudart)
     trt = trt if trt is not None else tensorrt_module()
     record = EngineRecord(
-        contract=contract, source=source.name, source_sha256=digest,
-        precision=precision, tensorrt=trt.__version__,
-        cuda=cuda_call(cudart, 'cudaRuntimeGetVersion'), gpu=gpu,
-        command=shlex.join([
-            'build_engine', str(source.resolve()), '--precision', precision,
-            *(['--calibration', str(calibration.resolve())] if calibration else []),
-            '--output', str(output.resolve())]))
+        contract=contract,
+        source=source.name,
+        source_sha256=digest,
+        precision=precision,
+        tensorrt=trt.__version__,
+        cuda=cuda_call(cudart, 'cudaRuntimeGetVersion'),
+        gpu=gpu,
+        command=shlex.join(
+            [
+                'build_engine',
+                str(source.resolve()),
+                '--precision',
+                precision,
+                *(['--calibration', str(calibration.resolve())] if calibration else []),
+                '--output',
+                str(output.resolve()),
+            ]
+        ),
+    )
     timing = timing_path(output)
     known = timing.read_bytes() if timing.is_file() else b''
-    print(f'TensorRT {trt.__version__} tries which kernels are fastest on {gpu}; that can take '
-          'many minutes', file=sys.stderr)
+    print(
+        f'TensorRT {trt.__version__} tries which kernels are fastest on {gpu}; that can take '
+        'many minutes',
+        file=sys.stderr,
+    )
     plan, measured = serialize(model, trt, known, stop or threading.Event())
     output.parent.mkdir(parents=True, exist_ok=True)
     if measured:
@@ -210,8 +266,9 @@ def build(source: Path, output: Path, precision: str = 'fp32', stop: threading.E
     write_file(record_path(output), record.to_json())
 
 
-def serialize(model: onnx.ModelProto, trt: Any, timing: bytes | None, stop: threading.Event
-              ) -> tuple[bytes, bytes]:
+def serialize(
+    model: onnx.ModelProto, trt: Any, timing: bytes | None, stop: threading.Event
+) -> tuple[bytes, bytes]:
     """Let TensorRT parse and build a model.
 
     Args:
@@ -286,10 +343,12 @@ def _progress(trt: Any, stop: threading.Event):
 
     def report() -> None:
         while not done.wait(HEARTBEAT):
-            at = ', '.join(f'{name} {step}/{steps}' for name, (step, steps) in
-                           list(phases.items()))
-            print(f'{time.monotonic() - start:4.0f} s: {at or "TensorRT is starting"}',
-                  file=sys.stderr, flush=True)
+            at = ', '.join(f'{name} {step}/{steps}' for name, (step, steps) in list(phases.items()))
+            print(
+                f'{time.monotonic() - start:4.0f} s: {at or "TensorRT is starting"}',
+                file=sys.stderr,
+                flush=True,
+            )
 
     done = threading.Event()
     reporter = threading.Thread(target=report, daemon=True)
@@ -312,30 +371,48 @@ def _check(source: Path, precision: str, model: onnx.ModelProto, stop: threading
     try:
         import tensorrt_rtx as trt
     except ImportError as error:
-        raise EngineError(f'--check needs TensorRT-RTX ({error}); pip install tensorrt-rtx-cu13'
-                          ) from error
+        raise EngineError(
+            f'--check needs TensorRT-RTX ({error}); pip install tensorrt-rtx-cu13'
+        ) from error
     plan, _ = serialize(model, trt, None, stop)
-    print(f'{source} ({precision}): read and built by TensorRT-RTX {trt.__version__}, '
-          f'{len(plan) / 1e6:.1f} MB')
+    print(
+        f'{source} ({precision}): read and built by TensorRT-RTX {trt.__version__}, '
+        f'{len(plan) / 1e6:.1f} MB'
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     summary, epilog = __doc__.split('\n\n', 1)
     parser = argparse.ArgumentParser(
-        prog='build_engine', description=summary.split(':')[0] + '.', epilog=epilog)
+        prog='build_engine', description=summary.split(':')[0] + '.', epilog=epilog
+    )
     parser.add_argument('model', type=Path, help='ONNX file with a depth_ros contract')
-    parser.add_argument('--precision', choices=(*PRECISIONS, 'int8'), default='fp32',
-                        help='fp16 halves the size; int8 needs --calibration, or a model of '
-                        'quantize --runtime tensorrt (default: %(default)s)')
-    parser.add_argument('--calibration', type=Path, metavar='PATH', help='recording, or folder of '
-                        'images, of the camera, to find the scales of int8 with and to judge it; '
-                        'of several cameras, quantize takes one')
-    parser.add_argument('--output', type=Path, help='engine file (default: MODEL.engine beside the '
-                        'model, or in ~/.ros/depth_ros if that folder cannot be written; the nodes '
-                        'find both)')
-    parser.add_argument('--check', action='store_true',
-                        help='only try, without a GPU; writes nothing')
+    parser.add_argument(
+        '--precision',
+        choices=(*PRECISIONS, 'int8'),
+        default='fp32',
+        help='fp16 halves the size; int8 needs --calibration, or a model of '
+        'quantize --runtime tensorrt (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--calibration',
+        type=Path,
+        metavar='PATH',
+        help='recording, or folder of '
+        'images, of the camera, to find the scales of int8 with and to judge it; '
+        'of several cameras, quantize takes one',
+    )
+    parser.add_argument(
+        '--output',
+        type=Path,
+        help='engine file (default: MODEL.engine beside the '
+        'model, or in ~/.ros/depth_ros if that folder cannot be written; the nodes '
+        'find both)',
+    )
+    parser.add_argument(
+        '--check', action='store_true', help='only try, without a GPU; writes nothing'
+    )
     arguments = parser.parse_args(argv)
     output = arguments.output or engine_output(arguments.model)
     source, precision, calibration = arguments.model, arguments.precision, arguments.calibration

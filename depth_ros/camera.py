@@ -44,8 +44,14 @@ class Intrinsics:
     def resized(self, width: int, height: int) -> Intrinsics:
         """The same camera with its image resized to ``width`` x ``height`` pixels."""
         sx, sy = width / self.width, height / self.height
-        return Intrinsics(self.fx * sx, self.fy * sy, (self.cx + 0.5) * sx - 0.5,
-                          (self.cy + 0.5) * sy - 0.5, width, height)
+        return Intrinsics(
+            self.fx * sx,
+            self.fy * sy,
+            (self.cx + 0.5) * sx - 0.5,
+            (self.cy + 0.5) * sy - 0.5,
+            width,
+            height,
+        )
 
     def cropped(self, x: int, y: int, width: int, height: int) -> Intrinsics:
         """The same camera with its image cut to a region whose top left pixel is (x, y)."""
@@ -61,8 +67,10 @@ class Intrinsics:
         """
         u = np.arange(0, self.width, stride)
         v = np.arange(0, self.height, stride)
-        return (((u - self.cx) / self.fx).astype(np.float32),
-                ((v - self.cy) / self.fy).astype(np.float32))
+        return (
+            ((u - self.cx) / self.fx).astype(np.float32),
+            ((v - self.cy) / self.fy).astype(np.float32),
+        )
 
 
 def unproject(depth: np.ndarray, camera: Intrinsics) -> np.ndarray:
@@ -79,8 +87,10 @@ def unproject(depth: np.ndarray, camera: Intrinsics) -> np.ndarray:
         CameraError: if the sizes differ.
     """
     if depth.shape != (camera.height, camera.width):
-        raise CameraError(f'depth is {depth.shape[1]}x{depth.shape[0]}, '
-                          f'but the camera is {camera.width}x{camera.height}')
+        raise CameraError(
+            f'depth is {depth.shape[1]}x{depth.shape[0]}, '
+            f'but the camera is {camera.width}x{camera.height}'
+        )
     x, y = camera.rays()
     return np.stack((depth * x, depth * y[:, None], depth), axis=-1).astype(np.float32)
 
@@ -110,10 +120,13 @@ def intrinsics_from_info(info, width: int, height: int) -> Intrinsics:
     if not all(math.isfinite(v) for v in (fx, fy, cx, cy)) or fx <= 0 or fy <= 0:
         raise CameraError(
             f'camera_info holds no usable intrinsics (fx={fx:g}, fy={fy:g}, cx={cx:g}, cy={cy:g} '
-            'in K and P); calibrate the camera or give its driver the calibration file')
+            'in K and P); calibrate the camera or give its driver the calibration file'
+        )
     if info.width <= 0 or info.height <= 0:
-        raise CameraError(f'camera_info says that the image is {info.width}x{info.height}; '
-                          'give the camera driver a calibration file with the image size')
+        raise CameraError(
+            f'camera_info says that the image is {info.width}x{info.height}; '
+            'give the camera driver a calibration file with the image size'
+        )
     camera = Intrinsics(fx, fy, cx, cy, info.width, info.height)
     roi = info.roi
     if roi.width > 0 and roi.height > 0:
@@ -123,7 +136,8 @@ def intrinsics_from_info(info, width: int, height: int) -> Intrinsics:
         raise CameraError(
             f'camera_info is for {camera.width}x{camera.height} pixels, but the image is '
             f'{width}x{height}: not the same view; publish the camera_info that belongs to the '
-            'image (check the camera_info remapping and the calibration file)')
+            'image (check the camera_info remapping and the calibration file)'
+        )
     return camera.resized(width, height)
 
 
@@ -204,14 +218,19 @@ class ImageFit:
             image: uint8 [camera height, camera width, 3].
             out: uint8 [height, width, 3], of network size or larger, overwritten.
         """
-        view = image[self.y:self.y + self.height, self.x:self.x + self.width]
+        view = image[self.y : self.y + self.height, self.x : self.x + self.width]
         height, width = out.shape[:2]
         # Exact halvings average four pixels and are ten times faster than a general area
         # resize; the linear step that is left shrinks by less than two on one axis.
-        while (view.shape[0] >= 2 * height and view.shape[1] >= 2 * width
-               and view.shape[0] % 2 == 0 and view.shape[1] % 2 == 0):
-            view = cv2.resize(view, (view.shape[1] // 2, view.shape[0] // 2),
-                              interpolation=cv2.INTER_AREA)
+        while (
+            view.shape[0] >= 2 * height
+            and view.shape[1] >= 2 * width
+            and view.shape[0] % 2 == 0
+            and view.shape[1] % 2 == 0
+        ):
+            view = cv2.resize(
+                view, (view.shape[1] // 2, view.shape[0] // 2), interpolation=cv2.INTER_AREA
+            )
         cv2.resize(view, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
 
     def to_camera(self, image: np.ndarray, out: np.ndarray, nearest: bool = False) -> None:
@@ -222,10 +241,9 @@ class ImageFit:
             out: [camera height, camera width, ...]; only the region is overwritten.
             nearest: take the nearest pixel, as class ids need, rather than interpolate.
         """
-        region = out[self.y:self.y + self.height, self.x:self.x + self.width]
+        region = out[self.y : self.y + self.height, self.x : self.x + self.width]
         if not nearest:
-            cv2.resize(image, (self.width, self.height), dst=region,
-                       interpolation=cv2.INTER_LINEAR)
+            cv2.resize(image, (self.width, self.height), dst=region, interpolation=cv2.INTER_LINEAR)
             return
         # Columns first, then whole rows, each the one that its centre falls on: OpenCV, going pixel
         # by pixel, takes three times as long.

@@ -13,22 +13,67 @@ from depth_ros.contract import SemanticClass
 from depth_ros.metrics import IGNORE
 
 _CITYSCAPES = (
-    'road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign',
-    'vegetation', 'terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle',
-    'bicycle')
+    'road',
+    'sidewalk',
+    'building',
+    'wall',
+    'fence',
+    'pole',
+    'traffic light',
+    'traffic sign',
+    'vegetation',
+    'terrain',
+    'sky',
+    'person',
+    'rider',
+    'car',
+    'truck',
+    'bus',
+    'train',
+    'motorcycle',
+    'bicycle',
+)
 
 KNOWN = {
     # Its trainIds 0..18.
     'cityscapes': {'names': _CITYSCAPES, 'map': {name: name for name in _CITYSCAPES}},
     # The eleven classes of Badrinarayanan et al. (SegNet), and Cityscapes' classes in them.
     'camvid': {
-        'names': ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car',
-                  'pedestrian', 'bicyclist'),
-        'map': {'sky': 'sky', 'building': 'building', 'wall': 'building', 'pole': 'pole',
-                'road': 'road', 'sidewalk': 'pavement', 'vegetation': 'tree', 'terrain': 'tree',
-                'traffic sign': 'sign', 'traffic light': 'sign', 'fence': 'fence', 'car': 'car',
-                'truck': 'car', 'bus': 'car', 'train': 'car', 'person': 'pedestrian',
-                'rider': 'bicyclist', 'bicycle': 'bicyclist', 'motorcycle': 'bicyclist'}},
+        'names': (
+            'sky',
+            'building',
+            'pole',
+            'road',
+            'pavement',
+            'tree',
+            'sign',
+            'fence',
+            'car',
+            'pedestrian',
+            'bicyclist',
+        ),
+        'map': {
+            'sky': 'sky',
+            'building': 'building',
+            'wall': 'building',
+            'pole': 'pole',
+            'road': 'road',
+            'sidewalk': 'pavement',
+            'vegetation': 'tree',
+            'terrain': 'tree',
+            'traffic sign': 'sign',
+            'traffic light': 'sign',
+            'fence': 'fence',
+            'car': 'car',
+            'truck': 'car',
+            'bus': 'car',
+            'train': 'car',
+            'person': 'pedestrian',
+            'rider': 'bicyclist',
+            'bicycle': 'bicyclist',
+            'motorcycle': 'bicyclist',
+        },
+    },
 }
 """Label sets that have a name here."""
 
@@ -61,7 +106,7 @@ class ClassMap:
         """
         lookup = np.full(256, IGNORE, np.uint8)
         if source is None:
-            lookup[:len(model)] = range(len(model))
+            lookup[: len(model)] = range(len(model))
             return cls(tuple(model), lookup)
         try:
             given = KNOWN.get(source) or yaml.safe_load(Path(source).read_text())

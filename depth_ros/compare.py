@@ -24,9 +24,13 @@ LOW, HIGH = 'low', 'high'
 """Which values of a row are better; None where neither is."""
 
 SHARED_COLUMNS = {
-    'abs_rel': ('depth, Abs Rel', LOW), 'abs_rel_published': ('depth as published, Abs Rel', LOW),
-    'label_accuracy': ('labels right, share', HIGH), 'position_error': ('position error, m', LOW),
-    'photometric': ('photometric error', LOW), 'inconsistency': ('depth inconsistency', LOW)}
+    'abs_rel': ('depth, Abs Rel', LOW),
+    'abs_rel_published': ('depth as published, Abs Rel', LOW),
+    'label_accuracy': ('labels right, share', HIGH),
+    'position_error': ('position error, m', LOW),
+    'photometric': ('photometric error', LOW),
+    'inconsistency': ('depth inconsistency', LOW),
+}
 """Columns of the tables of frames that are compared frame by frame."""
 
 
@@ -85,10 +89,14 @@ def comparison_text(found: Mapping) -> str:
     """Return the table for the terminal, from `write_comparison`; the best has a star."""
     names = [f'{row["group"]}: {row["name"]}' for row in found['rows']]
     first = max(map(len, names), default=0)
-    cells = [[_text(value) + ('*' if i in row['best'] else ' ')
-              for i, value in enumerate(row['values'])] for row in found['rows']]
-    widths = [max(len(name) + 1, *(len(line[i]) for line in cells)) + 2 if cells else len(name) + 3
-              for i, name in enumerate(found['runs'])]
+    cells = [
+        [_text(value) + ('*' if i in row['best'] else ' ') for i, value in enumerate(row['values'])]
+        for row in found['rows']
+    ]
+    widths = [
+        max(len(name) + 1, *(len(line[i]) for line in cells)) + 2 if cells else len(name) + 3
+        for i, name in enumerate(found['runs'])
+    ]
 
     def line(name: str, values: Iterable[str]) -> str:
         return f'{name:{first}}' + ''.join(f'{v:>{w}}' for v, w in zip(values, widths, strict=True))
@@ -121,12 +129,18 @@ def _read(folder: Path, name: str) -> Run:
         found = json.loads(path.read_text())
         if not {'mode', 'recording', 'models', 'settings', 'frames'} <= found.keys():
             raise ValueError(f'{path.name} is of another program or version')
-        return Run(name, found, _read_frames(folder / 'frames.csv'),
-                   _read_positions(folder / 'trajectory' / 'estimate_aligned.tum'),
-                   _read_positions(folder / 'trajectory' / 'truth.tum'))
+        return Run(
+            name,
+            found,
+            _read_frames(folder / 'frames.csv'),
+            _read_positions(folder / 'trajectory' / 'estimate_aligned.tum'),
+            _read_positions(folder / 'trajectory' / 'truth.tum'),
+        )
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"'{folder}' holds no result of an evaluation ({error}); name a folder "
-                         'that evaluate_bag has written') from error
+        raise ValueError(
+            f"'{folder}' holds no result of an evaluation ({error}); name a folder "
+            'that evaluate_bag has written'
+        ) from error
 
 
 def _read_frames(path: Path) -> dict[str, np.ndarray]:
@@ -134,8 +148,9 @@ def _read_frames(path: Path) -> dict[str, np.ndarray]:
         head, *rows = csv.reader(file)
     if 'stamp' not in head or any(len(row) != len(head) for row in rows):
         raise ValueError(f'{path.name} is not a table of frames, or is cut off')
-    columns = [[float(cell) if cell else math.nan for cell in column]
-               for column in zip(*rows, strict=True)] or [[]] * len(head)
+    columns = [
+        [float(cell) if cell else math.nan for cell in column] for column in zip(*rows, strict=True)
+    ] or [[]] * len(head)
     return {name: np.array(values) for name, values in zip(head, columns, strict=True)}
 
 
@@ -159,16 +174,21 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     """What makes the numbers less comparable than they look."""
     notes = []
     if len({_recording(run) for run in runs}) > 1:
-        notes.append('the runs are of different recordings: differences are not those of the '
-                     'models alone')
+        notes.append(
+            'the runs are of different recordings: differences are not those of the models alone'
+        )
     elif len({tuple(_keys(run)) for run in runs}) > 1:
         counts = ', '.join(f'{len(run.frames["stamp"])} ({run.name})' for run in runs)
-        notes.append(f'the runs judged different frames: {counts}; the rows of shared frames count '
-                     'only those that all have')
+        notes.append(
+            f'the runs judged different frames: {counts}; the rows of shared frames count '
+            'only those that all have'
+        )
     if len({run.found['mode'] for run in runs}) > 1:
         notes.append('offline and live runs measure different times')
-    truths = {name: [run.name for run in runs if run.found.get(name)]
-              for name in ('depth', 'semantics', 'trajectory', 'consistency')}
+    truths = {
+        name: [run.name for run in runs if run.found.get(name)]
+        for name in ('depth', 'semantics', 'trajectory', 'consistency')
+    }
     for name, have in truths.items():
         if 0 < len(have) < len(runs):
             notes.append(f'{name} was judged in {", ".join(have)} only')
@@ -180,10 +200,20 @@ def _changed(runs: Sequence[Run]) -> dict[str, list[str]]:
     flat = []
     for run in runs:
         topics = {f'topic of {name}': topic for name, topic in run.found.get('topics', {}).items()}
-        flat.append(dict(_flat({
-            'recording': run.found['recording'], 'mode': run.found['mode'],
-            'rate': run.found.get('rate'), **topics, **run.found['models'],
-            **run.found['settings']})))
+        flat.append(
+            dict(
+                _flat(
+                    {
+                        'recording': run.found['recording'],
+                        'mode': run.found['mode'],
+                        'rate': run.found.get('rate'),
+                        **topics,
+                        **run.found['models'],
+                        **run.found['settings'],
+                    }
+                )
+            )
+        )
     keys = dict.fromkeys(key for values in flat for key in values)
     texts = {key: [values.get(key, '–') for values in flat] for key in keys}
     return {key: values for key, values in texts.items() if len(set(values)) > 1}
@@ -233,8 +263,12 @@ def _rows(runs: Sequence[Run]) -> list[dict]:
         # All seven metrics of the two general rows; one of each distance and class.
         chosen = DEPTH_METRICS if key in (*ALIGNED, 'as_published') else ('abs_rel',)
         for metric in chosen:
-            add('Depth', f'{row_name(key)}, {DEPTH_METRICS[metric]}',
-                ('depth', 'rows', key, metric), HIGH if metric in ('a1', 'a2', 'a3') else LOW)
+            add(
+                'Depth',
+                f'{row_name(key)}, {DEPTH_METRICS[metric]}',
+                ('depth', 'rows', key, metric),
+                HIGH if metric in ('a1', 'a2', 'a3') else LOW,
+            )
     add('Depth', 'factor to the true scale', ('depth', 'scale_median'), None)
     add('Depth', 'spread of the factor', ('depth', 'scale_spread'), LOW)
     add('Depth', 'coverage', ('depth', 'coverage'), HIGH)
@@ -244,8 +278,12 @@ def _rows(runs: Sequence[Run]) -> list[dict]:
         add('Semantics', f'IoU of {name}', ('semantics', 'iou', name), HIGH)
     for measure in ('ate', 'rpe'):
         for key, name in ALIGNMENTS.items():
-            add('Trajectory', f'{measure.upper()}, {name}, m',
-                ('trajectory', f'{measure}_{key}'), LOW)
+            add(
+                'Trajectory',
+                f'{measure.upper()}, {name}, m',
+                ('trajectory', f'{measure}_{key}'),
+                LOW,
+            )
     add('Trajectory', 'rotation RPE, °', ('trajectory', 'rpe_rotation_deg'), LOW)
     add('Trajectory', 'KITTI drift, as it is, %', ('trajectory', 't_err_se3'), LOW)
     add('Trajectory', 'KITTI drift, scaled, %', ('trajectory', 't_err_sim3'), LOW)
@@ -254,8 +292,9 @@ def _rows(runs: Sequence[Run]) -> list[dict]:
     add('Consistency', 'photometric error', ('consistency', 'photometric'), LOW)
     add('Consistency', 'explained, %', ('consistency', 'explained_percent'), HIGH)
     add('Consistency', 'depth inconsistency', ('consistency', 'inconsistency'), LOW)
-    add('Consistency', 'spread of scale steps, %', ('consistency', 'scale_step_spread_percent'),
-        LOW)
+    add(
+        'Consistency', 'spread of scale steps, %', ('consistency', 'scale_step_spread_percent'), LOW
+    )
     add('Consistency', 'loop, translation, %', ('consistency', 'loop_translation_percent'), LOW)
     add('Consistency', 'loop, rotation, °', ('consistency', 'loop_rotation_deg'), LOW)
     for node in ('perception', 'odometry'):
@@ -290,12 +329,24 @@ def _shared_rows(runs: Sequence[Run]) -> list[dict]:
         return []
     rows = []
     for column, (name, better) in SHARED_COLUMNS.items():
-        known = [{key: value for key, value in zip(stamps, run.frames.get(column, ()), strict=False)
-                  if math.isfinite(value)} for stamps, run in zip(keys, runs, strict=True)]
+        known = [
+            {
+                key: value
+                for key, value in zip(stamps, run.frames.get(column, ()), strict=False)
+                if math.isfinite(value)
+            }
+            for stamps, run in zip(keys, runs, strict=True)
+        ]
         shared = set.intersection(*map(set, known))
         if shared:
-            rows.append(_row('Shared frames', f'{name} ({len(shared)} frames)',
-                             [float(np.mean([k[s] for s in shared])) for k in known], better))
+            rows.append(
+                _row(
+                    'Shared frames',
+                    f'{name} ({len(shared)} frames)',
+                    [float(np.mean([k[s] for s in shared])) for k in known],
+                    better,
+                )
+            )
     return rows
 
 
@@ -305,28 +356,42 @@ def _shared_rows(runs: Sequence[Run]) -> list[dict]:
 def _page(found: Mapping, runs: Sequence[Run]) -> str:
     name = _recording(runs[0])
     same = all(_recording(run) == name for run in runs)
-    lead = (f'On the recording <strong>{escape(name)}</strong>.' if same
-            else 'On different recordings.')
-    body = [f'<p class="lead">{len(runs)} evaluations side by side. {lead}</p>',
-            page.notes_html(found['notes']), _changed_section(found), _results_section(found)]
-    if curves := {run.name: bands for run in runs
-                  if (bands := distance_bands(_at(run.found, ('depth', 'rows')) or {}))}:
-        drawn = page.figure(lambda f: _draw_bands(f.add_subplot(), curves), (11, 3.6),
-                            'depth error over distance')
+    lead = (
+        f'On the recording <strong>{escape(name)}</strong>.' if same else 'On different recordings.'
+    )
+    body = [
+        f'<p class="lead">{len(runs)} evaluations side by side. {lead}</p>',
+        page.notes_html(found['notes']),
+        _changed_section(found),
+        _results_section(found),
+    ]
+    if curves := {
+        run.name: bands
+        for run in runs
+        if (bands := distance_bands(_at(run.found, ('depth', 'rows')) or {}))
+    }:
+        drawn = page.figure(
+            lambda f: _draw_bands(f.add_subplot(), curves), (11, 3.6), 'depth error over distance'
+        )
         body.append(page.section('distance', 'Depth error over distance', drawn))
     if same:
         body += [_over_time_section(runs), _trajectory_section(runs)]
-    return page.document(f'depth_ros: {" and ".join(found["runs"])}',
-                         ' vs. '.join(found['runs']), '\n'.join(filter(None, body)))
+    return page.document(
+        f'depth_ros: {" and ".join(found["runs"])}',
+        ' vs. '.join(found['runs']),
+        '\n'.join(filter(None, body)),
+    )
 
 
 def _changed_section(found: Mapping) -> str:
     if not found['changed']:
-        return page.section('changed', 'What changed',
-                            '<p>Nothing: models and settings are the same.</p>')
+        return page.section(
+            'changed', 'What changed', '<p>Nothing: models and settings are the same.</p>'
+        )
     rows = [(name, *values) for name, values in found['changed'].items()]
-    return page.section('changed', 'What changed',
-                        page.table(('', *found['runs']), rows, 'compared'))
+    return page.section(
+        'changed', 'What changed', page.table(('', *found['runs']), rows, 'compared')
+    )
 
 
 def _results_section(found: Mapping) -> str:
@@ -338,12 +403,19 @@ def _results_section(found: Mapping) -> str:
             body += f'<tr class="group"><td colspan="{len(found["runs"]) + 1}">{group}</td></tr>'
         cells = ''.join(
             f'<td{" class=best" if i in row["best"] else ""}>{_text(value)}'
-            f'{_change(row, value) if i else ""}</td>' for i, value in enumerate(row['values']))
+            f'{_change(row, value) if i else ""}</td>'
+            for i, value in enumerate(row['values'])
+        )
         body += f'<tr><td>{escape(row["name"])}</td>{cells}</tr>'
     note = page.caption(f'Best of each row highlighted; small: against {found["runs"][0]}.')
-    return page.section('results', 'Results', (
-        f'{note}<div class="wide"><table class="compared"><thead><tr>{head}</tr></thead>'
-        f'<tbody>{body}</tbody></table></div>'))
+    return page.section(
+        'results',
+        'Results',
+        (
+            f'{note}<div class="wide"><table class="compared"><thead><tr>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table></div>'
+        ),
+    )
 
 
 def _change(row: Mapping, value: float | None) -> str:
@@ -354,12 +426,17 @@ def _change(row: Mapping, value: float | None) -> str:
     return f'<small>{text}</small>'
 
 
-def _draw_bands(
-    axes: Axes, curves: Mapping[str, Sequence[tuple[float, float, float]]]
-) -> None:
+def _draw_bands(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float, float]]]) -> None:
     for (name, bands), color in zip(curves.items(), page.colors(len(curves)), strict=True):
-        axes.plot([(low + high) / 2 for low, high, _ in bands], [error for *_, error in bands],
-                  'o-', color=color, linewidth=1.8, markersize=5, label=name)
+        axes.plot(
+            [(low + high) / 2 for low, high, _ in bands],
+            [error for *_, error in bands],
+            'o-',
+            color=color,
+            linewidth=1.8,
+            markersize=5,
+            label=name,
+        )
     edges = {edge for bands in curves.values() for low, high, _ in bands for edge in (low, high)}
     axes.set_xticks(sorted(edges))
     axes.set_ylim(bottom=0)
@@ -372,8 +449,9 @@ def _over_time_section(runs: Sequence[Run]) -> str:
     start = min(run.frames['stamp'].min(initial=math.inf) for run in runs)
     panels = []
     for column, (title, _) in SHARED_COLUMNS.items():
-        curves = {run.name: run for run in runs
-                  if np.isfinite(run.frames.get(column, math.nan)).any()}
+        curves = {
+            run.name: run for run in runs if np.isfinite(run.frames.get(column, math.nan)).any()
+        }
         if len(curves) > 1:
             panels.append((column, title))
     if not panels:
@@ -384,8 +462,9 @@ def _over_time_section(runs: Sequence[Run]) -> str:
         for axes, (column, title) in zip(stacked, panels, strict=True):
             for run, color in zip(runs, page.colors(len(runs)), strict=True):
                 if np.isfinite(run.frames.get(column, math.nan)).any():
-                    page.draw_over_time(axes, run.frames['stamp'] - start, run.frames[column],
-                                        color, run.name)
+                    page.draw_over_time(
+                        axes, run.frames['stamp'] - start, run.frames[column], color, run.name
+                    )
             axes.set_title(title, fontsize=10, loc='left', color=page.INK)
         page.legend_above(stacked[0])
         stacked[-1].set_xlabel('time, s')
@@ -399,7 +478,11 @@ def _trajectory_section(runs: Sequence[Run]) -> str:
     if not paths:
         return ''
     truth = next((run.truth for run in runs if len(run.truth)), np.empty((0, 3)))
-    drawn = page.figure(lambda f: page.draw_paths(f.add_subplot(), truth, paths, 'm'), (11, 5),
-                        'trajectories from above')
-    return page.section('trajectory', 'Trajectories', drawn + page.caption(
-        'From above, each aligned with scale.'))
+    drawn = page.figure(
+        lambda f: page.draw_paths(f.add_subplot(), truth, paths, 'm'),
+        (11, 5),
+        'trajectories from above',
+    )
+    return page.section(
+        'trajectory', 'Trajectories', drawn + page.caption('From above, each aligned with scale.')
+    )

@@ -116,8 +116,14 @@ class Result:
     notes: list[str]
 
 
-def compare(a: Engine, b: Engine, images: Images, bounds: Bounds | None = None,
-            bar: bool = True, check: Callable[[Picture], None] | None = None) -> Result:
+def compare(
+    a: Engine,
+    b: Engine,
+    images: Images,
+    bounds: Bounds | None = None,
+    bar: bool = True,
+    check: Callable[[Picture], None] | None = None,
+) -> Result:
     """Run two engines of one model on the same images, as the nodes would.
 
     Args:
@@ -140,23 +146,33 @@ def compare(a: Engine, b: Engine, images: Images, bounds: Bounds | None = None,
         scattered = a.contract.task == 'pose' and not images.in_a_row
         if recording and not scattered:
             judges = _judges(images, *recording, a.contract, number, pool, stack)
-        progress = stack.enter_context(tqdm(
-            pictures, total=number, unit='image', disable=None if bar else True))
+        progress = stack.enter_context(
+            tqdm(pictures, total=number, unit='image', disable=None if bar else True)
+        )
         agreement, notes = _run((a, b), judges, progress, check)
         evaluations = [judge.finish()[0] for judge in judges]
     accuracy = tuple({name: e.numbers[name] for name in _TRUTH} for e in evaluations) or (
-        dict.fromkeys(_TRUTH), dict.fromkeys(_TRUTH))
+        dict.fromkeys(_TRUTH),
+        dict.fromkeys(_TRUTH),
+    )
     notes += evaluations[0].notes if evaluations else []
     if not any(accuracy[0].values()):
         why = 'no trajectory of scattered pairs' if scattered else 'no ground truth'
         notes.append(f'{why}: the engines are compared with each other only')
     return Result(
-        agreement=agreement, accuracy=accuracy, notes=notes,
-        problems=agreement.problems(bounds) + accuracy_problems(*accuracy, bounds))
+        agreement=agreement,
+        accuracy=accuracy,
+        notes=notes,
+        problems=agreement.problems(bounds) + accuracy_problems(*accuracy, bounds),
+    )
 
 
-def _run(engines: tuple[Engine, Engine], judges: Sequence[Judge], pictures: _Pictures,
-         check: Callable[[Picture], None] | None) -> tuple[Agreement, list[str]]:
+def _run(
+    engines: tuple[Engine, Engine],
+    judges: Sequence[Judge],
+    pictures: _Pictures,
+    check: Callable[[Picture], None] | None,
+) -> tuple[Agreement, list[str]]:
     """Run both engines on all pictures; returns their agreement and what was left out."""
     comparison = Comparison(engines[0].contract)
     perception = comparison.contract.task == 'perception'
@@ -165,8 +181,10 @@ def _run(engines: tuple[Engine, Engine], judges: Sequence[Judge], pictures: _Pic
     last: int | None = None
     for index, picture, info in pictures:
         if last is None or index != last + 1:  # there is no motion over a gap
-            runners = [Runner(*((engine, None) if perception else (None, engine)), Settings())
-                       for engine in engines]
+            runners = [
+                Runner(*((engine, None) if perception else (None, engine)), Settings())
+                for engine in engines
+            ]
             runners[0].missed = missed
         last = index
         try:
@@ -174,8 +192,10 @@ def _run(engines: tuple[Engine, Engine], judges: Sequence[Judge], pictures: _Pic
                 raise picture
             if check:
                 check(picture)
-            frames = [_frame(name, runner, picture, info)
-                      for name, runner in zip('AB', runners, strict=True)]
+            frames = [
+                _frame(name, runner, picture, info)
+                for name, runner in zip('AB', runners, strict=True)
+            ]
         except (ConversionError, CameraError) as error:
             count_problem(skipped, str(error))
             continue
@@ -188,8 +208,10 @@ def _run(engines: tuple[Engine, Engine], judges: Sequence[Judge], pictures: _Pic
     notes = [f'{reason} ({n} times)' for reason, n in {**skipped, **missed}.items()]
     if not comparison.frames:
         what = 'image' if perception else 'pair of consecutive images'
-        raise EngineError(f'there is no {what} to compare the engines on'
-                          f'{": " + "; ".join(notes) if notes else ""}')
+        raise EngineError(
+            f'there is no {what} to compare the engines on'
+            f'{": " + "; ".join(notes) if notes else ""}'
+        )
     return comparison.result(), notes
 
 
@@ -208,12 +230,18 @@ def _outputs(frame: Judgeable, contract: ModelContract) -> dict[str, np.ndarray 
         model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
         fit = ImageFit.create(frame.view, model, 'stretch')
         depth = depth / np.float32(depth_factor(contract, fit.depth_factor, 0.0))
-    return {'depth': depth, 'labels': frame.labels, 'pose': None if step is None else
-            np.concatenate([vector_from_rotation(step[:3, :3]), step[:3, 3]])}
+    return {
+        'depth': depth,
+        'labels': frame.labels,
+        'pose': None
+        if step is None
+        else np.concatenate([vector_from_rotation(step[:3, :3]), step[:3, 3]]),
+    }
 
 
-def open_images(images: Images, contract: ModelContract, stack: ExitStack, pool: Executor
-                ) -> tuple[int, _Pictures, tuple[Bag, Streams] | None]:
+def open_images(
+    images: Images, contract: ModelContract, stack: ExitStack, pool: Executor
+) -> tuple[int, _Pictures, tuple[Bag, Streams] | None]:
     """Open images until ``stack`` closes.
 
     Returns:
@@ -250,14 +278,17 @@ def count_images(path: Path, topics: Mapping[str, str]) -> int:
 def _is_folder(path: Path) -> bool:
     """Whether a path is a folder and no recording, which has these files."""
     return path.is_dir() and not any(
-        p.name == 'metadata.yaml' or p.suffix in ('.mcap', '.db3') for p in path.iterdir())
+        p.name == 'metadata.yaml' or p.suffix in ('.mcap', '.db3') for p in path.iterdir()
+    )
 
 
 def _files(folder: Path) -> list[Path]:
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
     if not files:
-        raise EngineError(f"folder '{folder}' has no image ({', '.join(SUFFIXES)}) and is no "
-                          'recording; give a folder of images, or a recording')
+        raise EngineError(
+            f"folder '{folder}' has no image ({', '.join(SUFFIXES)}) and is no "
+            'recording; give a folder of images, or a recording'
+        )
     return files
 
 
@@ -265,7 +296,7 @@ def _from_folder(images: Images, contract: ModelContract) -> _Pictures:
     """Images of a folder, as if taken with the training camera."""
     model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
 
-    for index, path in enumerate(_files(images.path)[:images.end]):
+    for index, path in enumerate(_files(images.path)[: images.end]):
         if images.only is not None and index not in images.only:
             continue
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -276,8 +307,11 @@ def _from_folder(images: Images, contract: ModelContract) -> _Pictures:
         camera = model.resized(width, height)
         matrix = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
         rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        yield (index, Picture(index * _PERIOD, 'camera', rgb),
-               CameraInfo(width=width, height=height, k=matrix))
+        yield (
+            index,
+            Picture(index * _PERIOD, 'camera', rgb),
+            CameraInfo(width=width, height=height, k=matrix),
+        )
 
 
 def _from_recording(bag: Bag, streams: Streams, images: Images, pool: Executor) -> _Pictures:
@@ -306,8 +340,15 @@ def _from_recording(bag: Bag, streams: Streams, images: Images, pool: Executor) 
         yield index, picture, info
 
 
-def _judges(images: Images, bag: Bag, streams: Streams, contract: ModelContract, number: int,
-            pool: Executor, stack: ExitStack) -> list[Judge]:
+def _judges(
+    images: Images,
+    bag: Bag,
+    streams: Streams,
+    contract: ModelContract,
+    number: int,
+    pool: Executor,
+    stack: ExitStack,
+) -> list[Judge]:
     """One judge for each engine, none where the recording has no ground truth for the model."""
     has = {'depth': streams.depth, 'labels': streams.labels, 'pose': streams.odom}
     if not any(has[name] for name in contract.outputs):
@@ -315,24 +356,40 @@ def _judges(images: Images, bag: Bag, streams: Streams, contract: ModelContract,
     # They are needed after the last image; that they are missing is told before the first.
     missing = [name for name in ('evo', 'scipy') if not find_spec(name)]
     if contract.task == 'pose' and missing:
-        raise EngineError(f"the true motion of '{images.path}' needs Python packages that are not "
-                          f'installed: pip install {" ".join(missing)}')
+        raise EngineError(
+            f"the true motion of '{images.path}' needs Python packages that are not "
+            f'installed: pip install {" ".join(missing)}'
+        )
     stamps = [header_stamp(m.data) for m in islice(bag.messages([streams.image]), images.end)]
     periods = np.diff(np.unique(stamps))
     tolerance = int(np.median(periods)) // 2 if len(periods) else _PERIOD // 2
     classes = ClassMap.read(images.classes, contract.classes) if contract.classes else None
-    return [Judge(stack.enter_context(GroundTruth(images.path, streams, tolerance)), classes,
-                  contract.metric, number, pool, contract.affine_invariant) for _ in range(2)]
+    return [
+        Judge(
+            stack.enter_context(GroundTruth(images.path, streams, tolerance)),
+            classes,
+            contract.metric,
+            number,
+            pool,
+            contract.affine_invariant,
+        )
+        for _ in range(2)
+    ]
 
 
 # The command --------------------------------------------------------------------------------------
 
-_TRAJECTORY = {'ate_sim3': 'Position error after Sim(3), m',
-               'rpe_rotation_deg': 'Rotation error of a step, deg'}
+_TRAJECTORY = {
+    'ate_sim3': 'Position error after Sim(3), m',
+    'rpe_rotation_deg': 'Rotation error of a step, deg',
+}
 _OPTIONS = {
-    'depth_error': '--max-depth-error', 'invalid': '--max-invalid',
-    'label_agreement': '--min-label-agreement', 'translation_error': '--max-translation-error',
-    'rotation_error': '--max-rotation-error', 'abs_rel_change': '--max-abs-rel-change',
+    'depth_error': '--max-depth-error',
+    'invalid': '--max-invalid',
+    'label_agreement': '--min-label-agreement',
+    'translation_error': '--max-translation-error',
+    'rotation_error': '--max-rotation-error',
+    'abs_rel_change': '--max-abs-rel-change',
     'mean_iou_change': '--max-iou-change',
 }
 _BOUNDS = {
@@ -349,9 +406,14 @@ _BOUNDS = {
 def add_bounds(parser: argparse._ArgumentGroup, options: Mapping[str, str]) -> None:
     """Give a command the options of :class:`depth_ros.agreement.Bounds`, by their fields' names."""
     for item in fields(Bounds):
-        parser.add_argument(options[item.name], dest=item.name, type=positive,
-                            default=item.default, metavar='X',
-                            help=f'{_BOUNDS[item.name]} (%(default)g)')
+        parser.add_argument(
+            options[item.name],
+            dest=item.name,
+            type=positive,
+            default=item.default,
+            metavar='X',
+            help=f'{_BOUNDS[item.name]} (%(default)g)',
+        )
 
 
 def given_bounds(arguments: argparse.Namespace) -> Bounds:
@@ -369,25 +431,34 @@ def _agreement_lines(found: Agreement) -> list[str]:
     lines = []
     if depth := found.depth:
         cells = (depth.mean, depth.median, depth.p95, depth.max, depth.worst_mean)
-        lines += [_line('', ('mean', 'median', '95 %', 'max', 'worst frame')),
-                  _line('Depth, relative error', map(percent, cells)),
-                  _line('Depth, scale from frame to frame', (percent(depth.scale_jump),)),
-                  _line('Depth in one engine only', ('', '', '', '', percent(depth.worst_invalid)))]
+        lines += [
+            _line('', ('mean', 'median', '95 %', 'max', 'worst frame')),
+            _line('Depth, relative error', map(percent, cells)),
+            _line('Depth, scale from frame to frame', (percent(depth.scale_jump),)),
+            _line('Depth in one engine only', ('', '', '', '', percent(depth.worst_invalid))),
+        ]
     if labels := found.labels:
-        lines += [_line('', ('mean', 'worst frame')),
-                  _line('Pixels of another class', map(
-                      percent, (1 - labels.share, 1 - labels.worst_share))),
-                  _line('Mean IoU of B against A', (f'{labels.mean_iou:.4f}',))]
-        lines += [_line(f'  {name}', (f'{value:.4f}',))
-                  for name, value in labels.iou.items() if value < 1]
+        lines += [
+            _line('', ('mean', 'worst frame')),
+            _line(
+                'Pixels of another class', map(percent, (1 - labels.share, 1 - labels.worst_share))
+            ),
+            _line('Mean IoU of B against A', (f'{labels.mean_iou:.4f}',)),
+        ]
+        lines += [
+            _line(f'  {name}', (f'{value:.4f}',)) for name, value in labels.iou.items() if value < 1
+        ]
     if pose := found.pose:
-        lines += [_line('', ('mean', 'worst frame')),
-                  _line('Translation, error', (f'{pose.translation:.3g}',
-                                               f'{pose.worst_translation:.3g}')),
-                  _line('Translation, relative error', map(
-                      percent, (pose.relative, pose.worst_relative))),
-                  _line('Rotation, error, deg', (f'{pose.rotation:.3g}',
-                                                 f'{pose.worst_rotation:.3g}'))]
+        lines += [
+            _line('', ('mean', 'worst frame')),
+            _line(
+                'Translation, error', (f'{pose.translation:.3g}', f'{pose.worst_translation:.3g}')
+            ),
+            _line(
+                'Translation, relative error', map(percent, (pose.relative, pose.worst_relative))
+            ),
+            _line('Rotation, error, deg', (f'{pose.rotation:.3g}', f'{pose.worst_rotation:.3g}')),
+        ]
     return lines
 
 
@@ -397,21 +468,36 @@ def _accuracy_lines(a: Mapping, b: Mapping) -> list[str]:
         for row, name in DEPTH_ROWS.items():
             if row in a['depth']['rows']:
                 first, second = (x['depth']['rows'][row] for x in (a, b))
-                rows += [(f'{title} {name}', first[key], second[key], key != 'a1')
-                         for key, title in (('abs_rel', 'Abs Rel'), ('rmse', 'RMSE, m,'),
-                                            ('a1', 'delta < 1.25'))]
+                rows += [
+                    (f'{title} {name}', first[key], second[key], key != 'a1')
+                    for key, title in (
+                        ('abs_rel', 'Abs Rel'),
+                        ('rmse', 'RMSE, m,'),
+                        ('a1', 'delta < 1.25'),
+                    )
+                ]
     if a['semantics'] and b['semantics']:
-        rows += [(name, a['semantics'][key], b['semantics'][key], False) for key, name in (
-            ('mean_iou', 'Mean IoU'), ('pixel_accuracy', 'Pixels of the true class'))]
+        rows += [
+            (name, a['semantics'][key], b['semantics'][key], False)
+            for key, name in (
+                ('mean_iou', 'Mean IoU'),
+                ('pixel_accuracy', 'Pixels of the true class'),
+            )
+        ]
     if a['trajectory'] and b['trajectory']:
-        rows += [(name, a['trajectory'][key], b['trajectory'][key], True)
-                 for key, name in _TRAJECTORY.items()]
+        rows += [
+            (name, a['trajectory'][key], b['trajectory'][key], True)
+            for key, name in _TRAJECTORY.items()
+        ]
     if not rows:
         return []
     lines = [_line('Against ground truth', ('A', 'B', 'change'))]
     for name, first, second, relative in rows:
-        change = f'{100 * (second / first - 1):+.2f} %' if relative and first else (
-            f'{second - first:+.4f}')
+        change = (
+            f'{100 * (second / first - 1):+.2f} %'
+            if relative and first
+            else (f'{second - first:+.4f}')
+        )
         lines.append(_line(name, (f'{first:.4f}', f'{second:.4f}', change)))
     return lines
 
@@ -430,27 +516,51 @@ def _load(path: Path, backend: str, threads: int) -> Engine:
 def _parser() -> argparse.ArgumentParser:
     summary, epilog = __doc__.split('\n\n', 1)
     parser = argparse.ArgumentParser(
-        prog='compare_engines', description=summary.split(': ')[0] + '?', epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='compare_engines',
+        description=summary.split(': ')[0] + '?',
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('a', type=Path, metavar='A', help='the reference, .onnx or .engine')
     parser.add_argument('b', type=Path, metavar='B', help='the engine to judge')
-    parser.add_argument('--images', type=Path, required=True, metavar='PATH', help='a recording, '
-                        'or a folder of images in the order of their names')
+    parser.add_argument(
+        '--images',
+        type=Path,
+        required=True,
+        metavar='PATH',
+        help='a recording, or a folder of images in the order of their names',
+    )
     parser.add_argument('--frames', type=count, metavar='N', help='only the first N images')
-    parser.add_argument('--backend', choices=BACKENDS, nargs=2, default=('auto', 'auto'),
-                        metavar=('A', 'B'), help='runtimes of A and B: ' + ', '.join(BACKENDS) +
-                        ' (default: auto, TensorRT for .engine, the CPU for .onnx)')
+    parser.add_argument(
+        '--backend',
+        choices=BACKENDS,
+        nargs=2,
+        default=('auto', 'auto'),
+        metavar=('A', 'B'),
+        help='runtimes of A and B: '
+        + ', '.join(BACKENDS)
+        + ' (default: auto, TensorRT for .engine, the CPU for .onnx)',
+    )
     parser.add_argument('--threads', type=count, default=2, help='of an inference (%(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers, too')
     add_bounds(parser.add_argument_group('bounds of what is accepted'), _OPTIONS)
     truth = parser.add_argument_group(
-        'topics of a recording', 'found by type and name if not given')
-    for option, key in (('--image', 'image'), ('--camera-info', 'camera_info'),
-                        ('--depth-gt', 'depth'), ('--semantics-gt', 'labels'),
-                        ('--odom-gt', 'odom')):
+        'topics of a recording', 'found by type and name if not given'
+    )
+    for option, key in (
+        ('--image', 'image'),
+        ('--camera-info', 'camera_info'),
+        ('--depth-gt', 'depth'),
+        ('--semantics-gt', 'labels'),
+        ('--odom-gt', 'odom'),
+    ):
         truth.add_argument(option, dest=f'topic_{key}', metavar='TOPIC')
-    truth.add_argument('--classes', default='cityscapes', metavar='SET', help='what true class ids '
-                       f'mean: {", ".join(KNOWN)}, model, or a YAML file (%(default)s)')
+    truth.add_argument(
+        '--classes',
+        default='cityscapes',
+        metavar='SET',
+        help=f'what true class ids mean: {", ".join(KNOWN)}, model, or a YAML file (%(default)s)',
+    )
     return parser
 
 
@@ -460,10 +570,15 @@ def _compare(arguments: argparse.Namespace) -> int:
         check_writable(arguments.json)
     bounds = given_bounds(arguments)
     images = Images(
-        path=arguments.images, only=arguments.frames and range(arguments.frames),
-        topics={name.removeprefix('topic_'): value for name, value in given.items()
-                if name.startswith('topic_') and value},
-        classes=None if arguments.classes == 'model' else arguments.classes)
+        path=arguments.images,
+        only=arguments.frames and range(arguments.frames),
+        topics={
+            name.removeprefix('topic_'): value
+            for name, value in given.items()
+            if name.startswith('topic_') and value
+        },
+        classes=None if arguments.classes == 'model' else arguments.classes,
+    )
     engines = []
     try:
         for path, backend in zip((arguments.a, arguments.b), arguments.backend, strict=True):
@@ -472,19 +587,27 @@ def _compare(arguments: argparse.Namespace) -> int:
     finally:
         for engine in engines:
             engine.close()
-    about = [{'path': str(path), 'name': engine.contract.name, 'backend': engine.backend}
-             for path, engine in zip((arguments.a, arguments.b), engines, strict=True)]
+    about = [
+        {'path': str(path), 'name': engine.contract.name, 'backend': engine.backend}
+        for path, engine in zip((arguments.a, arguments.b), engines, strict=True)
+    ]
     for name, engine in zip('AB', about, strict=True):
         print(f'{name}: {engine["path"]} ({engine["backend"]})')
     what = 'images' if engines[0].contract.task == 'perception' else 'pairs of images'
     print(f'{result.agreement.frames} {what} of {images.path}\n\n{table(result)}\n')
     print('B is refused: ' + '; '.join(result.problems) if result.problems else 'B is accepted')
     if arguments.json:
-        found = {'a': about[0], 'b': about[1], 'images': str(images.path),
-                 'agreement': result.agreement.to_dict(),
-                 'accuracy': dict(zip('ab', result.accuracy, strict=True)),
-                 'bounds': asdict(bounds), 'accepted': not result.problems,
-                 'problems': result.problems, 'notes': result.notes}
+        found = {
+            'a': about[0],
+            'b': about[1],
+            'images': str(images.path),
+            'agreement': result.agreement.to_dict(),
+            'accuracy': dict(zip('ab', result.accuracy, strict=True)),
+            'bounds': asdict(bounds),
+            'accepted': not result.problems,
+            'problems': result.problems,
+            'notes': result.notes,
+        }
         write_file(arguments.json, json.dumps(found, indent=2, allow_nan=False) + '\n')
     return 1 if result.problems else 0
 

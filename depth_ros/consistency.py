@@ -52,8 +52,9 @@ class Warp(NamedTuple):
 
         Bilinear, beyond the previous image its border.
         """
-        return cv2.remap(previous, self.u, self.v, cv2.INTER_LINEAR,
-                         borderMode=cv2.BORDER_REPLICATE)
+        return cv2.remap(
+            previous, self.u, self.v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
 
 
 def warp(depth: np.ndarray, camera: Intrinsics, previous_current: np.ndarray) -> Warp:
@@ -77,15 +78,21 @@ def warp(depth: np.ndarray, camera: Intrinsics, previous_current: np.ndarray) ->
         ahead = z > MIN_DEPTH
     z = np.where(ahead, z, np.float32(np.nan))
     u, v = (np.where(ahead, a / z, np.float32(-1)) for a in (x, y))
-    counts = ((u >= -_BORDER) & (u <= camera.width - 1 + _BORDER)
-              & (v >= -_BORDER) & (v <= camera.height - 1 + _BORDER))
+    counts = (
+        (u >= -_BORDER)
+        & (u <= camera.width - 1 + _BORDER)
+        & (v >= -_BORDER)
+        & (v <= camera.height - 1 + _BORDER)
+    )
     return Warp(u, v, z, counts)
 
 
 def _require_size(name: str, array: np.ndarray, camera: Intrinsics) -> None:
     if array.shape[:2] != (camera.height, camera.width):
-        raise CameraError(f'{name} is {array.shape[1]}x{array.shape[0]}, '
-                          f'but the camera is {camera.width}x{camera.height}')
+        raise CameraError(
+            f'{name} is {array.shape[1]}x{array.shape[0]}, '
+            f'but the camera is {camera.width}x{camera.height}'
+        )
 
 
 def _points(
@@ -96,8 +103,10 @@ def _points(
     far = k @ previous_current[:3, :3] @ np.linalg.inv(k)
     near = k @ previous_current[:3, 3]
     u, v = np.arange(camera.width), np.arange(camera.height)[:, None]
-    return [depth * ((a * u).astype(np.float32) + (b * v + c).astype(np.float32)) + np.float32(d)
-            for (a, b, c), d in zip(far, near, strict=True)]
+    return [
+        depth * ((a * u).astype(np.float32) + (b * v + c).astype(np.float32)) + np.float32(d)
+        for (a, b, c), d in zip(far, near, strict=True)
+    ]
 
 
 class PhotometricError(NamedTuple):
@@ -140,8 +149,10 @@ def photometric_error(
         ValueError: The images are not uint8 alike, the motion is not finite, or no pixel counts.
     """
     if previous.shape != current.shape or not previous.dtype == current.dtype == np.uint8:
-        raise ValueError(f'images {previous.shape} {previous.dtype} and {current.shape} '
-                         f'{current.dtype} must be uint8 and of one shape')
+        raise ValueError(
+            f'images {previous.shape} {previous.dtype} and {current.shape} '
+            f'{current.dtype} must be uint8 and of one shape'
+        )
     _require_size('image', current, camera)
     seen = warp(depth, camera, previous_current)
     projected = np.isfinite(seen.depth).view(np.uint8)
@@ -152,8 +163,9 @@ def photometric_error(
     # Colour by colour: the intermediate images stay in the cache, which is several times faster.
     for before, now in zip(cv2.split(previous), cv2.split(current), strict=True):
         before, now = before * _UNIT, now * _UNIT
-        errors.append([cv2.mean(_difference(image, now), mask)[0]
-                       for image in (seen.sample(before), before)])
+        errors.append(
+            [cv2.mean(_difference(image, now), mask)[0] for image in (seen.sample(before), before)]
+        )
     predicted, static = np.mean(errors, axis=0)
     return PhotometricError(float(predicted), float(static), float(counts.mean()))
 
@@ -163,8 +175,11 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     mean_a, mean_b = _window_mean(a), _window_mean(b)
     variances = (_window_mean(a * a) - mean_a * mean_a) + (_window_mean(b * b) - mean_b * mean_b)
     covariance = _window_mean(a * b) - mean_a * mean_b
-    similarity = ((2 * mean_a * mean_b + _SSIM_C1) * (2 * covariance + _SSIM_C2)
-                  / ((mean_a * mean_a + mean_b * mean_b + _SSIM_C1) * (variances + _SSIM_C2)))
+    similarity = (
+        (2 * mean_a * mean_b + _SSIM_C1)
+        * (2 * covariance + _SSIM_C2)
+        / ((mean_a * mean_a + mean_b * mean_b + _SSIM_C1) * (variances + _SSIM_C2))
+    )
     return _SSIM_WEIGHT / 2 * (1 - similarity) + (1 - _SSIM_WEIGHT) * cv2.absdiff(a, b)
 
 
@@ -229,8 +244,10 @@ def depth_inconsistency(
 
 def _require_some(counts: np.ndarray) -> None:
     if not counts.any():
-        raise ValueError('no pixel of the current frame with valid depth is seen in the previous '
-                         'one: leave this pair out, or check depth, motion and camera')
+        raise ValueError(
+            'no pixel of the current frame with valid depth is seen in the previous '
+            'one: leave this pair out, or check depth, motion and camera'
+        )
 
 
 class LoopError(NamedTuple):
@@ -258,8 +275,10 @@ def loop_error(t_01: np.ndarray, t_12: np.ndarray, t_02: np.ndarray) -> LoopErro
         raise ValueError('a motion of the loop is not finite: leave these frames out')
     way = np.linalg.norm(t_01[:3, 3]) + np.linalg.norm(t_12[:3, 3])
     if way == 0:
-        raise ValueError('the two steps do not move, so the error is no share of their length: '
-                         'leave these frames out')
+        raise ValueError(
+            'the two steps do not move, so the error is no share of their length: '
+            'leave these frames out'
+        )
     error = inverse(t_02) @ t_01 @ t_12
     return LoopError(
         translation=float(np.linalg.norm(error[:3, 3]) / way),
@@ -297,8 +316,9 @@ def scale_drift(stamps: Sequence[float], scales: Sequence[float]) -> ScaleDrift:
     """
     times, values = np.asarray(stamps, np.float64), np.asarray(scales, np.float64)
     if times.shape != values.shape or times.ndim != 1 or len(times) < 2:
-        raise ValueError(f'stamps {times.shape} and scales {values.shape} must be equally many, '
-                         'two or more')
+        raise ValueError(
+            f'stamps {times.shape} and scales {values.shape} must be equally many, two or more'
+        )
     # Written so that NaN does not pass.
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
         raise ValueError('stamps must be finite and increase: sort the frames, drop repeated ones')

@@ -126,27 +126,46 @@ class ModelContract:
             value = getattr(self, key)
             _check(_is_int(value) and 8 <= value <= 8192, key, f'is {value!r}, must be 8..8192')
         _check(
-            len(self.intrinsics) == 4 and all(_is_finite(v) for v in self.intrinsics)
-            and self.intrinsics[0] > 0 and self.intrinsics[1] > 0,
-            'intrinsics', f'is {self.intrinsics!r}, must be (fx, fy, cx, cy) with fx, fy > 0')
+            len(self.intrinsics) == 4
+            and all(_is_finite(v) for v in self.intrinsics)
+            and self.intrinsics[0] > 0
+            and self.intrinsics[1] > 0,
+            'intrinsics',
+            f'is {self.intrinsics!r}, must be (fx, fy, cx, cy) with fx, fy > 0',
+        )
         allowed = _OUTPUTS[self.task]
         _check(
-            bool(self.outputs) and len(set(self.outputs)) == len(self.outputs)
+            bool(self.outputs)
+            and len(set(self.outputs)) == len(self.outputs)
             and set(self.outputs) <= allowed,
-            'outputs', f'is {self.outputs!r}, must be some of {sorted(allowed)}, each once')
+            'outputs',
+            f'is {self.outputs!r}, must be some of {sorted(allowed)}, each once',
+        )
         _check(isinstance(self.metric, bool), 'metric', f'is {self.metric!r}, not true or false')
-        _check(isinstance(self.affine_invariant, bool), 'affine_invariant',
-               f'is {self.affine_invariant!r}, not true or false')
-        _check(not self.affine_invariant or 'depth' in self.outputs, 'affine_invariant',
-               'is true without a depth output')
-        _check(not (self.affine_invariant and self.metric), 'affine_invariant',
-               'is true, but so is metric: depth with an unknown shift is not in metres')
+        _check(
+            isinstance(self.affine_invariant, bool),
+            'affine_invariant',
+            f'is {self.affine_invariant!r}, not true or false',
+        )
+        _check(
+            not self.affine_invariant or 'depth' in self.outputs,
+            'affine_invariant',
+            'is true without a depth output',
+        )
+        _check(
+            not (self.affine_invariant and self.metric),
+            'affine_invariant',
+            'is true, but so is metric: depth with an unknown shift is not in metres',
+        )
         if 'depth' in self.outputs:
             _check(
-                self.depth_range is not None and len(self.depth_range) == 2
+                self.depth_range is not None
+                and len(self.depth_range) == 2
                 and all(_is_finite(v) for v in self.depth_range)
                 and 0 < self.depth_range[0] < self.depth_range[1],
-                'depth_range', f'is {self.depth_range!r}, must be (near, far), 0 < near < far')
+                'depth_range',
+                f'is {self.depth_range!r}, must be (near, far), 0 < near < far',
+            )
         else:
             _check(self.depth_range is None, 'depth_range', 'is given without a depth output')
         if 'labels' in self.outputs:
@@ -155,19 +174,30 @@ class ModelContract:
             _check(not self.classes, 'classes', 'is given without a labels output')
         for index, item in enumerate(self.classes):
             _check(item.id == index, 'classes', f'entry {index} has id {item.id!r}, not {index}')
-            _check(isinstance(item.name, str) and bool(item.name), 'classes',
-                   f'entry {index} has no name')
+            _check(
+                isinstance(item.name, str) and bool(item.name),
+                'classes',
+                f'entry {index} has no name',
+            )
             _check(
                 len(item.color) == 3 and all(_is_int(c) and 0 <= c <= 255 for c in item.color),
-                'classes', f'entry {index} has colour {item.color!r}, must be three of 0..255')
+                'classes',
+                f'entry {index} has colour {item.color!r}, must be three of 0..255',
+            )
         expected = POSE_CONVENTION if self.task == 'pose' else ''
-        _check(self.pose_convention == expected, 'pose_convention',
-               f'is {self.pose_convention!r}, must be {expected!r}')
+        _check(
+            self.pose_convention == expected,
+            'pose_convention',
+            f'is {self.pose_convention!r}, must be {expected!r}',
+        )
         _check(isinstance(self.provenance, Mapping), 'provenance', 'must be an object')
         _check(
-            self.image_size is None or len(self.image_size) == 2
+            self.image_size is None
+            or len(self.image_size) == 2
             and all(_is_int(v) and 8 <= v <= 8192 for v in self.image_size),
-            'image_size', f'is {self.image_size!r}, must be (width, height), each 8..8192')
+            'image_size',
+            f'is {self.image_size!r}, must be (width, height), each 8..8192',
+        )
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -188,9 +218,13 @@ class ModelContract:
         """Element type and shape of every input and output tensor, by name."""
         height, width = self.input_height, self.input_width
         shapes: dict[str, tuple[str, tuple[int, ...]]] = {
-            name: ('uint8', (1, *self.image_shape)) for name in self.inputs}
-        known = {'depth': ('float32', (height, width)), 'labels': ('uint8', (height, width)),
-                 'pose': ('float32', (6,))}
+            name: ('uint8', (1, *self.image_shape)) for name in self.inputs
+        }
+        known = {
+            'depth': ('float32', (height, width)),
+            'labels': ('uint8', (height, width)),
+            'pose': ('float32', (6,)),
+        }
         shapes.update({name: known[name] for name in self.outputs})
         return shapes
 
@@ -215,8 +249,11 @@ class ModelContract:
             raise ContractError(f"metadata '{METADATA_KEY}' is not JSON: {error}") from error
         _check(isinstance(data, dict), METADATA_KEY, 'must be a JSON object')
         # The version decides which fields to expect, so it is judged before them.
-        _check(data.get('version') == VERSION, 'version',
-               f'is {data.get("version")!r}, this software reads {VERSION}')
+        _check(
+            data.get('version') == VERSION,
+            'version',
+            f'is {data.get("version")!r}, this software reads {VERSION}',
+        )
         known = {f.name for f in fields(cls)}
         for key in sorted(known - data.keys() - _OPTIONAL):
             raise ContractError(f"field '{key}' is missing")
@@ -226,7 +263,8 @@ class ModelContract:
             _check(isinstance(data[key], list), key, 'must be a list')
         try:
             data['classes'] = tuple(
-                SemanticClass(c['id'], c['name'], tuple(c['color'])) for c in data['classes'])
+                SemanticClass(c['id'], c['name'], tuple(c['color'])) for c in data['classes']
+            )
         except (TypeError, KeyError) as error:
             raise ContractError(f"field 'classes' lacks {error}") from error
         data['intrinsics'] = tuple(data['intrinsics'])
@@ -273,16 +311,20 @@ def read_contract(path: str | os.PathLike[str]) -> ModelContract:
     except (DecodeError, OSError) as error:
         raise ContractError(
             f"model '{path}' cannot be read as ONNX ({error}); the file is damaged or of another "
-            'kind: copy or export it again') from error
+            'kind: copy or export it again'
+        ) from error
     if not model.graph.node:
-        raise ContractError(f"model '{path}' holds no graph; the file is damaged or of another "
-                            'kind: copy or export it again')
+        raise ContractError(
+            f"model '{path}' holds no graph; the file is damaged or of another "
+            'kind: copy or export it again'
+        )
     text = next((p.value for p in model.metadata_props if p.key == METADATA_KEY), None)
     if text is None:
         raise ContractError(
             f"model '{path}' has no metadata field '{METADATA_KEY}'; it was not exported for "
             "depth_ros: export it with 'python -m train export', or if it is somebody else's, make "
-            "a model of it with 'adopt_model'")
+            "a model of it with 'adopt_model'"
+        )
     try:
         contract = ModelContract.from_json(text)
         _check_graph(model, contract)
@@ -298,19 +340,26 @@ def _check_graph(model: onnx.ModelProto, contract: ModelContract) -> None:
     types = {TensorProto.UINT8: 'uint8', TensorProto.FLOAT: 'float32'}
     initializers = {i.name for i in model.graph.initializer}
     expected = contract.tensor_shapes()
-    sides = (('input', contract.inputs, model.graph.input),
-             ('output', contract.outputs, model.graph.output))
+    sides = (
+        ('input', contract.inputs, model.graph.input),
+        ('output', contract.outputs, model.graph.output),
+    )
     for side, names, values in sides:
         found = {v.name: v.type.tensor_type for v in values if v.name not in initializers}
-        _check(set(found) == set(names), f'{side}s',
-               f'are {sorted(names)} in the contract, but {sorted(found)} in the graph')
+        _check(
+            set(found) == set(names),
+            f'{side}s',
+            f'are {sorted(names)} in the contract, but {sorted(found)} in the graph',
+        )
         for name, tensor in found.items():
             element = types.get(tensor.elem_type, TensorProto.DataType.Name(tensor.elem_type))
-            shape = tuple(
-                d.dim_value if d.HasField('dim_value') else '?' for d in tensor.shape.dim)
-            _check((element, shape) == expected[name], name,
-                   f'is {element} {list(shape)} in the graph, but must be '
-                   f'{expected[name][0]} {list(expected[name][1])}')
+            shape = tuple(d.dim_value if d.HasField('dim_value') else '?' for d in tensor.shape.dim)
+            _check(
+                (element, shape) == expected[name],
+                name,
+                f'is {element} {list(shape)} in the graph, but must be '
+                f'{expected[name][0]} {list(expected[name][1])}',
+            )
 
 
 def _check(condition: bool, name: str, problem: str) -> None:

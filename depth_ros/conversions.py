@@ -31,24 +31,45 @@ from depth_ros.camera import Intrinsics
 
 # Bytes per pixel of the encodings that image_to_rgb takes.
 _PIXEL_BYTES = {
-    'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1,
-    'rgb16': 6, 'bgr16': 6, 'rgba16': 8, 'bgra16': 8, 'mono16': 2,
-    'bayer_rggb8': 1, 'bayer_bggr8': 1, 'bayer_gbrg8': 1, 'bayer_grbg8': 1,
-    'bayer_rggb16': 2, 'bayer_bggr16': 2, 'bayer_gbrg16': 2, 'bayer_grbg16': 2,
-    'uyvy': 2, 'yuv422': 2, 'yuyv': 2, 'yuv422_yuy2': 2,
+    'rgb8': 3,
+    'bgr8': 3,
+    'rgba8': 4,
+    'bgra8': 4,
+    'mono8': 1,
+    'rgb16': 6,
+    'bgr16': 6,
+    'rgba16': 8,
+    'bgra16': 8,
+    'mono16': 2,
+    'bayer_rggb8': 1,
+    'bayer_bggr8': 1,
+    'bayer_gbrg8': 1,
+    'bayer_grbg8': 1,
+    'bayer_rggb16': 2,
+    'bayer_bggr16': 2,
+    'bayer_gbrg16': 2,
+    'bayer_grbg16': 2,
+    'uyvy': 2,
+    'yuv422': 2,
+    'yuyv': 2,
+    'yuv422_yuy2': 2,
 }
 # OpenCV's type names say nothing about colour; drivers that use them follow its BGR order.
 _ALIASES = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
 
-CLOUD_TYPE = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<f4'),
-                       ('label', '<u4')])
+CLOUD_TYPE = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<f4'), ('label', '<u4')])
 """One point: metres in the optical frame, colour as 0x00rrggbb in the bits of a float32 (what PCL
 and RViz read), class id. 20 bytes, without gaps."""
 
 _CLOUD_FIELDS = [
-    PointField(name=name, offset=offset, count=1,
-               datatype=PointField.UINT32 if name == 'label' else PointField.FLOAT32)
-    for name, (_, offset) in CLOUD_TYPE.fields.items()]
+    PointField(
+        name=name,
+        offset=offset,
+        count=1,
+        datatype=PointField.UINT32 if name == 'label' else PointField.FLOAT32,
+    )
+    for name, (_, offset) in CLOUD_TYPE.fields.items()
+]
 
 _PROBE = """
 import numpy as np
@@ -79,18 +100,22 @@ def image_backend() -> str:
             return 'cv_bridge'
     if importlib.util.find_spec('rosbags') and importlib.util.find_spec('rosbags.image'):
         return 'rosbags-image'
-    raise ConversionError('no library that decodes images: install cv_bridge (ROS 2 package '
-                          "cv_bridge, built for the installed NumPy) or 'pip install "
-                          "rosbags-image'")
+    raise ConversionError(
+        'no library that decodes images: install cv_bridge (ROS 2 package '
+        "cv_bridge, built for the installed NumPy) or 'pip install "
+        "rosbags-image'"
+    )
 
 
 @cache
 def _decoder() -> Callable[[Image], np.ndarray]:
     if image_backend() == 'cv_bridge':
         from cv_bridge import CvBridge
+
         bridge = CvBridge()
         return lambda message: bridge.imgmsg_to_cv2(message, 'rgb8')
     from rosbags.image import image_to_cvimage
+
     return lambda message: image_to_cvimage(message, 'rgb8')
 
 
@@ -108,21 +133,26 @@ def image_to_rgb(message: Image) -> np.ndarray:
     if encoding not in _PIXEL_BYTES:
         raise ConversionError(
             f"image encoding '{message.encoding}' is not supported; let the camera driver publish "
-            f'one of {", ".join(_PIXEL_BYTES)}')
+            f'one of {", ".join(_PIXEL_BYTES)}'
+        )
     if width == 0 or height == 0:
-        raise ConversionError(f'image is {width}x{height} pixels, which is empty; check the camera '
-                              "driver's resolution")
+        raise ConversionError(
+            f'image is {width}x{height} pixels, which is empty; check the camera '
+            "driver's resolution"
+        )
     row = width * _PIXEL_BYTES[encoding]
     step = message.step
     if step < row:
         raise ConversionError(
             f'image step is {step} bytes, but {width} pixels of {encoding} need {row}; the camera '
-            'driver fills width, step or encoding wrongly')
+            'driver fills width, step or encoding wrongly'
+        )
     needed = step * (height - 1) + row
     if len(message.data) < needed:
         raise ConversionError(
             f'image data is truncated: {len(message.data)} bytes, but {width}x{height} {encoding} '
-            f'with step {step} needs {needed}; check the camera driver and the connection')
+            f'with step {step} needs {needed}; check the camera driver and the connection'
+        )
     if step != row or encoding != message.encoding:
         message = _packed(message, encoding, row)
     try:
@@ -130,16 +160,24 @@ def image_to_rgb(message: Image) -> np.ndarray:
     except ConversionError:
         raise
     except Exception as error:  # each library raises types of its own
-        raise ConversionError(f"{image_backend()} cannot convert a {width}x{height} "
-                              f"'{encoding}' image to rgb8: {error}") from error
+        raise ConversionError(
+            f'{image_backend()} cannot convert a {width}x{height} '
+            f"'{encoding}' image to rgb8: {error}"
+        ) from error
 
 
 def _packed(message: Image, encoding: str, row: int) -> Image:
     """The same image without padding at the end of its rows, which rosbags-image ignores."""
     data = np.frombuffer(message.data, np.uint8)
     rows = np.lib.stride_tricks.as_strided(data, (message.height, row), (message.step, 1))
-    result = Image(header=message.header, height=message.height, width=message.width,
-                   encoding=encoding, is_bigendian=message.is_bigendian, step=row)
+    result = Image(
+        header=message.header,
+        height=message.height,
+        width=message.width,
+        encoding=encoding,
+        is_bigendian=message.is_bigendian,
+        step=row,
+    )
     result.data = array('B', rows.tobytes())
     return result
 
@@ -161,17 +199,25 @@ def compressed_to_rgb(message: CompressedImage) -> np.ndarray:
         raise ConversionError(f'{what} is empty; check the camera driver and the connection')
     # libjpeg fills what is missing with grey and only prints a warning.
     head, tail = data[:8].tobytes(), data[-64:].tobytes()
-    if (head.startswith(b'\xff\xd8') and b'\xff\xd9' not in tail
-            or head.startswith(b'\x89PNG') and b'IEND' not in tail):
-        raise ConversionError(f'{what} is truncated: its end marker is missing; check the camera '
-                              'driver and the connection')
+    if (
+        head.startswith(b'\xff\xd8')
+        and b'\xff\xd9' not in tail
+        or head.startswith(b'\x89PNG')
+        and b'IEND' not in tail
+    ):
+        raise ConversionError(
+            f'{what} is truncated: its end marker is missing; check the camera '
+            'driver and the connection'
+        )
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ConversionError(f'{what} cannot be decoded: {error}') from error
     if image is None:
-        raise ConversionError(f'{what} is neither JPEG nor PNG, or it is damaged; check the camera '
-                              "driver's image_transport settings")
+        raise ConversionError(
+            f'{what} is neither JPEG nor PNG, or it is damaged; check the camera '
+            "driver's image_transport settings"
+        )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
@@ -192,8 +238,13 @@ class ImageBuffer:
         """Make an image of ``encoding`` (32FC1, mono8 or rgb8) with ``fill`` in every pixel."""
         dtype, channels = self._TYPES[encoding]
         step = width * channels * np.dtype(dtype).itemsize
-        self.message = Image(width=width, height=height, encoding=encoding, step=step,
-                             is_bigendian=int(sys.byteorder == 'big'))
+        self.message = Image(
+            width=width,
+            height=height,
+            encoding=encoding,
+            step=step,
+            is_bigendian=int(sys.byteorder == 'big'),
+        )
         self.message.data = array('B', bytes(step * height))
         shape = (height, width) if channels == 1 else (height, width, channels)
         self.array = np.frombuffer(self.message.data, dtype).reshape(shape)
@@ -227,13 +278,30 @@ def camera_info(info: CameraInfo, header: Header, camera: Intrinsics) -> CameraI
         result.k = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
     # The baseline of a stereo pair in P[3] is a length times the focal length.
     baseline = info.p[3] * camera.fx / info.p[0] if info.p[0] else 0.0
-    result.p = [camera.fx, 0.0, camera.cx, baseline, 0.0, camera.fy, camera.cy, 0.0,
-                0.0, 0.0, 1.0, 0.0]
+    result.p = [
+        camera.fx,
+        0.0,
+        camera.cx,
+        baseline,
+        0.0,
+        camera.fy,
+        camera.cy,
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+        0.0,
+    ]
     return result
 
 
-def make_cloud(depth: np.ndarray, rgb: np.ndarray, labels: np.ndarray | None,
-               rays: tuple[np.ndarray, np.ndarray], unlabeled: int) -> np.ndarray:
+def make_cloud(
+    depth: np.ndarray,
+    rgb: np.ndarray,
+    labels: np.ndarray | None,
+    rays: tuple[np.ndarray, np.ndarray],
+    unlabeled: int,
+) -> np.ndarray:
     """Points of a depth image, in its rows and columns.
 
     Args:
@@ -272,8 +340,9 @@ def cloud_message(header: Header, cloud: np.ndarray) -> PointCloud2:
         # It takes rows and columns in different order from version to version.
         message = create(header, _CLOUD_FIELDS, cloud.reshape(-1))
     else:
-        message = PointCloud2(header=header, fields=_CLOUD_FIELDS, is_bigendian=False,
-                              point_step=CLOUD_TYPE.itemsize)
+        message = PointCloud2(
+            header=header, fields=_CLOUD_FIELDS, is_bigendian=False, point_step=CLOUD_TYPE.itemsize
+        )
         data = array('B')
         data.frombytes(memoryview(cloud).cast('B'))
         message.data = data

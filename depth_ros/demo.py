@@ -20,14 +20,17 @@ def main(argv: list[str] | None = None) -> int:
     bag: list[str] = []
     if '--bag' in given:
         at = given.index('--bag')
-        bag = given[at + 1:at + 2]
-        del given[at:at + 2]
+        bag = given[at + 1 : at + 2]
+        del given[at : at + 2]
     if not bag and not {'-h', '--help'} & set(given):
         try:
             bag = [str(share_path('demo/street'))]
         except FileNotFoundError as error:
-            print(f'depth_ros.demo: the shipped recording is not installed ({error}): give one '
-                  'with --bag', file=sys.stderr)
+            print(
+                f'depth_ros.demo: the shipped recording is not installed ({error}): give one '
+                'with --bag',
+                file=sys.stderr,
+            )
             return 1
     return evaluate_bag.main([*bag, '--mode', 'live', '--out', str(OUT), *given])
 

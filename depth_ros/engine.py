@@ -82,7 +82,8 @@ class Engine(ABC):
             if array.shape != shape or array.dtype != dtype:
                 raise EngineError(
                     f"input '{name}' is {array.dtype} {list(array.shape)}, "
-                    f'must be {dtype} {list(shape)}')
+                    f'must be {dtype} {list(shape)}'
+                )
         try:
             return self._run({n: np.ascontiguousarray(inputs[n]) for n in self.contract.inputs})
         except EngineError:
@@ -113,7 +114,8 @@ class OnnxRuntimeEngine(Engine):
         import onnxruntime
 
         self._session = onnxruntime.InferenceSession(
-            str(path), self._options(), providers=['CPUExecutionProvider'])
+            str(path), self._options(), providers=['CPUExecutionProvider']
+        )
 
     def _options(self) -> onnxruntime.SessionOptions:
         import onnxruntime
@@ -145,8 +147,9 @@ class OpenVinoEngine(Engine):
     def __init__(self, path: Path, contract: ModelContract, threads: int) -> None:
         super().__init__(contract, threads)
         core = _openvino_core()
-        self._request = core.compile_model(core.read_model(path), 'CPU', self._settings()
-                                           ).create_infer_request()
+        self._request = core.compile_model(
+            core.read_model(path), 'CPU', self._settings()
+        ).create_infer_request()
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -173,6 +176,7 @@ def _openvino_core():
     # thread's current one and frees it when it goes; with several, in any order, a handler is
     # left with a stack that is no longer there, and the next signal kills the process.
     import openvino
+
     return openvino.Core()
 
 
@@ -189,8 +193,12 @@ def installed_backends() -> tuple[str, ...]:
     return tuple(name for name in _RUNTIMES if importlib.util.find_spec(name) is not None)
 
 
-def load_engine(path: str | os.PathLike[str], backend: str = 'auto', threads: int = 2,
-                mapped: bool | None = None) -> Engine:
+def load_engine(
+    path: str | os.PathLike[str],
+    backend: str = 'auto',
+    threads: int = 2,
+    mapped: bool | None = None,
+) -> Engine:
     """Load a model file with the runtime that fits the file and the machine.
 
     Args:
@@ -213,8 +221,10 @@ def load_engine(path: str | os.PathLike[str], backend: str = 'auto', threads: in
     path = Path(path)
     if path.suffix == ENGINE_SUFFIX:
         if backend != 'auto':
-            raise EngineError(f"backend '{backend}' cannot run '{path}'; leave backend at auto, or "
-                              'give the .onnx file')
+            raise EngineError(
+                f"backend '{backend}' cannot run '{path}'; leave backend at auto, or "
+                'give the .onnx file'
+            )
         return _load_tensorrt(path, None, threads, mapped)
     contract = read_contract(path)
     installed = installed_backends()
@@ -270,9 +280,11 @@ def load_built_engine(source: Path, threads: int, mapped: bool | None = None) ->
         try:
             name = read_record(path, source).source
             if name != source.name:
-                raise EngineError(f"'{path}' was built from '{name}', not '{source.name}'; give "
-                                  'the engine itself to run it, or replace it: '
-                                  f'{shell_command("build_engine", source)}')
+                raise EngineError(
+                    f"'{path}' was built from '{name}', not '{source.name}'; give "
+                    'the engine itself to run it, or replace it: '
+                    f'{shell_command("build_engine", source)}'
+                )
             return _load_tensorrt(path, source, threads, mapped)
         except EngineError as error:
             problem = problem or error

@@ -31,12 +31,19 @@ from depth_ros.transport import share_path
 FRAMES = ('frames/street_0.jpg', 'frames/street_1.jpg')
 
 BOUNDS = {
-    'fp32': Bounds(depth_error=0.002, label_agreement=0.995, translation_error=0.005,
-                   rotation_error=0.01),
-    'fp16': Bounds(depth_error=0.02, label_agreement=0.97, translation_error=0.02,
-                   rotation_error=0.1),
-    'int8': Bounds(depth_error=0.1, invalid=0.01, label_agreement=0.9, translation_error=0.1,
-                   rotation_error=0.5),
+    'fp32': Bounds(
+        depth_error=0.002, label_agreement=0.995, translation_error=0.005, rotation_error=0.01
+    ),
+    'fp16': Bounds(
+        depth_error=0.02, label_agreement=0.97, translation_error=0.02, rotation_error=0.1
+    ),
+    'int8': Bounds(
+        depth_error=0.1,
+        invalid=0.01,
+        label_agreement=0.9,
+        translation_error=0.1,
+        rotation_error=0.5,
+    ),
 }
 """How far an engine that is right may be from the CPU, by its precision. They tell wrong from
 right; what a precision costs in accuracy is for ground truth to say."""
@@ -62,8 +69,9 @@ class LoadedEngine:
     unchecked: bool = False
 
 
-def load_checked(path: Path, backend: str = 'auto', threads: int = 2,
-                 mapped: bool | None = None) -> LoadedEngine:
+def load_checked(
+    path: Path, backend: str = 'auto', threads: int = 2, mapped: bool | None = None
+) -> LoadedEngine:
     """Load a model as :func:`depth_ros.engine.load_engine` does, and use TensorRT only if it is
     right.
 
@@ -78,8 +86,11 @@ def load_checked(path: Path, backend: str = 'auto', threads: int = 2,
         source = path.with_name(engine.record.source)
         if not source.is_file():
             return LoadedEngine(
-                engine, f"'{path}' is not compared with the CPU, so its results may be wrong: "
-                f"'{source}', of which it was built, is not there; copy it there", unchecked=True)
+                engine,
+                f"'{path}' is not compared with the CPU, so its results may be wrong: "
+                f"'{source}', of which it was built, is not there; copy it there",
+                unchecked=True,
+            )
         return _check_against_cpu(engine, source)
     cpu = (installed_backends() or ('auto',))[0]
     if backend != 'auto' or not engine_files(path):
@@ -88,8 +99,11 @@ def load_checked(path: Path, backend: str = 'auto', threads: int = 2,
     try:
         return _check_against_cpu(load_built_engine(path, threads, mapped), path)
     except EngineError as error:
-        return LoadedEngine(load_engine(path, cpu, threads), f'not used: {error}',
-                            isinstance(error, UnfitEngineError))
+        return LoadedEngine(
+            load_engine(path, cpu, threads),
+            f'not used: {error}',
+            isinstance(error, UnfitEngineError),
+        )
 
 
 def _check_against_cpu(engine: Engine, source: Path) -> LoadedEngine:
@@ -97,8 +111,11 @@ def _check_against_cpu(engine: Engine, source: Path) -> LoadedEngine:
     installed = installed_backends()
     if not installed:
         return LoadedEngine(
-            engine, 'the engine is not compared with the CPU, so its results may be wrong: no CPU '
-            'runtime is installed; pip install onnxruntime', unchecked=True)
+            engine,
+            'the engine is not compared with the CPU, so its results may be wrong: no CPU '
+            'runtime is installed; pip install onnxruntime',
+            unchecked=True,
+        )
     try:
         reference = load_engine(source, installed[0], engine.threads)
         try:
@@ -127,7 +144,8 @@ def check_engine(engine: Engine, reference: Engine, precision: str) -> str:
     inputs = stored_inputs(engine.contract)
     expected, found = (
         [{name: value.copy() for name, value in runner.infer(item).items()} for item in inputs]
-        for runner in (reference, engine))
+        for runner in (reference, engine)
+    )
     comparison, bounds = Comparison(engine.contract), BOUNDS[precision]
     try:
         for pair in zip(expected, found, strict=True):
@@ -138,13 +156,16 @@ def check_engine(engine: Engine, reference: Engine, precision: str) -> str:
         problems = [str(error)]
     change = largest_change(*in_range(found[0], found[-1], engine.contract))
     if not change <= LARGEST_CHANGE:
-        problems.append(f'change where the same picture comes again {100 * change:.3g} %, at most '
-                        f'{100 * LARGEST_CHANGE:.3g} % is allowed')
+        problems.append(
+            f'change where the same picture comes again {100 * change:.3g} %, at most '
+            f'{100 * LARGEST_CHANGE:.3g} % is allowed'
+        )
     if problems:
         remedy = '' if precision == 'fp32' else 'with a higher --precision, or '
         raise EngineError(
             f"the {precision} engine's results are wrong: compared with {reference.backend}, "
-            f'{"; ".join(problems)}; build it {remedy}with another version of TensorRT')
+            f'{"; ".join(problems)}; build it {remedy}with another version of TensorRT'
+        )
     return f'agrees with {reference.backend}: {agreement.text()}'
 
 
@@ -160,18 +181,22 @@ def stored_inputs(contract: ModelContract) -> list[dict[str, np.ndarray]]:
         picture = cv2.imread(str(share_path(name)))
         if picture is None:
             raise EngineError(f"'{share_path(name)}' cannot be read; install depth_ros again")
-        pictures.append(cv2.resize(picture[..., ::-1], (width, height),
-                                   interpolation=cv2.INTER_AREA))
+        pictures.append(
+            cv2.resize(picture[..., ::-1], (width, height), interpolation=cv2.INTER_AREA)
+        )
     first, second = pictures
     mirrored, dark = [p[:, ::-1] for p in pictures], [p // 2 for p in pictures]
     sequences = ((first, second), (second, first), mirrored, dark, (first, second))
-    return [{name: image[None] for name, image in zip(contract.inputs, images, strict=False)}
-            for images in sequences]
+    return [
+        {name: image[None] for name, image in zip(contract.inputs, images, strict=False)}
+        for images in sequences
+    ]
 
 
 def largest_change(first: Mapping[str, np.ndarray], again: Mapping[str, np.ndarray]) -> float:
     """Of all outputs the largest change: the share of labels that differ, or relative to the mean
     of the numbers, but those that are NaN in both."""
+
     def change(name: str) -> float:
         a, b = first[name], again[name]
         if name == 'labels':

@@ -35,9 +35,22 @@ CONSISTENCY_WIDTH = 320
 IN_FLIGHT = 4
 """Frames that are judged at the same time as others are made."""
 
-COLUMNS = ('stamp', 'perception_ms', 'odometry_ms', 'age_ms', 'abs_rel', 'abs_rel_published',
-           'scale', 'coverage', 'photometric', 'photometric_static', 'inconsistency', 'scale_step',
-           'label_accuracy', 'position_error')
+COLUMNS = (
+    'stamp',
+    'perception_ms',
+    'odometry_ms',
+    'age_ms',
+    'abs_rel',
+    'abs_rel_published',
+    'scale',
+    'coverage',
+    'photometric',
+    'photometric_static',
+    'inconsistency',
+    'scale_step',
+    'label_accuracy',
+    'position_error',
+)
 """Of the table of frames: seconds, milliseconds, shares, metres; see docs/evaluation.md."""
 
 
@@ -154,8 +167,15 @@ class Judge:
             are fitted to the truth in each frame, and not compared between frames.
     """
 
-    def __init__(self, truth: GroundTruth, classes: ClassMap | None, metric: bool, frames: int,
-                 pool: Executor, affine: bool = False) -> None:
+    def __init__(
+        self,
+        truth: GroundTruth,
+        classes: ClassMap | None,
+        metric: bool,
+        frames: int,
+        pool: Executor,
+        affine: bool = False,
+    ) -> None:
         self._truth, self._classes, self._metric, self._pool = truth, classes, metric, pool
         self._affine = affine
         self._waiting: deque[Future[_Judged]] = deque()
@@ -185,13 +205,19 @@ class Judge:
                 self._loops.append(consistency.loop_error(*frame.loop))
             except ValueError:  # it does not move
                 pass
-        self._waiting.append(self._pool.submit(
-            self._measure, frame, self._previous, true_depth, true_labels))
+        self._waiting.append(
+            self._pool.submit(self._measure, frame, self._previous, true_depth, true_labels)
+        )
         self._previous = frame
         return self._collect() if len(self._waiting) > IN_FLIGHT else None
 
-    def _measure(self, frame: Judgeable, previous: Judgeable | None,
-                 true_depth: np.ndarray | None, true_labels: np.ndarray | None) -> _Judged:
+    def _measure(
+        self,
+        frame: Judgeable,
+        previous: Judgeable | None,
+        true_depth: np.ndarray | None,
+        true_labels: np.ndarray | None,
+    ) -> _Judged:
         """Everything about one frame that needs no other but the one before."""
         shown = frame.published if frame.published is not None else frame.depth
         picture = Picture(frame.stamp, frame.rgb, shown, frame.labels)
@@ -207,8 +233,9 @@ class Judge:
             _judge_consistency(result, frame, previous)
         return result
 
-    def _judge_depth(self, result: _Judged, frame: Judgeable, truth: np.ndarray,
-                     true_labels: np.ndarray | None) -> None:
+    def _judge_depth(
+        self, result: _Judged, frame: Judgeable, truth: np.ndarray, true_labels: np.ndarray | None
+    ) -> None:
         depth = _resize_depth(frame.depth, truth.shape)
         edges, labels, names = None, None, ()
         if self._classes:
@@ -219,8 +246,14 @@ class Judge:
             elif frame.labels is not None:
                 labels = self._classes.predicted(_resize_labels(frame.labels, truth.shape))
         table = metrics.depth_table(
-            depth, truth, factor=1.0 if self._metric else None, affine=self._affine, edges=edges,
-            labels=labels, names=names)
+            depth,
+            truth,
+            factor=1.0 if self._metric else None,
+            affine=self._affine,
+            edges=edges,
+            labels=labels,
+            names=names,
+        )
         if not table.rows:
             return
         result.rows = table.rows
@@ -234,11 +267,14 @@ class Judge:
         result.picture.true_depth = truth
         result.picture.abs_rel = numbers['abs_rel']
         with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
-            error = np.abs(metrics.aligned_depth(depth, np.float32(table.scale), table.shift)
-                           - truth) / truth
+            error = (
+                np.abs(metrics.aligned_depth(depth, np.float32(table.scale), table.shift) - truth)
+                / truth
+            )
         if self._affine:
             result.picture.depth = metrics.aligned_depth(
-                result.picture.depth, table.scale, table.shift)
+                result.picture.depth, table.scale, table.shift
+            )
         result.picture.error = np.where(known, error, np.nan).astype(np.float32)
 
     def _judge_labels(self, result: _Judged, frame: Judgeable, truth: np.ndarray) -> None:
@@ -257,8 +293,7 @@ class Judge:
             sums = self._sums.setdefault(name, np.zeros(len(row) + 1))
             sums += (*row, 1)
         if judged.confusion is not None:
-            self._confusion = judged.confusion + (
-                0 if self._confusion is None else self._confusion)
+            self._confusion = judged.confusion + (0 if self._confusion is None else self._confusion)
             self._label_frames += 1
         picture = judged.picture
         self._owed += index in self._examples
@@ -280,19 +315,30 @@ class Judge:
         last = []
         while self._waiting:
             last.append(self._collect())
-        frames = {name: np.array([row.get(name, math.nan) for row in self._table])
-                  for name in COLUMNS if any(name in row for row in self._table)}
+        frames = {
+            name: np.array([row.get(name, math.nan) for row in self._table])
+            for name in COLUMNS
+            if any(name in row for row in self._table)
+        }
         worst = [row[-1] for row in sorted(self._worst, reverse=True)]
         for rank, picture in enumerate(worst, 1):
             picture.rank = rank
         pictures = worst + [p for p in self._chosen if not p.rank]
         notes = [f'{reason} ({count} times)' for reason, count in self._truth.problems.items()]
         result = Evaluation(
-            numbers={'depth': self._depth_numbers(frames), 'semantics': self._label_numbers(),
-                     'consistency': self._consistency_numbers(frames)},
-            frames=frames, pictures=pictures, estimate=np.empty((0, 3)),
-            aligned_poses=np.empty((0, 4, 4)), truth=self._truth.track.poses[:, :3, 3],
-            poses=(np.empty(0, np.int64), np.empty((0, 4, 4)), np.empty((0, 4, 4))), notes=notes)
+            numbers={
+                'depth': self._depth_numbers(frames),
+                'semantics': self._label_numbers(),
+                'consistency': self._consistency_numbers(frames),
+            },
+            frames=frames,
+            pictures=pictures,
+            estimate=np.empty((0, 3)),
+            aligned_poses=np.empty((0, 4, 4)),
+            truth=self._truth.track.poses[:, :3, 3],
+            poses=(np.empty(0, np.int64), np.empty((0, 4, 4)), np.empty((0, 4, 4))),
+            notes=notes,
+        )
         self._judge_trajectory(result)
         return result, last
 
@@ -301,23 +347,33 @@ class Judge:
             return None
         order = [n for n in self._sums if not n.startswith('class:')]
         order += [n for n in self._sums if n.startswith('class:')]
-        rows = {name: metrics.DepthMetrics(*(self._sums[name][:-1] / self._sums[name][-1]).tolist()
-                                           )._asdict() for name in order}
+        rows = {
+            name: metrics.DepthMetrics(
+                *(self._sums[name][:-1] / self._sums[name][-1]).tolist()
+            )._asdict()
+            for name in order
+        }
         known = np.isfinite(frames['scale'])
         scales, stamps = frames['scale'][known], frames['stamp'][known]
-        return {'frames': int(known.sum()), 'rows': rows,
-                'scale_median': float(np.median(scales)),
-                'scale_spread': float(np.std(scales / np.median(scales))),
-                'scale_drift_percent_per_minute': _drift(stamps, scales),
-                'coverage': float(np.nanmean(frames['coverage']))}
+        return {
+            'frames': int(known.sum()),
+            'rows': rows,
+            'scale_median': float(np.median(scales)),
+            'scale_spread': float(np.std(scales / np.median(scales))),
+            'scale_drift_percent_per_minute': _drift(stamps, scales),
+            'coverage': float(np.nanmean(frames['coverage'])),
+        }
 
     def _label_numbers(self) -> dict | None:
         if self._confusion is None or not self._confusion.any():
             return None
         names = [c.name for c in self._classes.classes]
         return {
-            'frames': self._label_frames, **metrics.semantics_table(self._confusion, names),
-            'classes': names, 'confusion': self._confusion.tolist()}
+            'frames': self._label_frames,
+            **metrics.semantics_table(self._confusion, names),
+            'classes': names,
+            'confusion': self._confusion.tolist(),
+        }
 
     def _consistency_numbers(self, frames: dict[str, np.ndarray]) -> dict | None:
         numbers: dict = {}
@@ -326,10 +382,12 @@ class Judge:
             numbers |= {
                 'frames': int(np.isfinite(predicted).sum()),
                 'photometric': float(np.nanmean(predicted)),
-                'photometric_static': float(np.nanmean(static))}
+                'photometric_static': float(np.nanmean(static)),
+            }
             if np.nansum(static) > 0:  # the image changes
                 numbers['explained_percent'] = 100 * float(
-                    1 - np.nansum(predicted) / np.nansum(static))
+                    1 - np.nansum(predicted) / np.nansum(static)
+                )
         if 'inconsistency' in frames:
             steps = frames['scale_step']
             known = np.isfinite(steps)
@@ -337,11 +395,14 @@ class Judge:
             numbers |= {
                 'inconsistency': float(np.nanmean(frames['inconsistency'])),
                 'scale_step_spread_percent': 100 * float(np.std(steps[known])),
-                'scale_drift_percent_per_minute': _drift(frames['stamp'][known], scale)}
+                'scale_drift_percent_per_minute': _drift(frames['stamp'][known], scale),
+            }
         if self._loops:
             translation, rotation = np.mean(self._loops, axis=0)
-            numbers |= {'loop_translation_percent': 100 * float(translation),
-                        'loop_rotation_deg': float(rotation)}
+            numbers |= {
+                'loop_translation_percent': 100 * float(translation),
+                'loop_rotation_deg': float(rotation),
+            }
         return numbers or None
 
     def _judge_trajectory(self, result: Evaluation) -> None:
@@ -350,8 +411,9 @@ class Judge:
         poses = np.array([self._poses[s] for s in stamps.tolist()]).reshape(-1, 4, 4)
         result.estimate = poses[:, :3, 3]
         result.numbers['odometry'] = {
-            'poses': len(poses), 'length': metrics.path_length(poses[:, :3, 3])
-            if len(poses) else 0.0}
+            'poses': len(poses),
+            'length': metrics.path_length(poses[:, :3, 3]) if len(poses) else 0.0,
+        }
         result.numbers['trajectory'] = None
         truth = self._truth.track.at(stamps, self._truth.tolerance)
         result.poses = stamps, poses, truth
@@ -366,10 +428,16 @@ class Judge:
             return
         result.numbers['trajectory'] = {'poses': int(numbers.pop('frames')), **numbers}
         result.aligned_poses = aligned
-        errors = dict(zip((stamps[known] / 1e9).tolist(), np.linalg.norm(
-            result.aligned - truth[known][:, :3, 3], axis=1).tolist(), strict=True))
+        errors = dict(
+            zip(
+                (stamps[known] / 1e9).tolist(),
+                np.linalg.norm(result.aligned - truth[known][:, :3, 3], axis=1).tolist(),
+                strict=True,
+            )
+        )
         result.frames['position_error'] = np.array(
-            [errors.get(s, math.nan) for s in result.frames['stamp'].tolist()])
+            [errors.get(s, math.nan) for s in result.frames['stamp'].tolist()]
+        )
 
 
 def _judge_consistency(result: _Judged, frame: Judgeable, previous: Judgeable | None) -> None:
@@ -402,8 +470,10 @@ def _small(frame: Judgeable) -> tuple[np.ndarray, np.ndarray]:
     if shrink == 1:
         return grey, depth
     size = width // shrink, height // shrink
-    return (cv2.resize(grey, size, interpolation=cv2.INTER_AREA),
-            cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT))
+    return (
+        cv2.resize(grey, size, interpolation=cv2.INTER_AREA),
+        cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT),
+    )
 
 
 def _drift(stamps: np.ndarray, scales: np.ndarray) -> float | None:
@@ -432,5 +502,3 @@ def _resize_labels(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def camera_step(previous: np.ndarray, current: np.ndarray, extrinsic: np.ndarray) -> np.ndarray:
     """T_previous_current of the camera, from two poses T_odom_base and T_base_camera."""
     return inverse(extrinsic) @ inverse(previous) @ current @ extrinsic
-
-

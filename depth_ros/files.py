@@ -46,13 +46,15 @@ def check_writable(path: Path, folders: bool = False) -> None:
         folder = folder.parent
     if not folder.is_dir():
         what = 'is a file; give' if folder.exists() else 'does not exist; make it, or give'
-        raise FileNotFoundError(f"'{path}' cannot be written: folder '{folder}' {what} another "
-                                'file')
+        raise FileNotFoundError(
+            f"'{path}' cannot be written: folder '{folder}' {what} another file"
+        )
     if path.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder; give a file")
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"'{path}' cannot be written: no permission to write to '{folder}'; "
-                              'give another file')
+        raise PermissionError(
+            f"'{path}' cannot be written: no permission to write to '{folder}'; give another file"
+        )
 
 
 def file_hash(path: Path) -> str:
@@ -67,6 +69,8 @@ def kitti_text(poses: np.ndarray) -> str:
 
 def tum_text(poses: np.ndarray, times: Iterable[str]) -> str:
     """Poses (N, 4, 4) in TUM's format: time in seconds, position, quaternion x y z w."""
-    return ''.join(' '.join([time, *(f'{v:.9g}' for v in (
-        *p[:3, 3], *quaternion_from_rotation(p[:3, :3])))]) + '\n'
-        for p, time in zip(poses, times, strict=True))
+    return ''.join(
+        ' '.join([time, *(f'{v:.9g}' for v in (*p[:3, 3], *quaternion_from_rotation(p[:3, :3])))])
+        + '\n'
+        for p, time in zip(poses, times, strict=True)
+    )

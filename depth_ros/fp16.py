@@ -13,9 +13,27 @@ _WEIGHTED = {'Conv', 'ConvTranspose', 'Gemm', 'MatMul'}
 """Operators where the time goes."""
 
 _KEPT = {
-    'Cast', 'Constant', 'ConstantOfShape', 'Range', 'QuantizeLinear', 'DequantizeLinear',
-    'Div', 'Exp', 'GridSample', 'InstanceNormalization', 'LayerNormalization', 'Log', 'Pow',
-    'Reciprocal', 'ReduceL2', 'ReduceMean', 'ReduceSum', 'ReduceSumSquare', 'Softmax', 'Sqrt'}
+    'Cast',
+    'Constant',
+    'ConstantOfShape',
+    'Range',
+    'QuantizeLinear',
+    'DequantizeLinear',
+    'Div',
+    'Exp',
+    'GridSample',
+    'InstanceNormalization',
+    'LayerNormalization',
+    'Log',
+    'Pow',
+    'Reciprocal',
+    'ReduceL2',
+    'ReduceMean',
+    'ReduceSum',
+    'ReduceSumSquare',
+    'Softmax',
+    'Sqrt',
+}
 """Operators that choose their own type, or that lose too much in fp16: sums, quotients, powers."""
 
 
@@ -91,8 +109,10 @@ def _half_weights(weights: TensorProto) -> TensorProto:
 def _in_fp16(nodes: list[NodeProto]) -> list[bool]:
     """Which nodes, in their order, which is topological, are to be computed in fp16."""
     after, before = _reached(nodes), _reached(nodes, backwards=True)
-    return [a and b and node.op_type not in _KEPT
-            for node, a, b in zip(nodes, after, before, strict=True)]
+    return [
+        a and b and node.op_type not in _KEPT
+        for node, a, b in zip(nodes, after, before, strict=True)
+    ]
 
 
 def _reached(nodes: list[NodeProto], backwards: bool = False) -> list[bool]:

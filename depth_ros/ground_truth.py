@@ -148,14 +148,21 @@ class PoseTrack:
             return result
         after = np.searchsorted(self.stamps, wanted).clip(0, len(self) - 1)
         before = np.maximum(after - 1, 0)
-        nearest = np.where(np.abs(self.stamps[before] - wanted)
-                           <= np.abs(self.stamps[after] - wanted), before, after)
+        nearest = np.where(
+            np.abs(self.stamps[before] - wanted) <= np.abs(self.stamps[after] - wanted),
+            before,
+            after,
+        )
         close = np.abs(self.stamps[nearest] - wanted) <= tolerance
         result[close] = self.poses[nearest[close]]
         exact = self.stamps[nearest] == wanted
         width = self.stamps[after] - self.stamps[before]
-        between = ~exact & (self.stamps[before] < wanted) & (wanted < self.stamps[after]) & (
-            width <= MAX_GAP_NS)
+        between = (
+            ~exact
+            & (self.stamps[before] < wanted)
+            & (wanted < self.stamps[after])
+            & (width <= MAX_GAP_NS)
+        )
         for i in np.flatnonzero(between):
             a, b = before[i], after[i]
             share = (wanted[i] - self.stamps[a]) / width[i]
@@ -182,8 +189,9 @@ class GroundTruth:
         BagError: A topic cannot be used.
     """
 
-    def __init__(self, path: Path, streams: Streams, tolerance: int,
-                 lidar_pose: np.ndarray | None = None) -> None:
+    def __init__(
+        self, path: Path, streams: Streams, tolerance: int, lidar_pose: np.ndarray | None = None
+    ) -> None:
         self.tolerance = tolerance
         self.problems: dict[str, int] = {}
         self.has_depth = bool(streams.depth)
@@ -200,8 +208,10 @@ class GroundTruth:
                 self.track = _topic_track(bag, streams.odom, self.problems)
             else:
                 self.track = PoseTrack({})
-        self._depth, self._labels = (topic and Nearest(path, topic, self.problems)
-                                     for topic in (streams.depth, streams.labels))
+        self._depth, self._labels = (
+            topic and Nearest(path, topic, self.problems)
+            for topic in (streams.depth, streams.labels)
+        )
 
     def depth(self, stamp: int, camera: Intrinsics, frame_id: str) -> np.ndarray | None:
         """Return the true depth nearest to a stamp, float32 (H, W), metres, NaN = unknown.
@@ -251,8 +261,10 @@ def _transforms(bag: Bag, problems: dict[str, int]) -> TransformTree:
     tree = TransformTree()
     topics = [name for name, topic in bag.topics.items() if topic.msgtype == TF]
     if not topics:
-        raise BagError(f'recording {bag.path} has no transforms (/tf, /tf_static), which its '
-                       'ground truth needs: give --lidar-pose, or record them too')
+        raise BagError(
+            f'recording {bag.path} has no transforms (/tf, /tf_static), which its '
+            'ground truth needs: give --lidar-pose, or record them too'
+        )
     for message in _readable(bag, topics, problems):
         try:
             tree.add(bag.decode(message), static=message.topic.endswith('static'))
@@ -261,8 +273,9 @@ def _transforms(bag: Bag, problems: dict[str, int]) -> TransformTree:
     return tree
 
 
-def _frame_track(bag: Bag, tree: TransformTree, streams: Streams, problems: dict[str, int]
-                 ) -> PoseTrack:
+def _frame_track(
+    bag: Bag, tree: TransformTree, streams: Streams, problems: dict[str, int]
+) -> PoseTrack:
     parent, _, child = streams.odom.removeprefix(TF_PREFIX).partition('>')
     poses = {}
     problem: LookupError | None = None
@@ -273,8 +286,10 @@ def _frame_track(bag: Bag, tree: TransformTree, streams: Streams, problems: dict
         except LookupError as error:
             problem = error
     if not poses:
-        raise BagError(f'recording {bag.path} never has a transform {parent}>{child} at the time '
-                       f'of an image: {problem}')
+        raise BagError(
+            f'recording {bag.path} never has a transform {parent}>{child} at the time '
+            f'of an image: {problem}'
+        )
     return PoseTrack(poses)
 
 

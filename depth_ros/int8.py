@@ -58,19 +58,28 @@ _MOVING = ('Concat', 'DepthToSpace', 'Identity', 'MaxPool', 'Pad', 'Resize')
 """Operators whose outputs are values of their inputs, so that one scale fits both."""
 
 
-_COMMON = ("'{}' has images that calibrate the network; a network must be judged on others: give "
-           'another --validation, or leave it out')
+_COMMON = (
+    "'{}' has images that calibrate the network; a network must be judged on others: give "
+    'another --validation, or leave it out'
+)
 
 
 class RefusedError(EngineError):
     """The quantised network is not as good as the original."""
 
 
-def quantize(source: Path, calibration: Path, validation: Path | None = None, *,
-             runtime: str = 'openvino', scope: str | None = None, bounds: Bounds | None = None,
-             calibration_images: int = CALIBRATION_IMAGES,
-             held_out_images: int = HELD_OUT_IMAGES,
-             topics: Mapping[str, str] | None = None) -> onnx.ModelProto:
+def quantize(
+    source: Path,
+    calibration: Path,
+    validation: Path | None = None,
+    *,
+    runtime: str = 'openvino',
+    scope: str | None = None,
+    bounds: Bounds | None = None,
+    calibration_images: int = CALIBRATION_IMAGES,
+    held_out_images: int = HELD_OUT_IMAGES,
+    topics: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
     """Quantise a network, and judge it on images that it was not calibrated with.
 
     Args:
@@ -106,9 +115,11 @@ def quantize(source: Path, calibration: Path, validation: Path | None = None, *,
     seen: set[bytes] = set()
     if validation is None:
         if totals[0] < 3 * length:
-            raise EngineError(f"'{calibration}' has {totals[0]} images, too few to calibrate with "
-                              f'some and judge with others; give at least {3 * length}, or others '
-                              'to judge with --validation')
+            raise EngineError(
+                f"'{calibration}' has {totals[0]} images, too few to calibrate with "
+                f'some and judge with others; give at least {3 * length}, or others '
+                'to judge with --validation'
+            )
         chosen, kept = _split(units, calibration_images, held_out_images)
     else:
         if validation.resolve() == calibration.resolve():
@@ -116,12 +127,25 @@ def quantize(source: Path, calibration: Path, validation: Path | None = None, *,
         check = partial(_check_unseen, validation, seen)
         chosen, kept = _spread(units, calibration_images), _spread(*others, held_out_images)
     images, held_out = (
-        Images(path=path, topics=topics or {},
-               only=[length * unit + i for unit in some for i in range(length)])
-        for path, some in ((calibration, chosen), (validation or calibration, kept)))
-    observed = _observe(model, plan, tqdm(
-        _inputs(images, contract, seen), total=len(chosen), desc='calibrate', unit='image',
-        disable=None), calibration)
+        Images(
+            path=path,
+            topics=topics or {},
+            only=[length * unit + i for unit in some for i in range(length)],
+        )
+        for path, some in ((calibration, chosen), (validation or calibration, kept))
+    )
+    observed = _observe(
+        model,
+        plan,
+        tqdm(
+            _inputs(images, contract, seen),
+            total=len(chosen),
+            desc='calibrate',
+            unit='image',
+            disable=None,
+        ),
+        calibration,
+    )
     plan.insert(*observed)
     onnx.checker.check_model(model, full_check=True)
     _judge(source, model, held_out, runtime, bounds, check)
@@ -155,8 +179,9 @@ def _check_unseen(validation: Path, seen: set[bytes], picture: Picture) -> None:
         raise EngineError(_COMMON.format(validation))
 
 
-def _inputs(images: Images, contract: ModelContract, seen: set[bytes]
-            ) -> Iterator[dict[str, np.ndarray]]:
+def _inputs(
+    images: Images, contract: ModelContract, seen: set[bytes]
+) -> Iterator[dict[str, np.ndarray]]:
     """The network's inputs for images, or for pairs of them.
 
     Args:
@@ -182,8 +207,9 @@ def _inputs(images: Images, contract: ModelContract, seen: set[bytes]
             last = image
 
 
-def _observe(model: onnx.ModelProto, plan: _Plan, inputs: Iterator[dict[str, np.ndarray]],
-             images: Path) -> tuple[dict[str, tuple[float, float]], dict[str, np.ndarray]]:
+def _observe(
+    model: onnx.ModelProto, plan: _Plan, inputs: Iterator[dict[str, np.ndarray]], images: Path
+) -> tuple[dict[str, tuple[float, float]], dict[str, np.ndarray]]:
     """Run the original on the images.
 
     Returns:
@@ -201,24 +227,32 @@ def _observe(model: onnx.ModelProto, plan: _Plan, inputs: Iterator[dict[str, np.
     for name, kind in wanted:
         options = {} if kind == 'GlobalAveragePool' else {'keepdims': 0}
         watched.graph.node.append(helper.make_node(kind, [name], [f'{name}/{kind}'], **options))
-        watched.graph.output.append(helper.make_tensor_value_info(
-            f'{name}/{kind}', TensorProto.FLOAT, None))
+        watched.graph.output.append(
+            helper.make_tensor_value_info(f'{name}/{kind}', TensorProto.FLOAT, None)
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        watched.SerializeToString(), options, providers=['CPUExecutionProvider'])
+        watched.SerializeToString(), options, providers=['CPUExecutionProvider']
+    )
     names = ['/'.join(pair) for pair in wanted]
     rows = [session.run(names, feed) for feed in inputs]
     if not rows:
         raise EngineError(f"'{images}' has no image to calibrate with; give another --calibration")
-    means = dict(zip(wanted, (np.mean(column, 0) for column in zip(*rows, strict=True)),
-                     strict=True))
+    means = dict(
+        zip(wanted, (np.mean(column, 0) for column in zip(*rows, strict=True)), strict=True)
+    )
     if not all(np.isfinite(value).all() for value in means.values()):
-        raise EngineError('the network gives values that are no numbers; the model is damaged: '
-                          'export it again')
-    return ({name: (float(means[name, 'ReduceMin']), float(means[name, 'ReduceMax']))
-             for name in plan.groups},
-            {name: means[name, 'GlobalAveragePool'].ravel() for name in convolved})
+        raise EngineError(
+            'the network gives values that are no numbers; the model is damaged: export it again'
+        )
+    return (
+        {
+            name: (float(means[name, 'ReduceMin']), float(means[name, 'ReduceMax']))
+            for name in plan.groups
+        },
+        {name: means[name, 'GlobalAveragePool'].ravel() for name in convolved},
+    )
 
 
 @dataclass
@@ -265,8 +299,10 @@ class _Plan:
                 if after or node.op_type in _ENLARGING:
                     enlarged.update(node.output)
         if not nodes:
-            raise EngineError('the model has no convolution or matrix product with constant '
-                              'weights, so int8 gains nothing')
+            raise EngineError(
+                'the model has no convolution or matrix product with constant '
+                'weights, so int8 gains nothing'
+            )
         plan = cls(model, runtime, nodes)
         plan._place()
         return plan
@@ -296,8 +332,9 @@ class _Plan:
                 name = after[0].output[0] if fused else node.output[0]
                 if name in leading:
                     self.groups.setdefault(name, name)
-        self.readers.update(n.output[0] for n in graph.node
-                            if n.op_type == 'Add' or self.runtime == 'onnxruntime')
+        self.readers.update(
+            n.output[0] for n in graph.node if n.op_type == 'Add' or self.runtime == 'onnxruntime'
+        )
 
     def _join(self, name: str, makers: Mapping[str, NodeProto]) -> str:
         """Quantise a tensor, or what it is moved from, with one scale for all of it.
@@ -330,8 +367,9 @@ class _Plan:
             name = self.groups[name]
         return name
 
-    def insert(self, ranges: Mapping[str, tuple[float, float]], means: Mapping[str, np.ndarray]
-               ) -> None:
+    def insert(
+        self, ranges: Mapping[str, tuple[float, float]], means: Mapping[str, np.ndarray]
+    ) -> None:
         """Insert the quantisation into the graph.
 
         Args:
@@ -359,8 +397,11 @@ class _Plan:
         used = {name for node in nodes for name in node.input}
         # What no node has read, a branch of one may read.
         kept = [i for i in graph.initializer if i.name in used or i.name not in read]
-        for target, items in ((graph.node, nodes), (graph.initializer, kept),
-                              (graph.value_info, [])):
+        for target, items in (
+            (graph.node, nodes),
+            (graph.initializer, kept),
+            (graph.value_info, []),
+        ):
             items = [type(item).FromString(item.SerializeToString()) for item in items]
             del target[:]
             target.extend(items)
@@ -387,13 +428,28 @@ class _Plan:
             return []
         scale = self._constant(scales[name][0], f'{name}/scale')
         zero = self._constant(scales[name][1], f'{name}/zero_point')
-        return [helper.make_node('QuantizeLinear', [name, scale, zero], [f'{name}/quantized'],
-                                 name=f'{name}/quantize'),
-                helper.make_node('DequantizeLinear', [f'{name}/quantized', scale, zero],
-                                 [f'{name}/dequantized'], name=f'{name}/dequantize')]
+        return [
+            helper.make_node(
+                'QuantizeLinear',
+                [name, scale, zero],
+                [f'{name}/quantized'],
+                name=f'{name}/quantize',
+            ),
+            helper.make_node(
+                'DequantizeLinear',
+                [f'{name}/quantized', scale, zero],
+                [f'{name}/dequantized'],
+                name=f'{name}/dequantize',
+            ),
+        ]
 
-    def _weights(self, node: NodeProto, constants: Mapping[str, np.ndarray], scale: np.float32,
-                 mean: np.ndarray | None) -> list[NodeProto]:
+    def _weights(
+        self,
+        node: NodeProto,
+        constants: Mapping[str, np.ndarray],
+        scale: np.float32,
+        mean: np.ndarray | None,
+    ) -> list[NodeProto]:
         """Quantise a node's weights by output channel, and, for ONNX Runtime, its bias.
 
         Args:
@@ -426,17 +482,21 @@ class _Plan:
             nodes.append(self._dequantize(node, 2, steps.astype(np.int32), scales, 0))
         return nodes
 
-    def _dequantize(self, node: NodeProto, index: int, steps: np.ndarray, scales: np.ndarray,
-                    axis: int) -> NodeProto:
+    def _dequantize(
+        self, node: NodeProto, index: int, steps: np.ndarray, scales: np.ndarray, axis: int
+    ) -> NodeProto:
         """Put quantised constants in place of a node's input."""
         # One constant may serve several nodes, each with scales of its own for the bias.
         name = f'{node.output[0]}/{node.input[index]}'
         node.input[index] = f'{name}/dequantized'
-        inputs = [self._constant(steps, f'{name}/quantized'),
-                  self._constant(scales, f'{name}/scale'),
-                  self._constant(np.zeros(len(scales), steps.dtype), f'{name}/zero_point')]
-        return helper.make_node('DequantizeLinear', inputs, [node.input[index]],
-                                name=f'{name}/dequantize', axis=axis)
+        inputs = [
+            self._constant(steps, f'{name}/quantized'),
+            self._constant(scales, f'{name}/scale'),
+            self._constant(np.zeros(len(scales), steps.dtype), f'{name}/zero_point'),
+        ]
+        return helper.make_node(
+            'DequantizeLinear', inputs, [node.input[index]], name=f'{name}/dequantize', axis=axis
+        )
 
     def _constant(self, value: np.ndarray, name: str) -> str:
         self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
@@ -449,8 +509,14 @@ def _interpolates(node: NodeProto) -> bool:
     return node.op_type == 'Resize' and modes not in ([], [b'nearest'])
 
 
-def _judge(source: Path, model: onnx.ModelProto, held_out: Images, runtime: str,
-           bounds: Bounds | None, check: Callable[[Picture], None] | None) -> None:
+def _judge(
+    source: Path,
+    model: onnx.ModelProto,
+    held_out: Images,
+    runtime: str,
+    bounds: Bounds | None,
+    check: Callable[[Picture], None] | None,
+) -> None:
     """Compare with the original, print the numbers, and refuse what is out of bounds."""
     installed = installed_backends()
     backend = runtime if runtime in installed else 'onnxruntime'
@@ -466,39 +532,71 @@ def _judge(source: Path, model: onnx.ModelProto, held_out: Images, runtime: str,
             for engine in engines:
                 engine.close()
     what = 'pairs of images' if 'pose' in result.agreement.to_dict() else 'images'
-    print(f'{result.agreement.frames} held-out {what} of {held_out.path} on {backend}; '
-          f'A is {source}, B its int8\n{table(result)}')
+    print(
+        f'{result.agreement.frames} held-out {what} of {held_out.path} on {backend}; '
+        f'A is {source}, B its int8\n{table(result)}'
+    )
     if result.problems:
         raise RefusedError(
             f"int8 of '{source}' is refused: {'; '.join(result.problems)}; calibrate with images "
             "more like those of use, or see 'quantize --help' for how to quantise less or to raise "
-            'the bound')
+            'the bound'
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
     summary, epilog = __doc__.split('\n\n', 1)
     parser = argparse.ArgumentParser(
-        prog='quantize', description=summary.split(': ')[0] + '.', epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='quantize',
+        description=summary.split(': ')[0] + '.',
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('model', type=Path, help='ONNX file with a depth_ros contract')
-    parser.add_argument('--calibration', type=Path, required=True, metavar='PATH',
-                        help='recording, or folder of images, of the camera')
-    parser.add_argument('--validation', type=Path, metavar='PATH', help='another one to judge on '
-                        '(default: images from all over the calibration, a third at most, which '
-                        'are kept for that)')
+    parser.add_argument(
+        '--calibration',
+        type=Path,
+        required=True,
+        metavar='PATH',
+        help='recording, or folder of images, of the camera',
+    )
+    parser.add_argument(
+        '--validation',
+        type=Path,
+        metavar='PATH',
+        help='another one to judge on '
+        '(default: images from all over the calibration, a third at most, which '
+        'are kept for that)',
+    )
     parser.add_argument('--output', type=Path, help='file to write (default: MODEL_int8.onnx)')
-    parser.add_argument('--runtime', choices=RUNTIMES,
-                        default=(installed_backends() or RUNTIMES)[0],
-                        help='what the file is for (default: %(default)s, which is here)')
-    parser.add_argument('--scope', choices=SCOPES, help='what to quantise (default: the encoder '
-                        'for tensorrt, else all)')
-    parser.add_argument('--images', type=count, default=CALIBRATION_IMAGES, metavar='N',
-                        help='calibrate with at most N images, or pairs of them for a pose network '
-                        '(%(default)s)')
-    parser.add_argument('--held-out', type=count, default=HELD_OUT_IMAGES, metavar='N',
-                        help='judge on at most N images, or pairs (%(default)s)')
+    parser.add_argument(
+        '--runtime',
+        choices=RUNTIMES,
+        default=(installed_backends() or RUNTIMES)[0],
+        help='what the file is for (default: %(default)s, which is here)',
+    )
+    parser.add_argument(
+        '--scope',
+        choices=SCOPES,
+        help='what to quantise (default: the encoder for tensorrt, else all)',
+    )
+    parser.add_argument(
+        '--images',
+        type=count,
+        default=CALIBRATION_IMAGES,
+        metavar='N',
+        help='calibrate with at most N images, or pairs of them for a pose network (%(default)s)',
+    )
+    parser.add_argument(
+        '--held-out',
+        type=count,
+        default=HELD_OUT_IMAGES,
+        metavar='N',
+        help='judge on at most N images, or pairs (%(default)s)',
+    )
     topics = parser.add_argument_group(
-        'topics of recordings', 'found by type and name if not given')
+        'topics of recordings', 'found by type and name if not given'
+    )
     topics.add_argument('--image', metavar='TOPIC')
     topics.add_argument('--camera-info', metavar='TOPIC')
     group = parser.add_argument_group('bounds of what is accepted')
@@ -518,12 +616,20 @@ def main(argv: list[str] | None = None) -> int:
         if output.resolve() == source.resolve():
             raise EngineError(f"output '{output}' is the model itself; give another with --output")
         model = quantize(
-            source, arguments.calibration, arguments.validation, runtime=arguments.runtime,
-            scope=arguments.scope, calibration_images=arguments.images,
+            source,
+            arguments.calibration,
+            arguments.validation,
+            runtime=arguments.runtime,
+            scope=arguments.scope,
+            calibration_images=arguments.images,
             held_out_images=arguments.held_out,
-            topics={name: topic for name in ('image', 'camera_info')
-                    if (topic := getattr(arguments, name))},
-            bounds=given_bounds(arguments))
+            topics={
+                name: topic
+                for name in ('image', 'camera_info')
+                if (topic := getattr(arguments, name))
+            },
+            bounds=given_bounds(arguments),
+        )
         write_file(output, model.SerializeToString())
     except (BagError, ContractError, EngineError, OSError, ValueError) as error:
         print(f'quantize: {error}', file=sys.stderr)
@@ -531,8 +637,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('quantize: interrupted', file=sys.stderr)
         return 130
-    print(f'wrote {output} ({output.stat().st_size / 1e6:.1f} MB, '
-          f'{source.stat().st_size / 1e6:.1f} MB before)')
+    print(
+        f'wrote {output} ({output.stat().st_size / 1e6:.1f} MB, '
+        f'{source.stat().st_size / 1e6:.1f} MB before)'
+    )
     return 0
 
 

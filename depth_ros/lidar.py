@@ -49,9 +49,11 @@ def points_from_cloud(message: Any) -> np.ndarray:
     for name in 'xyz':
         if name not in fields or fields[name].datatype not in _FLOATS:
             listed = ', '.join(f'{f.name} (datatype {f.datatype})' for f in message.fields)
-            raise ValueError(f"point cloud in frame '{message.header.frame_id}' has no field "
-                             f"'{name}' of FLOAT32 (7) or FLOAT64 (8); it has {listed or 'none'}: "
-                             'record the cloud that the lidar driver publishes in x, y, z')
+            raise ValueError(
+                f"point cloud in frame '{message.header.frame_id}' has no field "
+                f"'{name}' of FLOAT32 (7) or FLOAT64 (8); it has {listed or 'none'}: "
+                'record the cloud that the lidar driver publishes in x, y, z'
+            )
         formats.append(order + _FLOATS[fields[name].datatype])
         offsets.append(fields[name].offset)
     if not count:
@@ -59,16 +61,22 @@ def points_from_cloud(message: Any) -> np.ndarray:
     step, row = message.point_step, message.row_step
     if message.height == 1:  # then some drivers leave it at 0
         row = message.width * step
-    end = max(offset + np.dtype(kind).itemsize
-              for kind, offset in zip(formats, offsets, strict=True))
-    if (step < end or row < message.width * step
-            or len(message.data) < (message.height - 1) * row + message.width * step):
+    end = max(
+        offset + np.dtype(kind).itemsize for kind, offset in zip(formats, offsets, strict=True)
+    )
+    if (
+        step < end
+        or row < message.width * step
+        or len(message.data) < (message.height - 1) * row + message.width * step
+    ):
         raise ValueError(
             f"point cloud in frame '{message.header.frame_id}' has {message.width}x"
             f'{message.height} points of {step} bytes in rows of {row}, but {len(message.data)} '
-            f'bytes of data, and coordinates up to byte {end}: check what publishes it')
-    kind = np.dtype({'names': list('xyz'), 'formats': formats, 'offsets': offsets,
-                     'itemsize': step})
+            f'bytes of data, and coordinates up to byte {end}: check what publishes it'
+        )
+    kind = np.dtype(
+        {'names': list('xyz'), 'formats': formats, 'offsets': offsets, 'itemsize': step}
+    )
     cloud = np.ndarray((message.height, message.width), kind, message.data, strides=(row, step))
     points = np.stack([cloud[name].ravel() for name in 'xyz'], axis=1).astype(np.float32)
     return points[np.isfinite(points).all(axis=1) & points.any(axis=1)]
@@ -170,9 +178,11 @@ class TransformTree:
             raise TransformError(
                 f"frames '{source}' and '{target}' are not connected: above the first, {top}; "
                 f'above the second, {other_top}. Record /tf and /tf_static of the whole robot, and '
-                'let every frame have one parent')
-        return (inverse(self._to_ancestor(down[:down.index(common)], stamp_ns))
-                @ self._to_ancestor(up[:up.index(common)], stamp_ns))
+                'let every frame have one parent'
+            )
+        return inverse(self._to_ancestor(down[: down.index(common)], stamp_ns)) @ self._to_ancestor(
+            up[: up.index(common)], stamp_ns
+        )
 
     def _ancestors(self, frame: str) -> tuple[list[str], str]:
         """A frame, its parent, and so on up, and why it ends there.
@@ -182,14 +192,16 @@ class TransformTree:
         """
         known = set(self._edges).union(*self._edges.values())
         if frame not in known:
-            raise TransformError(f"there is no frame '{frame}'; there are "
-                                 f'{", ".join(sorted(known)) or "none"}: choose one of them, or '
-                                 'record /tf and /tf_static of the whole robot')
+            raise TransformError(
+                f"there is no frame '{frame}'; there are "
+                f'{", ".join(sorted(known)) or "none"}: choose one of them, or '
+                'record /tf and /tf_static of the whole robot'
+            )
         chain = [frame]
         while parents := self._edges.get(chain[-1]):
             if len(parents) > 1:
                 return chain, f"'{chain[-1]}' has several parents, {', '.join(sorted(parents))}"
-            parent, = parents
+            (parent,) = parents
             if parent in chain:
                 return chain, f"'{chain[-1]}' has the parent '{parent}', which is a loop"
             chain.append(parent)
@@ -199,12 +211,11 @@ class TransformTree:
         """The transform from the first of a row of frames, each below the next, out of the last."""
         result = np.eye(4)
         for frame in frames:
-            (parent, edge), = self._edges[frame].items()
+            ((parent, edge),) = self._edges[frame].items()
             try:
                 result = self._at(edge, stamp_ns) @ result
             except ValueError as error:
-                raise TransformError(
-                    f"transform from '{frame}' to '{parent}': {error}") from error
+                raise TransformError(f"transform from '{frame}' to '{parent}': {error}") from error
         return result
 
     def _at(self, edge: _Edge, stamp_ns: int) -> np.ndarray:
@@ -219,15 +230,16 @@ class TransformTree:
         first, last = samples[0][0], samples[-1][0]
         slack = self.tolerance * 1e9
         if stamp_ns < first - slack or stamp_ns > last + slack:
-            raise ValueError(f'{stamp_ns / 1e9:.3f} s is outside of the recorded {first / 1e9:.3f}'
-                             f' to {last / 1e9:.3f} s: leave this message out, or check the '
-                             'clocks')
+            raise ValueError(
+                f'{stamp_ns / 1e9:.3f} s is outside of the recorded {first / 1e9:.3f}'
+                f' to {last / 1e9:.3f} s: leave this message out, or check the '
+                'clocks'
+            )
         after = bisect_right(samples, stamp_ns, key=itemgetter(0))
         if after in (0, len(samples)):
             return pose_from_list(samples[min(after, len(samples) - 1)][1])
-        (start, a), (end, b) = samples[after - 1:after + 1]
-        return interpolate(pose_from_list(a), pose_from_list(b),
-                           (stamp_ns - start) / (end - start))
+        (start, a), (end, b) = samples[after - 1 : after + 1]
+        return interpolate(pose_from_list(a), pose_from_list(b), (stamp_ns - start) / (end - start))
 
 
 def interpolate(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
@@ -236,8 +248,9 @@ def interpolate(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
     The translation is interpolated linearly, the rotation about a fixed axis (slerp).
     """
     turn = vector_from_rotation(a[:3, :3].T @ b[:3, :3])
-    return pose(a[:3, :3] @ rotation_from_vector(share * turn),
-                (1 - share) * a[:3, 3] + share * b[:3, 3])
+    return pose(
+        a[:3, :3] @ rotation_from_vector(share * turn), (1 - share) * a[:3, 3] + share * b[:3, 3]
+    )
 
 
 def lidar_depth(message: Any, tree: TransformTree, camera: Intrinsics, frame: str) -> np.ndarray:

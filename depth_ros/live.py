@@ -28,8 +28,15 @@ from depth_ros.ground_truth import TF_PREFIX
 from depth_ros.parameters import ODOMETRY, PERCEPTION
 
 NODES = tuple(models.NODES.values())
-OUTPUT_TOPICS = ('depth/image_rect', 'depth/camera_info', 'depth/color', 'semantics/labels',
-                 'semantics/color', 'odom', 'path')
+OUTPUT_TOPICS = (
+    'depth/image_rect',
+    'depth/camera_info',
+    'depth/color',
+    'semantics/labels',
+    'semantics/color',
+    'odom',
+    'path',
+)
 PR_SET_PDEATHSIG = 1
 
 
@@ -60,8 +67,11 @@ class Processes:
         with self.log(name).open('w') as log:
             child = subprocess.Popen(
                 [sys.executable, '-m', f'depth_ros.{command[0]}', *command[1:]],
-                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-                env=self._environment, start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,
                 preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
             )
         self._children[name] = child
@@ -164,8 +174,11 @@ class Plan:
     @property
     def played(self) -> list[str]:
         """Names of the topics as they are played, the images first."""
-        others = [t for t in vars(self.streams).values()
-                  if t and t != self.streams.image and not t.startswith(TF_PREFIX)]
+        others = [
+            t
+            for t in vars(self.streams).values()
+            if t and t != self.streams.image and not t.startswith(TF_PREFIX)
+        ]
         return [self.image + ('/compressed' if self.compressed else ''), *others]
 
     def output(self, name: str) -> str:
@@ -212,8 +225,7 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
     from depth_ros import transport
 
     logs = plan.out / 'logs'
-    os.environ.update(
-        ROS_DOMAIN_ID=str(plan.domain), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
+    os.environ.update(ROS_DOMAIN_ID=str(plan.domain), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
     environment = transport.env({**os.environ, 'PYTHONUNBUFFERED': '1'})
     with Processes(logs, environment) as processes:
         for node in plan.models:
@@ -223,9 +235,18 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
             recorded = [*plan.played, *recorded]
         arrived = logs / 'arrived.csv'
         processes.start(
-            'recorder', 'record', str(plan.out / 'recording'), '--log', str(arrived),
+            'recorder',
+            'record',
+            str(plan.out / 'recording'),
+            '--log',
+            str(arrived),
             *(['--uncompressed'] if plan.timing else []),
-            '--topics', *recorded, '--ros-args', '-p', 'use_sim_time:=true')
+            '--topics',
+            *recorded,
+            '--ros-args',
+            '-p',
+            'use_sim_time:=true',
+        )
         player = processes.start('player', 'replay', *_player_arguments(plan, logs))
         say('Starting the nodes')
         with _Observer() as observer:
@@ -243,13 +264,16 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
         while player.poll() is None:
             processes.check()
             if time.monotonic() > deadline:
-                raise LiveError(f'the player does not end; its last lines:\n'
-                                f'{processes.tail("player")}')
+                raise LiveError(
+                    f'the player does not end; its last lines:\n{processes.tail("player")}'
+                )
             time.sleep(0.1)
         processes.check()
         sent = json.loads((logs / 'sent.json').read_text())
-        last = max((stamp for topic, stamp, _ in sent['published']
-                    if topic == plan.streams.image), default=0)
+        last = max(
+            (stamp for topic, stamp, _ in sent['published'] if topic == plan.streams.image),
+            default=0,
+        )
         _drain(arrived, last, wanted, processes)
         if processes.stop('recorder', 60.0):
             raise LiveError(f'the recorder failed; its last lines:\n{processes.tail("recorder")}')
@@ -260,7 +284,8 @@ def run_nodes(plan: Plan, say: Callable[[str], None] = print) -> Run:
             said = _node_messages([processes.log(node)])[:5]
             raise LiveError(
                 f'no frame came out on {wanted[0]} for {run.frames_in} images; {node} says:\n'
-                + ('\n'.join(f'  | {line}' for line in said) or processes.tail(node)))
+                + ('\n'.join(f'  | {line}' for line in said) or processes.tail(node))
+            )
     # Read after the nodes have ended, for their last words.
     run.messages = _node_messages([processes.log(node) for node in plan.models])
     return run
@@ -276,8 +301,13 @@ def _node_arguments(plan: Plan, node: str) -> list[str]:
     table = {'perception_node': PERCEPTION, 'odometry_node': ODOMETRY}[node]
     known = {parameter.name for parameter in table}
     parameters |= {name: value for name, value in plan.parameters.items() if name in known}
-    arguments = ['--ros-args', '-r', f'image:={plan.image}',
-                 '-r', f'camera_info:={plan.streams.camera_info}']
+    arguments = [
+        '--ros-args',
+        '-r',
+        f'image:={plan.image}',
+        '-r',
+        f'camera_info:={plan.streams.camera_info}',
+    ]
     if plan.namespace:
         arguments += ['-r', f'__ns:={plan.namespace}']
     for name, value in parameters.items():
@@ -292,9 +322,20 @@ def _player_arguments(plan: Plan, logs: Path) -> list[str]:
         topics += [t for t in ('/tf', '/tf_static') if t in bag.topics]
     readers = len(plan.models) + (not plan.timing)  # the recorder
     return [
-        str(plan.bag), '--paused', '--rate', str(plan.rate), '--log', str(logs / 'sent.json'),
-        '--topics', *topics, '--remap', f'{streams.image}:={plan.played[0]}',
-        '--wait-for', f'{streams.image}={readers}', f'{streams.camera_info}={readers}']
+        str(plan.bag),
+        '--paused',
+        '--rate',
+        str(plan.rate),
+        '--log',
+        str(logs / 'sent.json'),
+        '--topics',
+        *topics,
+        '--remap',
+        f'{streams.image}:={plan.played[0]}',
+        '--wait-for',
+        f'{streams.image}={readers}',
+        f'{streams.camera_info}={readers}',
+    ]
 
 
 def model_topics(plan: Plan) -> list[str]:
@@ -302,10 +343,11 @@ def model_topics(plan: Plan) -> list[str]:
     topics = []
     if 'perception_node' in plan.models:
         contract = read_contract(plan.models['perception_node'])
-        topics = [topic for output, topic in (('depth', 'depth/image_rect'),
-                                              ('labels', 'semantics/labels'))
-                  if output in contract.outputs
-                  and not (output == 'depth' and contract.affine_invariant)]
+        topics = [
+            topic
+            for output, topic in (('depth', 'depth/image_rect'), ('labels', 'semantics/labels'))
+            if output in contract.outputs and not (output == 'depth' and contract.affine_invariant)
+        ]
     return topics + ['odom'] * ('odometry_node' in plan.models)
 
 
@@ -341,8 +383,10 @@ class _Observer:
             processes.check()
             if time.monotonic() > end:
                 child = name.rpartition('/')[2]
-                raise LiveError(f'{name} is {state} after {timeout_s:g} s; its last lines:\n'
-                                f'{processes.tail(child)}')
+                raise LiveError(
+                    f'{name} is {state} after {timeout_s:g} s; its last lines:\n'
+                    f'{processes.tail(child)}'
+                )
             if not client.wait_for_service(0.2):
                 continue
             future = client.call_async(GetState.Request())
@@ -357,8 +401,11 @@ class _Observer:
     ) -> None:
         """Wait until every topic has a publisher and a subscriber."""
         end = time.monotonic() + timeout_s
-        while missing := [t for t in topics if not self._node.count_subscribers(t)
-                          or not self._node.count_publishers(t)]:
+        while missing := [
+            t
+            for t in topics
+            if not self._node.count_subscribers(t) or not self._node.count_publishers(t)
+        ]:
             processes.check()
             if time.monotonic() > end:
                 raise LiveError(f'{", ".join(missing)}: nobody publishes or records this')
@@ -388,8 +435,7 @@ def _arrivals(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _collect(plan: Plan, sent: dict, arrived: Path) -> Run:
-    published = {stamp: at for topic, stamp, at in sent['published']
-                 if topic == plan.streams.image}
+    published = {stamp: at for topic, stamp, at in sent['published'] if topic == plan.streams.image}
     latency: dict[str, dict[int, float]] = {}
     for topic, stamp, received in _arrivals(arrived):
         if stamp in published and topic not in plan.played:
@@ -398,15 +444,20 @@ def _collect(plan: Plan, sent: dict, arrived: Path) -> Run:
         frames_in=len(published),
         latency_ms=latency,
         latest_s=sent['latest_s'],
-        messages=[], stages_ms={}, backends={},
+        messages=[],
+        stages_ms={},
+        backends={},
     )
     with Bag(plan.out / 'recording') as bag:
         for message in bag.messages(['/diagnostics']):
             for status in bag.decode(message).status:
                 node = next((n for n in NODES if f'{n}:' in status.name), None)
                 values = {v.key: v.value for v in status.values}
-                times = {key[5:-3]: float(value) for key, value in values.items()
-                         if key.startswith('time_') and key.endswith('_ms') and value}
+                times = {
+                    key[5:-3]: float(value)
+                    for key, value in values.items()
+                    if key.startswith('time_') and key.endswith('_ms') and value
+                }
                 if node and times:
                     run.stages_ms[node] = times
                     run.backends[node] = values.get('backend', '')

@@ -132,7 +132,8 @@ def judged_depth(
     elif median_scaling:
         scale = float(np.median(truth[counts].astype(np.float64)) / np.median(depth[counts]))
     return JudgedDepth(
-        np.clip(aligned_depth(depth, scale, shift), min_depth, max_depth), counts, scale, shift)
+        np.clip(aligned_depth(depth, scale, shift), min_depth, max_depth), counts, scale, shift
+    )
 
 
 def fit_inverse(d: np.ndarray, g: np.ndarray) -> tuple[float, float]:
@@ -183,8 +184,17 @@ def _error_terms(d: np.ndarray, g: np.ndarray) -> np.ndarray:
     square = error * error
     quotient = d / g
     ratio = np.maximum(quotient, 1 / quotient)
-    return np.stack([np.abs(error) / g, square / g, square, np.log(quotient) ** 2,
-                     ratio < 1.25, ratio < 1.25**2, ratio < 1.25**3])
+    return np.stack(
+        [
+            np.abs(error) / g,
+            square / g,
+            square,
+            np.log(quotient) ** 2,
+            ratio < 1.25,
+            ratio < 1.25**2,
+            ratio < 1.25**3,
+        ]
+    )
 
 
 def _metrics_of(means: np.ndarray) -> DepthMetrics:
@@ -251,8 +261,9 @@ def depth_table(
         first = cap == caps[0]
         suffix = '' if first else f'_{cap:g}m'
         try:
-            judged = judged_depth(predicted, truth, max_depth=cap, median_scaling=True,
-                                  affine=affine, **options)
+            judged = judged_depth(
+                predicted, truth, max_depth=cap, median_scaling=True, affine=affine, **options
+            )
         except ValueError:  # no pixel counts
             continue
         d, g = judged.depth[judged.counts], truth[judged.counts]
@@ -274,14 +285,14 @@ def depth_table(
     return DepthTable(rows | parts, scale, shift)
 
 
-def _by_group(terms: np.ndarray, group: np.ndarray, names: Sequence[str]
-              ) -> dict[str, DepthMetrics]:
+def _by_group(
+    terms: np.ndarray, group: np.ndarray, names: Sequence[str]
+) -> dict[str, DepthMetrics]:
     """Metrics by name of the pixels of each group 0, 1, ...; other numbers belong to none."""
     group = np.where((group >= 0) & (group < len(names)), group, len(names)).astype(np.intp)
     counts = np.bincount(group, minlength=len(names) + 1)
     sums = np.stack([np.bincount(group, t, len(names) + 1) for t in terms])
-    return {name: _metrics_of(sums[:, i] / counts[i])
-            for i, name in enumerate(names) if counts[i]}
+    return {name: _metrics_of(sums[:, i] / counts[i]) for i, name in enumerate(names) if counts[i]}
 
 
 def edge_mask(labels: np.ndarray, radius: float) -> np.ndarray:
@@ -383,7 +394,8 @@ def semantics_table(matrix: np.ndarray, names: Sequence[str]) -> dict:
     return {
         'mean_iou': mean_iou(matrix),
         'pixel_accuracy': float(np.trace(matrix) / matrix.sum()),
-        'iou': {n: float(v) for n, v, p in zip(names, iou(matrix), present, strict=True) if p}}
+        'iou': {n: float(v) for n, v, p in zip(names, iou(matrix), present, strict=True) if p},
+    }
 
 
 class TrajectoryMetrics(NamedTuple):
@@ -478,7 +490,8 @@ def pose_metrics(estimate: np.ndarray, truth: np.ndarray, alignment: Alignment) 
         raise ValueError(f"alignment {alignment!r} is unknown: use 'se3', 'sim3' or 'scale'")
     estimate, truth = _poses(estimate), _poses(truth)
     rotation, translation, scale = _alignment(
-        estimate[:, :3, 3], truth[:, :3, 3], alignment != 'se3')
+        estimate[:, :3, 3], truth[:, :3, 3], alignment != 'se3'
+    )
     if alignment == 'scale':
         aligned = scaled_poses(estimate, scale)
         aligned = truth[0] @ np.linalg.inv(aligned[0]) @ aligned
@@ -604,7 +617,8 @@ def kitti_drift(
     if not len(errors):
         raise ValueError(
             f'no segment to measure drift on: the path is {distance[-1]:.0f} m long, the shortest '
-            f'segment {min(lengths)} m')
+            f'segment {min(lengths)} m'
+        )
     return Drift(
         t_err=100 * float(errors.mean()),
         r_err=100 * float(np.degrees(np.concatenate(rotation).mean())),
@@ -625,21 +639,31 @@ def trajectory_table(
         ValueError: See `pose_metrics`.
     """
     found = {name: pose_metrics(estimate, truth, name) for name in ('se3', 'sim3', 'scale')}
-    numbers = {'frames': len(truth), 'length': path_length(truth[:, :3, 3]),
-               'scale': found['sim3'].scale}
+    numbers = {
+        'frames': len(truth),
+        'length': path_length(truth[:, :3, 3]),
+        'scale': found['sim3'].scale,
+    }
     for name, metrics in found.items():
         numbers[f'ate_{name}'] = metrics.ate
         numbers[f'rpe_{name}'] = metrics.rpe_translation
     numbers['rpe_rotation_deg'] = found['se3'].rpe_rotation
     if snippets:
         ate, re = np.array(snippets).T
-        numbers |= {'snippet_ate': ate.mean(), 'snippet_ate_std': ate.std(),
-                    'snippet_re': re.mean(), 'snippet_re_std': re.std()}
+        numbers |= {
+            'snippet_ate': ate.mean(),
+            'snippet_ate_std': ate.std(),
+            'snippet_re': re.mean(),
+            'snippet_re_std': re.std(),
+        }
     if numbers['length'] > KITTI_LENGTHS[0]:
         for name in ('se3', 'sim3'):
             drift = kitti_drift(found[name].aligned, truth)
-            numbers |= {f't_err_{name}': drift.t_err, 'r_err': drift.r_err,
-                        'segments': drift.segments}
+            numbers |= {
+                f't_err_{name}': drift.t_err,
+                'r_err': drift.r_err,
+                'segments': drift.segments,
+            }
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -647,7 +671,8 @@ def _angles(transforms: np.ndarray) -> np.ndarray:
     """Angles of rotation (N,) of transforms (N, 4, 4), radians; accurate for small ones too."""
     r = transforms[:, :3, :3]
     twice_sine = np.linalg.norm(
-        [r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], axis=0)
+        [r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], axis=0
+    )
     return np.arctan2(twice_sine, np.trace(r, axis1=1, axis2=2) - 1)
 
 
@@ -669,7 +694,8 @@ def orthonormal(poses: np.ndarray) -> np.ndarray:
 def _check_alike(estimate: np.ndarray, truth: np.ndarray) -> None:
     if estimate.shape != truth.shape or len(truth) < 2:
         raise ValueError(
-            f'estimate {estimate.shape} and truth {truth.shape} must be the same two or more')
+            f'estimate {estimate.shape} and truth {truth.shape} must be the same two or more'
+        )
     if not (np.isfinite(estimate).all() and np.isfinite(truth).all()):
         raise ValueError('a pose is not finite')
 

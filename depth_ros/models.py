@@ -17,8 +17,13 @@ _SHIPPED = ('models/perception.onnx', 'models/pose.onnx')
 def add_model_option(parser: argparse.ArgumentParser) -> None:
     """Add --model."""
     parser.add_argument(
-        '--model', nargs='+', type=Path, metavar='FILE', help='perception model, pose model, or '
-        'both, in any order; or a folder with them (default: the shipped ones)')
+        '--model',
+        nargs='+',
+        type=Path,
+        metavar='FILE',
+        help='perception model, pose model, or '
+        'both, in any order; or a folder with them (default: the shipped ones)',
+    )
 
 
 def chosen_models(given: Sequence[Path] | None) -> dict[str, Path]:
@@ -36,8 +41,9 @@ def chosen_models(given: Sequence[Path] | None) -> dict[str, Path]:
         try:
             given = [share_path(name) for name in _SHIPPED]
         except FileNotFoundError as error:
-            raise ContractError(f'the shipped models are not installed ({error}): give others with '
-                                '--model') from error
+            raise ContractError(
+                f'the shipped models are not installed ({error}): give others with --model'
+            ) from error
     files = []
     for path in given:
         found = sorted(path.glob('*.onnx')) if path.is_dir() else [path]
@@ -48,7 +54,8 @@ def chosen_models(given: Sequence[Path] | None) -> dict[str, Path]:
     for path in files:
         node = NODES[read_contract(path).task]
         if node in models:
-            raise ContractError(f"'{models[node]}' and '{path}' are both for the {node}: give one "
-                                'of them')
+            raise ContractError(
+                f"'{models[node]}' and '{path}' are both for the {node}: give one of them"
+            )
         models[node] = path
     return dict(sorted(models.items(), reverse=True))  # perception first

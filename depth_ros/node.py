@@ -186,8 +186,7 @@ class NewestFrame:
     def take(self, ready: Callable[[], bool]) -> tuple | None:
         """Wait for an item while ``ready`` is true and take it; ``None`` once closed."""
         with self._condition:
-            self._condition.wait_for(
-                lambda: not self._open or (self._item is not None and ready()))
+            self._condition.wait_for(lambda: not self._open or (self._item is not None and ready()))
             if not self._open:
                 return None
             item, self._item = self._item, None
@@ -276,7 +275,8 @@ class CameraNode(LifecycleNode):
         if names:
             known = ', '.join(p.name for p in table)
             self.get_logger().warning(
-                f'unknown parameters are ignored: {", ".join(names)}; known ones: {known}')
+                f'unknown parameters are ignored: {", ".join(names)}; known ones: {known}'
+            )
 
         self._frames = NewestFrame()
         self._worker: threading.Thread | None = None
@@ -352,25 +352,34 @@ class CameraNode(LifecycleNode):
             engine.close()
             raise ConfigurationError(
                 f"model '{path}': field 'task' is '{engine.contract.task}', this node needs "
-                f"'{self.task}'; set the parameter model to a {self.task} model")
+                f"'{self.task}'; set the parameter model to a {self.task} model"
+            )
         self.engine = engine
         self._model_hash = file_hash(path)[:12]
         self._model_name = engine.contract.name
         self.set_up()
         self.get_logger().info(
             f"model '{self._model_name}' ({path}, sha256 {self._model_hash}) on "
-            f'{engine.backend} with {engine.threads} threads')
+            f'{engine.backend} with {engine.threads} threads'
+        )
         if self.settings.auto_build != 'never' and (
-                path.suffix == ENGINE_SUFFIX or self.settings.backend != 'auto'):
-            self.get_logger().warning('auto_build has no effect: it needs backend auto and an '
-                                      '.onnx file as model')
+            path.suffix == ENGINE_SUFFIX or self.settings.backend != 'auto'
+        ):
+            self.get_logger().warning(
+                'auto_build has no effect: it needs backend auto and an .onnx file as model'
+            )
 
     def _load(self, backend: str) -> LoadedEngine:
-        loaded = load_checked(self._model_path, backend, self.settings.threads,
-                              parameters.GPU_MEMORY[self.settings.gpu_memory])
+        loaded = load_checked(
+            self._model_path,
+            backend,
+            self.settings.threads,
+            parameters.GPU_MEMORY[self.settings.gpu_memory],
+        )
         if loaded.tensorrt:
-            self._tell_tensorrt(loaded.tensorrt, loaded.engine.backend != 'tensorrt',
-                                loaded.unchecked)
+            self._tell_tensorrt(
+                loaded.tensorrt, loaded.engine.backend != 'tensorrt', loaded.unchecked
+            )
         return loaded
 
     def _tell_tensorrt(self, text: str, wanting: bool = False, warn: bool = False) -> None:
@@ -383,6 +392,7 @@ class CameraNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Warm the network up and take images."""
+
         def activate() -> None:
             self.engine.warm_up()
             super(CameraNode, self).on_activate(state)
@@ -396,12 +406,15 @@ class CameraNode(LifecycleNode):
             self._start_build()  # before images come, which importing TensorRT would hold up
             self._subscribe()
             self._worker = threading.Thread(
-                target=self._work, args=(self._frames,), name='inference', daemon=True)
+                target=self._work, args=(self._frames,), name='inference', daemon=True
+            )
             self._worker.start()
+
         result = self._transition('activate', activate, self._stop)
         if result == TransitionCallbackReturn.SUCCESS:
             self.get_logger().info(
-                f'active: waiting for {self._image_input.topic} and {self._info_input.topic}')
+                f'active: waiting for {self._image_input.topic} and {self._info_input.topic}'
+            )
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -430,13 +443,19 @@ class CameraNode(LifecycleNode):
         self._stop()
         self._release()
 
-    def _transition(self, name: str, action: Callable[[], None],
-                    undo: Callable[[], None]) -> TransitionCallbackReturn:
+    def _transition(
+        self, name: str, action: Callable[[], None], undo: Callable[[], None]
+    ) -> TransitionCallbackReturn:
         """Run ``action``; on failure say why, once and clearly, and ``undo``."""
         try:
             action()
-        except (ConfigurationError, ContractError, EngineError, ConversionError,
-                FileNotFoundError) as error:
+        except (
+            ConfigurationError,
+            ContractError,
+            EngineError,
+            ConversionError,
+            FileNotFoundError,
+        ) as error:
             self._problem = f'cannot {name}: {error}'
         except Exception:  # whatever it is, the node stays and can be asked again
             self._problem = f'cannot {name}, internal error: {traceback.format_exc()}'
@@ -446,7 +465,8 @@ class CameraNode(LifecycleNode):
         undo()
         self.get_logger().error(
             f'{self._problem} [the node stays up; try again with: ros2 lifecycle set '
-            f'{self.get_fully_qualified_name()} {name}]')
+            f'{self.get_fully_qualified_name()} {name}]'
+        )
         return TransitionCallbackReturn.FAILURE
 
     def _release(self) -> None:
@@ -464,9 +484,11 @@ class CameraNode(LifecycleNode):
             topic, image_type = f'{topic}/compressed', CompressedImage
         # camera_info first: an image waits for it.
         self._info_input = FollowingSubscription(
-            self, CameraInfo, 'camera_info', self._on_info, self.settings.reliability)
+            self, CameraInfo, 'camera_info', self._on_info, self.settings.reliability
+        )
         self._image_input = FollowingSubscription(
-            self, image_type, topic, self._on_image, self.settings.reliability)
+            self, image_type, topic, self._on_image, self.settings.reliability
+        )
 
     def _stop(self) -> None:
         for subscription in (self._image_input, self._info_input):
@@ -494,11 +516,16 @@ class CameraNode(LifecycleNode):
             self._buildable = False
             self._tell_tensorrt(f'no engine is built: {error}', wanting=True)
             return
-        self._tell_tensorrt(f'building {engine_output(self._model_path)} '
-                            f'({self.settings.auto_build}); until then on {self.engine.backend}')
-        self._build = EngineBuild(self._model_path, self.settings.auto_build,
-                                  lambda line: self._tell_tensorrt(f'building: {line}'),
-                                  self._on_build_end)
+        self._tell_tensorrt(
+            f'building {engine_output(self._model_path)} '
+            f'({self.settings.auto_build}); until then on {self.engine.backend}'
+        )
+        self._build = EngineBuild(
+            self._model_path,
+            self.settings.auto_build,
+            lambda line: self._tell_tensorrt(f'building: {line}'),
+            self._on_build_end,
+        )
 
     def _on_build_end(self, problem: str) -> None:
         """Load the new engine for the worker; called in the build's thread."""
@@ -511,8 +538,10 @@ class CameraNode(LifecycleNode):
                 loaded.engine.close()
             elif not loaded.engine.record.source_sha256.startswith(self._model_hash):
                 loaded.engine.close()  # whose outputs may mean something else
-                raise EngineError(f"'{self._model_path}' has changed since it was loaded; clean up "
-                                  'and configure the node to use it')
+                raise EngineError(
+                    f"'{self._model_path}' has changed since it was loaded; clean up "
+                    'and configure the node to use it'
+                )
             else:
                 self._next_engine = loaded.engine
         except (ContractError, EngineError, OSError) as error:
@@ -555,8 +584,10 @@ class CameraNode(LifecycleNode):
             self.report('no image', self._silence(self._image_input, 'image'))
             self._last_info = now  # of two missing inputs, one is enough to say
         elif not self._infos and now - self._last_info > REPORT_PERIOD:
-            self.report('no camera_info', self._silence(self._info_input, 'camera_info')
-                        + '; images wait for it')
+            self.report(
+                'no camera_info',
+                self._silence(self._info_input, 'camera_info') + '; images wait for it',
+            )
 
     def _silence(self, subscription: FollowingSubscription, name: str) -> str:
         """Why an input may be silent, and the remedy."""
@@ -567,11 +598,15 @@ class CameraNode(LifecycleNode):
         if not publishers:
             others = self._topics_of_type(wanted)
             if wanted.endswith('CompressedImage'):
-                others = [t.removesuffix('/compressed') for t in others
-                          if t.endswith('/compressed')]
-            there = (f'there are {", ".join(others)}; remap with --ros-args -r {name}:={others[0]}'
-                     if others else f'no topic of this type is published; start the camera, then '
-                     f'remap with --ros-args -r {name}:=<its topic>')
+                others = [
+                    t.removesuffix('/compressed') for t in others if t.endswith('/compressed')
+                ]
+            there = (
+                f'there are {", ".join(others)}; remap with --ros-args -r {name}:={others[0]}'
+                if others
+                else f'no topic of this type is published; start the camera, then '
+                f'remap with --ros-args -r {name}:=<its topic>'
+            )
             return f'{start}nobody publishes it; {there}'
         if wanted not in types:
             remedy = 'remap to a topic of the right type'
@@ -583,19 +618,24 @@ class CameraNode(LifecycleNode):
         if self.settings.reliability == 'reliable':
             hint += ' Best-effort publishers are not matched with reliability set to reliable.'
         elif name == 'image' and not subscription.reliable:
-            hint += (' Best-effort images over 512 KiB are lost unless the publisher, too, runs '
-                     f'with {self._profile_hint()}')
+            hint += (
+                ' Best-effort images over 512 KiB are lost unless the publisher, too, runs '
+                f'with {self._profile_hint()}'
+            )
         return f'{start}{len(publishers)} publisher(s), but no message comes; {hint}'
 
     def _topics_of_type(self, kind: str) -> list[str]:
         """Topics of a type that others publish, the likeliest cameras first."""
         own = {p.topic_name for p in self.publishers}
-        found = [topic for topic, kinds in self.get_topic_names_and_types()
-                 if kind in kinds and topic not in own and self.count_publishers(topic) > 0]
+        found = [
+            topic
+            for topic, kinds in self.get_topic_names_and_types()
+            if kind in kinds and topic not in own and self.count_publishers(topic) > 0
+        ]
         return sorted(found, key=lambda t: ('depth' in t or 'semantics' in t, t))
 
     def _profile_hint(self) -> str:
-        return f"{PROFILE_VARIABLE}={share_path('config/fastdds.xml')}"
+        return f'{PROFILE_VARIABLE}={share_path("config/fastdds.xml")}'
 
     # Frames, in the worker's thread.
 
@@ -657,38 +697,57 @@ class CameraNode(LifecycleNode):
         Where the camera publishes both together, a camera_info that is a moment behind its image
         is waited for, so that a change of resolution or zoom takes effect with the right image.
         """
+
         def same() -> CameraInfo | None:
-            return next(
-                (i for i in reversed(tuple(self._infos)) if i.header.stamp == stamp), None)
+            return next((i for i in reversed(tuple(self._infos)) if i.header.stamp == stamp), None)
 
         if self._in_step and same() is None:
             self._in_step = self._frames.wait(lambda: same() is not None, INFO_PATIENCE)
         return same() or self._infos[-1]
 
-    def _check_input(self, message: Image | CompressedImage, info: CameraInfo,
-                     fit: ImageFit) -> None:
+    def _check_input(
+        self, message: Image | CompressedImage, info: CameraInfo, fit: ImageFit
+    ) -> None:
         """Warn of what makes the outputs worse than they could be."""
         frame, info_frame = message.header.frame_id, info.header.frame_id
         if not frame:
-            self.report('frame_id', 'the image has no frame_id, so nothing can place the outputs; '
-                        'set the frame_id of the camera driver')
+            self.report(
+                'frame_id',
+                'the image has no frame_id, so nothing can place the outputs; '
+                'set the frame_id of the camera driver',
+            )
         elif frame != info_frame:
-            self.report('frame_id', f"image frame '{frame}' and camera_info frame '{info_frame}' "
-                        'differ; is camera_info remapped to the same camera?')
+            self.report(
+                'frame_id',
+                f"image frame '{frame}' and camera_info frame '{info_frame}' "
+                'differ; is camera_info remapped to the same camera?',
+            )
         if any(info.d):
-            self.report.once('distortion', 'camera_info has lens distortion; images are taken as '
-                             'rectified. If they are raw, put image_proc\'s rectify node before '
-                             'and remap image to its image_rect')
+            self.report.once(
+                'distortion',
+                'camera_info has lens distortion; images are taken as '
+                "rectified. If they are raw, put image_proc's rectify node before "
+                'and remap image to its image_rect',
+            )
         if fit.anisotropy > 1.1:
-            self.report.once('anisotropy', f'the image is distorted by '
-                             f'{100 * (fit.anisotropy - 1):.0f} % to fit the model\'s aspect '
-                             f'ratio ({fit.model.width}x{fit.model.height}); set the parameter '
-                             'fit to crop, or use a model trained for this camera')
-        if len(message.data) > BIG_IMAGE and not self._image_input_reliable() and (
-                'best effort' not in self.report):
-            self.report.once('best effort', f'images of {len(message.data) // 1024} KiB come best '
-                             'effort; if many are missing, start the camera\'s process with '
-                             f'{self._profile_hint()}')
+            self.report.once(
+                'anisotropy',
+                f'the image is distorted by '
+                f"{100 * (fit.anisotropy - 1):.0f} % to fit the model's aspect "
+                f'ratio ({fit.model.width}x{fit.model.height}); set the parameter '
+                'fit to crop, or use a model trained for this camera',
+            )
+        if (
+            len(message.data) > BIG_IMAGE
+            and not self._image_input_reliable()
+            and ('best effort' not in self.report)
+        ):
+            self.report.once(
+                'best effort',
+                f'images of {len(message.data) // 1024} KiB come best '
+                "effort; if many are missing, start the camera's process with "
+                f'{self._profile_hint()}',
+            )
 
     def _image_input_reliable(self) -> bool:
         subscription = self._image_input  # the executor may close it meanwhile
@@ -722,10 +781,12 @@ class CameraNode(LifecycleNode):
             'input_silence_s': f'{now - self._last_image:.2f}' if image else '',
             'input_age_ms': f'{1e3 * self._age:.1f}' if self._age is not None else '',
         }
-        values.update({f'time_{name}_ms': f'{value:.3f}'
-                       for name, value in self.times.medians().items()})
-        values.update({f'problem: {cause}': str(count)
-                       for cause, count in sorted(self.report.counts.items())})
+        values.update(
+            {f'time_{name}_ms': f'{value:.3f}' for name, value in self.times.medians().items()}
+        )
+        values.update(
+            {f'problem: {cause}': str(count) for cause, count in sorted(self.report.counts.items())}
+        )
         return values
 
     def _publish_diagnostics(self) -> None:
@@ -746,10 +807,15 @@ class CameraNode(LifecycleNode):
         self._last_count = time.monotonic(), self._processed, self._frames.dropped
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        message.status = [DiagnosticStatus(
-            level=level, name=f'{self.get_fully_qualified_name()[1:]}: inference', message=text,
-            hardware_id=self._model_name,
-            values=[KeyValue(key=key, value=value) for key, value in values.items()])]
+        message.status = [
+            DiagnosticStatus(
+                level=level,
+                name=f'{self.get_fully_qualified_name()[1:]}: inference',
+                message=text,
+                hardware_id=self._model_name,
+                values=[KeyValue(key=key, value=value) for key, value in values.items()],
+            )
+        ]
         self._diagnostics.publish(message)
 
 
@@ -793,8 +859,9 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
                 except Exception:
                     if not rclpy.ok():
                         break
-                    node.report('internal error', f'internal error: {traceback.format_exc()}',
-                                error=True)
+                    node.report(
+                        'internal error', f'internal error: {traceback.format_exc()}', error=True
+                    )
     finally:
         if node is not None:
             node.close()

@@ -32,8 +32,7 @@ def rotation_from_vector(vector: np.ndarray) -> np.ndarray:
     k = skew(vector)
     if angle < 1e-6:  # series, since sin(a)/a loses its digits
         return np.eye(3) + k + 0.5 * k @ k
-    return (np.eye(3) + np.sin(angle) / angle * k
-            + (1 - np.cos(angle)) / angle**2 * k @ k)
+    return np.eye(3) + np.sin(angle) / angle * k + (1 - np.cos(angle)) / angle**2 * k @ k
 
 
 def vector_from_rotation(rotation: np.ndarray) -> np.ndarray:

@@ -64,7 +64,8 @@ class OdometryNode(CameraNode):
             except ImportError as error:
                 raise ConfigurationError(
                     f'publish_tf needs the ROS 2 package tf2_msgs ({error}); install tf2_ros or '
-                    'set publish_tf to false') from error
+                    'set publish_tf to false'
+                ) from error
             self._tf_type = TFMessage
             self._tf_publisher = self.create_lifecycle_publisher(TFMessage, '/tf', 100)
             self._publishers_made.append(self._tf_publisher)
@@ -74,14 +75,16 @@ class OdometryNode(CameraNode):
             except ImportError as error:
                 raise ConfigurationError(
                     f'camera_pose_from_tf needs the ROS 2 package tf2_ros ({error}); install it '
-                    'or give the parameter camera_pose') from error
+                    'or give the parameter camera_pose'
+                ) from error
             self._tf_buffer = Buffer()
             self._tf_listener = TransformListener(self._tf_buffer, self)
         if not contract.metric and not settings.translation_scale:
             self.get_logger().warning(
                 f"model '{contract.name}' is not metric: the trajectory is in model units, not "
                 'metres. To calibrate, drive a known distance and set translation_scale to metres '
-                'per unit')
+                'per unit'
+            )
         shape = contract.tensor_shapes()['current'][1]
         self._previous, self._current = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
 
@@ -132,23 +135,35 @@ class OdometryNode(CameraNode):
         if last is None:
             pass
         elif gap == 0:
-            self.report('stamps', f'two images have the same stamp {frame.seconds:.3f}; the second '
-                        'is ignored. Is the topic published twice?')
+            self.report(
+                'stamps',
+                f'two images have the same stamp {frame.seconds:.3f}; the second '
+                'is ignored. Is the topic published twice?',
+            )
             return
         elif gap < 0:
-            self.report('stamps', f'image stamps went back by {-gap:.3f} s; the trajectory goes on '
-                        'from the new time without that motion. If a recording started again, '
-                        'call the service reset')
+            self.report(
+                'stamps',
+                f'image stamps went back by {-gap:.3f} s; the trajectory goes on '
+                'from the new time without that motion. If a recording started again, '
+                'call the service reset',
+            )
         elif gap > self.settings.max_gap:
             self._trajectory.miss(gap)
-            self.report('gap', f'{gap:.2f} s between two images is over max_gap '
-                        f'({self.settings.max_gap:g} s); that motion is missing from the '
-                        'trajectory and its covariance grows. Check the camera\'s rate')
+            self.report(
+                'gap',
+                f'{gap:.2f} s between two images is over max_gap '
+                f'({self.settings.max_gap:g} s); that motion is missing from the '
+                "trajectory and its covariance grows. Check the camera's rate",
+            )
         elif size != last[1]:
             self._trajectory.miss(gap)
-            self.report('size', f'image size changed from {last[1][1]}x{last[1][0]} to '
-                        f'{size[1]}x{size[0]}; the motion between the two is missing from the '
-                        'trajectory')
+            self.report(
+                'size',
+                f'image size changed from {last[1][1]}x{last[1][0]} to '
+                f'{size[1]}x{size[0]}; the motion between the two is missing from the '
+                'trajectory',
+            )
         else:
             motion = self._motion(gap)
         self._previous, self._current = self._current, self._previous
@@ -161,8 +176,12 @@ class OdometryNode(CameraNode):
         extrinsic = pose_from_list(settings.camera_pose)
         if settings.camera_pose_from_tf:
             extrinsic = self._lookup_camera(frame.header.frame_id)
-        noise = NoiseModel(settings.sigma_translation, settings.sigma_translation_ratio,
-                           settings.sigma_rotation, settings.sigma_rotation_ratio)
+        noise = NoiseModel(
+            settings.sigma_translation,
+            settings.sigma_translation_ratio,
+            settings.sigma_rotation,
+            settings.sigma_rotation_ratio,
+        )
         self.start()
         self._trajectory = Trajectory(extrinsic, noise)
 
@@ -170,13 +189,15 @@ class OdometryNode(CameraNode):
         """Pose of the camera in the body frame, from TF."""
         from rclpy.time import Time
         from tf2_ros import TransformException
+
         base = self.settings.base_frame
         try:
             found = self._tf_buffer.lookup_transform(base, frame_id, Time()).transform
         except TransformException as error:
             raise ConfigurationError(
                 f"TF has no '{base}' to '{frame_id}' yet ({error}); publish it (for instance with "
-                'robot_state_publisher) or give the parameter camera_pose') from error
+                'robot_state_publisher) or give the parameter camera_pose'
+            ) from error
         t, q = found.translation, found.rotation
         return pose_from_list((t.x, t.y, t.z, q.x, q.y, q.z, q.w))
 
@@ -184,19 +205,25 @@ class OdometryNode(CameraNode):
         # Unlike depth, motion has no single factor that undoes another focal length.
         ratio = frame.fit.depth_factor
         if not 1 / (1 + FOCAL_TOLERANCE) < ratio < 1 + FOCAL_TOLERANCE:
-            self.report.once('focal', f'the camera\'s focal length at network size is '
-                             f'{ratio:.2f} times that of the training camera; motion will be '
-                             'off: train the pose network for this camera')
+            self.report.once(
+                'focal',
+                f"the camera's focal length at network size is "
+                f'{ratio:.2f} times that of the training camera; motion will be '
+                'off: train the pose network for this camera',
+            )
 
     def _motion(self, seconds: float) -> Motion:
         """Run the network on the two images and add the motion to the trajectory."""
         with self.times.stage('inference'):
-            vector = self.engine.infer(
-                {'previous': self._previous, 'current': self._current})['pose'].astype(float)
+            vector = self.engine.infer({'previous': self._previous, 'current': self._current})[
+                'pose'
+            ].astype(float)
         if not np.all(np.isfinite(vector)):
             self._last = None
-            raise ConfigurationError(f'the pose network returned {vector.tolist()}; the model is '
-                                     'damaged: export it again')
+            raise ConfigurationError(
+                f'the pose network returned {vector.tolist()}; the model is '
+                'damaged: export it again'
+            )
         with self.times.stage('postprocess'):
             scale = 1.0
             if not self.engine.contract.metric:
@@ -218,8 +245,10 @@ class OdometryNode(CameraNode):
                 self._poses.append(PoseStamped(header=message.header, pose=message.pose.pose))
             while len(self._poses) > self.settings.path_length:
                 self._poses.popleft()
-        if (self._path.get_subscription_count() > 0
-                and time.monotonic() - self._path_time >= PATH_PERIOD):
+        if (
+            self._path.get_subscription_count() > 0
+            and time.monotonic() - self._path_time >= PATH_PERIOD
+        ):
             self._path_time = time.monotonic()
             with self.times.stage('publish'):
                 self._path.publish(Path(header=message.header, poses=list(self._poses)))
@@ -231,11 +260,13 @@ class OdometryNode(CameraNode):
         message.header.stamp = frame.header.stamp
         message.header.frame_id = self.settings.odom_frame
         target = message.pose.pose
-        (target.position.x, target.position.y,
-         target.position.z) = map(float, trajectory.pose[:3, 3])
+        (target.position.x, target.position.y, target.position.z) = map(
+            float, trajectory.pose[:3, 3]
+        )
         quaternion = quaternion_from_rotation(trajectory.pose[:3, :3])
-        (target.orientation.x, target.orientation.y, target.orientation.z,
-         target.orientation.w) = map(float, quaternion)
+        (target.orientation.x, target.orientation.y, target.orientation.z, target.orientation.w) = (
+            map(float, quaternion)
+        )
         message.pose.covariance = trajectory.covariance.reshape(-1)
         twist = message.twist.twist
         twist.linear.x, twist.linear.y, twist.linear.z = map(float, motion.linear)

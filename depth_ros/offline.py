@@ -81,8 +81,9 @@ def decode(message: Message) -> Picture:
     return Picture(header_stamp(message.data), received.header.frame_id, rgb)
 
 
-def decoded(messages: Iterable[Message], pool: Executor
-            ) -> Iterator[tuple[Message, Picture | Exception]]:
+def decoded(
+    messages: Iterable[Message], pool: Executor
+) -> Iterator[tuple[Message, Picture | Exception]]:
     """Decode messages ahead of time, in order; one that cannot be decoded gives its error."""
     waiting: deque[tuple[Message, Future]] = deque()
 
@@ -112,8 +113,9 @@ class Runner:
         missed: Motions between neighbours that are missing from the trajectory, by reason.
     """
 
-    def __init__(self, perception: Engine | None, odometry: Engine | None, settings: Settings
-                 ) -> None:
+    def __init__(
+        self, perception: Engine | None, odometry: Engine | None, settings: Settings
+    ) -> None:
         self.missed: dict[str, int] = {}
         self._perception, self._odometry, self._settings = perception, odometry, settings
         self._extrinsic = pose_from_list(settings.camera_pose)
@@ -162,8 +164,9 @@ class Runner:
         if 'depth' in found:
             factor = depth_factor(contract, fit.depth_factor, self._settings.depth_scale)
             output.depth = found['depth'] * np.float32(factor)
-            output.published = camera_depth(found['depth'], output.labels, contract, factor,
-                                            self._settings.max_depth)
+            output.published = camera_depth(
+                found['depth'], output.labels, contract, factor, self._settings.max_depth
+            )
 
     def _move(self, output: Judgeable, picture: Picture, camera: Intrinsics) -> None:
         contract = self._odometry.contract
@@ -202,11 +205,14 @@ class Runner:
 
     def _infer(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
         """T_previous_current of the camera."""
-        vector = self._odometry.infer(
-            {'previous': previous, 'current': current})['pose'].astype(float)
+        vector = self._odometry.infer({'previous': previous, 'current': current})['pose'].astype(
+            float
+        )
         if not np.isfinite(vector).all():
-            raise EngineError(f'the pose network returned {vector.tolist()}; the model is damaged: '
-                              'export it again')
+            raise EngineError(
+                f'the pose network returned {vector.tolist()}; the model is damaged: '
+                'export it again'
+            )
         scale = 1.0
         if not self._odometry.contract.metric:
             scale = self._settings.translation_scale or 1.0
@@ -216,8 +222,9 @@ class Runner:
         self.missed[reason] = self.missed.get(reason, 0) + 1
 
 
-def network_image(picture: Picture, info: Any, contract: ModelContract, mode: str = 'stretch'
-                  ) -> np.ndarray:
+def network_image(
+    picture: Picture, info: Any, contract: ModelContract, mode: str = 'stretch'
+) -> np.ndarray:
     """What a network gets of an image, uint8 of its contract's ``image_shape``.
 
     Raises:

@@ -18,11 +18,21 @@ SERIES = (BLUE, ORANGE, '#2b8a3e', '#8e44ad', '#c2255c', '#0b7285', '#946200', '
 """Colours of the curves of one figure, in order."""
 
 STYLE = {
-    'svg.fonttype': 'none', 'svg.hashsalt': 'depth_ros', 'font.family': 'sans-serif',
-    'font.size': 10, 'axes.edgecolor': '#c3cad1', 'axes.labelcolor': MUTED,
-    'xtick.color': MUTED, 'ytick.color': MUTED, 'axes.spines.top': False,
-    'axes.spines.right': False, 'axes.grid': True, 'grid.color': '#e8ecf0', 'legend.frameon': False,
-    'text.color': INK, 'axes.axisbelow': True,
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'depth_ros',
+    'font.family': 'sans-serif',
+    'font.size': 10,
+    'axes.edgecolor': '#c3cad1',
+    'axes.labelcolor': MUTED,
+    'xtick.color': MUTED,
+    'ytick.color': MUTED,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.color': '#e8ecf0',
+    'legend.frameon': False,
+    'text.color': INK,
+    'axes.axisbelow': True,
 }
 """Of every figure; for matplotlib's `rc_context`."""
 
@@ -53,26 +63,34 @@ def notes_html(notes: Iterable[str]) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = '') -> str:
     """Return an HTML table; the first column is text, the others are numbers."""
     top = ''.join(f'<th>{escape(name)}</th>' for name in head)
-    body = ''.join('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>'
-                   for row in rows)
-    return (f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}'
-            '</tbody></table></div>')
+    body = ''.join(
+        '<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>' for row in rows
+    )
+    return (
+        f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}'
+        '</tbody></table></div>'
+    )
 
 
 def meters(head: Sequence[str], values: Mapping[str, float], full: float) -> str:
     """Return a table of named values with a bar each, as wide as its share of `full`."""
     rows = ''.join(
         f'<tr><td>{escape(name)}</td><td>{number(value)}</td><td class="meter"><i style="width:'
-        f'{100 * min(value / full, 1):.1f}%"></i></td></tr>' for name, value in values.items())
+        f'{100 * min(value / full, 1):.1f}%"></i></td></tr>'
+        for name, value in values.items()
+    )
     top = ''.join(f'<th>{escape(name)}</th>' for name in head)
-    return (f'<table class="meters"><thead><tr>{top}<th></th></tr></thead><tbody>{rows}</tbody>'
-            '</table>')
+    return (
+        f'<table class="meters"><thead><tr>{top}<th></th></tr></thead><tbody>{rows}</tbody></table>'
+    )
 
 
 def card(value: str, unit: str, text: str) -> str:
     """Return one number in large and what it is."""
-    return (f'<div class="card"><div class="value">{escape(value)}<small> {escape(unit)}</small>'
-            f'</div><div class="what">{escape(text)}</div></div>')
+    return (
+        f'<div class="card"><div class="value">{escape(value)}<small> {escape(unit)}</small>'
+        f'</div><div class="what">{escape(text)}</div></div>'
+    )
 
 
 def definitions(rows: Iterable[tuple[str, str]]) -> str:
@@ -88,12 +106,12 @@ def section(anchor: str, title: str, body: str) -> str:
 
 def caption(text: str) -> str:
     """Return an explanation of a table or figure; no line of it begins with a percent sign."""
-    return f'<p class="caption">{escape(text.replace(" %", chr(0xa0) + "%"))}</p>'
+    return f'<p class="caption">{escape(text.replace(" %", chr(0xA0) + "%"))}</p>'
 
 
 def document(title: str, heading: str, body: str) -> str:
     """Return a whole page; `heading` is its first line, `body` HTML."""
-    return f'''<!DOCTYPE html>
+    return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -108,7 +126,7 @@ def document(title: str, heading: str, body: str) -> str:
 </main>
 </body>
 </html>
-'''
+"""
 
 
 # Pictures and figures ---------------------------------------------------------------------------
@@ -135,8 +153,10 @@ def figure(draw: Callable[[Figure], None], size: tuple[float, float], alt: str) 
     """
     wide = _drawing(draw, size)
     narrow = _drawing(draw, (4.2, max(2.4, 0.85 * size[1])))
-    return (f'<picture><source media="(max-width: 600px)" srcset="{narrow}">'
-            f'<img src="{wide}" alt="{escape(alt)}"></picture>')
+    return (
+        f'<picture><source media="(max-width: 600px)" srcset="{narrow}">'
+        f'<img src="{wide}" alt="{escape(alt)}"></picture>'
+    )
 
 
 def _drawing(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
@@ -152,9 +172,7 @@ def _embedded(data: bytes, kind: str) -> str:
     return f'data:{kind};base64,{base64.b64encode(data).decode()}'
 
 
-def draw_paths(
-    axes: Axes, truth: np.ndarray, paths: Mapping[str, np.ndarray], unit: str
-) -> None:
+def draw_paths(axes: Axes, truth: np.ndarray, paths: Mapping[str, np.ndarray], unit: str) -> None:
     """Draw paths from above: x right, y up.
 
     Args:
@@ -164,11 +182,19 @@ def draw_paths(
         unit: Of all.
     """
     if len(truth):
-        axes.plot(truth[:, 0], truth[:, 1], color=MUTED, linewidth=4, alpha=0.45,
-                  label='ground truth', solid_capstyle='round')
+        axes.plot(
+            truth[:, 0],
+            truth[:, 1],
+            color=MUTED,
+            linewidth=4,
+            alpha=0.45,
+            label='ground truth',
+            solid_capstyle='round',
+        )
     for (label, path), color in zip(paths.items(), colors(len(paths)), strict=True):
-        axes.plot(path[:, 0], path[:, 1], color=color, linewidth=1.8, label=label,
-                  solid_capstyle='round')
+        axes.plot(
+            path[:, 0], path[:, 1], color=color, linewidth=1.8, label=label, solid_capstyle='round'
+        )
     first = truth if len(truth) else next(iter(paths.values()))
     axes.plot(*first[0, :2], 'o', color=INK, markersize=6, label='start')
     # A straight street would be a line in a figure of no height if the box followed the path.
@@ -199,14 +225,28 @@ def draw_over_time(
     holes = np.flatnonzero(steps > 3 * np.median(steps)) + 1 if len(steps) else []
     times, curves = np.insert(times, holes, np.nan), np.insert(curves, holes, np.nan, axis=0)
     axes.fill_between(times, curves[:, 1], curves[:, 2], color=color, alpha=0.18, linewidth=0)
-    axes.plot(times, curves[:, 0], color=color, linewidth=1.4, label=label,
-              marker='o' if len(curves) == 1 else '', markersize=4)
+    axes.plot(
+        times,
+        curves[:, 0],
+        color=color,
+        linewidth=1.4,
+        label=label,
+        marker='o' if len(curves) == 1 else '',
+        markersize=4,
+    )
 
 
 def legend_above(axes: Axes) -> None:
     """Put the legend beside the title, where it hides no curve."""
-    axes.legend(loc='lower right', bbox_to_anchor=(1, 0.96), fontsize=8, ncols=2, borderaxespad=0,
-                columnspacing=1, handlelength=1.2)
+    axes.legend(
+        loc='lower right',
+        bbox_to_anchor=(1, 0.96),
+        fontsize=8,
+        ncols=2,
+        borderaxespad=0,
+        columnspacing=1,
+        handlelength=1.2,
+    )
 
 
 def colors(count: int) -> list[str]:
@@ -214,7 +254,7 @@ def colors(count: int) -> list[str]:
     return [SERIES[i % len(SERIES)] for i in range(count)]
 
 
-_CSS = '''
+_CSS = """
 :root { color: #1f2933; background: #f5f7f9; font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", sans-serif; -webkit-text-size-adjust: 100%; }
 * { box-sizing: border-box; }
@@ -321,4 +361,4 @@ dd { margin: 0; overflow-wrap: anywhere; }
   :root { background: #fff; font-size: 13px; } nav { display: none; }
   section { border: 0; padding: 0; } * { print-color-adjust: exact; }
 }
-'''
+"""

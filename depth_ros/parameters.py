@@ -63,7 +63,8 @@ class Parameter:
         """What ``ros2 param describe`` shows."""
         text = self.description + (f' Unit: {self.unit}.' if self.unit else '')
         descriptor = ParameterDescriptor(
-            name=self.name, description=text, read_only=self.when == 'start')
+            name=self.name, description=text, read_only=self.when == 'start'
+        )
         notes = []
         if self.choices:
             notes.append(f'one of: {", ".join(self.choices)}')
@@ -72,10 +73,12 @@ class Parameter:
         descriptor.additional_constraints = '; '.join(notes)
         if self.minimum is not None and isinstance(self.default, float):
             descriptor.floating_point_range = [
-                FloatingPointRange(from_value=float(self.minimum), to_value=float(self.maximum))]
+                FloatingPointRange(from_value=float(self.minimum), to_value=float(self.maximum))
+            ]
         elif self.minimum is not None:
             descriptor.integer_range = [
-                IntegerRange(from_value=int(self.minimum), to_value=int(self.maximum), step=1)]
+                IntegerRange(from_value=int(self.minimum), to_value=int(self.maximum), step=1)
+            ]
         return descriptor
 
     def problem(self, value: Value) -> str:
@@ -93,71 +96,187 @@ class Parameter:
 
 
 COMMON = (
-    Parameter('autostart', True, 'Configure and activate without a lifecycle manager.',
-              when='start'),
-    Parameter('model', '', 'Model file: .onnx with a depth_ros contract, or .engine of '
-              'build_engine, which runs with TensorRT or not at all. Empty: the model that comes '
-              'with the package.'),
-    Parameter('backend', 'auto', 'Inference runtime. auto: TensorRT where there is an engine of '
-              'the model that fits, else the fastest one that is installed.', choices=BACKENDS),
-    Parameter('auto_build', 'never', 'Precision in which to build the TensorRT engine of an .onnx '
-              'model where none fits. The CPU runs the model until the engine is ready.',
-              choices=AUTO_BUILD),
-    Parameter('gpu_memory', 'auto', 'How TensorRT gets images and gives results. mapped: the GPU '
-              'works in the processor\'s memory. copied: to and from its own. auto: mapped where '
-              'they share memory (Jetson), else copied.', choices=tuple(GPU_MEMORY)),
+    Parameter(
+        'autostart', True, 'Configure and activate without a lifecycle manager.', when='start'
+    ),
+    Parameter(
+        'model',
+        '',
+        'Model file: .onnx with a depth_ros contract, or .engine of '
+        'build_engine, which runs with TensorRT or not at all. Empty: the model that comes '
+        'with the package.',
+    ),
+    Parameter(
+        'backend',
+        'auto',
+        'Inference runtime. auto: TensorRT where there is an engine of '
+        'the model that fits, else the fastest one that is installed.',
+        choices=BACKENDS,
+    ),
+    Parameter(
+        'auto_build',
+        'never',
+        'Precision in which to build the TensorRT engine of an .onnx '
+        'model where none fits. The CPU runs the model until the engine is ready.',
+        choices=AUTO_BUILD,
+    ),
+    Parameter(
+        'gpu_memory',
+        'auto',
+        'How TensorRT gets images and gives results. mapped: the GPU '
+        "works in the processor's memory. copied: to and from its own. auto: mapped where "
+        'they share memory (Jetson), else copied.',
+        choices=tuple(GPU_MEMORY),
+    ),
     Parameter('threads', 2, 'Threads that one inference may use.', minimum=1, maximum=256),
-    Parameter('image_transport', 'raw', "raw: sensor_msgs/Image on 'image'. compressed: "
-              "sensor_msgs/CompressedImage (JPEG or PNG) on 'image/compressed'.",
-              choices=('raw', 'compressed')),
-    Parameter('reliability', 'auto', 'Reliability of the input subscriptions. auto: reliable if '
-              'every publisher of the topic is, else best effort.', choices=RELIABILITIES),
-    Parameter('fit', 'stretch', 'How the image becomes the network\'s input. stretch: the whole '
-              'image, resized on both axes. crop: the largest part with the aspect ratio of the '
-              'training camera; outputs are invalid outside.', choices=FIT_MODES),
+    Parameter(
+        'image_transport',
+        'raw',
+        "raw: sensor_msgs/Image on 'image'. compressed: "
+        "sensor_msgs/CompressedImage (JPEG or PNG) on 'image/compressed'.",
+        choices=('raw', 'compressed'),
+    ),
+    Parameter(
+        'reliability',
+        'auto',
+        'Reliability of the input subscriptions. auto: reliable if '
+        'every publisher of the topic is, else best effort.',
+        choices=RELIABILITIES,
+    ),
+    Parameter(
+        'fit',
+        'stretch',
+        "How the image becomes the network's input. stretch: the whole "
+        'image, resized on both axes. crop: the largest part with the aspect ratio of the '
+        'training camera; outputs are invalid outside.',
+        choices=FIT_MODES,
+    ),
 )
 
 PERCEPTION = (
     *COMMON,
-    Parameter('output_size', 'input', "Geometry of the outputs. input: the image's. network: the "
-              "network's, with depth/camera_info scaled to match.", choices=('input', 'network')),
-    Parameter('depth_scale', 0.0, 'Metres per unit of a model that is not metric. 0: unknown, '
-              'depth stays in model units. Ignored for metric models.', 'm/unit', 0.0, 1e6,
-              when='live'),
-    Parameter('max_depth', 0.0, 'Farther depth is invalid (NaN). 0: the limit of the model.', 'm',
-              0.0, 1e6, when='live'),
-    Parameter('points_stride', 2, 'The point cloud has every n-th pixel of every n-th row.',
-              'pixels', 1, 64, when='live'),
+    Parameter(
+        'output_size',
+        'input',
+        "Geometry of the outputs. input: the image's. network: the "
+        "network's, with depth/camera_info scaled to match.",
+        choices=('input', 'network'),
+    ),
+    Parameter(
+        'depth_scale',
+        0.0,
+        'Metres per unit of a model that is not metric. 0: unknown, '
+        'depth stays in model units. Ignored for metric models.',
+        'm/unit',
+        0.0,
+        1e6,
+        when='live',
+    ),
+    Parameter(
+        'max_depth',
+        0.0,
+        'Farther depth is invalid (NaN). 0: the limit of the model.',
+        'm',
+        0.0,
+        1e6,
+        when='live',
+    ),
+    Parameter(
+        'points_stride',
+        2,
+        'The point cloud has every n-th pixel of every n-th row.',
+        'pixels',
+        1,
+        64,
+        when='live',
+    ),
 )
 
 ODOMETRY = (
     *COMMON,
     Parameter('odom_frame', 'odom', 'Frame of the trajectory: header.frame_id of odom and path.'),
     Parameter('base_frame', 'base_link', 'Body frame: child_frame_id of odom.'),
-    Parameter('camera_pose', list(OPTICAL_IN_BASE), 'Pose of the camera\'s optical frame in '
-              'base_frame: x y z qx qy qz qw. Default: at its origin, looking along its x axis.',
-              'm', check=pose_from_list),
-    Parameter('camera_pose_from_tf', False, 'Look the camera\'s pose up in TF instead of '
-              'camera_pose. Needs tf2_ros.'),
-    Parameter('publish_tf', False, 'Publish odom_frame to base_frame on /tf. Only one node may do '
-              'so. Needs tf2_msgs.'),
-    Parameter('translation_scale', 0.0, 'Metres per unit of a model that is not metric. 0: '
-              'unknown, the trajectory is in model units. Ignored for metric models.', 'm/unit',
-              0.0, 1e6, when='live'),
-    Parameter('max_gap', 1.0, 'Two images farther apart in time are not compared; the covariance '
-              'grows instead.', 's', 0.001, 3600.0, when='live'),
-    Parameter('sigma_translation', 0.02, 'Standard deviation of the translation of one step, '
-              'constant part.', 'm', 1e-6, 100.0),
-    Parameter('sigma_translation_ratio', 0.1, 'Standard deviation of the translation of one step, '
-              'part that grows with its length.', 'm/m', 0.0, 10.0),
-    Parameter('sigma_rotation', 0.002, 'Standard deviation of the rotation of one step, constant '
-              'part.', 'rad', 1e-7, 3.2),
-    Parameter('sigma_rotation_ratio', 0.05, 'Standard deviation of the rotation of one step, part '
-              'that grows with its angle.', 'rad/rad', 0.0, 10.0),
-    Parameter('path_step', 0.5, 'The path gets a pose every so many metres.', 'm', 0.0, 1e4,
-              when='live'),
-    Parameter('path_length', 2000, 'The path keeps so many poses, the newest.', 'poses', 2, 100000,
-              when='live'),
+    Parameter(
+        'camera_pose',
+        list(OPTICAL_IN_BASE),
+        "Pose of the camera's optical frame in "
+        'base_frame: x y z qx qy qz qw. Default: at its origin, looking along its x axis.',
+        'm',
+        check=pose_from_list,
+    ),
+    Parameter(
+        'camera_pose_from_tf',
+        False,
+        "Look the camera's pose up in TF instead of camera_pose. Needs tf2_ros.",
+    ),
+    Parameter(
+        'publish_tf',
+        False,
+        'Publish odom_frame to base_frame on /tf. Only one node may do so. Needs tf2_msgs.',
+    ),
+    Parameter(
+        'translation_scale',
+        0.0,
+        'Metres per unit of a model that is not metric. 0: '
+        'unknown, the trajectory is in model units. Ignored for metric models.',
+        'm/unit',
+        0.0,
+        1e6,
+        when='live',
+    ),
+    Parameter(
+        'max_gap',
+        1.0,
+        'Two images farther apart in time are not compared; the covariance grows instead.',
+        's',
+        0.001,
+        3600.0,
+        when='live',
+    ),
+    Parameter(
+        'sigma_translation',
+        0.02,
+        'Standard deviation of the translation of one step, constant part.',
+        'm',
+        1e-6,
+        100.0,
+    ),
+    Parameter(
+        'sigma_translation_ratio',
+        0.1,
+        'Standard deviation of the translation of one step, part that grows with its length.',
+        'm/m',
+        0.0,
+        10.0,
+    ),
+    Parameter(
+        'sigma_rotation',
+        0.002,
+        'Standard deviation of the rotation of one step, constant part.',
+        'rad',
+        1e-7,
+        3.2,
+    ),
+    Parameter(
+        'sigma_rotation_ratio',
+        0.05,
+        'Standard deviation of the rotation of one step, part that grows with its angle.',
+        'rad/rad',
+        0.0,
+        10.0,
+    ),
+    Parameter(
+        'path_step', 0.5, 'The path gets a pose every so many metres.', 'm', 0.0, 1e4, when='live'
+    ),
+    Parameter(
+        'path_length',
+        2000,
+        'The path keeps so many poses, the newest.',
+        'poses',
+        2,
+        100000,
+        when='live',
+    ),
 )
 
 TABLES = {'perception_node': PERCEPTION, 'odometry_node': ODOMETRY}
@@ -187,8 +306,10 @@ def declare(node: Node, table: Sequence[Parameter], configured: Callable[[], boo
                 continue
             reason = parameter.problem(change.value)
             if not reason and parameter.when == 'configure' and configured():
-                reason = (f'{change.name} is fixed while the node is configured; deactivate it '
-                          'and clean it up first (ros2 lifecycle set)')
+                reason = (
+                    f'{change.name} is fixed while the node is configured; deactivate it '
+                    'and clean it up first (ros2 lifecycle set)'
+                )
             if reason:
                 return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
@@ -196,11 +317,13 @@ def declare(node: Node, table: Sequence[Parameter], configured: Callable[[], boo
     for parameter in table:
         try:
             value = node.declare_parameter(
-                parameter.name, parameter.default, parameter.descriptor()).value
+                parameter.name, parameter.default, parameter.descriptor()
+            ).value
         except Exception as error:  # rclpy raises a type of its own for each kind of mismatch
             kind = TYPE_NAMES[type(parameter.default)]
-            raise ValueError(f"parameter '{parameter.name}' must be a {kind}"
-                             f'{_range(parameter, " in ")}: {error}') from error
+            raise ValueError(
+                f"parameter '{parameter.name}' must be a {kind}{_range(parameter, ' in ')}: {error}"
+            ) from error
         reason = parameter.problem(value)
         if reason:
             raise ValueError(f'parameter {reason}')
@@ -215,20 +338,27 @@ def read(node: Node, table: Sequence[Parameter]) -> SimpleNamespace:
 def unknown(node: Node) -> list[str]:
     """Names that the command line or a parameter file sets and the node does not have."""
     given = getattr(node, '_parameter_overrides', {})  # rclpy has no public list of them
-    return sorted(name for name in given
-                  if not node.has_parameter(name) and not name.startswith('qos_overrides.'))
+    return sorted(
+        name
+        for name in given
+        if not node.has_parameter(name) and not name.startswith('qos_overrides.')
+    )
 
 
 def markdown(table: Sequence[Parameter]) -> str:
     """The table of parameters for the README."""
-    lines = ['| Parameter | Type | Default | Range | Set when | Meaning |',
-             '| --- | --- | --- | --- | --- | --- |']
+    lines = [
+        '| Parameter | Type | Default | Range | Set when | Meaning |',
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
     moments = {'start': 'at start', 'configure': 'unconfigured', 'live': 'any time'}
     for p in table:
         allowed = ', '.join(f'`{c}`' for c in p.choices) or f'{_range(p)} {p.unit}'.strip()
         default = str(p.default).lower() if isinstance(p.default, bool) else p.default
-        lines.append(f'| `{p.name}` | {TYPE_NAMES[type(p.default)]} | `{default}` | {allowed} | '
-                     f'{moments[p.when]} | {p.description} |')
+        lines.append(
+            f'| `{p.name}` | {TYPE_NAMES[type(p.default)]} | `{default}` | {allowed} | '
+            f'{moments[p.when]} | {p.description} |'
+        )
     return '\n'.join(lines)
 
 

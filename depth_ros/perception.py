@@ -20,8 +20,13 @@ def depth_factor(contract: ModelContract, focal: float, scale: float) -> float:
     return focal if contract.metric else focal * (scale or 1.0)
 
 
-def camera_depth(depth: np.ndarray, labels: np.ndarray | None, contract: ModelContract,
-                 factor: float, max_depth: float = 0.0) -> np.ndarray:
+def camera_depth(
+    depth: np.ndarray,
+    labels: np.ndarray | None,
+    contract: ModelContract,
+    factor: float,
+    max_depth: float = 0.0,
+) -> np.ndarray:
     """Depth as the node publishes it.
 
     Invalid is what lies outside the model's range or beyond ``max_depth``, and the sky, which has

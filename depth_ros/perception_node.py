@@ -35,7 +35,8 @@ LABEL_TOPICS = {
 
 # RGB of 1 (far, dark blue) to 255 (near, red); 0 is black. OpenCV's own tables are BGR.
 _COLORMAP = np.ascontiguousarray(
-    cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO)[..., ::-1])
+    cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+)
 _COLORMAP[0] = 0
 
 
@@ -47,8 +48,12 @@ class Canvas:
         fit: how camera and network lie on each other; another fit needs another canvas.
     """
 
-    _KINDS = {'depth': ('32FC1', np.nan), 'labels': ('mono8', UNLABELED),
-              'depth_color': ('rgb8', 0), 'color': ('rgb8', 0)}
+    _KINDS = {
+        'depth': ('32FC1', np.nan),
+        'labels': ('mono8', UNLABELED),
+        'depth_color': ('rgb8', 0),
+        'color': ('rgb8', 0),
+    }
 
     def __init__(self, fit: ImageFit, at_network_size: bool) -> None:
         """Prepare for images of the camera's or the network's geometry."""
@@ -67,7 +72,8 @@ class Canvas:
         encoding, outside = self._KINDS[name]
         if name not in self._buffers:
             self._buffers[name] = ImageBuffer(
-                encoding, self.camera.width, self.camera.height, outside)
+                encoding, self.camera.width, self.camera.height, outside
+            )
         buffer = self._buffers[name]
         if name not in self._fresh:
             self._fresh.add(name)
@@ -123,8 +129,10 @@ class PerceptionNode(CameraNode):
             topics = {'depth_color': topics['depth_color']}  # no number that looks like metres
         if 'labels' in contract.outputs:
             topics.update(LABEL_TOPICS)
-        self._outputs = {name: self.create_lifecycle_publisher(kind, topic, OUTPUT_QOS)
-                         for name, (topic, kind) in topics.items()}
+        self._outputs = {
+            name: self.create_lifecycle_publisher(kind, topic, OUTPUT_QOS)
+            for name, (topic, kind) in topics.items()
+        }
         self._palette = np.zeros((256, 1, 3), np.uint8)
         for item in contract.classes:
             self._palette[item.id] = item.color
@@ -137,13 +145,14 @@ class PerceptionNode(CameraNode):
                 f"model '{contract.name}' tells near from far, but no distances: scale and shift "
                 'of its depth are unknown and change from image to image. depth/color shows it; '
                 'depth/image_rect, depth/camera_info and points are not published, and depth_scale '
-                'does not help. For distances take a metric model')
-        elif ('depth' in contract.outputs and not contract.metric
-              and not self.settings.depth_scale):
+                'does not help. For distances take a metric model'
+            )
+        elif 'depth' in contract.outputs and not contract.metric and not self.settings.depth_scale:
             self.get_logger().warning(
                 f"model '{contract.name}' is not metric: depth and points are in model units, not "
                 'metres. To calibrate, compare with a known distance and set depth_scale to metres '
-                'per unit')
+                'per unit'
+            )
 
     def tear_down(self) -> None:
         """Remove the publishers."""
@@ -168,8 +177,9 @@ class PerceptionNode(CameraNode):
             for name, message in messages.items():
                 self._outputs[name].publish(message)
 
-    def _messages(self, wanted: set[str], outputs: dict[str, np.ndarray],
-                  frame: Frame) -> dict[str, Image | CameraInfo | PointCloud2]:
+    def _messages(
+        self, wanted: set[str], outputs: dict[str, np.ndarray], frame: Frame
+    ) -> dict[str, Image | CameraInfo | PointCloud2]:
         """What to publish, all of it: once the first is out, its way through the middleware and its
         receivers compete for the processor with whatever is still to be computed."""
         canvas = self._next_canvas(frame)
@@ -188,7 +198,8 @@ class PerceptionNode(CameraNode):
                 messages[name].header = frame.header
         if 'depth_info' in wanted:
             messages['depth_info'] = conversions.camera_info(
-                frame.info, frame.header, canvas.camera)
+                frame.info, frame.header, canvas.camera
+            )
         if 'points' in wanted:
             messages['points'] = self._points(frame, canvas, images['depth'], labels)
         return messages
@@ -203,19 +214,24 @@ class PerceptionNode(CameraNode):
     def _depth(self, depth: np.ndarray, labels: np.ndarray | None, frame: Frame) -> np.ndarray:
         """Depth of this camera, in metres or model units, at network size; NaN = invalid."""
         factor = depth_factor(
-            self.engine.contract, frame.fit.depth_factor, self.settings.depth_scale)
+            self.engine.contract, frame.fit.depth_factor, self.settings.depth_scale
+        )
         return camera_depth(depth, labels, self.engine.contract, factor, self.settings.max_depth)
 
-    def _points(self, frame: Frame, canvas: Canvas, depth: np.ndarray,
-                labels: np.ndarray | None) -> PointCloud2:
+    def _points(
+        self, frame: Frame, canvas: Canvas, depth: np.ndarray, labels: np.ndarray | None
+    ) -> PointCloud2:
         """Every n-th pixel of the output geometry as a point."""
         stride = self.settings.points_stride
         pixels = np.s_[::stride, ::stride]
         rgb = self._input[0] if self.settings.output_size == 'network' else frame.rgb
         cloud = conversions.make_cloud(
-            canvas.fill('depth', depth).array[pixels], rgb[pixels],
+            canvas.fill('depth', depth).array[pixels],
+            rgb[pixels],
             None if labels is None else canvas.fill('labels', labels).array[pixels],
-            canvas.camera.rays(stride), UNLABELED)
+            canvas.camera.rays(stride),
+            UNLABELED,
+        )
         return conversions.cloud_message(frame.header, cloud)
 
 

@@ -88,9 +88,11 @@ class Recorder(Node):
             QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
                 depth=50,
-                reliability=ReliabilityPolicy.RELIABLE if reliable
+                reliability=ReliabilityPolicy.RELIABLE
+                if reliable
                 else ReliabilityPolicy.BEST_EFFORT,
-                durability=DurabilityPolicy.TRANSIENT_LOCAL if latched
+                durability=DurabilityPolicy.TRANSIENT_LOCAL
+                if latched
                 else DurabilityPolicy.VOLATILE,
             ),
             raw=True,
@@ -124,21 +126,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('recording', type=Path, help='rosbag2 folder to create')
     parser.add_argument('--topics', nargs='+', required=True, help='topics to record')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing recording')
-    parser.add_argument('--uncompressed', action='store_true',
-                        help='larger files for less time of the processor')
+    parser.add_argument(
+        '--uncompressed', action='store_true', help='larger files for less time of the processor'
+    )
     parser.add_argument('--log', type=Path, help='write what arrived when, as CSV, to this file')
-    arguments = parser.parse_args(rclpy.utilities.remove_ros_args(argv)[1:]
-                                  if argv is None else argv)
+    arguments = parser.parse_args(
+        rclpy.utilities.remove_ros_args(argv)[1:] if argv is None else argv
+    )
 
     prepare_process()
     failed: list[Exception] = []
     log = arguments.log.open('w') if arguments.log else None
     rclpy.init(args=argv)
     try:
-        with until_shutdown(), BagWriter(
-            arguments.recording, compress=not arguments.uncompressed,
-            overwrite=arguments.overwrite
-        ) as writer:
+        with (
+            until_shutdown(),
+            BagWriter(
+                arguments.recording,
+                compress=not arguments.uncompressed,
+                overwrite=arguments.overwrite,
+            ) as writer,
+        ):
             recorder = Recorder(arguments.topics, log)
             thread = threading.Thread(target=_write, args=(recorder, writer, failed))
             thread.start()

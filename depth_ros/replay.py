@@ -170,8 +170,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--topics', nargs='+', help='play only these')
     parser.add_argument('--remap', nargs='+', default=[], metavar='OLD:=NEW', help='rename topics')
     parser.add_argument(
-        '--wait-for', nargs='+', default=[], metavar='TOPIC=COUNT',
-        help='start when these topics have so many subscribers')
+        '--wait-for',
+        nargs='+',
+        default=[],
+        metavar='TOPIC=COUNT',
+        help='start when these topics have so many subscribers',
+    )
     parser.add_argument('--paused', action='store_true', help='start at a line on standard input')
     parser.add_argument('--timeout', type=positive, default=60.0, help='seconds for --wait-for')
     parser.add_argument('--loop', action='store_true', help='begin again at the end')
@@ -197,8 +201,10 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     finally:
         if player and arguments.log:
-            write_file(arguments.log, json.dumps(
-                {'latest_s': player.latest_s, 'published': player.published}))
+            write_file(
+                arguments.log,
+                json.dumps({'latest_s': player.latest_s, 'published': player.published}),
+            )
         rclpy.try_shutdown()
     return 0
 

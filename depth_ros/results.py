@@ -35,10 +35,17 @@ def timing(stamps: Sequence[int]) -> dict:
     period = float(np.median(forward)) if len(forward) else None
     gaps = []
     if period:
-        gaps = [[(stamps[i] - stamps[0]) / 1e9, float(steps[i])]
-                for i in np.flatnonzero(steps > GAP * period)]
-    return {'duration_s': float(forward.sum()), 'median_period_s': period, 'gaps': gaps,
-            'clock_jumps': int((steps < 0).sum()), 'duplicate_stamps': int((steps == 0).sum())}
+        gaps = [
+            [(stamps[i] - stamps[0]) / 1e9, float(steps[i])]
+            for i in np.flatnonzero(steps > GAP * period)
+        ]
+    return {
+        'duration_s': float(forward.sum()),
+        'median_period_s': period,
+        'gaps': gaps,
+        'clock_jumps': int((steps < 0).sum()),
+        'duplicate_stamps': int((steps == 0).sum()),
+    }
 
 
 def write_results(out: Path, evaluation: Evaluation, found: dict) -> None:
@@ -56,14 +63,19 @@ def write_results(out: Path, evaluation: Evaluation, found: dict) -> None:
         folder.mkdir(exist_ok=True)
         known = np.isfinite(truth).all(axis=(1, 2))
         for name, chosen, matrices in (
-                ('estimate', np.ones(len(poses), bool), poses), ('truth', known, truth)):
+            ('estimate', np.ones(len(poses), bool), poses),
+            ('truth', known, truth),
+        ):
             if chosen.any():
-                write_file(folder / f'{name}.tum',
-                           tum_text(matrices[chosen], _seconds(stamps[chosen])))
+                write_file(
+                    folder / f'{name}.tum', tum_text(matrices[chosen], _seconds(stamps[chosen]))
+                )
                 write_file(folder / f'{name}.kitti', kitti_text(matrices[chosen]))
         if len(evaluation.aligned_poses):
-            write_file(folder / 'estimate_aligned.tum',
-                       tum_text(evaluation.aligned_poses, _seconds(stamps[known])))
+            write_file(
+                folder / 'estimate_aligned.tum',
+                tum_text(evaluation.aligned_poses, _seconds(stamps[known])),
+            )
     write_file(out / 'metrics.json', json.dumps(found, indent=2, allow_nan=False) + '\n')
 
 
@@ -81,41 +93,53 @@ def summary_text(found: dict) -> str:
     lines = [f'{line}; {found["odometry"]["poses"]} poses']
     lines += [f'Skipped     {count}: {reason}' for reason, count in frames['skipped'].items()]
     if found['speed']:
-        lines.append(f'Speed       {found["speed"]["frames_per_s"]:.1f} frames/s, without '
-                     f'inference {found["speed"]["frames_per_s_without_inference"]:.0f}')
+        lines.append(
+            f'Speed       {found["speed"]["frames_per_s"]:.1f} frames/s, without '
+            f'inference {found["speed"]["frames_per_s_without_inference"]:.0f}'
+        )
     title = 'Latency' if found['mode'] == 'live' else 'Inference'
     for name, values in {**found['latency_ms'], 'age of data': found['age_ms']}.items():
         if values:
-            lines.append(f'{title:11} {name}: p50 {values["p50"]:.0f} ms, p95 {values["p95"]:.0f} '
-                         f'ms, p99 {values["p99"]:.0f} ms, max {values["max"]:.0f} ms')
+            lines.append(
+                f'{title:11} {name}: p50 {values["p50"]:.0f} ms, p95 {values["p95"]:.0f} '
+                f'ms, p99 {values["p99"]:.0f} ms, max {values["max"]:.0f} ms'
+            )
             title = ''
     if depth := found['depth']:
         names = DepthMetrics._fields
         lines.append('Depth'.ljust(32) + ''.join(f'{name:>9}' for name in names))
         for name, row in depth['rows'].items():
             lines.append(f'            {name:20}' + ''.join(f'{row[n]:9.3f}' for n in names))
-        lines.append(f'            scale {depth["scale_median"]:.3f}, spread '
-                     f'{depth["scale_spread"]:.3f}, published where true depth is known '
-                     f'{100 * depth["coverage"]:.0f} %')
+        lines.append(
+            f'            scale {depth["scale_median"]:.3f}, spread '
+            f'{depth["scale_spread"]:.3f}, published where true depth is known '
+            f'{100 * depth["coverage"]:.0f} %'
+        )
     if semantics := found['semantics']:
         road = semantics['iou'].get('road')
-        lines.append(('Semantics   ' + (f'road IoU {road:.3f}, ' if road is not None else ''))
-                     + f'mean IoU {semantics["mean_iou"]:.3f}')
+        lines.append(
+            ('Semantics   ' + (f'road IoU {road:.3f}, ' if road is not None else ''))
+            + f'mean IoU {semantics["mean_iou"]:.3f}'
+        )
     if t := found['trajectory']:
-        lines.append(f'Trajectory  ATE {t["ate_se3"]:.2f} m (SE3), {t["ate_sim3"]:.2f} m (Sim3, '
-                     f'scale {t["scale"]:.3f}) over {t["length"]:.1f} m')
+        lines.append(
+            f'Trajectory  ATE {t["ate_se3"]:.2f} m (SE3), {t["ate_sim3"]:.2f} m (Sim3, '
+            f'scale {t["scale"]:.3f}) over {t["length"]:.1f} m'
+        )
     if c := found['consistency']:
         parts = []
         if 'explained_percent' in c:
-            parts.append(f'depth and motion explain {c["explained_percent"]:.0f} % of the change '
-                         'between frames')
+            parts.append(
+                f'depth and motion explain {c["explained_percent"]:.0f} % of the change '
+                'between frames'
+            )
         if 'inconsistency' in c:
             parts.append(f'depths disagree by {100 * c["inconsistency"]:.1f} %')
         if 'loop_translation_percent' in c:
-            parts.append(f'loops do not close by {c["loop_translation_percent"]:.1f} %, '
-                         f'{c["loop_rotation_deg"]:.2f} deg')
+            parts.append(
+                f'loops do not close by {c["loop_translation_percent"]:.1f} %, '
+                f'{c["loop_rotation_deg"]:.2f} deg'
+            )
         lines.append('Consistency ' + '; '.join(parts))
     lines += [f'Note        {note}' for note in found['notes']]
     return '\n'.join(lines)
-
-

@@ -133,8 +133,15 @@ def evaluate_recording(job: Job, say: Callable[[str], None] = print, bar: bool =
 class _Session:
     """One evaluation while it runs."""
 
-    def __init__(self, job: Job, bag: Bag, streams: Streams, contracts: dict[str, ModelContract],
-                 say: Callable[[str], None], bar: bool) -> None:
+    def __init__(
+        self,
+        job: Job,
+        bag: Bag,
+        streams: Streams,
+        contracts: dict[str, ModelContract],
+        say: Callable[[str], None],
+        bar: bool,
+    ) -> None:
         self.job, self.bag, self.streams, self.contracts = job, bag, streams, contracts
         self.say, self.bar = say, bar
         self.skipped: dict[str, int] = {}
@@ -145,8 +152,11 @@ class _Session:
         classes = self.perception.classes if self.perception else ()
         self.classes = ClassMap.read(job.classes, classes) if classes else None
         self.affine = bool(self.perception and self.perception.affine_invariant)
-        self.metric = bool(self.perception and not self.affine and (
-            self.perception.metric or job.settings.depth_scale))
+        self.metric = bool(
+            self.perception
+            and not self.affine
+            and (self.perception.metric or job.settings.depth_scale)
+        )
         self.first_info = bag.first(streams.camera_info)
         self.extrinsic = pose_from_list(job.settings.camera_pose)
         self.tf = [n for n, t in bag.topics.items() if t.msgtype == TF]
@@ -190,17 +200,24 @@ class _Session:
         return {
             'mode': self.job.mode,
             'recording': str(self.job.bag),
-            'models': {node: {
-                'path': str(self.job.models[node]), 'name': c.name, 'width': c.input_width,
-                'height': c.input_height, 'metric': c.metric}
-                for node, c in self.contracts.items()},
+            'models': {
+                node: {
+                    'path': str(self.job.models[node]),
+                    'name': c.name,
+                    'width': c.input_width,
+                    'height': c.input_height,
+                    'metric': c.metric,
+                }
+                for node, c in self.contracts.items()
+            },
             'topics': streams,
             'settings': {**asdict(self.job.settings), 'classes': self.job.classes},
-            'frames': {'recorded': len(self.stamps), 'judged': judged,
-                       'skipped': self.skipped},
+            'frames': {'recorded': len(self.stamps), 'judged': judged, 'skipped': self.skipped},
             'timing': timing(self.stamps),
-            'depth': numbers['depth'], 'semantics': numbers['semantics'],
-            'trajectory': numbers['trajectory'], 'odometry': numbers['odometry'],
+            'depth': numbers['depth'],
+            'semantics': numbers['semantics'],
+            'trajectory': numbers['trajectory'],
+            'odometry': numbers['odometry'],
             'consistency': numbers['consistency'],
             'notes': evaluation.notes,
         }
@@ -208,17 +225,25 @@ class _Session:
     def _missing(self, numbers: dict) -> list[str]:
         """What was not judged for want of truth."""
         outputs = self.perception.outputs if self.perception else ()
-        truth = {'depth': self.streams.depth, 'semantics': self.streams.labels,
-                 'trajectory': self.streams.odom}
+        truth = {
+            'depth': self.streams.depth,
+            'semantics': self.streams.labels,
+            'trajectory': self.streams.odom,
+        }
         if not any(truth.values()):
             return ['no ground truth in this recording: frames are judged against each other']
         shown = self.affine and self.job.mode == 'live'
-        have = {'depth': 'depth' in outputs and not shown, 'semantics': 'labels' in outputs,
-                'trajectory': 'odometry_node' in self.contracts}
+        have = {
+            'depth': 'depth' in outputs and not shown,
+            'semantics': 'labels' in outputs,
+            'trajectory': 'odometry_node' in self.contracts,
+        }
         notes = []
         if shown:
-            notes.append('the node publishes no depth of unknown scale and shift: it is judged '
-                         'with --mode offline')
+            notes.append(
+                'the node publishes no depth of unknown scale and shift: it is judged '
+                'with --mode offline'
+            )
         for part, topic in truth.items():
             if not have[part] or numbers[part]:
                 continue
@@ -228,8 +253,10 @@ class _Session:
             elif part != 'trajectory':
                 notes.append(f'{topic} has nothing to compare with at the time of an image')
         if numbers['depth'] and self.affine:
-            notes.append('the model knows depth only up to scale and shift of its inverse, so both '
-                         'are fitted to the truth in each frame before it is judged')
+            notes.append(
+                'the model knows depth only up to scale and shift of its inverse, so both '
+                'are fitted to the truth in each frame before it is judged'
+            )
         elif numbers['depth'] and not self.metric:
             notes.append('the model is not metric, so depth is judged after median scaling only')
         return notes
@@ -238,8 +265,9 @@ class _Session:
 
     def offline(self) -> tuple[Evaluation, dict]:
         job = self.job
-        engines = {node: load_engine(path, job.backend, job.threads)
-                   for node, path in job.models.items()}
+        engines = {
+            node: load_engine(path, job.backend, job.threads) for node, path in job.models.items()
+        }
         runner = Runner(engines.get('perception_node'), engines.get('odometry_node'), job.settings)
         inference, judged = 0.0, 0
         cv2.setNumThreads(1)  # the processors are busy with other frames
@@ -252,8 +280,11 @@ class _Session:
             latest: dict[int, bytes] = {}
             messages = self._messages(infos, latest, recording)
             total = self.bag.topics[self.streams.image].count
-            progress = stack.enter_context(tqdm(
-                total=total, unit='frame', desc=job.bag.name, disable=None if self.bar else True))
+            progress = stack.enter_context(
+                tqdm(
+                    total=total, unit='frame', desc=job.bag.name, disable=None if self.bar else True
+                )
+            )
             start = time.perf_counter()
             try:
                 for message, picture in decoded(messages, pool):
@@ -289,25 +320,35 @@ class _Session:
         for node, engine in engines.items():
             found['models'][node] |= {'backend': engine.backend, 'threads': engine.threads}
         found |= {
-            'rate': None, 'dropped_percent': None, 'age_ms': None, 'player_latest_ms': None,
-            'latency_ms': {name: percentiles(evaluation.frames.get(f'{name}_ms'))
-                           for name in ('perception', 'odometry')},
-            'stages_ms': {}, 'node_messages': [],
-            'speed': {'frames_per_s': judged / seconds,
-                      'frames_per_s_without_inference':
-                      judged / max(seconds - inference, 1e-9),
-                      # Linux counts it in KiB.
-                      'memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}}
+            'rate': None,
+            'dropped_percent': None,
+            'age_ms': None,
+            'player_latest_ms': None,
+            'latency_ms': {
+                name: percentiles(evaluation.frames.get(f'{name}_ms'))
+                for name in ('perception', 'odometry')
+            },
+            'stages_ms': {},
+            'node_messages': [],
+            'speed': {
+                'frames_per_s': judged / seconds,
+                'frames_per_s_without_inference': judged / max(seconds - inference, 1e-9),
+                # Linux counts it in KiB.
+                'memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            },
+        }
         return evaluation, found
 
     def _nothing(self) -> None:
         reasons = '; '.join(f'{reason} ({n}x)' for reason, n in self.skipped.items())
         raise EvaluationError(
             f'not one of {len(self.stamps)} images of {self.job.bag} could be used'
-            f'{": " + reasons if reasons else ""}')
+            f'{": " + reasons if reasons else ""}'
+        )
 
-    def _messages(self, infos: deque, latest: dict[int, bytes], recording: _Recording | None
-                  ) -> Iterator[Message]:
+    def _messages(
+        self, infos: deque, latest: dict[int, bytes], recording: _Recording | None
+    ) -> Iterator[Message]:
         """The images; on the way, everything that is kept goes to the recording."""
         topics = self.kept if recording else [self.streams.image, self.streams.camera_info]
         try:
@@ -338,17 +379,29 @@ class _Session:
         if self.affine and len(job.models) == 1 and not self.perception.classes:
             raise EvaluationError(
                 f"model '{self.perception.name}' knows depth only up to scale and shift, which the "
-                'node shows but does not publish as depth: judge it with --mode offline')
-        settings = {name: list(map(float, value)) if isinstance(value, tuple) else value
-                    for name, value in asdict(job.settings).items()}
-        parameters = {name: str(value) for name, value in {
-            **settings, 'backend': job.backend, 'threads': job.threads}.items()}
+                'node shows but does not publish as depth: judge it with --mode offline'
+            )
+        settings = {
+            name: list(map(float, value)) if isinstance(value, tuple) else value
+            for name, value in asdict(job.settings).items()
+        }
+        parameters = {
+            name: str(value)
+            for name, value in {**settings, 'backend': job.backend, 'threads': job.threads}.items()
+        }
         compressed = self.bag.topics[self.streams.image].msgtype == COMPRESSED_IMAGE
         live = job.out / 'logs' / 'live'
         plan = Plan(
-            bag=job.bag, streams=self.streams, compressed=compressed, out=live, models=job.models,
-            rate=job.rate, domain=job.domain or claim_domain(), parameters=parameters,
-            outputs=job.outputs)
+            bag=job.bag,
+            streams=self.streams,
+            compressed=compressed,
+            out=live,
+            models=job.models,
+            rate=job.rate,
+            domain=job.domain or claim_domain(),
+            parameters=parameters,
+            outputs=job.outputs,
+        )
         run = run_nodes(plan, self.say)
         self.say('Judging the outputs')
         logged = {}
@@ -381,10 +434,14 @@ class _Session:
             'dropped_percent': 100 * (1 - run.frames_out(main) / max(1, run.frames_in)),
             'latency_ms': {
                 'perception': percentiles(run.latencies_ms(main)) if perception else None,
-                'odometry': percentiles(run.latencies_ms(odom))},
+                'odometry': percentiles(run.latencies_ms(odom)),
+            },
             'age_ms': percentiles(evaluation.frames.get('age_ms')),
-            'stages_ms': run.stages_ms, 'player_latest_ms': 1e3 * run.latest_s,
-            'node_messages': run.messages, 'speed': None}
+            'stages_ms': run.stages_ms,
+            'player_latest_ms': 1e3 * run.latest_s,
+            'node_messages': run.messages,
+            'speed': None,
+        }
         found['frames']['judged'] = run.frames_out(main)
         found['frames']['played'] = run.frames_in
         found['odometry']['poses'] = run.frames_out(odom)
@@ -393,8 +450,9 @@ class _Session:
         shutil.rmtree(live)
         return evaluation, found
 
-    def _published(self, plan: Plan, run: Run, logged: dict[int, int], stack: ExitStack
-                   ) -> Iterator[tuple[Message, Judgeable | None]]:
+    def _published(
+        self, plan: Plan, run: Run, logged: dict[int, int], stack: ExitStack
+    ) -> Iterator[tuple[Message, Judgeable | None]]:
         """What was recorded, and with each main output the frame that it belongs to."""
         path = plan.out / 'recording'
         recorded = stack.enter_context(Bag(path))
@@ -409,13 +467,18 @@ class _Session:
             return found
 
         labels = nearest(path, names.get('semantics/labels'))
-        infos = nearest(path, plan.output('depth/camera_info')
-                        if 'depth/image_rect' in names else None)
+        infos = nearest(
+            path, plan.output('depth/camera_info') if 'depth/image_rect' in names else None
+        )
         images = nearest(self.job.bag, self.streams.image)
         track = PoseTrack({})
         if 'odom' in names:
-            track = PoseTrack({header_stamp(m.data): decode_pose(recorded.decode(m))
-                               for m in recorded.messages([names['odom']])})
+            track = PoseTrack(
+                {
+                    header_stamp(m.data): decode_pose(recorded.decode(m))
+                    for m in recorded.messages([names['odom']])
+                }
+            )
         before: np.ndarray | None = None
         for message in recorded.messages():
             if message.topic != main:
@@ -438,18 +501,22 @@ class _Session:
                 if before is not None:
                     frame.step = camera_step(before, pose, self.extrinsic)
             before = frame.pose
-            topics = {'perception': names.get('depth/image_rect') or names.get('semantics/labels'),
-                      'odometry': names.get('odom')}
+            topics = {
+                'perception': names.get('depth/image_rect') or names.get('semantics/labels'),
+                'odometry': names.get('odom'),
+            }
             for name, topic in topics.items():
                 if topic and stamp in run.latency_ms.get(topic, {}):
                     frame.numbers[f'{name}_ms'] = run.latency_ms[topic][stamp]
             if main in run.latency_ms and stamp in run.latency_ms[main] and stamp in logged:
                 frame.numbers['age_ms'] = (
-                    run.latency_ms[main][stamp] + (logged[stamp] - stamp) / 1e6)
+                    run.latency_ms[main][stamp] + (logged[stamp] - stamp) / 1e6
+                )
             yield message, frame
 
-    def _frame(self, recorded: Bag, message: Message, picture: Picture, info: Any,
-               labels: Nearest | None) -> Judgeable:
+    def _frame(
+        self, recorded: Bag, message: Message, picture: Picture, info: Any, labels: Nearest | None
+    ) -> Judgeable:
         """The frame of a main output."""
         decoded_message = recorded.decode(message)
         height, width = picture.rgb.shape[:2]
@@ -495,9 +562,13 @@ class _Recording:
         # Not compressed: it would save a fifth and take as long as all the rest.
         self._writer = BagWriter(session.job.out / 'recording', overwrite=True)
         classes = session.perception.classes if session.perception else ()
-        self._outputs = OutputBag(self._writer, classes, self._namespace,
-                                  None if session.tf else session.extrinsic,
-                                  depth=not session.affine)
+        self._outputs = OutputBag(
+            self._writer,
+            classes,
+            self._namespace,
+            None if session.tf else session.extrinsic,
+            depth=not session.affine,
+        )
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future] = deque()
         self._copies: list[tuple[Message, bool]] = []
@@ -531,8 +602,9 @@ class _Recording:
 
     def _write_copies(self, copies: list[tuple[Message, bool]]) -> None:
         for message, latched in copies:
-            self._writer.write(message.topic, message.msgtype, message.log_ns, message.data,
-                               latched=latched)
+            self._writer.write(
+                message.topic, message.msgtype, message.log_ns, message.data, latched=latched
+            )
 
     def place(self, frame: Judgeable, log_ns: int) -> None:
         """Write where the robot was, of a frame whose outputs are copied."""
@@ -548,6 +620,7 @@ class _Recording:
         def work() -> None:
             self._write_copies(copies)
             self._outputs.write(frame, log_ns, pictures.result())
+
         self._submit(work)
 
     def write_errors(self, judged: Sequence) -> None:
@@ -556,8 +629,7 @@ class _Recording:
             stamp = item.picture.stamp_ns
             frame_id, log_ns = self._log.pop(stamp, ('', 0))
             if item.picture.error is not None and log_ns:
-                self._submit(self._outputs.write_error, stamp, frame_id, log_ns,
-                             item.picture.error)
+                self._submit(self._outputs.write_error, stamp, frame_id, log_ns, item.picture.error)
 
 
 def _clear(job: Job) -> None:
@@ -565,8 +637,10 @@ def _clear(job: Job) -> None:
     out, bag = job.out.resolve(), job.bag.resolve()
     emptied = [out / name for name in FOLDERS]
     if out in (bag, *bag.parents) and (bag == out or set(emptied) & {bag, *bag.parents}):
-        raise EvaluationError(f'the recording {job.bag} lies in the output folder {job.out}, which '
-                              'is about to be emptied: choose another one with --out')
+        raise EvaluationError(
+            f'the recording {job.bag} lies in the output folder {job.out}, which '
+            'is about to be emptied: choose another one with --out'
+        )
     if job.out.is_file():
         raise EvaluationError(f'{job.out} is a file: choose a folder with --out')
     for name in FOLDERS:
@@ -574,5 +648,3 @@ def _clear(job: Job) -> None:
     for name in RESULTS:
         (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-
-

@@ -142,7 +142,8 @@ def cuda_module() -> Any:
     except ImportError as error:
         raise EngineError(
             f'the CUDA bindings are not installed ({error}); pip install cuda-bindings, or, for '
-            'JetPack 6, cuda-python==12.6.2.post1') from error
+            'JetPack 6, cuda-python==12.6.2.post1'
+        ) from error
 
 
 def tensorrt_module() -> Any:
@@ -156,10 +157,12 @@ def tensorrt_module() -> Any:
     except (ImportError, OSError) as error:  # its libraries are missing or of another system
         raise EngineError(
             f'TensorRT is not installed ({error}); JetPack brings it as python3-libnvinfer, a '
-            'desktop gets it with: pip install tensorrt') from error
+            'desktop gets it with: pip install tensorrt'
+        ) from error
     if tuple(int(part) for part in trt.__version__.split('.')[:2]) < OLDEST:
-        raise EngineError(f'TensorRT {trt.__version__} is too old; install 10.3 or newer '
-                          '(JetPack 6.1 or newer)')
+        raise EngineError(
+            f'TensorRT {trt.__version__} is too old; install 10.3 or newer (JetPack 6.1 or newer)'
+        )
     return trt
 
 
@@ -188,12 +191,16 @@ def find_gpu(cudart: Any) -> str:
         EngineError: if there is no GPU or no driver for it.
     """
     if reason := _why_no_gpu(cudart):
-        raise EngineError(f'TensorRT needs an NVIDIA GPU and its driver, but cudaGetDeviceCount '
-                          f"says: {reason}; check 'nvidia-smi', or run the .onnx file on the CPU")
+        raise EngineError(
+            f'TensorRT needs an NVIDIA GPU and its driver, but cudaGetDeviceCount '
+            f"says: {reason}; check 'nvidia-smi', or run the .onnx file on the CPU"
+        )
     found = cuda_call(cudart, 'cudaGetDeviceProperties', 0)
     # Every Jetson Orin is called Orin and has 8.7: only the count tells their sizes apart.
-    return (f'{found.name.decode()}, compute capability {found.major}.{found.minor}, '
-            f'{found.multiProcessorCount} multiprocessors')
+    return (
+        f'{found.name.decode()}, compute capability {found.major}.{found.minor}, '
+        f'{found.multiProcessorCount} multiprocessors'
+    )
 
 
 def _why_no_gpu(cudart: Any) -> str:
@@ -273,8 +280,16 @@ class TensorRtEngine(Engine):
 
     backend = 'tensorrt'
 
-    def __init__(self, path: Path, threads: int = 1, *, source: Path | None = None,
-                 trt: Any = None, cudart: Any = None, mapped: bool | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 1,
+        *,
+        source: Path | None = None,
+        trt: Any = None,
+        cudart: Any = None,
+        mapped: bool | None = None,
+    ) -> None:
         """Load an engine file.
 
         Args:
@@ -304,10 +319,12 @@ class TensorRtEngine(Engine):
         with ExitStack() as resources:
             self._load(path, source, resources)
             self._stream = self._acquire(
-                resources, 'cudaStreamDestroy', 'cudaStreamCreateWithFlags',
-                self._cudart.cudaStreamNonBlocking)
-            self._buffers = {name: self._allocate(resources, name, mapped)
-                             for name in self._shapes}
+                resources,
+                'cudaStreamDestroy',
+                'cudaStreamCreateWithFlags',
+                self._cudart.cudaStreamNonBlocking,
+            )
+            self._buffers = {name: self._allocate(resources, name, mapped) for name in self._shapes}
             self._enqueue()  # the first run loads kernels, which cannot be recorded
             self._cuda('cudaStreamSynchronize', self._stream)
             self._graph = self._record(resources)
@@ -344,9 +361,10 @@ class TensorRtEngine(Engine):
         remedy = rebuild_remedy(path, self.record, source)
         self._logger = error_log(self._trt)
         for name, make in (
-                ('_runtime', lambda: construct(self._trt.Runtime, self._logger)),
-                ('_engine', lambda: self._runtime.deserialize_cuda_engine(path.read_bytes())),
-                ('_context', lambda: self._engine.create_execution_context())):
+            ('_runtime', lambda: construct(self._trt.Runtime, self._logger)),
+            ('_engine', lambda: self._runtime.deserialize_cuda_engine(path.read_bytes())),
+            ('_context', lambda: self._engine.create_execution_context()),
+        ):
             value = make()
             if value is None:
                 problem = f"TensorRT made no {name[1:]} of '{path}': {self._errors()}"
@@ -356,12 +374,17 @@ class TensorRtEngine(Engine):
             setattr(self, name, value)
             resources.callback(setattr, self, name, None)
             del value
-        found = {name: (np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name))).name,
-                        tuple(self._engine.get_tensor_shape(name)))
-                 for name in map(self._engine.get_tensor_name, range(self._engine.num_io_tensors))}
+        found = {
+            name: (
+                np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name))).name,
+                tuple(self._engine.get_tensor_shape(name)),
+            )
+            for name in map(self._engine.get_tensor_name, range(self._engine.num_io_tensors))
+        }
         if found != self._shapes:
-            raise UnfitEngineError(f"'{path}' has the tensors {found}, but its contract says "
-                                   f'{self._shapes}; {remedy}')
+            raise UnfitEngineError(
+                f"'{path}' has the tensors {found}, but its contract says {self._shapes}; {remedy}"
+            )
 
     def _allocate(self, resources: ExitStack, name: str, mapped: bool) -> _Buffer:
         dtype, shape = self._shapes[name]
@@ -385,15 +408,27 @@ class TensorRtEngine(Engine):
         for name in self.contract.inputs:
             buffer = self._buffers[name]
             if not buffer.mapped:
-                self._cuda('cudaMemcpyAsync', buffer.device, buffer.host.ctypes.data,
-                           buffer.host.nbytes, kinds.cudaMemcpyHostToDevice, self._stream)
+                self._cuda(
+                    'cudaMemcpyAsync',
+                    buffer.device,
+                    buffer.host.ctypes.data,
+                    buffer.host.nbytes,
+                    kinds.cudaMemcpyHostToDevice,
+                    self._stream,
+                )
         if not self._context.execute_async_v3(int(self._stream)):
             raise EngineError(f'execute_async_v3 failed: {self._errors()}')
         for name in self.contract.outputs:
             buffer = self._buffers[name]
             if not buffer.mapped:
-                self._cuda('cudaMemcpyAsync', buffer.host.ctypes.data, buffer.device,
-                           buffer.host.nbytes, kinds.cudaMemcpyDeviceToHost, self._stream)
+                self._cuda(
+                    'cudaMemcpyAsync',
+                    buffer.host.ctypes.data,
+                    buffer.device,
+                    buffer.host.nbytes,
+                    kinds.cudaMemcpyDeviceToHost,
+                    self._stream,
+                )
 
     def _record(self, resources: ExitStack) -> Any:
         """Record one inference as a CUDA graph; ``None`` where that fails."""
@@ -404,14 +439,19 @@ class TensorRtEngine(Engine):
                 self._enqueue()
             finally:  # else the stream would stay in capture
                 graph = self._acquire(
-                    resources, 'cudaGraphDestroy', 'cudaStreamEndCapture', self._stream)
+                    resources, 'cudaGraphDestroy', 'cudaStreamEndCapture', self._stream
+                )
             return self._acquire(
-                resources, 'cudaGraphExecDestroy', 'cudaGraphInstantiate', graph, 0)
+                resources, 'cudaGraphExecDestroy', 'cudaGraphInstantiate', graph, 0
+            )
         except EngineError as error:
             self._cudart.cudaGetLastError()  # or a later call would report it as its own
             # Where a call failed under way, that tells more than the end of the capture.
-            _log.warning('%s runs without a CUDA graph, a little slower: %s',
-                         self.contract.name, error.__context__ or error)
+            _log.warning(
+                '%s runs without a CUDA graph, a little slower: %s',
+                self.contract.name,
+                error.__context__ or error,
+            )
             return None
 
     def _errors(self) -> str:

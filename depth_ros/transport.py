@@ -27,8 +27,11 @@ from depth_ros.allocator import allocator_environment, keep_memory
 RELIABILITIES = ('auto', 'reliable', 'best_effort')
 
 OUTPUT_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.VOLATILE)
+    history=HistoryPolicy.KEEP_LAST,
+    depth=5,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
 """Outputs are reliable, which serves reliable and best-effort subscribers alike."""
 
 SHARED_MEMORY = Path('/dev/shm')
@@ -58,18 +61,21 @@ def share_path(relative: str) -> Path:
         return tried[0]
     try:
         from ament_index_python.packages import get_package_share_directory
+
         tried.append(Path(get_package_share_directory('depth_ros')) / relative)
     except (ImportError, LookupError, OSError):
         pass  # no ament, not installed there, or no AMENT_PREFIX_PATH
     # pip installs data files below the interpreter's prefix, which is no ament prefix by itself.
     import sysconfig
+
     tried.append(Path(sysconfig.get_path('data')) / 'share' / 'depth_ros' / relative)
     for path in tried[1:]:
         if path.exists():
             return path
     raise FileNotFoundError(
         f"depth_ros's file '{relative}' is not in {', '.join(map(str, tried))}; "
-        'install the package again')
+        'install the package again'
+    )
 
 
 def profile_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -87,8 +93,12 @@ def env(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     Args:
         environment: what to start from; values that it already has are kept.
     """
-    return {**allocator_environment(), **_PUBLICATION_MODE, **profile_environment(environment),
-            **environment}
+    return {
+        **allocator_environment(),
+        **_PUBLICATION_MODE,
+        **profile_environment(environment),
+        **environment,
+    }
 
 
 def prepare_process() -> None:
@@ -123,9 +133,11 @@ def shared_memory_problem() -> str:
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free > SEGMENT_SIZE:
         return ''
-    return (f'{SHARED_MEMORY} has {free >> 20} MiB left, but each process needs '
-            f'{SEGMENT_SIZE >> 20} MiB there to pass on large images, which will get lost; give a '
-            'container more (option --shm-size=1g), or close other processes')
+    return (
+        f'{SHARED_MEMORY} has {free >> 20} MiB left, but each process needs '
+        f'{SEGMENT_SIZE >> 20} MiB there to pass on large images, which will get lost; give a '
+        'container more (option --shm-size=1g), or close other processes'
+    )
 
 
 def input_qos(publishers: Sequence[QoSProfile], reliability: str = 'auto') -> QoSProfile:
@@ -141,15 +153,21 @@ def input_qos(publishers: Sequence[QoSProfile], reliability: str = 'auto') -> Qo
     """
     if reliability == 'auto':
         reliable = bool(publishers) and all(
-            p.reliability == ReliabilityPolicy.RELIABLE for p in publishers)
+            p.reliability == ReliabilityPolicy.RELIABLE for p in publishers
+        )
     else:
         reliable = reliability == 'reliable'
-    latched = reliable and bool(publishers) and all(
-        p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in publishers)
+    latched = (
+        reliable
+        and bool(publishers)
+        and all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in publishers)
+    )
     return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST, depth=1,
+        history=HistoryPolicy.KEEP_LAST,
+        depth=1,
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=(DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE))
+        durability=(DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE),
+    )
 
 
 class FollowingSubscription:
@@ -160,8 +178,14 @@ class FollowingSubscription:
         topic: resolved topic name.
     """
 
-    def __init__(self, node: Node, message_type: type, topic: str,
-                 callback: Callable[[Any], None], reliability: str) -> None:
+    def __init__(
+        self,
+        node: Node,
+        message_type: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        reliability: str,
+    ) -> None:
         """Subscribe.
 
         Args:
@@ -192,8 +216,10 @@ class FollowingSubscription:
 
     def follow(self) -> None:
         """Subscribe anew if the publishers have changed what they offer; call it now and then."""
-        qos = input_qos([p.qos_profile for p in self.publishers()
-                         if p.topic_type == self.type_name], self._reliability)
+        qos = input_qos(
+            [p.qos_profile for p in self.publishers() if p.topic_type == self.type_name],
+            self._reliability,
+        )
         if (qos.reliability, qos.durability) != (self._qos.reliability, self._qos.durability):
             self._subscribe(qos)
 
@@ -201,7 +227,8 @@ class FollowingSubscription:
         self.close()
         self._qos = qos
         self._subscription = self._node.create_subscription(
-            self._type, self._name, self._callback, qos)
+            self._type, self._name, self._callback, qos
+        )
 
     def close(self) -> None:
         """Unsubscribe."""

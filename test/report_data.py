@@ -19,10 +19,24 @@ def contracts(metric: bool = True, nodes: tuple[str, ...] = NODES) -> dict[str, 
     size = {'input_width': 64, 'input_height': 48, 'intrinsics': (50, 50, 32, 24)}
     both = {
         'perception_node': ModelContract(
-            'perception', 'net', outputs=('depth', 'labels'), depth_range=(0.1, 100), metric=metric,
-            classes=CLASSES, provenance={'licence': 'a & b'}, **size),
-        'odometry_node': ModelContract('pose', 'motion', outputs=('pose',), metric=metric,
-                                       pose_convention=POSE_CONVENTION, **size)}
+            'perception',
+            'net',
+            outputs=('depth', 'labels'),
+            depth_range=(0.1, 100),
+            metric=metric,
+            classes=CLASSES,
+            provenance={'licence': 'a & b'},
+            **size,
+        ),
+        'odometry_node': ModelContract(
+            'pose',
+            'motion',
+            outputs=('pose',),
+            metric=metric,
+            pose_convention=POSE_CONVENTION,
+            **size,
+        ),
+    }
     return {node: both[node] for node in nodes}
 
 
@@ -43,8 +57,11 @@ def evaluation(truth: bool = True, nodes: tuple[str, ...] = NODES) -> Evaluation
     rng = np.random.default_rng(0)
     pictures = []
     for index in range(4):
-        picture = Picture(int(1.7e18) + 10**9 * index, np.full((*SHAPE, 3), 40 * index, np.uint8),
-                          rank=max(0, index - 1))
+        picture = Picture(
+            int(1.7e18) + 10**9 * index,
+            np.full((*SHAPE, 3), 40 * index, np.uint8),
+            rank=max(0, index - 1),
+        )
         if 'perception_node' in nodes:
             picture.depth = rng.uniform(3, 60, SHAPE).astype(np.float32)
             picture.labels = rng.integers(0, 2, SHAPE).astype(np.uint8)
@@ -58,52 +75,116 @@ def evaluation(truth: bool = True, nodes: tuple[str, ...] = NODES) -> Evaluation
     aligned = np.tile(np.eye(4), (len(known), 1, 1))
     aligned[:, :3, 3] = 2 * known
     return Evaluation(
-        numbers={}, frames={}, pictures=pictures, estimate=path, aligned_poses=aligned,
+        numbers={},
+        frames={},
+        pictures=pictures,
+        estimate=path,
+        aligned_poses=aligned,
         truth=2 * known,
         poses=(np.empty(0, np.int64), np.empty((0, 4, 4)), np.empty((0, 4, 4))),
-        notes=[] if truth else ['no ground truth in this recording'])
+        notes=[] if truth else ['no ground truth in this recording'],
+    )
 
 
-def found(truth: bool = True, nodes: tuple[str, ...] = NODES, mode: str = 'offline',
-          recording: str = 'some/street') -> dict:
+def found(
+    truth: bool = True,
+    nodes: tuple[str, ...] = NODES,
+    mode: str = 'offline',
+    recording: str = 'some/street',
+) -> dict:
     """What metrics.json holds."""
     names = ('median_scaled', 'as_published', 'near_edges', '0_to_10m', '10_to_20m', 'class:road')
-    rows = {name: dict(zip(metrics.DepthMetrics._fields, (np.arange(7) + 1 + index) / 100,
-                           strict=True)) for index, name in enumerate(names)}
+    rows = {
+        name: dict(zip(metrics.DepthMetrics._fields, (np.arange(7) + 1 + index) / 100, strict=True))
+        for index, name in enumerate(names)
+    }
     seen = truth and 'perception_node' in nodes
     moved = 'odometry_node' in nodes
     latency = {'p50': 31.4, 'p95': 40.0, 'p99': 45.0, 'max': 50.0}
     return {
-        'mode': mode, 'recording': recording,
-        'models': {node: {'path': f'{node}.onnx', 'name': contract.name, 'width': 64, 'height': 48,
-                          'metric': contract.metric, 'backend': 'onnxruntime', 'threads': 2}
-                   for node, contract in contracts(nodes=nodes).items()},
+        'mode': mode,
+        'recording': recording,
+        'models': {
+            node: {
+                'path': f'{node}.onnx',
+                'name': contract.name,
+                'width': 64,
+                'height': 48,
+                'metric': contract.metric,
+                'backend': 'onnxruntime',
+                'threads': 2,
+            }
+            for node, contract in contracts(nodes=nodes).items()
+        },
         'topics': {'image': '/camera/image_rect', 'depth': None},
         'settings': {'fit': 'stretch', 'every': 1, 'classes': None},
-        'frames': {'recorded': FRAMES + 2, 'judged': FRAMES,
-                   'skipped': {'its data is cut off': 2}},
-        'dropped_percent': 5.0 if mode == 'live' else None, 'rate': 1.0,
-        'timing': {'duration_s': 3.9, 'median_period_s': 0.1, 'gaps': [[1.5, 0.75]],
-                   'clock_jumps': 0, 'duplicate_stamps': 3},
-        'latency_ms': {'perception': latency if 'perception_node' in nodes else None,
-                       'odometry': latency if moved else None},
-        'age_ms': None, 'stages_ms': {'perception_node': {'inference': 12.25}},
+        'frames': {'recorded': FRAMES + 2, 'judged': FRAMES, 'skipped': {'its data is cut off': 2}},
+        'dropped_percent': 5.0 if mode == 'live' else None,
+        'rate': 1.0,
+        'timing': {
+            'duration_s': 3.9,
+            'median_period_s': 0.1,
+            'gaps': [[1.5, 0.75]],
+            'clock_jumps': 0,
+            'duplicate_stamps': 3,
+        },
+        'latency_ms': {
+            'perception': latency if 'perception_node' in nodes else None,
+            'odometry': latency if moved else None,
+        },
+        'age_ms': None,
+        'stages_ms': {'perception_node': {'inference': 12.25}},
         'speed': {'frames_per_s': 21.5, 'frames_per_s_without_inference': 101.5},
-        'depth': {'frames': FRAMES - 1, 'rows': rows, 'scale_median': 1.0625, 'scale_spread': 0.04,
-                  'scale_drift_percent_per_minute': -2.125, 'coverage': 0.975} if seen else None,
-        'semantics': {'frames': FRAMES, 'mean_iou': 0.8125, 'pixel_accuracy': 0.96875,
-                      'iou': {'road': 0.9375, 'sky': 0.6875}, 'classes': ['road', 'sky'],
-                      'confusion': [[75, 25, 0], [10, 70, 20]]} if seen else None,
-        'trajectory': {'poses': FRAMES, 'length': 50.0, 'scale': 2.0, 'ate_se3': 4.5,
-                       'ate_sim3': 0.25, 'ate_scale': 0.75, 'rpe_se3': 0.03, 'rpe_sim3': 0.02,
-                       'rpe_scale': 0.021, 'rpe_rotation_deg': 0.05} if truth and moved else None,
+        'depth': {
+            'frames': FRAMES - 1,
+            'rows': rows,
+            'scale_median': 1.0625,
+            'scale_spread': 0.04,
+            'scale_drift_percent_per_minute': -2.125,
+            'coverage': 0.975,
+        }
+        if seen
+        else None,
+        'semantics': {
+            'frames': FRAMES,
+            'mean_iou': 0.8125,
+            'pixel_accuracy': 0.96875,
+            'iou': {'road': 0.9375, 'sky': 0.6875},
+            'classes': ['road', 'sky'],
+            'confusion': [[75, 25, 0], [10, 70, 20]],
+        }
+        if seen
+        else None,
+        'trajectory': {
+            'poses': FRAMES,
+            'length': 50.0,
+            'scale': 2.0,
+            'ate_se3': 4.5,
+            'ate_sim3': 0.25,
+            'ate_scale': 0.75,
+            'rpe_se3': 0.03,
+            'rpe_sim3': 0.02,
+            'rpe_scale': 0.021,
+            'rpe_rotation_deg': 0.05,
+        }
+        if truth and moved
+        else None,
         'odometry': {'poses': FRAMES, 'length': 25.0, 'missed': {'a gap': 2}} if moved else None,
-        'consistency': {'frames': FRAMES - 1, 'photometric': 0.05, 'photometric_static': 0.1,
-                        'explained_percent': 50.0, 'inconsistency': 0.03,
-                        'scale_step_spread_percent': 1.0,
-                        'scale_drift_percent_per_minute': None} if len(nodes) == 2 else None,
-        'player_latest_ms': 2.0, 'notes': [],
-        'node_messages': ['[WARN] [perception_node]: <odd> & so on']}
+        'consistency': {
+            'frames': FRAMES - 1,
+            'photometric': 0.05,
+            'photometric_static': 0.1,
+            'explained_percent': 50.0,
+            'inconsistency': 0.03,
+            'scale_step_spread_percent': 1.0,
+            'scale_drift_percent_per_minute': None,
+        }
+        if len(nodes) == 2
+        else None,
+        'player_latest_ms': 2.0,
+        'notes': [],
+        'node_messages': ['[WARN] [perception_node]: <odd> & so on'],
+    }
 
 
 def write_result(folder: Path, found: dict, frames: dict) -> Path:
@@ -112,9 +193,11 @@ def write_result(folder: Path, found: dict, frames: dict) -> Path:
     (folder / 'metrics.json').write_text(json.dumps(found))
     lines = [','.join(frames)] + [
         ','.join('' if np.isnan(v) else repr(float(v)) for v in row)
-        for row in zip(*frames.values(), strict=True)]
+        for row in zip(*frames.values(), strict=True)
+    ]
     (folder / 'frames.csv').write_text('\n'.join(lines) + '\n')
     for name in ('estimate_aligned', 'truth'):
         (folder / 'trajectory' / f'{name}.tum').write_text(
-            ''.join(f'{i} {i} {i * i} 0 0 0 0 1\n' for i in range(5)))
+            ''.join(f'{i} {i} {i * i} 0 0 0 0 1\n' for i in range(5))
+        )
     return folder

@@ -38,7 +38,8 @@ def ros_environment() -> dict[str, str]:
     """Environment of nodes under test: the domain that conftest took, this machine only."""
     environment = transport.env()
     environment['PYTHONPATH'] = os.pathsep.join(
-        filter(None, [str(ROOT), environment.get('PYTHONPATH')]))
+        filter(None, [str(ROOT), environment.get('PYTHONPATH')])
+    )
     environment['RCUTILS_COLORIZED_OUTPUT'] = '0'
     environment['PYTHONFAULTHANDLER'] = '1'
     return environment
@@ -47,10 +48,15 @@ def ros_environment() -> dict[str, str]:
 class NodeProcess:
     """One node, started as ``python -m depth_ros.<module>``."""
 
-    def __init__(self, module: str, parameters: Mapping[str, Any] | None = None,
-                 remap: Mapping[str, str] | None = None, extra: tuple[str, ...] = (),
-                 environment: Mapping[str, str] | None = None,
-                 before: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        module: str,
+        parameters: Mapping[str, Any] | None = None,
+        remap: Mapping[str, str] | None = None,
+        extra: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        before: tuple[str, ...] = (),
+    ) -> None:
         """Start it; parameters and remappings go through the command line.
 
         ``environment`` has more variables, ``before`` a command to start it with.
@@ -63,8 +69,13 @@ class NodeProcess:
             command += ['-r', f'{source}:={target}']
         self.name = module
         self.process = subprocess.Popen(
-            command, env={**ros_environment(), **(environment or {})}, cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            command,
+            env={**ros_environment(), **(environment or {})},
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -136,8 +147,9 @@ class Peer:
     def __exit__(self, *args: object) -> None:
         self.close()
 
-    def spin_until(self, condition: Callable[[], object], timeout: float = TIMEOUT,
-                   what: str = 'condition') -> None:
+    def spin_until(
+        self, condition: Callable[[], object], timeout: float = TIMEOUT, what: str = 'condition'
+    ) -> None:
         """Handle messages until ``condition``."""
         end = time.monotonic() + timeout
         while not condition():
@@ -154,14 +166,18 @@ class Peer:
 
     def listen(self, kind: type, topic: str, depth: int = 50, reliable: bool = True):
         """Collect a topic's messages in ``messages[topic]``."""
-        qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE if reliable
-                         else ReliabilityPolicy.BEST_EFFORT)
+        qos = QoSProfile(
+            depth=depth,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        )
         return self.node.create_subscription(kind, topic, self.messages[topic].append, qos)
 
     def publisher(self, kind: type, topic: str, reliable: bool = True, depth: int = 5):
         """A publisher."""
-        qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE if reliable
-                         else ReliabilityPolicy.BEST_EFFORT)
+        qos = QoSProfile(
+            depth=depth,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        )
         return self.node.create_publisher(kind, topic, qos)
 
     def call(self, kind: type, service: str, request) -> Any:
@@ -189,16 +205,19 @@ class Peer:
 
     def change(self, node: str, transition: str) -> bool:
         """Ask for a lifecycle transition; whether it succeeded."""
-        request = ChangeState.Request(transition=Transition(
-            id=getattr(Transition, f'TRANSITION_{transition.upper()}')))
+        request = ChangeState.Request(
+            transition=Transition(id=getattr(Transition, f'TRANSITION_{transition.upper()}'))
+        )
         return self.call(ChangeState, f'/{node}/change_state', request).success
 
     def set_parameters(self, node: str, **values: Any):
         """Set parameters atomically; the result with its reason."""
         request = SetParametersAtomically.Request(
-            parameters=[Parameter(k, value=v).to_parameter_msg() for k, v in values.items()])
-        return self.call(SetParametersAtomically, f'/{node}/set_parameters_atomically',
-                         request).result
+            parameters=[Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
+        )
+        return self.call(
+            SetParametersAtomically, f'/{node}/set_parameters_atomically', request
+        ).result
 
     def diagnostics(self, node: str) -> dict[str, str]:
         """The values of the node's latest diagnostics; listen to /diagnostics first."""
@@ -212,27 +231,40 @@ class Peer:
         """Collect /diagnostics."""
         self.listen(DiagnosticArray, '/diagnostics')
 
-    def diagnostics_after(self, node: str,
-                          condition: Callable[[dict[str, str]], object]) -> dict[str, str]:
+    def diagnostics_after(
+        self, node: str, condition: Callable[[dict[str, str]], object]
+    ) -> dict[str, str]:
         """The node's first diagnostics from now on that satisfy ``condition``."""
         self.messages['/diagnostics'].clear()
-        self.spin_until(lambda: self.diagnostics(node) and condition(self.diagnostics(node)),
-                        what='such diagnostics')
+        self.spin_until(
+            lambda: self.diagnostics(node) and condition(self.diagnostics(node)),
+            what='such diagnostics',
+        )
         return self.diagnostics(node)
 
 
 class Camera:
     """A camera on a peer: an image topic and its camera_info."""
 
-    def __init__(self, peer: Peer, image: str = '/image', info: str = '/camera_info',
-                 reliable: bool = True, compressed: bool = False) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        image: str = '/image',
+        info: str = '/camera_info',
+        reliable: bool = True,
+        compressed: bool = False,
+    ) -> None:
         """Create the publishers."""
         self.peer = peer
-        self._image = peer.publisher(CompressedImage if compressed else Image,
-                                     image + ('/compressed' if compressed else ''), reliable)
+        self._image = peer.publisher(
+            CompressedImage if compressed else Image,
+            image + ('/compressed' if compressed else ''),
+            reliable,
+        )
         self._info = peer.publisher(CameraInfo, info, reliable)
-        self._reliability = (ReliabilityPolicy.RELIABLE if reliable
-                             else ReliabilityPolicy.BEST_EFFORT)
+        self._reliability = (
+            ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        )
 
     def wait_matched(self, with_info: bool = True, nodes: int = 1) -> None:
         """Wait until ``nodes`` nodes have subscribed, with a QoS that has settled."""
@@ -241,16 +273,21 @@ class Camera:
         def matched() -> bool:
             # A node subscribes anew once it has seen the publishers' reliability.
             return all(
-                p.get_subscription_count() >= nodes and all(
+                p.get_subscription_count() >= nodes
+                and all(
                     s.qos_profile.reliability == self._reliability
-                    for s in self.peer.node.get_subscriptions_info_by_topic(p.topic_name))
-                for p in publishers)
+                    for s in self.peer.node.get_subscriptions_info_by_topic(p.topic_name)
+                )
+                for p in publishers
+            )
+
         self.peer.spin_until(matched, what='subscription')
         self.peer.spin_for(0.6)
         self.peer.spin_until(matched, what='subscription')
 
-    def publish(self, image: Image | CompressedImage, info: CameraInfo,
-                info_frame: str | None = None) -> None:
+    def publish(
+        self, image: Image | CompressedImage, info: CameraInfo, info_frame: str | None = None
+    ) -> None:
         """Publish an image and then its camera_info, of the same frame unless told otherwise."""
         self._image.publish(image)
         info.header.stamp = image.header.stamp
@@ -258,11 +295,13 @@ class Camera:
         self._info.publish(info)
 
 
-def image_message(rgb: np.ndarray, seconds: float, encoding: str = 'rgb8',
-                  frame: str = FRAME) -> Image:
+def image_message(
+    rgb: np.ndarray, seconds: float, encoding: str = 'rgb8', frame: str = FRAME
+) -> Image:
     """An image message of an array whose last axis is the channels, or a mono image."""
-    message = Image(height=rgb.shape[0], width=rgb.shape[1], encoding=encoding,
-                    step=rgb.nbytes // rgb.shape[0])
+    message = Image(
+        height=rgb.shape[0], width=rgb.shape[1], encoding=encoding, step=rgb.nbytes // rgb.shape[0]
+    )
     message.data.frombytes(rgb.tobytes())
     set_stamp(message, seconds, frame)
     return message

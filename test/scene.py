@@ -27,8 +27,9 @@ def expected_depth() -> np.ndarray:
 
 def pixels(message: Image) -> np.ndarray:
     """Pixels of an output image."""
-    dtype, channels = {'32FC1': (np.float32, 1), 'mono8': (np.uint8, 1),
-                       'rgb8': (np.uint8, 3)}[message.encoding]
+    dtype, channels = {'32FC1': (np.float32, 1), 'mono8': (np.uint8, 1), 'rgb8': (np.uint8, 3)}[
+        message.encoding
+    ]
     shape = (message.height, message.width) + ((channels,) if channels > 1 else ())
     return np.frombuffer(message.data, dtype).reshape(shape)
 
@@ -56,6 +57,7 @@ class Scene:
 
         def of_frame(topic):
             return [m for m in self.peer.messages[topic] if stamp(m) == pytest.approx(sent)]
+
         try:
             self.peer.spin_until(lambda: all(of_frame(t) for t in topics), what=f'frame {sent}')
         except AssertionError as error:

@@ -36,15 +36,20 @@ def environment(folder: Path, gpus: int = 1) -> dict[str, str]:
     for name, member in (('tensorrt', 'TENSORRT'), ('cuda/bindings/runtime', 'CUDA')):
         file = modules / f'{name}.py'
         file.parent.mkdir(parents=True, exist_ok=True)
-        for parent in file.parents[:len(Path(name).parts) - 1]:
+        for parent in file.parents[: len(Path(name).parts) - 1]:
             (parent / '__init__.py').touch()
-        file.write_text('import sys\n'
-                        f'sys.path.append({str(Path(__file__).parent)!r})\n'
-                        'import tensorrt_machine\n'
-                        f'sys.modules[__name__] = tensorrt_machine.{member}\n')
+        file.write_text(
+            'import sys\n'
+            f'sys.path.append({str(Path(__file__).parent)!r})\n'
+            'import tensorrt_machine\n'
+            f'sys.modules[__name__] = tensorrt_machine.{member}\n'
+        )
     search = [str(modules), str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH')]
-    return {'PYTHONPATH': os.pathsep.join(filter(None, search)), FOLDER: str(folder),
-            GPUS: str(gpus)}
+    return {
+        'PYTHONPATH': os.pathsep.join(filter(None, search)),
+        FOLDER: str(folder),
+        GPUS: str(gpus),
+    }
 
 
 def _told(name: str) -> bool:

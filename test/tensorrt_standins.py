@@ -45,13 +45,16 @@ class Cuda:
     cudaError_t = Error
     cudaHostAllocDefault, cudaHostAllocMapped, cudaStreamNonBlocking = 0, 2, 1
     cudaDeviceAttr = IntEnum('cudaDeviceAttr', {'cudaDevAttrIntegrated': 18})
-    cudaMemcpyKind = IntEnum('cudaMemcpyKind', {
-        'cudaMemcpyHostToDevice': 1, 'cudaMemcpyDeviceToHost': 2})
-    cudaStreamCaptureMode = IntEnum('cudaStreamCaptureMode', {
-        'cudaStreamCaptureModeThreadLocal': 1})
+    cudaMemcpyKind = IntEnum(
+        'cudaMemcpyKind', {'cudaMemcpyHostToDevice': 1, 'cudaMemcpyDeviceToHost': 2}
+    )
+    cudaStreamCaptureMode = IntEnum(
+        'cudaStreamCaptureMode', {'cudaStreamCaptureModeThreadLocal': 1}
+    )
 
-    def __init__(self, devices: int | None = 1, *, integrated: bool = False,
-                 gpu: bytes = b'Stand-in') -> None:
+    def __init__(
+        self, devices: int | None = 1, *, integrated: bool = False, gpu: bytes = b'Stand-in'
+    ) -> None:
         self.devices, self.integrated, self._gpu = devices, integrated, gpu
         self.lazy = False
         self.failing: tuple[str, int] | None = None
@@ -68,15 +71,20 @@ class Cuda:
     def cudaGetDeviceCount(self):
         self.calls.append('cudaGetDeviceCount')
         if self.devices is None and self.lazy:
-            raise RuntimeError('Failed to dlopen libcuda.so.1' if len(self.calls) == 1 else
-                               'Function "cuInit" not found')
+            raise RuntimeError(
+                'Failed to dlopen libcuda.so.1'
+                if len(self.calls) == 1
+                else 'Function "cuInit" not found'
+            )
         if self.devices is None:
             return Error.cudaErrorInsufficientDriver, None
         return Error.cudaSuccess, self.devices
 
     def cudaGetDeviceProperties(self, device):
-        return self._answer('cudaGetDeviceProperties', lambda: SimpleNamespace(
-            name=self._gpu, major=8, minor=7, multiProcessorCount=16))
+        return self._answer(
+            'cudaGetDeviceProperties',
+            lambda: SimpleNamespace(name=self._gpu, major=8, minor=7, multiProcessorCount=16),
+        )
 
     def cudaDeviceGetAttribute(self, attr, device):
         return self._answer('cudaDeviceGetAttribute', lambda: int(self.integrated))
@@ -118,7 +126,9 @@ class Cuda:
         return self._answer('cudaHostGetDevicePointer', device)
 
     def cudaMemcpyAsync(self, dst, src, count, kind, stream):
-        ends = ('device', 'host')[::1 if kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice else -1]
+        ends = ('device', 'host')[
+            :: 1 if kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice else -1
+        ]
         for pointer, expected in zip((dst, src), ends, strict=True):
             assert self.held[pointer] == expected and len(self._memory[pointer]) == count
         return self._enqueue('cudaMemcpyAsync', stream, lambda: ctypes.memmove(dst, src, count))
@@ -299,8 +309,9 @@ class ICudaEngine(_Made):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(serialized, options)
-        self.tensors = {t.name: t for t in (*self.session.get_inputs(),
-                                            *self.session.get_outputs())}
+        self.tensors = {
+            t.name: t for t in (*self.session.get_inputs(), *self.session.get_outputs())
+        }
 
     @property
     def num_io_tensors(self):
@@ -334,9 +345,12 @@ class IExecutionContext(_Made):
         engine, addresses = self._parent, dict(self._addresses)
 
         def run() -> None:
-            arrays = {name: self._cuda.array(address, engine.get_tensor_dtype(name),
-                                             engine.get_tensor_shape(name))
-                      for name, address in addresses.items()}
+            arrays = {
+                name: self._cuda.array(
+                    address, engine.get_tensor_dtype(name), engine.get_tensor_shape(name)
+                )
+                for name, address in addresses.items()
+            }
             names = [output.name for output in engine.session.get_outputs()]
             inputs = {name: array for name, array in arrays.items() if name not in names}
             for name, value in zip(names, engine.session.run(names, inputs), strict=True):

@@ -60,28 +60,52 @@ def value(name, kind, shape):
 
 def save(path, nodes, inputs, outputs, tensors=(), opset=17, **options):
     graph = helper.make_graph(nodes, 'foreign', inputs, outputs, list(tensors))
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid('', opset)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', opset)], ir_version=8)
     onnx.save(model, path, **options)
     return path
 
 
-def foreign(path, weights=WEIGHTS, *, bias=0.1, stride=1, shape=(1, 3, HEIGHT, WIDTH), opset=17,
-            kind=TensorProto.FLOAT, out_shape=None, after=(), out_kind=None, rank=4, **options):
+def foreign(
+    path,
+    weights=WEIGHTS,
+    *,
+    bias=0.1,
+    stride=1,
+    shape=(1, 3, HEIGHT, WIDTH),
+    opset=17,
+    kind=TensorProto.FLOAT,
+    out_shape=None,
+    after=(),
+    out_kind=None,
+    rank=4,
+    **options,
+):
     """A convolution over patches: weights (N, 3) of the patch's mean colour. `after` are nodes
     from 'y' to 'out'."""
     dtype = np.float16 if kind == TensorProto.FLOAT16 else np.float32
     kernel = np.repeat(np.repeat(weights[:, :, None, None], stride, 2), stride, 3) / stride**2
-    tensors = [numpy_helper.from_array(kernel.astype(dtype), 'w'),
-               numpy_helper.from_array(np.full(len(weights), bias, dtype), 'b')]
-    nodes = [helper.make_node('Conv', ['x', 'w', 'b'], ['y'], strides=[stride, stride],
-                              kernel_shape=[stride, stride])]
+    tensors = [
+        numpy_helper.from_array(kernel.astype(dtype), 'w'),
+        numpy_helper.from_array(np.full(len(weights), bias, dtype), 'b'),
+    ]
+    nodes = [
+        helper.make_node(
+            'Conv', ['x', 'w', 'b'], ['y'], strides=[stride, stride], kernel_shape=[stride, stride]
+        )
+    ]
     if shape[1] != 3 and shape[-1] == 3:
         nodes = [helper.make_node('Transpose', ['x'], ['t'], perm=[0, 3, 1, 2])] + nodes
         nodes[1].input[0] = 't'
     nodes += after or [helper.make_node('Identity', ['y'], ['out'])]
-    return save(path, nodes, [value('x', kind, shape)],
-                [value('out', out_kind or kind, out_shape)], tensors, opset, **options)
+    return save(
+        path,
+        nodes,
+        [value('x', kind, shape)],
+        [value('out', out_kind or kind, out_shape)],
+        tensors,
+        opset,
+        **options,
+    )
 
 
 def adopt(source, *options, image=None, ok=True):
@@ -113,13 +137,16 @@ def raw(picture, weights=WEIGHTS[0], bias=0.1):
 
 
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
-@pytest.mark.parametrize(('kind', 'depth_of'), [
-    ('metric', lambda y: y),
-    ('relative', lambda y: y),
-    ('inverse', lambda y: 1 / y),
-    ('affine-inverse', lambda y: 1 / y),
-    ('sigmoid', lambda y: 1 / (1 / 80 + (1 / 0.5 - 1 / 80) * y)),
-])
+@pytest.mark.parametrize(
+    ('kind', 'depth_of'),
+    [
+        ('metric', lambda y: y),
+        ('relative', lambda y: y),
+        ('inverse', lambda y: 1 / y),
+        ('affine-inverse', lambda y: 1 / y),
+        ('sigmoid', lambda y: 1 / (1 / 80 + (1 / 0.5 - 1 / 80) * y)),
+    ],
+)
 def test_kinds_of_depth(tmp_path, picture, picture_file, kind, depth_of, backend):
     pytest.importorskip(backend)
     options = [*METRIC, '--output-kind', kind]
@@ -145,8 +172,9 @@ def test_inverse_depth_of_nothing_is_far_away(tmp_path, picture, picture_file):
         depth, far = run(path, picture)['depth'], read_contract(path).depth_range[1]
         np.testing.assert_allclose(depth[none], far if kind == 'affine-inverse' else 2 * far)
         np.testing.assert_allclose(depth[some], 1 / y[some], rtol=2e-3)
-    path = adopt(source, *UNIT, '--output-kind', 'affine-inverse', '--offset', 0.6,
-                 image=picture_file)
+    path = adopt(
+        source, *UNIT, '--output-kind', 'affine-inverse', '--offset', 0.6, image=picture_file
+    )
     np.testing.assert_allclose(run(path, picture)['depth'], 1 / (y + 0.6), rtol=1e-4)
 
 
@@ -161,20 +189,43 @@ NORMALIZED = {
 @pytest.mark.parametrize('color', ['rgb', 'bgr'])
 @pytest.mark.parametrize('layout', ['nchw', 'nhwc'])
 @pytest.mark.parametrize('normalization', NORMALIZED)
-def test_images_come_as_the_network_wants_them(tmp_path, picture, picture_file, normalization,
-                                               layout, color):
+def test_images_come_as_the_network_wants_them(
+    tmp_path, picture, picture_file, normalization, layout, color
+):
     shape = (1, 3, HEIGHT, WIDTH) if layout == 'nchw' else (1, HEIGHT, WIDTH, 3)
     source = foreign(tmp_path / 'net.onnx', bias=5, shape=shape)
-    path = adopt(source, '--normalization', normalization, '--color', color, '--output-kind',
-                 'relative', image=picture_file)
+    path = adopt(
+        source,
+        '--normalization',
+        normalization,
+        '--color',
+        color,
+        '--output-kind',
+        'relative',
+        image=picture_file,
+    )
     pixels = picture if color == 'rgb' else picture[..., ::-1]
     expected = NORMALIZED[normalization](pixels) @ WEIGHTS[0] + 5
     np.testing.assert_allclose(run(path, picture)['depth'], expected, rtol=1e-4)
 
 
 def test_mean_and_std_are_of_the_networks_channels(tmp_path, picture, picture_file):
-    path = adopt(foreign(tmp_path / 'net.onnx', bias=9), '--mean', 0.1, 0.2, 0.3, '--std', 0.5,
-                 0.25, 1, '--color', 'bgr', '--output-kind', 'relative', image=picture_file)
+    path = adopt(
+        foreign(tmp_path / 'net.onnx', bias=9),
+        '--mean',
+        0.1,
+        0.2,
+        0.3,
+        '--std',
+        0.5,
+        0.25,
+        1,
+        '--color',
+        'bgr',
+        '--output-kind',
+        'relative',
+        image=picture_file,
+    )
     expected = (picture[..., ::-1] / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.25, 1] @ WEIGHTS[0] + 9
     np.testing.assert_allclose(run(path, picture)['depth'], expected, rtol=1e-4)
 
@@ -183,13 +234,14 @@ def test_mean_and_std_are_of_the_networks_channels(tmp_path, picture, picture_fi
 def test_shapes_of_depth(tmp_path, picture, picture_file, squeeze):
     """[1, 1, h, w], [1, h, w] and [1, h, w, 1], at half the size."""
     if squeeze == 'Squeeze':
-        after = [helper.make_node('Squeeze', ['y', 'axis'], ['out']),
-                 helper.make_node('Constant', [], ['axis'], value_ints=[1])][::-1]
+        after = [
+            helper.make_node('Squeeze', ['y', 'axis'], ['out']),
+            helper.make_node('Constant', [], ['axis'], value_ints=[1]),
+        ][::-1]
     else:
         options = {'perm': [0, 2, 3, 1]} if squeeze == 'Transpose' else {}
         after = [helper.make_node(squeeze, ['y'], ['out'], **options)]
-    path = adopt(foreign(tmp_path / 'net.onnx', stride=2, after=after), *METRIC,
-                 image=picture_file)
+    path = adopt(foreign(tmp_path / 'net.onnx', stride=2, after=after), *METRIC, image=picture_file)
     half = raw(picture).reshape(HEIGHT // 2, 2, WIDTH // 2, 2).mean((1, 3))
     np.testing.assert_allclose(run(path, picture)['depth'], enlarged(half), rtol=1e-4)
 
@@ -212,8 +264,9 @@ def test_opsets(tmp_path, picture, picture_file, opset):
 
 
 def test_half_precision_stays_and_five_dimensions_fit(tmp_path, picture, picture_file):
-    path = adopt(foreign(tmp_path / 'net.onnx', kind=TensorProto.FLOAT16), *METRIC,
-                 image=picture_file)
+    path = adopt(
+        foreign(tmp_path / 'net.onnx', kind=TensorProto.FLOAT16), *METRIC, image=picture_file
+    )
     found = run(path, picture)['depth']
     np.testing.assert_allclose(found, raw(picture), rtol=2e-3)
     kinds = {i.data_type for i in onnx.load(path).graph.initializer if i.name == 'net/w'}
@@ -223,7 +276,8 @@ def test_half_precision_stays_and_five_dimensions_fit(tmp_path, picture, picture
         tmp_path / 'views.onnx',
         [helper.make_node('ReduceMean', ['image'], ['depth'], axes=[2], keepdims=0)],
         [value('image', TensorProto.FLOAT, (1, 'views', 3, HEIGHT, WIDTH))],
-        [value('depth', TensorProto.FLOAT, None)])  # [1, 1, h, w], and the contract's own names
+        [value('depth', TensorProto.FLOAT, None)],
+    )  # [1, 1, h, w], and the contract's own names
     found = run(adopt(views, *METRIC, image=picture_file), picture)['depth']
     np.testing.assert_allclose(found, picture.mean(-1) / 255, rtol=1e-4)
 
@@ -231,24 +285,31 @@ def test_half_precision_stays_and_five_dimensions_fit(tmp_path, picture, picture
 def test_networks_in_integers_are_judged_less_strictly(tmp_path, picture, picture_file):
     quantization = pytest.importorskip('onnxruntime.quantization')
     source = tmp_path / 'int8.onnx'
-    quantization.quantize_dynamic(foreign(tmp_path / 'net.onnx', stride=2), source,
-                                  weight_type=quantization.QuantType.QUInt8)
+    quantization.quantize_dynamic(
+        foreign(tmp_path / 'net.onnx', stride=2), source, weight_type=quantization.QuantType.QUInt8
+    )
     path = adopt(source, *METRIC, image=picture_file)
     operators = {n.op_type for n in onnx.load(path).graph.node}
     assert 'ConvInteger' in operators  # as it was; TensorRT does not read it
     engine = load_engine(path, 'onnxruntime')
     half = raw(picture).reshape(HEIGHT // 2, 2, WIDTH // 2, 2).mean((1, 3))
-    np.testing.assert_allclose(engine.infer({'image': picture[None]})['depth'], enlarged(half),
-                               atol=0.02)
+    np.testing.assert_allclose(
+        engine.infer({'image': picture[None]})['depth'], enlarged(half), atol=0.02
+    )
     engine.close()
 
 
 def test_bytes_as_they_are(tmp_path, picture, picture_file, capsys):
-    nodes = [helper.make_node('Cast', ['image'], ['real'], to=TensorProto.FLOAT),
-             helper.make_node('ReduceMean', ['real'], ['depth'], axes=[3], keepdims=0)]
-    source = save(tmp_path / 'net.onnx', nodes,
-                  [value('image', TensorProto.UINT8, (1, HEIGHT, WIDTH, 3))],
-                  [value('depth', TensorProto.FLOAT, None)])
+    nodes = [
+        helper.make_node('Cast', ['image'], ['real'], to=TensorProto.FLOAT),
+        helper.make_node('ReduceMean', ['real'], ['depth'], axes=[3], keepdims=0),
+    ]
+    source = save(
+        tmp_path / 'net.onnx',
+        nodes,
+        [value('image', TensorProto.UINT8, (1, HEIGHT, WIDTH, 3))],
+        [value('depth', TensorProto.FLOAT, None)],
+    )
     adopt(source, *METRIC, image=picture_file, ok=False)
     assert 'takes bytes as they are' in capsys.readouterr().err
     path = adopt(source, *METRIC[2:], image=picture_file)
@@ -256,8 +317,9 @@ def test_bytes_as_they_are(tmp_path, picture, picture_file, capsys):
 
 
 def test_engines_of_affine_depth_are_compared_by_its_inverse(tmp_path, picture_file):
-    path = adopt(foreign(tmp_path / 'net.onnx'), *UNIT, '--output-kind', 'affine-inverse',
-                 image=picture_file)
+    path = adopt(
+        foreign(tmp_path / 'net.onnx'), *UNIT, '--output-kind', 'affine-inverse', image=picture_file
+    )
     disparity = np.array([[2.0, 1, 1e-6, 1]], np.float32)  # far away, rounding is a large factor
     other = disparity + np.float32([[0, 0, 1e-3, 0]])
     comparison = Comparison(read_contract(path))
@@ -267,8 +329,9 @@ def test_engines_of_affine_depth_are_compared_by_its_inverse(tmp_path, picture_f
 
 
 def test_weights_in_another_file(tmp_path, picture, picture_file):
-    source = foreign(tmp_path / 'net.onnx', save_as_external_data=True, location='net.data',
-                     size_threshold=0)
+    source = foreign(
+        tmp_path / 'net.onnx', save_as_external_data=True, location='net.data', size_threshold=0
+    )
     assert (tmp_path / 'net.data').exists()
     path = adopt(source, *METRIC, image=picture_file)
     (tmp_path / 'net.data').unlink()
@@ -294,8 +357,18 @@ def test_presets_know_what_is_published(tmp_path, picture, picture_file, capsys)
     source = foreign(tmp_path / 'net.onnx', bias=5, shape=(1, 3, 'h', 'w'))
     adopt(source, '--preset', 'depth-anything-v2', '--size', f'{WIDTH}x{HEIGHT}', ok=False)
     assert 'multiples of 14, such as 644x364' in capsys.readouterr().err
-    path = adopt(source, '--preset', 'depth-anything-v2', '--size', '70x56', '--license',
-                 'Apache-2.0', '--name', 'mine', image=picture_file)
+    path = adopt(
+        source,
+        '--preset',
+        'depth-anything-v2',
+        '--size',
+        '70x56',
+        '--license',
+        'Apache-2.0',
+        '--name',
+        'mine',
+        image=picture_file,
+    )
     contract = read_contract(path)
     assert contract.affine_invariant and not contract.metric and contract.name == 'mine'
     assert contract.provenance['preset'] == 'depth-anything-v2'
@@ -304,18 +377,28 @@ def test_presets_know_what_is_published(tmp_path, picture, picture_file, capsys)
     contract = read_contract(path)
     assert contract.metric and contract.intrinsics == (1000, 1000, 34.5, 27.5)
     # An option counts more than the preset.
-    path = adopt(source, '--preset', 'metric3d', '--size', f'{WIDTH}x{HEIGHT}', '--normalization',
-                 'unit', image=picture_file)
+    path = adopt(
+        source,
+        '--preset',
+        'metric3d',
+        '--size',
+        f'{WIDTH}x{HEIGHT}',
+        '--normalization',
+        'unit',
+        image=picture_file,
+    )
     np.testing.assert_allclose(run(path, picture)['depth'], raw(picture, bias=5), rtol=1e-4)
 
 
 def test_the_camera_of_the_training_comes_from_a_file(tmp_path, picture_file):
     source = foreign(tmp_path / 'net.onnx')
     options = [*UNIT, '--output-kind', 'metric', '--camera-info', tmp_path / 'camera.yaml']
-    texts = ('image_width: 128\nimage_height: 96\ncamera_matrix: {data: [100, 0, 63.5, 0, 110, '
-             '47.5, 0, 0, 1]}\n',
-             'width: 128\nheight: 96\nk: [1, 0, 0, 0, 1, 0, 0, 0, 1]\np: [100, 0, 63.5, 0, 0, 110, '
-             '47.5, 0, 0, 0, 1, 0]\n---\n')
+    texts = (
+        'image_width: 128\nimage_height: 96\ncamera_matrix: {data: [100, 0, 63.5, 0, 110, '
+        '47.5, 0, 0, 1]}\n',
+        'width: 128\nheight: 96\nk: [1, 0, 0, 0, 1, 0, 0, 0, 1]\np: [100, 0, 63.5, 0, 0, 110, '
+        '47.5, 0, 0, 0, 1, 0]\n---\n',
+    )
     for text in texts:
         (tmp_path / 'camera.yaml').write_text(text)
         path = adopt(source, *options, image=picture_file)
@@ -334,8 +417,13 @@ CLASS_WEIGHTS = np.random.default_rng(2).normal(size=(5, 3)).astype(np.float32)
 def test_logits_at_a_quarter_of_the_size(tmp_path, picture, picture_file, classes_file, layout):
     after = [helper.make_node('Transpose', ['y'], ['out'], perm=[0, 2, 3, 1])]
     shape = (1, 3, HEIGHT, WIDTH) if layout == 'nchw' else (1, HEIGHT, WIDTH, 3)
-    source = foreign(tmp_path / 'net.onnx', CLASS_WEIGHTS, stride=4, shape=shape,
-                     after=() if layout == 'nchw' else after)
+    source = foreign(
+        tmp_path / 'net.onnx',
+        CLASS_WEIGHTS,
+        stride=4,
+        shape=shape,
+        after=() if layout == 'nchw' else after,
+    )
     path = adopt(source, *LABELS, classes_file, image=picture_file)
     scores = raw(picture, CLASS_WEIGHTS.T).reshape(HEIGHT // 4, 4, WIDTH // 4, 4, 5).mean((1, 3))
     expected = np.stack([enlarged(scores[..., i]) for i in range(5)]).argmax(0)
@@ -350,14 +438,20 @@ def test_logits_at_a_quarter_of_the_size(tmp_path, picture, picture_file, classe
 @pytest.mark.parametrize('stride', [1, 2])
 def test_ids(tmp_path, picture, picture_file, classes_file, kind, stride):
     """Ids -1 to 6 of five classes, [1, 1, h, w]: those that are none are unlabelled."""
-    after = [helper.make_node('Floor', ['y'], ['f']),
-             helper.make_node('Cast', ['f'], ['out'], to=kind)]
-    source = foreign(tmp_path / 'net.onnx', WEIGHTS * 8, bias=-1.05, stride=stride, after=after,
-                     out_kind=kind)
+    after = [
+        helper.make_node('Floor', ['y'], ['f']),
+        helper.make_node('Cast', ['f'], ['out'], to=kind),
+    ]
+    source = foreign(
+        tmp_path / 'net.onnx', WEIGHTS * 8, bias=-1.05, stride=stride, after=after, out_kind=kind
+    )
     kinds = ['--output-kind', 'ids'] if kind == TensorProto.FLOAT else []
     path = adopt(source, *LABELS, classes_file, *kinds, image=picture_file)
-    mean = raw(picture, 8 * WEIGHTS[0], -1.05).reshape(
-        HEIGHT // stride, stride, WIDTH // stride, stride).mean((1, 3))
+    mean = (
+        raw(picture, 8 * WEIGHTS[0], -1.05)
+        .reshape(HEIGHT // stride, stride, WIDTH // stride, stride)
+        .mean((1, 3))
+    )
     ids = np.floor(mean).repeat(stride, 0).repeat(stride, 1)
     expected = np.where((ids >= 0) & (ids < 5), ids, 255).astype(np.uint8)
     found = run(path, picture)['labels']
@@ -367,23 +461,39 @@ def test_ids(tmp_path, picture, picture_file, classes_file, kind, stride):
 def test_classes_have_the_colours_of_their_file(tmp_path, picture_file):
     source = foreign(tmp_path / 'net.onnx', CLASS_WEIGHTS[:2])
     (tmp_path / 'two.yaml').write_text(
-        '- {name: floor, color: [1, 2, 3]}\n- {name: rest, color: [4, 5, 6]}\n')
+        '- {name: floor, color: [1, 2, 3]}\n- {name: rest, color: [4, 5, 6]}\n'
+    )
     path = adopt(source, *LABELS, tmp_path / 'two.yaml', image=picture_file)
     assert [(c.name, c.color) for c in read_contract(path).classes] == [
-        ('floor', (1, 2, 3)), ('rest', (4, 5, 6))]
+        ('floor', (1, 2, 3)),
+        ('rest', (4, 5, 6)),
+    ]
 
 
 def test_depth_and_classes_of_one_network(tmp_path, picture, picture_file, classes_file):
     """With a confidence, and normals, that are left out."""
-    weights = [numpy_helper.from_array(w[:, :, None, None], n) for n, w in (
-        ('d', WEIGHTS), ('c', CLASS_WEIGHTS), ('s', WEIGHTS * 2))]
+    weights = [
+        numpy_helper.from_array(w[:, :, None, None], n)
+        for n, w in (('d', WEIGHTS), ('c', CLASS_WEIGHTS), ('s', WEIGHTS * 2))
+    ]
     names = {'predicted_depth': 'd', 'logits': 'c', 'confidence': 's'}
-    source = save(tmp_path / 'net.onnx',
-                  [helper.make_node('Conv', ['x', w], [n]) for n, w in names.items()],
-                  [value('x', TensorProto.FLOAT, (1, 3, HEIGHT, WIDTH))],
-                  [value(n, TensorProto.FLOAT, None) for n in names], weights)
-    path = adopt(source, *METRIC, '--task', 'depth', 'semantics', '--classes', classes_file,
-                 image=picture_file)
+    source = save(
+        tmp_path / 'net.onnx',
+        [helper.make_node('Conv', ['x', w], [n]) for n, w in names.items()],
+        [value('x', TensorProto.FLOAT, (1, 3, HEIGHT, WIDTH))],
+        [value(n, TensorProto.FLOAT, None) for n in names],
+        weights,
+    )
+    path = adopt(
+        source,
+        *METRIC,
+        '--task',
+        'depth',
+        'semantics',
+        '--classes',
+        classes_file,
+        image=picture_file,
+    )
     found = run(path, picture)
     np.testing.assert_allclose(found['depth'], raw(picture, bias=0), rtol=1e-4)
     assert (found['labels'] == raw(picture, CLASS_WEIGHTS.T).argmax(-1)).mean() > 0.999
@@ -398,37 +508,62 @@ def motion_network(path, *, inputs='paired', outputs='six', shape=None):
     """Six numbers from the mean brightness of the two images, weighted: no two are alike."""
     weights = np.random.default_rng(3).normal(0, 0.4, (2, 6)).astype(np.float32)
     names = ['x'] if inputs == 'paired' else ['first', 'second']
-    nodes = [helper.make_node('ReduceMean', [n], [f'{n}_mean'], axes=[2, 3], keepdims=0)
-             for n in names]
+    nodes = [
+        helper.make_node('ReduceMean', [n], [f'{n}_mean'], axes=[2, 3], keepdims=0) for n in names
+    ]
     if inputs == 'paired':
-        nodes += [helper.make_node('Reshape', ['x_mean', 'two'], ['six']),
-                  helper.make_node('ReduceMean', ['six'], ['means'], axes=[2], keepdims=0)]
+        nodes += [
+            helper.make_node('Reshape', ['x_mean', 'two'], ['six']),
+            helper.make_node('ReduceMean', ['six'], ['means'], axes=[2], keepdims=0),
+        ]
     else:
-        nodes += [helper.make_node('ReduceMean', [f'{n}_mean'], [f'{n}_one'], axes=[1],
-                                   keepdims=1) for n in names]
+        nodes += [
+            helper.make_node('ReduceMean', [f'{n}_mean'], [f'{n}_one'], axes=[1], keepdims=1)
+            for n in names
+        ]
         nodes += [helper.make_node('Concat', [f'{n}_one' for n in names], ['means'], axis=1)]
     nodes += [helper.make_node('MatMul', ['means', 'w'], ['all'])]
     found = ['all']
     if outputs == 'two':
         found = ['axisangle', 'translation']
-        nodes += [helper.make_node('Split', ['all'], ['r', 't'], axis=1),
-                  helper.make_node('Reshape', ['r', 'three'], ['axisangle']),
-                  helper.make_node('Reshape', ['t', 'three'], ['translation'])]
-    tensors = [numpy_helper.from_array(v, n) for n, v in (
-        ('w', weights), ('two', np.array([1, 2, 3])), ('three', np.array([1, 1, 1, 3])))]
+        nodes += [
+            helper.make_node('Split', ['all'], ['r', 't'], axis=1),
+            helper.make_node('Reshape', ['r', 'three'], ['axisangle']),
+            helper.make_node('Reshape', ['t', 'three'], ['translation']),
+        ]
+    tensors = [
+        numpy_helper.from_array(v, n)
+        for n, v in (
+            ('w', weights),
+            ('two', np.array([1, 2, 3])),
+            ('three', np.array([1, 1, 1, 3])),
+        )
+    ]
     channels = 6 if inputs == 'paired' else 3
-    save(path, nodes, [value(n, TensorProto.FLOAT, shape or (1, channels, HEIGHT, WIDTH))
-                       for n in names], [value(n, TensorProto.FLOAT, None) for n in found],
-         tensors, opset=12)
+    save(
+        path,
+        nodes,
+        [value(n, TensorProto.FLOAT, shape or (1, channels, HEIGHT, WIDTH)) for n in names],
+        [value(n, TensorProto.FLOAT, None) for n in found],
+        tensors,
+        opset=12,
+    )
     return lambda a, b: np.array([a.mean() / 255, b.mean() / 255]) @ weights
 
 
 @pytest.mark.parametrize('inputs', ['paired', 'two'])
 @pytest.mark.parametrize('outputs', ['six', 'two'])
-@pytest.mark.parametrize('options', [
-    (), ('--pose-inverse',), ('--input-order', 'current-previous'),
-    ('--pose-order', 'translation-rotation', '--pose-inverse'),
-    ('--rotation', 'euler-xyz'), ('--rotation', 'euler-xyz', '--pose-inverse')])
+@pytest.mark.parametrize(
+    'options',
+    [
+        (),
+        ('--pose-inverse',),
+        ('--input-order', 'current-previous'),
+        ('--pose-order', 'translation-rotation', '--pose-inverse'),
+        ('--rotation', 'euler-xyz'),
+        ('--rotation', 'euler-xyz', '--pose-inverse'),
+    ],
+)
 def test_motion(tmp_path, picture, picture_file, inputs, outputs, options):
     source = tmp_path / 'net.onnx'
     of = motion_network(source, inputs=inputs, outputs=outputs)
@@ -441,16 +576,19 @@ def test_motion(tmp_path, picture, picture_file, inputs, outputs, options):
     rotation = rotation_from_vector(vector[:3])
     if 'euler-xyz' in options:
         (ca, cb, cc), (sa, sb, sc) = np.cos(vector[:3]), np.sin(vector[:3])
-        rotation = (np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
-                    @ np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
-                    @ np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]]))
+        rotation = (
+            np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
+            @ np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
+            @ np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
+        )
         assert np.abs(rotation - rotation_from_vector(vector[:3])).max() > 1e-3
     expected = pose(rotation, vector[3:])
     if '--pose-inverse' in options:
         expected = np.linalg.inv(expected)
     found = run(path, previous, current)['pose']
-    np.testing.assert_allclose(pose(rotation_from_vector(found[:3]), found[3:]), expected,
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        pose(rotation_from_vector(found[:3]), found[3:]), expected, atol=1e-5
+    )
     assert np.abs(found[3:]).max() > 0.05
     contract = read_contract(path)
     assert contract.metric and contract.task == 'pose'
@@ -478,50 +616,86 @@ def constant_network(path, inputs, outputs):
     tensors = []
     for out, kind, shape in outputs:
         tensors.append(numpy_helper.from_array(np.array(shape, np.int64), f'{out}_shape'))
-        nodes += [helper.make_node('Expand', ['mean', f'{out}_shape'], [f'{out}_real']),
-                  helper.make_node('Cast', [f'{out}_real'], [out], to=kind)]
-    return save(path, nodes, [value(*i) for i in inputs],
-                [value(n, k, None) for n, k, _ in outputs], tensors)
+        nodes += [
+            helper.make_node('Expand', ['mean', f'{out}_shape'], [f'{out}_real']),
+            helper.make_node('Cast', [f'{out}_real'], [out], to=kind),
+        ]
+    return save(
+        path,
+        nodes,
+        [value(*i) for i in inputs],
+        [value(n, k, None) for n, k, _ in outputs],
+        tensors,
+    )
 
 
 DEPTH = ('depth', F, (1, 1, HEIGHT, WIDTH))
 
 
-@pytest.mark.parametrize(('inputs', 'outputs', 'options', 'reason'), [
-    ([X, ('k', F, (1, 3, 3))], [DEPTH], METRIC, r"more than images.*\['k'\].*intrinsics"),
-    ([X, ('state', F, (1, 8))], [DEPTH], METRIC, 'more than images.*a state'),
-    ([('x', F, (1, 4, 3, HEIGHT, WIDTH))], [DEPTH], METRIC, '4 images at a time'),
-    ([('x', F, (2, 3, HEIGHT, WIDTH))], [DEPTH], METRIC, '2 images at a time'),
-    ([X, ('y', *X[1:]), ('z', *X[1:])], [DEPTH], METRIC, '3 images at a time'),
-    ([X, ('y', *X[1:])], [DEPTH], ['--task', 'depth', *METRIC], 'only pose is told of two'),
-    ([('x', F, (1, 1, HEIGHT, WIDTH))], [DEPTH], METRIC, 'no channels of colour'),
-    ([('x', I64, (1, 3, HEIGHT, WIDTH))], [DEPTH], METRIC, 'INT64.*must be float or uint8'),
-    ([X], [DEPTH], ['--output-kind', 'metric'], 'how the network wants its images'),
-    ([X], [DEPTH], UNIT, 'what its depth means.*--output-kind'),
-    ([X], [DEPTH], [*UNIT, '--output-kind', 'metric'], 'belongs to the camera.*--intrinsics'),
-    ([X], [DEPTH, ('other_depth', *DEPTH[1:])], METRIC, '2 outputs may be depth.*--outputs'),
-    ([X], [DEPTH], [*METRIC, '--outputs', 'nothing'], r"no output is called \['nothing'\]"),
-    ([X], [DEPTH], [*METRIC, '--inputs', 'nothing'], r"no input is called \['nothing'\]"),
-    ([X], [DEPTH], [*METRIC, '--task', 'semantics'], 'no outputs may be semantics'),
-    ([X], [DEPTH], [*METRIC, '--task', 'pose'], 'a pose needs two images'),
-    ([X], [DEPTH], [*METRIC, '--depth-range', '900', '1000'], 'no depth is within 900 to 1000'),
-    ([X], [('logits', F, (1, 5, HEIGHT, WIDTH))], UNIT, 'what its classes are'),
-    ([X], [('logits', F, (1, 300, HEIGHT, WIDTH))], [*LABELS, 'cityscapes'], 'knows 300 classes'),
-    ([X], [('logits', F, (1, 5, HEIGHT, WIDTH))], [*LABELS, 'cityscapes'],
-     '5 classes, --classes names 19'),
-    # YOLO-seg: boxes with mask coefficients, and prototypes; DETR: queries and their masks.
-    ([X], [('output0', F, (1, 116, 8400)), ('output1', F, (1, 32, 12, 16))],
-     [*LABELS, 'cityscapes'], 'instances'),
-    ([X], [('logits', F, (1, 100, 134)), ('masks', F, (1, 100, 12, 16))],
-     [*LABELS, 'cityscapes'], 'instances'),
-    ([X], [('scores', F, (1, 1000))], UNIT, 'no output is an image'),
-    ([X], [('depth', F, (1, 28, 64))], METRIC, 'in proportion to 64x48.*exported for one size'),
-    ([('x', F, (1, 6, HEIGHT, WIDTH))], [('pose', F, (1, 7))], UNIT, 'pose must be 6 numbers'),
-    ([('x', F, (1, 6, HEIGHT, WIDTH))], [('a', F, (1, 3)), ('b', F, (1, 3))], UNIT,
-     'which output is the rotation'),
-    ([('x', F, (1, 6, HEIGHT, WIDTH))], [('pose', F, (1, 6))], [*UNIT, '--output-kind', 'inverse'],
-     'a pose is metric or relative'),
-], ids=lambda v: v if isinstance(v, str) else None)
+@pytest.mark.parametrize(
+    ('inputs', 'outputs', 'options', 'reason'),
+    [
+        ([X, ('k', F, (1, 3, 3))], [DEPTH], METRIC, r"more than images.*\['k'\].*intrinsics"),
+        ([X, ('state', F, (1, 8))], [DEPTH], METRIC, 'more than images.*a state'),
+        ([('x', F, (1, 4, 3, HEIGHT, WIDTH))], [DEPTH], METRIC, '4 images at a time'),
+        ([('x', F, (2, 3, HEIGHT, WIDTH))], [DEPTH], METRIC, '2 images at a time'),
+        ([X, ('y', *X[1:]), ('z', *X[1:])], [DEPTH], METRIC, '3 images at a time'),
+        ([X, ('y', *X[1:])], [DEPTH], ['--task', 'depth', *METRIC], 'only pose is told of two'),
+        ([('x', F, (1, 1, HEIGHT, WIDTH))], [DEPTH], METRIC, 'no channels of colour'),
+        ([('x', I64, (1, 3, HEIGHT, WIDTH))], [DEPTH], METRIC, 'INT64.*must be float or uint8'),
+        ([X], [DEPTH], ['--output-kind', 'metric'], 'how the network wants its images'),
+        ([X], [DEPTH], UNIT, 'what its depth means.*--output-kind'),
+        ([X], [DEPTH], [*UNIT, '--output-kind', 'metric'], 'belongs to the camera.*--intrinsics'),
+        ([X], [DEPTH, ('other_depth', *DEPTH[1:])], METRIC, '2 outputs may be depth.*--outputs'),
+        ([X], [DEPTH], [*METRIC, '--outputs', 'nothing'], r"no output is called \['nothing'\]"),
+        ([X], [DEPTH], [*METRIC, '--inputs', 'nothing'], r"no input is called \['nothing'\]"),
+        ([X], [DEPTH], [*METRIC, '--task', 'semantics'], 'no outputs may be semantics'),
+        ([X], [DEPTH], [*METRIC, '--task', 'pose'], 'a pose needs two images'),
+        ([X], [DEPTH], [*METRIC, '--depth-range', '900', '1000'], 'no depth is within 900 to 1000'),
+        ([X], [('logits', F, (1, 5, HEIGHT, WIDTH))], UNIT, 'what its classes are'),
+        (
+            [X],
+            [('logits', F, (1, 300, HEIGHT, WIDTH))],
+            [*LABELS, 'cityscapes'],
+            'knows 300 classes',
+        ),
+        (
+            [X],
+            [('logits', F, (1, 5, HEIGHT, WIDTH))],
+            [*LABELS, 'cityscapes'],
+            '5 classes, --classes names 19',
+        ),
+        # YOLO-seg: boxes with mask coefficients, and prototypes; DETR: queries and their masks.
+        (
+            [X],
+            [('output0', F, (1, 116, 8400)), ('output1', F, (1, 32, 12, 16))],
+            [*LABELS, 'cityscapes'],
+            'instances',
+        ),
+        (
+            [X],
+            [('logits', F, (1, 100, 134)), ('masks', F, (1, 100, 12, 16))],
+            [*LABELS, 'cityscapes'],
+            'instances',
+        ),
+        ([X], [('scores', F, (1, 1000))], UNIT, 'no output is an image'),
+        ([X], [('depth', F, (1, 28, 64))], METRIC, 'in proportion to 64x48.*exported for one size'),
+        ([('x', F, (1, 6, HEIGHT, WIDTH))], [('pose', F, (1, 7))], UNIT, 'pose must be 6 numbers'),
+        (
+            [('x', F, (1, 6, HEIGHT, WIDTH))],
+            [('a', F, (1, 3)), ('b', F, (1, 3))],
+            UNIT,
+            'which output is the rotation',
+        ),
+        (
+            [('x', F, (1, 6, HEIGHT, WIDTH))],
+            [('pose', F, (1, 6))],
+            [*UNIT, '--output-kind', 'inverse'],
+            'a pose is metric or relative',
+        ),
+    ],
+    ids=lambda v: v if isinstance(v, str) else None,
+)
 def test_refused_with_the_reason(tmp_path, picture_file, capsys, inputs, outputs, options, reason):
     import re
 
@@ -546,8 +720,11 @@ def test_files_and_options_that_cannot_be_used(tmp_path, picture_file, capsys):
         (source, [*METRIC, '--image', tmp_path / 'nowhere.png'], 'does not exist'),
         (source, [*METRIC, '--mean', 0, 0, 0], 'go together'),
         (source, [*METRIC, '--mean', 0, 0, 0, '--std', 1, 1, 1], 'not both'),
-        (source, ['--mean', 0, 0, 0, '--std', 1, 0, 1, '--output-kind', 'relative'],
-         '--std positive'),
+        (
+            source,
+            ['--mean', 0, 0, 0, '--std', 1, 0, 1, '--output-kind', 'relative'],
+            '--std positive',
+        ),
         (source, [*METRIC, '--offset', 1], 'affine-inverse'),
         (source, [*METRIC, '--output-kind', 'metric', 'inverse'], 'give one of'),
         (source, [*METRIC, '--depth-range', 5, 2], "'depth_range'"),
@@ -567,21 +744,25 @@ def test_files_and_options_that_cannot_be_used(tmp_path, picture_file, capsys):
     assert sorted(p.name for p in tmp_path.glob('.*')) == []
 
 
-def test_an_output_that_cannot_be_is_told_before_the_work(tmp_path, picture_file, capsys,
-                                                          monkeypatch):
+def test_an_output_that_cannot_be_is_told_before_the_work(
+    tmp_path, picture_file, capsys, monkeypatch
+):
     source = foreign(tmp_path / 'net.onnx')
     (tmp_path / 'folder.onnx').mkdir()
     (tmp_path / 'locked').mkdir()
     may = os.access
-    monkeypatch.setattr(os, 'access', lambda path, mode: (
-        Path(path) != tmp_path / 'locked' and may(path, mode)))
+    monkeypatch.setattr(
+        os, 'access', lambda path, mode: Path(path) != tmp_path / 'locked' and may(path, mode)
+    )
     refused = f"no permission to write to '{tmp_path / 'locked'}'"
     with monkeypatch.context() as patch:
         patch.setattr(adopt_model, 'adopt', None)
-        for name, reason in (('folder.onnx', "folder.onnx' is a folder; give a file"),
-                             ('net.onnx/a/x.onnx', "net.onnx' is a file; give another file"),
-                             ('locked/x.onnx', refused),
-                             ('locked/a/b/x.onnx', refused)):
+        for name, reason in (
+            ('folder.onnx', "folder.onnx' is a folder; give a file"),
+            ('net.onnx/a/x.onnx', "net.onnx' is a file; give another file"),
+            ('locked/x.onnx', refused),
+            ('locked/a/b/x.onnx', refused),
+        ):
             output = tmp_path / name
             assert adopt_model.main([str(source), '--output', str(output), *METRIC]) == 1
             assert reason in (message := capsys.readouterr().err) and str(output) in message
@@ -602,28 +783,47 @@ def test_numbers_that_are_none_are_refused(tmp_path, picture_file, capsys):
 
 def test_a_wrong_result_is_not_written(tmp_path, picture_file, capsys, monkeypatch):
     """Only a mistake here could make one; this makes it."""
-    monkeypatch.setattr(adoption._Builder, 'resize', lambda self, image, shape, size, mode: self(
-        'Resize', image, '', '', np.array([*shape[:2], *size[::-1]], np.int64), mode='nearest'))
+    monkeypatch.setattr(
+        adoption._Builder,
+        'resize',
+        lambda self, image, shape, size, mode: self(
+            'Resize', image, '', '', np.array([*shape[:2], *size[::-1]], np.int64), mode='nearest'
+        ),
+    )
     adopt(foreign(tmp_path / 'net.onnx', stride=2), *METRIC, image=picture_file, ok=False)
     assert 'differs from the foreign one' in capsys.readouterr().err
 
 
 def test_what_was_guessed_is_said(tmp_path, picture_file, capsys):
-    after = [helper.make_node('Hardmax', ['y'], ['h'], axis=-1),
-             helper.make_node('Add', ['y', 'h'], ['out'])]
-    adopt(foreign(tmp_path / 'net.onnx', after=after), *UNIT, '--output-kind', 'relative',
-          image=picture_file)
+    after = [
+        helper.make_node('Hardmax', ['y'], ['h'], axis=-1),
+        helper.make_node('Add', ['y', 'h'], ['out']),
+    ]
+    adopt(
+        foreign(tmp_path / 'net.onnx', after=after),
+        *UNIT,
+        '--output-kind',
+        'relative',
+        image=picture_file,
+    )
     text = capsys.readouterr().out
-    for part in ('guessed: layout nchw', 'guessed: task depth', 'guessed: a training camera',
-                 'TensorRT 10.3 has no operator Hardmax', 'from the foreign network', 'wrote '):
+    for part in (
+        'guessed: layout nchw',
+        'guessed: task depth',
+        'guessed: a training camera',
+        'TensorRT 10.3 has no operator Hardmax',
+        'from the foreign network',
+        'wrote ',
+    ):
         assert part in text, text
     engine = load_engine(tmp_path / 'net_adopted.onnx', 'onnxruntime')  # runs all the same
     engine.close()
 
 
 def test_the_command_explains_itself():
-    result = subprocess.run([sys.executable, '-m', 'depth_ros.adopt_model', '--help'],
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, '-m', 'depth_ros.adopt_model', '--help'], capture_output=True, text=True
+    )
     assert result.returncode == 0 and 'affine-inverse' in result.stdout
 
 
@@ -635,7 +835,8 @@ def test_a_segmentation_network_of_torchvision(tmp_path, picture_file):
     torch, models = pytest.importorskip('torch'), pytest.importorskip('torchvision.models')
     torch.manual_seed(0)
     net = models.segmentation.lraspp_mobilenet_v3_large(
-        weights=None, weights_backbone=None, num_classes=19).train()
+        weights=None, weights_backbone=None, num_classes=19
+    ).train()
     with torch.no_grad():
         net(torch.randn(8, 3, 96, 128))  # batch statistics, without which all is the bias
         for head in (net.classifier.low_classifier, net.classifier.high_classifier):
@@ -645,12 +846,26 @@ def test_a_segmentation_network_of_torchvision(tmp_path, picture_file):
         def forward(self, image):
             return self[0](image)['out']
 
-    torch.onnx.export(Plain(net).eval(), (torch.rand(1, 3, 96, 128),), tmp_path / 'net.onnx',
-                      dynamo=False, opset_version=17, input_names=['input'], output_names=['out'],
-                      dynamic_axes={'input': {0: 'n', 2: 'h', 3: 'w'},
-                                    'out': {0: 'n', 2: 'h', 3: 'w'}})
-    path = adopt(tmp_path / 'net.onnx', '--normalization', 'imagenet', '--classes', 'cityscapes',
-                 '--size', '128x96', image=picture_file)
+    torch.onnx.export(
+        Plain(net).eval(),
+        (torch.rand(1, 3, 96, 128),),
+        tmp_path / 'net.onnx',
+        dynamo=False,
+        opset_version=17,
+        input_names=['input'],
+        output_names=['out'],
+        dynamic_axes={'input': {0: 'n', 2: 'h', 3: 'w'}, 'out': {0: 'n', 2: 'h', 3: 'w'}},
+    )
+    path = adopt(
+        tmp_path / 'net.onnx',
+        '--normalization',
+        'imagenet',
+        '--classes',
+        'cityscapes',
+        '--size',
+        '128x96',
+        image=picture_file,
+    )
     picture = cv2.resize(cv2.imread(str(picture_file))[..., ::-1], (128, 96))
     found = run(path, picture)['labels']
     with torch.inference_mode():
@@ -670,16 +885,37 @@ def test_nvidias_builder_takes_adopted_networks(tmp_path, picture_file, classes_
 
     from depth_ros.build_engine import load_model, serialize
 
-    depth = adopt(foreign(tmp_path / 'depth.onnx', stride=2), *UNIT, '--color', 'bgr',
-                  '--output-kind', 'affine-inverse', image=picture_file)
-    labels = adopt(foreign(tmp_path / 'labels.onnx', CLASS_WEIGHTS, stride=4), *LABELS,
-                   classes_file, image=picture_file)
+    depth = adopt(
+        foreign(tmp_path / 'depth.onnx', stride=2),
+        *UNIT,
+        '--color',
+        'bgr',
+        '--output-kind',
+        'affine-inverse',
+        image=picture_file,
+    )
+    labels = adopt(
+        foreign(tmp_path / 'labels.onnx', CLASS_WEIGHTS, stride=4),
+        *LABELS,
+        classes_file,
+        image=picture_file,
+    )
     after = [helper.make_node('Cast', ['y'], ['out'], to=TensorProto.INT64)]
-    ids = adopt(foreign(tmp_path / 'ids.onnx', stride=2, after=after, out_kind=TensorProto.INT64),
-                *LABELS, classes_file, image=picture_file)
+    ids = adopt(
+        foreign(tmp_path / 'ids.onnx', stride=2, after=after, out_kind=TensorProto.INT64),
+        *LABELS,
+        classes_file,
+        image=picture_file,
+    )
     motion_network(tmp_path / 'pose.onnx', outputs='two')
-    motion = adopt(tmp_path / 'pose.onnx', *UNIT, '--pose-inverse', '--rotation', 'euler-xyz',
-                   image=picture_file)
+    motion = adopt(
+        tmp_path / 'pose.onnx',
+        *UNIT,
+        '--pose-inverse',
+        '--rotation',
+        'euler-xyz',
+        image=picture_file,
+    )
     for path in (depth, labels, ids, motion):
         plan, _ = serialize(load_model(path, 'fp32'), trt, None, threading.Event())
         assert plan
@@ -694,23 +930,47 @@ def affine_model(tmp_path_factory, picture_file):
     folder = tmp_path_factory.mktemp('affine')
     names = folder / 'names.json'
     names.write_text(json.dumps(['road', 'car', 'house', 'tree', 'pole']))
-    weights = [numpy_helper.from_array(w[:, :, None, None], n) for n, w in (
-        ('d', WEIGHTS), ('c', CLASS_WEIGHTS))]
-    source = save(folder / 'net.onnx',
-                  [helper.make_node('Conv', ['x', 'd'], ['disparity']),
-                   helper.make_node('Conv', ['x', 'c'], ['logits'])],
-                  [value('x', F, (1, 3, HEIGHT, WIDTH))],
-                  [value(n, F, None) for n in ('disparity', 'logits')], weights)
-    return adopt(source, *UNIT, '--task', 'depth', 'semantics', '--output-kind', 'affine-inverse',
-                 '--offset', 0.1, '--classes', names, image=picture_file)
+    weights = [
+        numpy_helper.from_array(w[:, :, None, None], n)
+        for n, w in (('d', WEIGHTS), ('c', CLASS_WEIGHTS))
+    ]
+    source = save(
+        folder / 'net.onnx',
+        [
+            helper.make_node('Conv', ['x', 'd'], ['disparity']),
+            helper.make_node('Conv', ['x', 'c'], ['logits']),
+        ],
+        [value('x', F, (1, 3, HEIGHT, WIDTH))],
+        [value(n, F, None) for n in ('disparity', 'logits')],
+        weights,
+    )
+    return adopt(
+        source,
+        *UNIT,
+        '--task',
+        'depth',
+        'semantics',
+        '--output-kind',
+        'affine-inverse',
+        '--offset',
+        0.1,
+        '--classes',
+        names,
+        image=picture_file,
+    )
 
 
 def test_the_node_shows_affine_depth_and_publishes_no_distance(affine_model):
     parameters = {'model': affine_model, 'depth_scale': 2.5, 'max_depth': 1.0}
     with NodeProcess('perception_node', parameters) as process, Peer() as peer:
         scene = Scene(peer, process)
-        kinds = {'/depth/color': Image, '/semantics/labels': Image, '/depth/image_rect': Image,
-                 '/depth/camera_info': CameraInfo, '/points': PointCloud2}
+        kinds = {
+            '/depth/color': Image,
+            '/semantics/labels': Image,
+            '/depth/image_rect': Image,
+            '/depth/camera_info': CameraInfo,
+            '/points': PointCloud2,
+        }
         listeners = {topic: peer.listen(kind, topic) for topic, kind in kinds.items()}
         peer.wait_state('perception_node', 'active')
         scene.camera.wait_matched()
@@ -728,8 +988,22 @@ def test_the_node_shows_affine_depth_and_publishes_no_distance(affine_model):
 def test_evaluation_fits_scale_and_shift(affine_model, repository, tmp_path, capsys):
     """On the shipped recording, against a few lines of numpy for the first frame."""
     out = tmp_path / 'out'
-    assert evaluate_bag.main([str(repository / 'demo' / 'street'), '--model', str(affine_model),
-                              '--out', str(out), '--classes', 'model', '--depth-scale', '3']) == 0
+    assert (
+        evaluate_bag.main(
+            [
+                str(repository / 'demo' / 'street'),
+                '--model',
+                str(affine_model),
+                '--out',
+                str(out),
+                '--classes',
+                'model',
+                '--depth-scale',
+                '3',
+            ]
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     assert 'scaled_and_shifted' in text and 'fitted to the truth in each frame' in text
     found = json.loads((out / 'metrics.json').read_text())
@@ -738,6 +1012,7 @@ def test_evaluation_fits_scale_and_shift(affine_model, repository, tmp_path, cap
     assert not {'median_scaled', 'as_published'} & set(rows)
     assert found['consistency'] is None  # depths of two frames have nothing in common
     from depth_ros.bag import Bag
+
     with Bag(out / 'recording') as bag:
         names = {t.removeprefix('/depth_ros') for t in bag.topics}
     assert '/depth/color/compressed' in names and '/semantics/labels' in names
@@ -762,10 +1037,28 @@ def test_train_evaluate_fits_scale_and_shift(tmp_path, picture_file, capsys):
         cv2.imwrite(str(folder / f'depth/{i}.png'), np.round(depth).astype(np.uint16))
     np.savetxt(folder / 'intrinsics.txt', [[50, 0, 31.5], [0, 50, 23.5], [0, 0, 1]])
     weights = np.array([[0.8, 0, 0]], np.float32)
-    model = adopt(foreign(tmp_path / 'net.onnx', weights, bias=0.3), *UNIT, '--output-kind',
-                  'affine-inverse', image=picture_file)
-    assert train(['evaluate', str(folder), '--model', str(model), '--json',
-                  str(tmp_path / 'found.json'), '--out', str(tmp_path / 'out')]) == 0
+    model = adopt(
+        foreign(tmp_path / 'net.onnx', weights, bias=0.3),
+        *UNIT,
+        '--output-kind',
+        'affine-inverse',
+        image=picture_file,
+    )
+    assert (
+        train(
+            [
+                'evaluate',
+                str(folder),
+                '--model',
+                str(model),
+                '--json',
+                str(tmp_path / 'found.json'),
+                '--out',
+                str(tmp_path / 'out'),
+            ]
+        )
+        == 0
+    )
     found = json.loads((tmp_path / 'found.json').read_text())
     assert found['depth']['scaled_and_shifted']['abs_rel'] == pytest.approx(0, abs=5e-4)
     assert not {'median_scaled', 'as_published'} & set(found['depth'])
@@ -774,10 +1067,23 @@ def test_train_evaluate_fits_scale_and_shift(tmp_path, picture_file, capsys):
 
 
 def test_live_evaluation_says_what_it_cannot_judge(tmp_path, repository, picture_file, capsys):
-    path = adopt(foreign(tmp_path / 'net.onnx'), *UNIT, '--output-kind', 'affine-inverse',
-                 image=picture_file)
-    assert evaluate_bag.main([str(repository / 'demo' / 'street'), '--model', str(path), '--mode',
-                              'live', '--out', str(tmp_path / 'out')]) == 1
+    path = adopt(
+        foreign(tmp_path / 'net.onnx'), *UNIT, '--output-kind', 'affine-inverse', image=picture_file
+    )
+    assert (
+        evaluate_bag.main(
+            [
+                str(repository / 'demo' / 'street'),
+                '--model',
+                str(path),
+                '--mode',
+                'live',
+                '--out',
+                str(tmp_path / 'out'),
+            ]
+        )
+        == 1
+    )
     assert 'judge it with --mode offline' in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from depth_ros.allocator import allocator_environment
 
-FAULTS = '''
+FAULTS = """
 import resource, sys
 from depth_ros.allocator import keep_memory
 if sys.argv[1] == 'keep':
@@ -21,7 +21,7 @@ work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-'''
+"""
 
 PAGES = (28 << 20) // os.sysconf('SC_PAGE_SIZE')
 
@@ -31,8 +31,13 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='setti
 def page_faults(mode, **settings):
     """Of the second time that 4, 8 and 16 MiB are allocated and filled."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith('MALLOC_')}
-    run = subprocess.run([sys.executable, '-c', FAULTS, mode], env=environment | settings,
-                         capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, '-c', FAULTS, mode],
+        env=environment | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return int(run.stdout)
 
 

@@ -63,15 +63,16 @@ class Machine:
         self.folder, self.models = folder / 'machine', folder / 'models'
         self.folder.mkdir()
         self.models.mkdir()
-        self.environment = {**tensorrt_machine.environment(self.folder),
-                            'ROS_HOME': str(folder / 'ros')}
+        self.environment = {
+            **tensorrt_machine.environment(self.folder),
+            'ROS_HOME': str(folder / 'ros'),
+        }
 
     def model(self, node, **options):
         return NODES[node](self.models / f'{node}.onnx', **options)
 
     def start(self, node, auto_build='fp32', remap=None, before=(), **parameters):
-        parameters = {'model': self.models / f'{node}.onnx', 'auto_build': auto_build,
-                      **parameters}
+        parameters = {'model': self.models / f'{node}.onnx', 'auto_build': auto_build, **parameters}
         return NodeProcess(node, parameters, remap, environment=self.environment, before=before)
 
     def tell(self, *names):
@@ -129,11 +130,18 @@ def save_engine(source):
     """An engine as from the machine with the stand-ins, without a build."""
     path = source.with_suffix('.engine')
     path.write_bytes(source.read_bytes())
-    record_path(path).write_text(EngineRecord(
-        contract=read_contract(source), source=source.name, source_sha256=file_hash(source),
-        precision='fp32', tensorrt=tensorrt_machine.TENSORRT.__version__, cuda=12060,
-        gpu=find_gpu(tensorrt_machine.CUDA),
-        command=f'build_engine {source} --output {path}').to_json())
+    record_path(path).write_text(
+        EngineRecord(
+            contract=read_contract(source),
+            source=source.name,
+            source_sha256=file_hash(source),
+            precision='fp32',
+            tensorrt=tensorrt_machine.TENSORRT.__version__,
+            cuda=12060,
+            gpu=find_gpu(tensorrt_machine.CUDA),
+            command=f'build_engine {source} --output {path}',
+        ).to_json()
+    )
 
 
 def engine_names(node):
@@ -152,8 +160,12 @@ def test_both_nodes_build_while_they_run(machine, peer):
         scene = Scene(peer, first)
         scene.camera.wait_matched(nodes=2)
         # One build at a time on a machine.
-        wait_until(lambda: 'which kernels are fastest on Stand-in' in first.output + second.output
-                   and 'waiting for another build' in first.output + second.output)
+        wait_until(
+            lambda: (
+                'which kernels are fastest on Stand-in' in first.output + second.output
+                and 'waiting for another build' in first.output + second.output
+            )
+        )
         scene.answer(['/depth/image_rect'])
         for _ in range(3):
             scene.answer(['/depth/image_rect', '/odom'])
@@ -180,13 +192,15 @@ def test_both_nodes_build_while_they_run(machine, peer):
         odom = peer.messages['/odom']
         # The first image has no motion; each further one moves 0.5 m ahead.
         assert [stamp(m) for m in odom] == list(np.arange(102, scene.time + 1))
-        np.testing.assert_allclose([m.pose.pose.position.x for m in odom],
-                                   0.5 * np.arange(1, len(odom) + 1), atol=1e-6)
+        np.testing.assert_allclose(
+            [m.pose.pose.position.x for m in odom], 0.5 * np.arange(1, len(odom) + 1), atol=1e-6
+        )
         assert np.frombuffer(depth.data, np.float32)[-1] == pytest.approx(row_depth()[-1, 0])
         assert len(machine.builds()) == 2
         ends_well(first, second)
     assert machine.files() == sorted(
-        name for node in NODES for name in (f'{node}.onnx', *engine_names(node)))
+        name for node in NODES for name in (f'{node}.onnx', *engine_names(node))
+    )
     # Another start finds the engines. Memory as the parameter asks. Warnings go to the node's log.
     assert not (machine.folder / 'mapped').exists()
     machine.tell('nograph')
@@ -230,7 +244,7 @@ def test_a_damaged_engine_is_built_again(machine):
     save_engine(source)
     engine = source.with_suffix('.engine')
     whole = engine.read_bytes()
-    engine.write_bytes(whole[:len(whole) // 2])
+    engine.write_bytes(whole[: len(whole) // 2])
     with machine.start('odometry_node') as process:
         assert 'the plan is damaged; build it again: ' in process.wait_for('not used')
         process.wait_for('TensorRT: agrees')
@@ -238,9 +252,13 @@ def test_a_damaged_engine_is_built_again(machine):
     assert len(machine.builds()) == 1 and engine.read_bytes() == whole
 
 
-@pytest.mark.parametrize(('node', 'problem'), [
-    ('perception_node', 'relative error of depth up to 25 %, at most 0.2 % is allowed'),
-    ('odometry_node', r'error of translation up to 2[45][.\d]* %, at most 0.5 % is allowed')])
+@pytest.mark.parametrize(
+    ('node', 'problem'),
+    [
+        ('perception_node', 'relative error of depth up to 25 %, at most 0.2 % is allowed'),
+        ('odometry_node', r'error of translation up to 2[45][.\d]* %, at most 0.5 % is allowed'),
+    ],
+)
 def test_a_wrong_engine_is_refused_with_numbers(machine, peer, node, problem):
     machine.model(node)
     machine.tell('wrong')
@@ -303,8 +321,11 @@ def test_what_changes_before_a_build(machine, peer):
         assert os.getpriority(os.PRIO_PROCESS, machine.builds()[0]) >= 15
         assert peer.change('odometry_node', 'deactivate')
         machine.untell('hold')
-        subprocess.run([sys.executable, '-m', 'depth_ros.build_engine', source],
-                       env={**os.environ, **machine.environment}, check=True)
+        subprocess.run(
+            [sys.executable, '-m', 'depth_ros.build_engine', source],
+            env={**os.environ, **machine.environment},
+            check=True,
+        )
         assert peer.change('odometry_node', 'activate')
         process.wait_for('TensorRT: agrees')
         assert len(machine.builds()) == 2
@@ -318,8 +339,10 @@ def test_what_changes_before_a_build(machine, peer):
         ends_well(process)
 
 
-@pytest.mark.parametrize(('how', 'reason'), [
-    ('fail', 'cannot build the model: out of memory'), ('crash', 'ended with SIGABRT')])
+@pytest.mark.parametrize(
+    ('how', 'reason'),
+    [('fail', 'cannot build the model: out of memory'), ('crash', 'ended with SIGABRT')],
+)
 def test_a_build_that_fails_costs_only_a_message(machine, peer, how, reason):
     machine.model('perception_node')
     machine.tell(how)
@@ -346,8 +369,11 @@ def test_a_build_that_fails_costs_only_a_message(machine, peer, how, reason):
 
 def test_a_model_that_is_quantised_for_the_cpu_stays_there(machine, tmp_path):
     """The message advises what a node has, which is no --precision."""
-    model = quantize(save_network(tmp_path / 'net.onnx'), write_pictures(tmp_path / 'some', 6, 0),
-                     runtime='onnxruntime')
+    model = quantize(
+        save_network(tmp_path / 'net.onnx'),
+        write_pictures(tmp_path / 'some', 6, 0),
+        runtime='onnxruntime',
+    )
     onnx.save(model, machine.models / 'perception_node.onnx')
     with machine.start('perception_node', auto_build='fp16') as process:
         line = process.wait_for('the build failed')
@@ -360,8 +386,10 @@ def test_two_nodes_with_one_model_build_it_once(machine):
     machine.model('perception_node')
     machine.tell('hold')
     names = ('left', 'right')
-    with machine.start('perception_node', remap={'__node': names[0]}) as first, \
-            machine.start('perception_node', remap={'__node': names[1]}) as second:
+    with (
+        machine.start('perception_node', remap={'__node': names[0]}) as first,
+        machine.start('perception_node', remap={'__node': names[1]}) as second,
+    ):
         wait_until(lambda: 'waiting for another build' in first.output + second.output)
         machine.untell('hold')
         for process in (first, second):
@@ -375,8 +403,9 @@ def test_a_model_in_a_folder_that_cannot_be_written(machine):
     before = ()
     if os.geteuid() == 0:  # who may write everywhere
         if shutil.which('setpriv') is None:
-            pytest.skip('root can write everywhere; setpriv, which would take that away, is '
-                        'not installed')
+            pytest.skip(
+                'root can write everywhere; setpriv, which would take that away, is not installed'
+            )
         before = ('setpriv', '--bounding-set=-dac_override', '--inh-caps=-dac_override', '--')
     machine.models.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
@@ -387,24 +416,29 @@ def test_a_model_in_a_folder_that_cannot_be_written(machine):
         cache = machine.models.parent / 'ros' / 'depth_ros'
         found = {path.name for path in cache.iterdir()}
         assert len(found) == 3 and all(name.startswith('odometry_node-') for name in found)
-        engine, = cache.glob('*.engine')
+        (engine,) = cache.glob('*.engine')
         assert read_record(engine).command == (
-            f'build_engine {source} --precision fp32 --output {engine}')
+            f'build_engine {source} --precision fp32 --output {engine}'
+        )
         with machine.start('odometry_node', before=before) as process:
             process.wait_for('on tensorrt')
             ends_well(process)
         assert len(machine.builds()) == 1
         # The command builds there too.
-        subprocess.run([*before, sys.executable, '-m', 'depth_ros.build_engine', source],
-                       env={**os.environ, **machine.environment}, check=True)
+        subprocess.run(
+            [*before, sys.executable, '-m', 'depth_ros.build_engine', source],
+            env={**os.environ, **machine.environment},
+            check=True,
+        )
         assert len(machine.builds()) == 2
         assert {path.name for path in cache.iterdir()} == found
     finally:
         machine.models.chmod(stat.S_IRWXU)
 
 
-@pytest.mark.parametrize(('driver', 'reason'), [
-    (True, 'no device'), (False, 'Failed to dlopen libcuda.so.1')])
+@pytest.mark.parametrize(
+    ('driver', 'reason'), [(True, 'no device'), (False, 'Failed to dlopen libcuda.so.1')]
+)
 def test_without_a_gpu_nothing_is_built(machine, peer, driver, reason):
     machine.environment[tensorrt_machine.GPUS] = '0'
     if not driver:
@@ -413,8 +447,10 @@ def test_without_a_gpu_nothing_is_built(machine, peer, driver, reason):
     with machine.start('odometry_node') as process:
         assert 'needs an NVIDIA GPU' in process.wait_for('no engine is built')
         peer.wait_state('odometry_node', 'active')
-        assert reason in peer.diagnostics_after(
-            'odometry_node', lambda d: d['backend'] == CPU)['tensorrt']
+        assert (
+            reason
+            in peer.diagnostics_after('odometry_node', lambda d: d['backend'] == CPU)['tensorrt']
+        )
         assert process.output.count('NVIDIA') == 1
         # An engine from elsewhere: taken by itself it must run, beside the model it may.
         save_engine(source)
@@ -453,10 +489,14 @@ def test_an_engine_that_cannot_be_checked_is_a_warning(machine, peer):
 
 # Where engines are
 
+
 def test_engines_of_models_that_cannot_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setenv('ROS_HOME', str(tmp_path / 'ros'))
-    sources = [save_pose(tmp_path / name / 'pose.onnx') for name in ('a', 'b')
-               if (tmp_path / name).mkdir() is None]
+    sources = [
+        save_pose(tmp_path / name / 'pose.onnx')
+        for name in ('a', 'b')
+        if (tmp_path / name).mkdir() is None
+    ]
     assert engine_output(sources[0]) == sources[0].with_suffix('.engine')
     monkeypatch.setattr('os.access', lambda path, mode: False)
     places = [engine_output(source) for source in sources]
@@ -476,6 +516,7 @@ def test_engines_of_models_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 
 # The check
+
 
 class Played(Engine):
     """Gives outputs that were computed before, one call after another."""
@@ -528,10 +569,12 @@ def other_labels(outputs, frame):
 
 def beyond(factor, value):
     """Depth over 40 is another time as large, and in the top rows something else."""
+
     def change(outputs, frame):
         depth = outputs['depth']
         depth[depth > 40] *= factor
         depth[:4][depth[:4] > 40] = value
+
     return change
 
 
@@ -551,15 +594,19 @@ def far(outputs, frame):
     outputs['pose'][5] *= 1.03
 
 
-@pytest.mark.parametrize(('model', 'change', 'passes', 'problem'), [
-    ('perception.onnx', scale, ('fp16', 'int8'), 'relative error of depth up to 1.5 %'),
-    ('perception.onnx', jump, ('int8',), 'change of scale from frame to frame up to 3'),
-    ('perception.onnx', no_number, (), 'depth in one engine only'),
-    ('perception.onnx', no_number_at_all, (), 'no pixel has a depth'),
-    ('perception.onnx', other_labels, ('fp16', 'int8'), 'of another class up to'),
-    ('perception.onnx', drift, (), 'the same picture comes again 0.2 %, at most 0.1 %'),
-    ('pose.onnx', turned, ('int8',), 'error of rotation up to 0.28'),
-    ('pose.onnx', far, ('int8',), 'error of translation up to')])
+@pytest.mark.parametrize(
+    ('model', 'change', 'passes', 'problem'),
+    [
+        ('perception.onnx', scale, ('fp16', 'int8'), 'relative error of depth up to 1.5 %'),
+        ('perception.onnx', jump, ('int8',), 'change of scale from frame to frame up to 3'),
+        ('perception.onnx', no_number, (), 'depth in one engine only'),
+        ('perception.onnx', no_number_at_all, (), 'no pixel has a depth'),
+        ('perception.onnx', other_labels, ('fp16', 'int8'), 'of another class up to'),
+        ('perception.onnx', drift, (), 'the same picture comes again 0.2 %, at most 0.1 %'),
+        ('pose.onnx', turned, ('int8',), 'error of rotation up to 0.28'),
+        ('pose.onnx', far, ('int8',), 'error of translation up to'),
+    ],
+)
 def test_what_is_wrong_depends_on_the_precision(computed, model, change, passes, problem):
     contract, outputs = computed[model]
     assert set(BOUNDS) >= set(PRECISIONS)
@@ -571,7 +618,8 @@ def test_what_is_wrong_depends_on_the_precision(computed, model, change, passes,
             with pytest.raises(EngineError, match=f"{precision} engine's .* wrong: .*{problem}"):
                 check_engine(*pair, precision)
     assert 'agrees with' in check_engine(
-        Played(contract, outputs), Played(contract, outputs), 'fp32')
+        Played(contract, outputs), Played(contract, outputs), 'fp32'
+    )
 
 
 @pytest.mark.parametrize('value', [np.inf, -np.inf, -1e6, np.nan])
@@ -592,7 +640,8 @@ def test_stored_pictures_are_of_the_models_size(repository):
         inputs = stored_inputs(contract)
         assert all(item.keys() == set(contract.inputs) for item in inputs)
         assert {image.shape for item in inputs for image in item.values()} == {
-            (1, *contract.image_shape)}
+            (1, *contract.image_shape)
+        }
         first = contract.inputs[0]
         np.testing.assert_array_equal(inputs[0][first], inputs[-1][first])
         kinds = {item[first].tobytes() for item in inputs}
@@ -668,12 +717,13 @@ def test_the_builders_stand_in_is_like_the_real_one():
         for name, function in vars(stand_in).items():
             if inspect.isfunction(function) and name != '__init__':
                 names = list(inspect.signature(function).parameters)[1:]
-                assert real_parameters(getattr(real, name))[:len(names)] == names, name
+                assert real_parameters(getattr(real, name))[: len(names)] == names, name
     for enum in (machine.TensorRt.BuilderFlag, machine.TensorRt.NetworkDefinitionCreationFlag):
         assert all(hasattr(getattr(trt, enum.__name__), member.name) for member in enum)
 
 
 # On a GPU: pytest -m gpu
+
 
 @pytest.fixture
 def gpu():
@@ -688,8 +738,9 @@ def gpu():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
-@pytest.mark.parametrize(('node', 'name'), [
-    ('perception_node', 'perception.onnx'), ('odometry_node', 'pose.onnx')])
+@pytest.mark.parametrize(
+    ('node', 'name'), [('perception_node', 'perception.onnx'), ('odometry_node', 'pose.onnx')]
+)
 def test_a_node_builds_on_the_gpu(gpu, repository, tmp_path, peer, node, name, precision):
     source = shutil.copy(repository / 'models' / name, tmp_path)
     topic, _ = TOPICS[node]

@@ -13,8 +13,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp('models')
-    return {'perception': save_perception(folder / 'perception.onnx'),
-            'pose': save_pose(folder / 'pose.onnx')}
+    return {
+        'perception': save_perception(folder / 'perception.onnx'),
+        'pose': save_pose(folder / 'pose.onnx'),
+    }
 
 
 def messages_about(process, *causes):
@@ -35,8 +37,10 @@ class TestWhileRunning:
 
     @pytest.fixture(scope='class')
     def running(self, models):
-        with NodeProcess('perception_node', {'model': models['perception']}) as process, \
-                Peer() as peer:
+        with (
+            NodeProcess('perception_node', {'model': models['perception']}) as process,
+            Peer() as peer,
+        ):
             peer.listen_diagnostics()
             peer.listen(Image, '/semantics/labels')
             peer.wait_state('perception_node', 'active')
@@ -47,20 +51,32 @@ class TestWhileRunning:
             assert process.stop() == 0
             assert 'Traceback' not in process.output
 
-    @pytest.mark.parametrize('image, info, causes', [
-        (image_with(encoding='purple'), None, ("encoding 'purple'", 'let the camera driver')),
-        (image_with(data=image_with().data[:1000]), None, ('truncated: 1000 bytes', 'connection')),
-        (image_with(width=0), None, ('0x96 pixels', 'resolution')),
-        (Image(), None, ("encoding '' is not supported", 'rgb8')),
-        (None, info_message(WIDTH, HEIGHT, 0.0), ('no usable intrinsics', 'calibrate')),
-        (None, info_message(WIDTH, WIDTH, FOCAL),
-         (f'{WIDTH}x{WIDTH}', f'{WIDTH}x{HEIGHT}', 'camera_info')),
-        (None, CameraInfo(), ('no usable intrinsics', 'calibrate')),
-    ], ids=['encoding', 'truncated', 'empty', 'blank', 'zero-intrinsics', 'other-size', 'no-info'])
+    @pytest.mark.parametrize(
+        'image, info, causes',
+        [
+            (image_with(encoding='purple'), None, ("encoding 'purple'", 'let the camera driver')),
+            (
+                image_with(data=image_with().data[:1000]),
+                None,
+                ('truncated: 1000 bytes', 'connection'),
+            ),
+            (image_with(width=0), None, ('0x96 pixels', 'resolution')),
+            (Image(), None, ("encoding '' is not supported", 'rgb8')),
+            (None, info_message(WIDTH, HEIGHT, 0.0), ('no usable intrinsics', 'calibrate')),
+            (
+                None,
+                info_message(WIDTH, WIDTH, FOCAL),
+                (f'{WIDTH}x{WIDTH}', f'{WIDTH}x{HEIGHT}', 'camera_info'),
+            ),
+            (None, CameraInfo(), ('no usable intrinsics', 'calibrate')),
+        ],
+        ids=['encoding', 'truncated', 'empty', 'blank', 'zero-intrinsics', 'other-size', 'no-info'],
+    )
     def test_bad_frame(self, running, image, info, causes):
         before = len(running.peer.messages['/semantics/labels'])
-        failed = int(running.peer.diagnostics_after(
-            'perception_node', lambda d: True).get('failed'))
+        failed = int(
+            running.peer.diagnostics_after('perception_node', lambda d: True).get('failed')
+        )
         running.send(image=image, info=info)
         running.peer.diagnostics_after('perception_node', lambda d: int(d['failed']) == failed + 1)
         # Nothing came of it, and the next good frame is as good as ever.
@@ -76,15 +92,19 @@ class TestWhileRunning:
             running.send(image=image_with(encoding='sepia'))
             running.peer.spin_for(0.05)
         found = running.peer.diagnostics_after(
-            'perception_node', lambda d: float(d['input_silence_s']) > 1)
+            'perception_node', lambda d: float(d['input_silence_s']) > 1
+        )
         assert int(found['failed']) >= 20
         # Two seconds, or more where the machine is busy, and one message in five.
         assert len(messages_about(running.process, 'frame dropped')) - before <= 4
 
     def test_frames_of_different_cameras_are_pointed_out(self, running):
         running.time += 1
-        running.camera.publish(image_message(bands(), running.time, frame='left'),
-                               info_message(WIDTH, HEIGHT, FOCAL), info_frame='right')
+        running.camera.publish(
+            image_message(bands(), running.time, frame='left'),
+            info_message(WIDTH, HEIGHT, FOCAL),
+            info_frame='right',
+        )
         line = running.process.wait_for("image frame 'left'")
         assert "camera_info frame 'right'" in line and 'remapped' in line
 
@@ -92,13 +112,16 @@ class TestWhileRunning:
 def test_silent_inputs_are_explained(models):
     """No publisher, another type, no camera_info: each within seconds, with what there is."""
     model = {'model': models['perception']}
-    with NodeProcess('perception_node', model,
-                     {'__node': 'lonely', 'image': '/nowhere'}) as lonely, \
-            NodeProcess('perception_node', model,
-                        {'__node': 'wrong', 'image': '/jpeg'}) as wrong, \
-            NodeProcess('odometry_node', {'model': models['pose']},
-                        {'__node': 'blind', 'image': '/front/image',
-                         'camera_info': '/nothing'}) as blind, Peer() as peer:
+    with (
+        NodeProcess('perception_node', model, {'__node': 'lonely', 'image': '/nowhere'}) as lonely,
+        NodeProcess('perception_node', model, {'__node': 'wrong', 'image': '/jpeg'}) as wrong,
+        NodeProcess(
+            'odometry_node',
+            {'model': models['pose']},
+            {'__node': 'blind', 'image': '/front/image', 'camera_info': '/nothing'},
+        ) as blind,
+        Peer() as peer,
+    ):
         front = Camera(peer, '/front/image', '/front/camera_info')
         peer.publisher(CompressedImage, '/jpeg')
         peer.wait_state('blind', 'active')
@@ -143,13 +166,20 @@ def contradicting(path, folder):
     return folder / 'contradicting.onnx'
 
 
-@pytest.mark.parametrize('make, causes', [
-    (lambda path, folder: folder / 'missing.onnx', ('missing.onnx', 'does not exist')),
-    (truncated, ('truncated.onnx', 'damaged')),
-    (without_contract, ('foreign.onnx', "'depth_ros'", 'export')),
-    (contradicting, ('contradicting.onnx', "'image'")),
-    (lambda path, folder: save_pose(folder / 'pose.onnx'), ('pose.onnx', "'task'", 'perception')),
-], ids=['missing', 'truncated', 'foreign', 'contradicting', 'other-task'])
+@pytest.mark.parametrize(
+    'make, causes',
+    [
+        (lambda path, folder: folder / 'missing.onnx', ('missing.onnx', 'does not exist')),
+        (truncated, ('truncated.onnx', 'damaged')),
+        (without_contract, ('foreign.onnx', "'depth_ros'", 'export')),
+        (contradicting, ('contradicting.onnx', "'image'")),
+        (
+            lambda path, folder: save_pose(folder / 'pose.onnx'),
+            ('pose.onnx', "'task'", 'perception'),
+        ),
+    ],
+    ids=['missing', 'truncated', 'foreign', 'contradicting', 'other-task'],
+)
 def test_bad_model_files(make, causes, models, tmp_path):
     path = make(models['perception'], tmp_path)
     with NodeProcess('perception_node', {'model': path}) as process, Peer() as peer:
@@ -165,11 +195,14 @@ def test_bad_model_files(make, causes, models, tmp_path):
         assert process.stop() == 0 and 'Traceback' not in process.output
 
 
-@pytest.mark.parametrize('parameters, causes', [
-    ({'threads': 0}, ("'threads'", '1 .. 256')),
-    ({'threads': 'many'}, ("'threads'", 'int')),
-    ({'backend': 'magic'}, ('backend', "'magic'", 'onnxruntime')),
-])
+@pytest.mark.parametrize(
+    'parameters, causes',
+    [
+        ({'threads': 0}, ("'threads'", '1 .. 256')),
+        ({'threads': 'many'}, ("'threads'", 'int')),
+        ({'backend': 'magic'}, ('backend', "'magic'", 'onnxruntime')),
+    ],
+)
 def test_wrong_initial_parameters_end_with_a_message(parameters, causes):
     process = NodeProcess('perception_node', parameters)
     assert process.process.wait(60) == 1
@@ -188,10 +221,13 @@ def test_resolution_change_starts_a_new_pair(models):
         small = np.ascontiguousarray(bands()[::2, ::2])
         frames = [(bands(), FOCAL), (small, FOCAL / 2), (small, FOCAL / 2)]
         for i, (image, focal) in enumerate(frames):
-            camera.publish(image_message(image, 1 + 0.1 * i),
-                           info_message(image.shape[1], image.shape[0], focal))
-            peer.diagnostics_after('odometry_node',
-                                   lambda d, count=i: int(d['processed']) == count + 1)
+            camera.publish(
+                image_message(image, 1 + 0.1 * i),
+                info_message(image.shape[1], image.shape[0], focal),
+            )
+            peer.diagnostics_after(
+                'odometry_node', lambda d, count=i: int(d['processed']) == count + 1
+            )
         assert 'from 128x96 to 64x48' in process.wait_for('image size changed')
         peer.spin_until(lambda: peer.messages['/odom'], what='odom')
         assert len(peer.messages['/odom']) == 1

@@ -47,7 +47,16 @@ def camera_info(stamp_ns: int = 10**9):
     p = np.array([5.0, 0, 4, 0, 0, 5, 3, 0, 0, 0, 1, 0])
     roi = TYPES['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
     return TYPES[bags.CAMERA_INFO](
-        header(stamp_ns), HEIGHT, WIDTH, 'plumb_bob', np.zeros(5), k, np.eye(3).ravel(), p, 0, 0,
+        header(stamp_ns),
+        HEIGHT,
+        WIDTH,
+        'plumb_bob',
+        np.zeros(5),
+        k,
+        np.eye(3).ravel(),
+        p,
+        0,
+        0,
         roi,
     )
 
@@ -75,8 +84,9 @@ def odometry(stamp_ns: int = 10**9):
         header(stamp_ns, 'odom'),
         'base_link',
         TYPES[geometry + 'PoseWithCovariance'](pose, np.eye(6).ravel()),
-        TYPES[geometry + 'TwistWithCovariance'](TYPES[geometry + 'Twist'](still, still),
-                                                np.eye(6).ravel()),
+        TYPES[geometry + 'TwistWithCovariance'](
+            TYPES[geometry + 'Twist'](still, still), np.eye(6).ravel()
+        ),
     )
 
 
@@ -96,8 +106,9 @@ def write(path: Path, topics: dict, storage: str = 'mcap', **options) -> Path:
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
     """A recording with one picture and its camera_info."""
-    return write(tmp_path / 'plain', {'/cam/image': image(RGB, 'rgb8'),
-                                      '/cam/camera_info': camera_info()})
+    return write(
+        tmp_path / 'plain', {'/cam/image': image(RGB, 'rgb8'), '/cam/camera_info': camera_info()}
+    )
 
 
 # Writing and reading
@@ -291,8 +302,13 @@ def chunk(content: bytes, compression: bytes, pack: Callable[[bytes], bytes]) ->
     """An uncompressed chunk's content as another chunk, with a checksum."""
     data = content[40:]
     packed = pack(data)
-    body = (content[:24] + struct.pack('<II', zlib.crc32(data), len(compression)) + compression
-            + struct.pack('<Q', len(packed)) + packed)
+    body = (
+        content[:24]
+        + struct.pack('<II', zlib.crc32(data), len(compression))
+        + compression
+        + struct.pack('<Q', len(packed))
+        + packed
+    )
     return struct.pack('<BQ', 6, len(body)) + body
 
 
@@ -410,8 +426,9 @@ def test_sqlite_with_the_log_of_a_crash(tmp_path, metadata):
     shutil.copytree(tmp_path / 'b', tmp_path / 'live')
     recorder = sqlite3.connect(tmp_path / 'live' / 'b.db3')
     recorder.execute('PRAGMA journal_mode = WAL')
-    recorder.execute('INSERT INTO messages (topic_id, timestamp, data) VALUES (1, ?, ?)',
-                     (4 * COUNT, raw))
+    recorder.execute(
+        'INSERT INTO messages (topic_id, timestamp, data) VALUES (1, ?, ?)', (4 * COUNT, raw)
+    )
     recorder.commit()
     for suffix in ('', '-wal'):  # what is on the disk when the recorder dies now
         shutil.copy(tmp_path / 'live' / f'b.db3{suffix}', f'{file}{suffix}')
@@ -501,15 +518,20 @@ def test_types_defined_in_idl(tmp_path):
         'own_msgs/msg/Outer': 'struct Outer { own_msgs::msg::Inner inner; };',
         'own_msgs/msg/Inner': 'struct Inner { int32 x; };',
     }
-    text = ''.join(f'{80 * "="}\nIDL: {name}\nmodule own_msgs {{ module msg {{ {body} }}; }};\n'
-                   for name, body in parts.items())
+    text = ''.join(
+        f'{80 * "="}\nIDL: {name}\nmodule own_msgs {{ module msg {{ {body} }}; }};\n'
+        for name, body in parts.items()
+    )
     with sqlite3.connect(file) as database:
-        database.execute('UPDATE message_definitions SET topic_type = "own_msgs/msg/Outer", '
-                         'encoding = "ros2idl", encoded_message_definition = ? WHERE id = 1',
-                         [text])
+        database.execute(
+            'UPDATE message_definitions SET topic_type = "own_msgs/msg/Outer", '
+            'encoding = "ros2idl", encoded_message_definition = ? WHERE id = 1',
+            [text],
+        )
         database.execute('UPDATE topics SET type = "own_msgs/msg/Outer" WHERE id = 1')
-        database.execute('UPDATE messages SET data = ? WHERE topic_id = 1',
-                         [struct.pack('<4Bi', 0, 1, 0, 0, 42)])
+        database.execute(
+            'UPDATE messages SET data = ? WHERE topic_id = 1', [struct.pack('<4Bi', 0, 1, 0, 0, 42)]
+        )
     database.close()
     with Bag(file) as bag:
         assert bag.first('/i').inner.x == 42
@@ -535,8 +557,18 @@ def ros1(path: Path, compression: str = '') -> Path:
     roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
     others = {
         '/cam/camera_info': types[bags.CAMERA_INFO](
-            header1(8), HEIGHT, WIDTH, 'plumb_bob', np.zeros(5), np.arange(9.0), np.eye(3).ravel(),
-            np.zeros(12), 0, 0, roi),
+            header1(8),
+            HEIGHT,
+            WIDTH,
+            'plumb_bob',
+            np.zeros(5),
+            np.arange(9.0),
+            np.eye(3).ravel(),
+            np.zeros(12),
+            0,
+            0,
+            roi,
+        ),
         '/tf': types[TF1]([]),
         '/range': types['sensor_msgs/msg/Range'](header1(9), 1, 0.5, 0.1, 4.0, 2.5),
         '/own': types[OWN](header1(10), 1.5, header1(11).stamp),
@@ -545,6 +577,7 @@ def ros1(path: Path, compression: str = '') -> Path:
     if compression:
         writer.set_compression(Ros1Writer.CompressionFormat[compression])
     with writer:
+
         def add(topic: str, msgtype: str, latching: int | None = None):
             return writer.add_connection(topic, msgtype, typestore=NOETIC, latching=latching)
 
@@ -608,43 +641,69 @@ def test_ros1_bag_without_its_index(tmp_path):
 
 def test_the_planned_names(tmp_path):
     truth = '/ground_truth/'
-    path = write(tmp_path / 'b', {
-        '/camera/image_rect/compressed': compressed(RGB, '.jpg', 'jpeg'),
-        '/camera/camera_info': camera_info(),
-        truth + 'depth/image_rect/compressedDepth': compressed(
-            (DEPTH * 1000).astype(np.uint16), '.png', '16UC1; compressedDepth png', lead=bytes(12)),
-        truth + 'depth/camera_info': camera_info(),
-        truth + 'semantics/labels/compressed': compressed(LABELS, '.png', 'mono8; png compressed'),
-        truth + 'odom': odometry(),
-    })
+    path = write(
+        tmp_path / 'b',
+        {
+            '/camera/image_rect/compressed': compressed(RGB, '.jpg', 'jpeg'),
+            '/camera/camera_info': camera_info(),
+            truth + 'depth/image_rect/compressedDepth': compressed(
+                (DEPTH * 1000).astype(np.uint16),
+                '.png',
+                '16UC1; compressedDepth png',
+                lead=bytes(12),
+            ),
+            truth + 'depth/camera_info': camera_info(),
+            truth + 'semantics/labels/compressed': compressed(
+                LABELS, '.png', 'mono8; png compressed'
+            ),
+            truth + 'odom': odometry(),
+        },
+    )
     with Bag(path) as bag:
         assert find_streams(bag) == bags.Streams(
-            '/camera/image_rect/compressed', '/camera/camera_info',
-            truth + 'depth/image_rect/compressedDepth', truth + 'semantics/labels/compressed',
-            truth + 'odom')
+            '/camera/image_rect/compressed',
+            '/camera/camera_info',
+            truth + 'depth/image_rect/compressedDepth',
+            truth + 'semantics/labels/compressed',
+            truth + 'odom',
+        )
 
 
 def test_color_wins_over_grey_depth_and_infrared(tmp_path):
-    path = write(tmp_path / 'b', {
-        '/cam/gray/image_raw': image(LABELS, 'mono8'),
-        '/cam/gray/camera_info': camera_info(),
-        '/cam/color/image_raw': image(RGB, 'bgr8'),
-        '/cam/color/image_raw/compressed': compressed(RGB, '.jpg', 'bgr8; jpeg compressed bgr8'),
-        '/cam/color/camera_info': camera_info(),
-        '/cam/aligned_depth_to_color/image_raw': image((DEPTH * 1e3).astype(np.uint16), '16UC1'),
-        '/cam/aligned_depth_to_color/camera_info': camera_info(),
-        '/cam/infra1/image_rect_raw': image(LABELS, 'mono8'),
-    })
+    path = write(
+        tmp_path / 'b',
+        {
+            '/cam/gray/image_raw': image(LABELS, 'mono8'),
+            '/cam/gray/camera_info': camera_info(),
+            '/cam/color/image_raw': image(RGB, 'bgr8'),
+            '/cam/color/image_raw/compressed': compressed(
+                RGB, '.jpg', 'bgr8; jpeg compressed bgr8'
+            ),
+            '/cam/color/camera_info': camera_info(),
+            '/cam/aligned_depth_to_color/image_raw': image(
+                (DEPTH * 1e3).astype(np.uint16), '16UC1'
+            ),
+            '/cam/aligned_depth_to_color/camera_info': camera_info(),
+            '/cam/infra1/image_rect_raw': image(LABELS, 'mono8'),
+        },
+    )
     with Bag(path) as bag:
         assert find_streams(bag) == bags.Streams('/cam/color/image_raw', '/cam/color/camera_info')
 
 
 def test_raw_ground_truth_is_found_and_options_win(tmp_path):
-    path = write(tmp_path / 'b', {
-        '/cam/image': image(RGB, 'rgb8'), '/cam/camera_info': camera_info(),
-        '/gt/depth': image(DEPTH, '32FC1'), '/gt/labels': image(LABELS, 'mono8'),
-        '/gt/odom': odometry(), '/other/depth': image(DEPTH, '32FC1'), '/slam': odometry(),
-    })
+    path = write(
+        tmp_path / 'b',
+        {
+            '/cam/image': image(RGB, 'rgb8'),
+            '/cam/camera_info': camera_info(),
+            '/gt/depth': image(DEPTH, '32FC1'),
+            '/gt/labels': image(LABELS, 'mono8'),
+            '/gt/odom': odometry(),
+            '/other/depth': image(DEPTH, '32FC1'),
+            '/slam': odometry(),
+        },
+    )
     with Bag(path) as bag:
         found = find_streams(bag)
         assert (found.depth, found.labels, found.odom) == ('/gt/depth', '/gt/labels', '/gt/odom')
@@ -661,8 +720,9 @@ def test_raw_ground_truth_is_found_and_options_win(tmp_path):
 
 
 def test_a_topic_of_a_type_that_there_is_not(tmp_path):
-    path = write(tmp_path / 'b', {'/cam/image': image(RGB, 'rgb8'),
-                                  '/cam/camera_info': camera_info()})
+    path = write(
+        tmp_path / 'b', {'/cam/image': image(RGB, 'rgb8'), '/cam/camera_info': camera_info()}
+    )
     with Bag(path) as bag, pytest.raises(BagError, match='no topic /cam/odom; it has /cam/'):
         find_streams(bag, odom='/cam/odom')
 
@@ -670,10 +730,15 @@ def test_a_topic_of_a_type_that_there_is_not(tmp_path):
 def test_lidar_and_poses_as_ground_truth(tmp_path):
     cloud = TYPES[bags.POINT_CLOUD](header(1), 1, 0, [], False, 12, 0, np.zeros(0, np.uint8), True)
     camera = {'/cam/image': image(RGB, 'rgb8'), '/cam/camera_info': camera_info()}
-    path = write(tmp_path / 'b', camera | {
-        '/ground_truth/points': cloud, '/ground_truth/pose': stamped(bags.POSE_WITH_COVARIANCE),
-        '/mocap': stamped(bags.POSE),
-    })
+    path = write(
+        tmp_path / 'b',
+        camera
+        | {
+            '/ground_truth/points': cloud,
+            '/ground_truth/pose': stamped(bags.POSE_WITH_COVARIANCE),
+            '/mocap': stamped(bags.POSE),
+        },
+    )
     with Bag(path) as bag:
         found = find_streams(bag)
         assert (found.depth, found.odom) == (None, '/ground_truth/pose')
@@ -681,18 +746,20 @@ def test_lidar_and_poses_as_ground_truth(tmp_path):
         assert (found.depth, found.odom) == ('/ground_truth/points', '/mocap')
         with pytest.raises(BagError, match='PoseStamped, but the semantics-gt topic must be'):
             find_streams(bag, labels='/mocap')
-    path = write(tmp_path / 'c', camera | {
-        '/gt/pose': stamped(bags.POSE), '/gt/odom': odometry()})
+    path = write(tmp_path / 'c', camera | {'/gt/pose': stamped(bags.POSE), '/gt/odom': odometry()})
     with Bag(path) as bag:
         assert find_streams(bag).odom == '/gt/odom'
 
 
 def test_two_cameras_ask_for_a_choice(tmp_path):
-    path = write(tmp_path / 'b', {
-        f'/{side}/{name}': message
-        for side in ('left', 'right')
-        for name, message in (('image', image(RGB, 'rgb8')), ('camera_info', camera_info()))
-    })
+    path = write(
+        tmp_path / 'b',
+        {
+            f'/{side}/{name}': message
+            for side in ('left', 'right')
+            for name, message in (('image', image(RGB, 'rgb8')), ('camera_info', camera_info()))
+        },
+    )
     with Bag(path) as bag:
         with pytest.raises(BagError, match='/left/image, /right/image: choose one with --image$'):
             find_streams(bag)
@@ -718,9 +785,11 @@ def test_depth_in_millimetres_and_metres():
     millimetres = (DEPTH * 1000).astype(np.uint16)
     millimetres[0, 0] = 0
     lead = struct.pack('<iff', 0, 0, 0)
-    for message in (image(millimetres, '16UC1', padding=2),
-                    compressed(millimetres, '.png', '16UC1; compressedDepth png', lead=lead),
-                    compressed(millimetres, '.png', '16UC1; compressedDepth', lead=lead)):
+    for message in (
+        image(millimetres, '16UC1', padding=2),
+        compressed(millimetres, '.png', '16UC1; compressedDepth png', lead=lead),
+        compressed(millimetres, '.png', '16UC1; compressedDepth', lead=lead),
+    ):
         depth = bags.decode_depth(message)
         assert depth.dtype == np.float32 and np.isnan(depth[0, 0])
         assert np.abs(depth - DEPTH).ravel()[1:].max() < 1.01e-3

@@ -56,7 +56,8 @@ def test_every_model_with_every_runtime(models, tmp_path, capsys):
     found = json.loads((tmp_path / 'found.json').read_text())
     assert (found['threads'], found['runs'], found['warmup']) == (1, 4, 2)
     assert [(row['path'], row['backend']) for row in found['measured']] == [
-        (str(file), backend) for file in files for backend in installed_backends()]
+        (str(file), backend) for file in files for backend in installed_backends()
+    ]
     for row in found['measured']:
         assert 0 < row['p50_ms'] <= row['p90_ms'] <= row['p99_ms'] <= row['max_ms']
         assert 1e3 / row['max_ms'] <= row['per_second']
@@ -67,7 +68,7 @@ def test_every_model_with_every_runtime(models, tmp_path, capsys):
     out = capsys.readouterr().out
     for file in files:
         for backend in installed_backends():
-            line, = re.findall(rf'^{file.name} 64x48 +{backend} +(.*)$', out, re.MULTILINE)
+            (line,) = re.findall(rf'^{file.name} 64x48 +{backend} +(.*)$', out, re.MULTILINE)
             assert len(line.split()) == 10  # no GPU
     command = shell_command('build_engine', files[0])
     reason = tensorrt_problem() or f"'{files[0]}' has no engine; build it: {command}"
@@ -79,13 +80,17 @@ def test_without_a_driver_the_cpu_is_measured(models, tmp_path):
     (tmp_path / 'nodriver').touch()
     done = subprocess.run(
         [sys.executable, '-m', 'depth_ros.bench_engine', models / 'pose.onnx', *OPTIONS],
-        env={**os.environ, **tensorrt_machine.environment(tmp_path)}, capture_output=True,
-        text=True)
+        env={**os.environ, **tensorrt_machine.environment(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     for backend in installed_backends():
         assert re.search(f'^pose.onnx 64x48 +{backend}', done.stdout, re.MULTILINE)
-    assert ('Not measured: tensorrt: TensorRT needs an NVIDIA GPU and its driver, but '
-            'cudaGetDeviceCount says: Failed to dlopen libcuda.so.1') in done.stdout
+    assert (
+        'Not measured: tensorrt: TensorRT needs an NVIDIA GPU and its driver, but '
+        'cudaGetDeviceCount says: Failed to dlopen libcuda.so.1'
+    ) in done.stdout
 
 
 def test_a_network_that_resizes_says_what_images_it_takes(models, tmp_path, capsys):
@@ -96,14 +101,24 @@ def test_a_network_that_resizes_says_what_images_it_takes(models, tmp_path, caps
         height.dim_value, width.dim_value = 96, 128
     write_contract(model, replace(read_contract(models / 'pose.onnx'), image_size=(128, 96)))
     onnx.save(model, tmp_path / 'whole.onnx')
-    assert run(models / 'pose.onnx', tmp_path / 'whole.onnx', *OPTIONS, '--json',
-               tmp_path / 'found.json') == 0
+    assert (
+        run(
+            models / 'pose.onnx',
+            tmp_path / 'whole.onnx',
+            *OPTIONS,
+            '--json',
+            tmp_path / 'found.json',
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert re.search('^whole.onnx 64x48 of 128x96 +', out, re.MULTILINE)
     assert re.search(f'^pose.onnx 64x48 +{installed_backends()[0]}', out, re.MULTILINE)
     rows = json.loads((tmp_path / 'found.json').read_text())['measured']
     assert {Path(row['path']).name: row['image_size'] for row in rows} == {
-        'pose.onnx': None, 'whole.onnx': [128, 96]}
+        'pose.onnx': None,
+        'whole.onnx': [128, 96],
+    }
 
 
 def test_files_of_one_name_are_told_apart(models, tmp_path, capsys):
@@ -132,8 +147,11 @@ def test_layers(backend, tmp_path, monkeypatch):
     model = share_path('models/pose.onnx')
     layers = measure_layers(model, backend, QUICK)
     kinds = [layer.kind for layer in layers]
-    assert kinds.count({'onnxruntime': 'Conv', 'openvino': 'Convolution'}[backend]) == sum(
-        node.op_type == 'Conv' for node in onnx.load(model).graph.node) > 0
+    assert (
+        kinds.count({'onnxruntime': 'Conv', 'openvino': 'Convolution'}[backend])
+        == sum(node.op_type == 'Conv' for node in onnx.load(model).graph.node)
+        > 0
+    )
     assert len({layer.name for layer in layers}) == len(layers)
     assert all(layer.ms >= 0 for layer in layers) and sum(layer.ms for layer in layers) > 0
     assert list(tmp_path.iterdir()) == []
@@ -149,13 +167,16 @@ def test_slowest_layers_are_listed(models, tmp_path, capsys):
         slowest = sorted(layers, key=lambda layer: -layer.ms)
         assert len(layers) > 2 and f'{slowest[0].kind:20} {slowest[0].name}' in out
     assert len(re.findall(r'^ +\d+\.\d+ ms +\d+\.\d% ', out, re.MULTILINE)) == 2 * len(
-        installed_backends())
+        installed_backends()
+    )
 
 
 def test_the_first_runs_do_not_count():
     times = {'a': [100.0, 1.0, 3.0], 'b': [50.0, 0.5, 0.5]}
     assert bench_engine._layers(times, {'a': 'Conv'}, 2) == (
-        Layer(name='a', kind='Conv', ms=2.0), Layer(name='b', kind='', ms=0.5))
+        Layer(name='a', kind='Conv', ms=2.0),
+        Layer(name='b', kind='', ms=0.5),
+    )
 
 
 # TensorRT, stood in for ---------------------------------------------------------------------------
@@ -193,8 +214,10 @@ def test_tensorrt_runs_the_engine_of_a_model(models, tmp_path, machine):  # noqa
         assert (found.backend, found.name) == ('tensorrt', 'tiny_perception')
         assert found.file_mb == engine.stat().st_size / 1e6
         shapes = read_contract(source).tensor_shapes().values()
-        assert found.gpu_mb == sum(
-            np.prod(shape) * np.dtype(kind).itemsize for kind, shape in shapes) / 1e6
+        assert (
+            found.gpu_mb
+            == sum(np.prod(shape) * np.dtype(kind).itemsize for kind, shape in shapes) / 1e6
+        )
         assert machine.calls.count('cudaGraphLaunch') == QUICK.warmup + QUICK.runs
         assert machine.held == {}
 
@@ -222,7 +245,11 @@ def test_the_file_that_is_loaded_is_measured(models, tmp_path, machine, monkeypa
 
 
 def test_memory_of_the_gpu_that_others_release_is_none_of_the_engines(
-        models, tmp_path, machine, monkeypatch):  # noqa: F811
+    models,
+    tmp_path,
+    machine,  # noqa: F811
+    monkeypatch,
+):
     free = iter((2**20, 2**21))
     monkeypatch.setattr(machine, 'cudaMemGetInfo', lambda: (0, next(free), 2**30))
     source = tmp_path / 'net.onnx'
@@ -238,7 +265,9 @@ def test_tensorrt_layers(models, tmp_path, machine, monkeypatch):  # noqa: F811
     source.write_bytes((models / 'pose.onnx').read_bytes())
     engine_file(source)
     assert measure_layers(source, 'tensorrt', QUICK) == (
-        Layer(name='first', kind='', ms=0.25), Layer(name='second', kind='', ms=0.25))
+        Layer(name='first', kind='', ms=0.25),
+        Layer(name='second', kind='', ms=0.25),
+    )
     assert machine.calls.count('profiled') == QUICK.warmup + QUICK.runs
     assert 'cudaGraphLaunch' not in machine.calls
     assert machine.held == {}
@@ -276,8 +305,17 @@ def test_a_runtime_that_dies_is_told():
 
 def test_a_killed_command_leaves_no_process(models):
     command = subprocess.Popen(
-        [sys.executable, '-m', 'depth_ros.bench_engine', str(models / 'pose.onnx'),
-         '--runs', '1000000'], stderr=subprocess.PIPE, start_new_session=True)
+        [
+            sys.executable,
+            '-m',
+            'depth_ros.bench_engine',
+            str(models / 'pose.onnx'),
+            '--runs',
+            '1000000',
+        ],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
         children = Path(f'/proc/{command.pid}/task/{command.pid}/children')
         while len(children.read_text().split()) < 2:  # multiprocessing's own, and the measurement
@@ -298,10 +336,11 @@ def test_a_runtime_that_cannot_be_imported_is_told(models, monkeypatch):
 
 def test_bad_input_is_told(models, tmp_path, capsys):
     for arguments, text in (
-            ((tmp_path / 'no.onnx',), "no.onnx' does not exist"),
-            ((models / 'pose.onnx', '--json', tmp_path / 'no' / 'f.json'), 'does not exist'),
-            ((models / 'pose.onnx', '--json', tmp_path), 'is a folder'),
-            ((tmp_path / 'no.engine',), 'nothing could be measured')):
+        ((tmp_path / 'no.onnx',), "no.onnx' does not exist"),
+        ((models / 'pose.onnx', '--json', tmp_path / 'no' / 'f.json'), 'does not exist'),
+        ((models / 'pose.onnx', '--json', tmp_path), 'is a folder'),
+        ((tmp_path / 'no.engine',), 'nothing could be measured'),
+    ):
         assert run(*arguments) == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith('bench_engine: ') and text in error
@@ -320,4 +359,5 @@ def test_one_runtime_that_fails_does_not_stop_the_others(models, monkeypatch):
     measured, missing = bench([models / 'pose.onnx'] * 2, QUICK, bar=False)
     assert missing == ['onnxruntime: of no use']
     assert [m.backend for m in measured] == [
-        b for b in (*installed_backends(), 'tensorrt') if b != 'onnxruntime'] * 2
+        b for b in (*installed_backends(), 'tensorrt') if b != 'onnxruntime'
+    ] * 2

@@ -130,7 +130,7 @@ def test_images_go_to_the_network_and_back_onto_their_region():
     ramp = np.repeat((np.arange(480) // 2).astype(np.uint8)[:, None, None], 640, 1).repeat(3, 2)
     small = np.zeros((96, 320, 3), np.uint8)
     fit.to_network(ramp, small)
-    np.testing.assert_array_equal(small[:, 7, 1], ramp[fit.y:fit.y + 192:2, 0, 0])
+    np.testing.assert_array_equal(small[:, 7, 1], ramp[fit.y : fit.y + 192 : 2, 0, 0])
 
     back = np.full((480, 640), np.nan, np.float32)
     fit.to_camera(small[..., 0].astype(np.float32), back)
@@ -140,8 +140,9 @@ def test_images_go_to_the_network_and_back_onto_their_region():
 
 
 @pytest.mark.parametrize('shape', [(96, 320), (96, 320, 3)])
-@pytest.mark.parametrize('mode, size', [('stretch', (640, 480)), ('crop', (640, 480)),
-                                        ('stretch', (333, 70))])
+@pytest.mark.parametrize(
+    'mode, size', [('stretch', (640, 480)), ('crop', (640, 480)), ('stretch', (333, 70))]
+)
 def test_nearest_takes_the_pixel_that_the_centre_falls_on(mode, size, shape):
     width, height = size
     camera = Intrinsics(500.0, 500.0, (width - 1) / 2, (height - 1) / 2, width, height)
@@ -150,7 +151,7 @@ def test_nearest_takes_the_pixel_that_the_centre_falls_on(mode, size, shape):
     out = np.full((height, width, *shape[2:]), 255, np.uint8)
     fit.to_camera(image, out, nearest=True)
 
-    inside = np.s_[fit.y:fit.y + fit.height, fit.x:fit.x + fit.width]
+    inside = np.s_[fit.y : fit.y + fit.height, fit.x : fit.x + fit.width]
     row = (np.arange(fit.height) + 0.5) * 96 / fit.height
     column = (np.arange(fit.width) + 0.5) * 320 / fit.width
     clear = np.ix_(row % 1 != 0, column % 1 != 0)  # a centre on a border may go either way

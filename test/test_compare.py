@@ -41,12 +41,18 @@ def test_the_better_value_is_marked(tmp_path, first):
     assert row['Depth: as published, Abs Rel']['best'] == []  # both are
     assert json.loads((tmp_path / 'out' / 'comparison.json').read_text()) == found
     page = (tmp_path / 'out' / 'comparison.html').read_text()
-    assert '<td class="best">0.0050<small>−50.0 %</small></td>'.replace('"', '') in \
-        page.replace('"', '')
+    assert '<td class="best">0.0050<small>−50.0 %</small></td>'.replace('"', '') in page.replace(
+        '"', ''
+    )
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == [
-        'comparison.html', 'comparison.json']
-    line = next(x for x in comparison_text(found).splitlines()
-                if x.startswith('Depth: median-scaled, Abs Rel'))
+        'comparison.html',
+        'comparison.json',
+    ]
+    line = next(
+        x
+        for x in comparison_text(found).splitlines()
+        if x.startswith('Depth: median-scaled, Abs Rel')
+    )
     assert line.split()[-2:] == ['0.0100', '0.0050*']
 
 
@@ -57,7 +63,9 @@ def test_what_changed_is_told(tmp_path, first):
 
     found = write_comparison(tmp_path / 'out', [first, another(tmp_path / 'b', change)])
     assert found['changed'] == {
-        'perception node: path': ['perception_node.onnx', 'new.onnx'], 'fit': ['stretch', 'crop']}
+        'perception node: path': ['perception_node.onnx', 'new.onnx'],
+        'fit': ['stretch', 'crop'],
+    }
     assert 'fit: stretch | crop' in comparison_text(found)
     page = (tmp_path / 'out' / 'comparison.html').read_text()
     assert 'new.onnx' in page and page.count('<section') == 5
@@ -69,7 +77,8 @@ def test_runs_of_other_frames_are_compared_on_those_they_share(tmp_path, first):
     found = write_comparison(tmp_path / 'out', [first, another(tmp_path / 'b', frames=columns)])
     assert found['notes'] == [
         'the runs judged different frames: 40 (first), 30 (b); the rows of shared frames count '
-        'only those that all have']
+        'only those that all have'
+    ]
     row = rows(found)['Shared frames: depth, Abs Rel (29 frames)']  # one of the 30 is unknown
     mean = float(np.nanmean(report_data.frames()['abs_rel'][10:]))
     assert row['values'] == pytest.approx([mean, mean / 2]) and row['best'] == [1]
@@ -77,7 +86,8 @@ def test_runs_of_other_frames_are_compared_on_those_they_share(tmp_path, first):
 
 def test_other_recordings_are_told_and_not_drawn_over_each_other(tmp_path, first):
     found = write_comparison(
-        tmp_path / 'out', [first, another(tmp_path / 'b', recording='some/house', truth=False)])
+        tmp_path / 'out', [first, another(tmp_path / 'b', recording='some/house', truth=False)]
+    )
     assert found['notes'][0].startswith('the runs are of different recordings')
     assert 'depth was judged in first only' in found['notes']
     row = rows(found)['Depth: median-scaled, Abs Rel']
@@ -96,16 +106,19 @@ def test_runs_of_one_name_are_told_apart(tmp_path, first):
         write_comparison(tmp_path / 'out', [first])
 
 
-@pytest.mark.parametrize('name, text, problem', [
-    ('metrics.json', None, 'No such file'),
-    ('metrics.json', '{"a": 1}', 'another program or version'),
-    ('metrics.json', '[1]', "no attribute 'keys'"),
-    ('metrics.json', '{', 'Expecting'),
-    ('frames.csv', '', 'not enough values'),
-    ('frames.csv', 'stamp,abs_rel\n1.0', 'cut off'),
-    ('frames.csv', 'stamp\nx', 'could not convert'),
-    ('trajectory/truth.tum', '1 2 3', 'TUM'),
-])
+@pytest.mark.parametrize(
+    'name, text, problem',
+    [
+        ('metrics.json', None, 'No such file'),
+        ('metrics.json', '{"a": 1}', 'another program or version'),
+        ('metrics.json', '[1]', "no attribute 'keys'"),
+        ('metrics.json', '{', 'Expecting'),
+        ('frames.csv', '', 'not enough values'),
+        ('frames.csv', 'stamp,abs_rel\n1.0', 'cut off'),
+        ('frames.csv', 'stamp\nx', 'could not convert'),
+        ('trajectory/truth.tum', '1 2 3', 'TUM'),
+    ],
+)
 def test_folders_without_a_result_are_refused(tmp_path, first, name, text, problem):
     broken = another(tmp_path / 'broken')
     (broken / name).unlink()

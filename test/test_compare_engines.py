@@ -79,15 +79,20 @@ def changed(source, path, **factors):
     for tensor in model.graph.initializer:
         if tensor.name in factors:
             values = numpy_helper.to_array(tensor)
-            tensor.CopyFrom(numpy_helper.from_array(
-                (values * factors[tensor.name]).astype(values.dtype), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(
+                    (values * factors[tensor.name]).astype(values.dtype), tensor.name
+                )
+            )
     onnx.save(model, path)
     return path
 
 
 def outputs(depth=2.0, labels=1):
-    return {'depth': np.full((HEIGHT, WIDTH), depth, np.float32),
-            'labels': np.full((HEIGHT, WIDTH), labels, np.uint8)}
+    return {
+        'depth': np.full((HEIGHT, WIDTH), depth, np.float32),
+        'labels': np.full((HEIGHT, WIDTH), labels, np.uint8),
+    }
 
 
 def run(*arguments):
@@ -102,8 +107,14 @@ def test_equal_outputs_agree(perception, pose):
     comparison.add(outputs(), outputs())
     found = comparison.result()
     assert found.depth == DepthAgreement(
-        mean=0, median=pytest.approx(0, abs=1e-8), p95=pytest.approx(0, abs=1e-8), max=0,
-        worst_mean=0, scale_jump=0, worst_invalid=0)
+        mean=0,
+        median=pytest.approx(0, abs=1e-8),
+        p95=pytest.approx(0, abs=1e-8),
+        max=0,
+        worst_mean=0,
+        scale_jump=0,
+        worst_invalid=0,
+    )
     assert found.labels == LabelAgreement(share=1, worst_share=1, mean_iou=1, iou={'car': 1})
     assert found.pose is None and found.frames == 1
     assert found.problems() == []
@@ -111,8 +122,13 @@ def test_equal_outputs_agree(perception, pose):
     comparison = Comparison(pose)
     comparison.add(still, still)
     assert comparison.result().pose == PoseAgreement(
-        translation=0, worst_translation=0, relative=0, worst_relative=0, rotation=0,
-        worst_rotation=0)
+        translation=0,
+        worst_translation=0,
+        relative=0,
+        worst_relative=0,
+        rotation=0,
+        worst_rotation=0,
+    )
 
 
 def test_errors_of_depth(perception):
@@ -144,7 +160,7 @@ def test_a_jump_of_scale_in_one_frame_is_refused(perception):
     comparison = Comparison(perception)
     for scale in (0.97, 0.97, 1.03):
         comparison.add(outputs(10), outputs(10 * scale))
-    problem, = comparison.result().problems(Bounds(depth_error=0.05))
+    (problem,) = comparison.result().problems(Bounds(depth_error=0.05))
     assert problem == ('change of scale from frame to frame up to 6.19 %, at most 5 % is allowed')
 
 
@@ -174,8 +190,9 @@ def test_errors_of_motion(pose):
         turn, axis = rng.normal(size=(2, 3))
         axis *= np.radians(angle) / np.linalg.norm(axis)
         turned = vector_from_rotation(rotation_from_vector(turn) @ rotation_from_vector(axis))
-        comparison.add({'pose': np.array([*turn, 0, 0, 2.0])},
-                       {'pose': np.array([*turned, 0, error, 2.0])})
+        comparison.add(
+            {'pose': np.array([*turn, 0, 0, 2.0])}, {'pose': np.array([*turned, 0, error, 2.0])}
+        )
     found = comparison.result().pose
     assert found.translation == pytest.approx(0.02)
     assert found.worst_translation == pytest.approx(0.03)
@@ -201,10 +218,14 @@ def test_depth_beyond_the_models_range_does_not_count(tmp_path, farthest):
     assert run(a, changed(a, b, rows=0.9), '--images', recording) == (1 if farthest == 6 else 0)
 
 
-@pytest.mark.parametrize(('output', 'value', 'problem'), [
-    ('depth', np.nan, 'no pixel has a depth in both engines'),
-    ('depth', 0, 'no pixel has a depth in both engines'),
-    ('labels', 255, 'engine A gives no pixel a class')])
+@pytest.mark.parametrize(
+    ('output', 'value', 'problem'),
+    [
+        ('depth', np.nan, 'no pixel has a depth in both engines'),
+        ('depth', 0, 'no pixel has a depth in both engines'),
+        ('labels', 255, 'engine A gives no pixel a class'),
+    ],
+)
 def test_nothing_to_compare(perception, output, value, problem):
     a = outputs()
     a[output][:] = value
@@ -224,49 +245,71 @@ def test_a_pose_that_is_no_number(pose):
 
 # Bounds -------------------------------------------------------------------------------------------
 
-DEPTH = DepthAgreement(mean=0.01, median=0.01, p95=0.02, max=0.1, worst_mean=0.02,
-                       scale_jump=0.01, worst_invalid=0.001)
+DEPTH = DepthAgreement(
+    mean=0.01, median=0.01, p95=0.02, max=0.1, worst_mean=0.02, scale_jump=0.01, worst_invalid=0.001
+)
 LABELS = LabelAgreement(share=0.99, worst_share=0.96, mean_iou=0.9, iou={})
-POSE = PoseAgreement(translation=0.01, worst_translation=0.02, relative=0.01, worst_relative=0.02,
-                     rotation=0.01, worst_rotation=0.05)
+POSE = PoseAgreement(
+    translation=0.01,
+    worst_translation=0.02,
+    relative=0.01,
+    worst_relative=0.02,
+    rotation=0.01,
+    worst_rotation=0.05,
+)
 
 
-@pytest.mark.parametrize(('bound', 'allowed', 'refused', 'text'), [
-    ('depth_error', 0.02, 0.019, 'mean relative error of depth up to 2 %'),
-    ('invalid', 0.001, 0.0009, 'depth in one engine only up to 0.1 %'),
-    ('label_agreement', 0.96, 0.97, 'pixels of another class up to 4 %'),
-    ('translation_error', 0.02, 0.019, 'error of translation up to 2 %'),
-    ('rotation_error', 0.05, 0.04, 'error of rotation up to 0.05 deg, at most 0.04 deg')])
+@pytest.mark.parametrize(
+    ('bound', 'allowed', 'refused', 'text'),
+    [
+        ('depth_error', 0.02, 0.019, 'mean relative error of depth up to 2 %'),
+        ('invalid', 0.001, 0.0009, 'depth in one engine only up to 0.1 %'),
+        ('label_agreement', 0.96, 0.97, 'pixels of another class up to 4 %'),
+        ('translation_error', 0.02, 0.019, 'error of translation up to 2 %'),
+        ('rotation_error', 0.05, 0.04, 'error of rotation up to 0.05 deg, at most 0.04 deg'),
+    ],
+)
 def test_each_bound_is_kept(bound, allowed, refused, text):
     found = Agreement(frames=2, depth=DEPTH, labels=LABELS, pose=POSE)
     assert found.problems(replace(Bounds(), **{bound: allowed})) == []
-    problem, = found.problems(replace(Bounds(), **{bound: refused}))
+    (problem,) = found.problems(replace(Bounds(), **{bound: refused}))
     assert text in problem
 
 
 def accuracy(abs_rel=0.1, mean_iou=0.5):
-    return {'depth': {'rows': {'median_scaled': {'abs_rel': abs_rel}}},
-            'semantics': {'mean_iou': mean_iou}}
+    return {
+        'depth': {'rows': {'median_scaled': {'abs_rel': abs_rel}}},
+        'semantics': {'mean_iou': mean_iou},
+    }
 
 
 def test_accuracy_may_change_by_less_than_one_percent_and_one_point():
     for near in (accuracy(0.1009), accuracy(0.0991), accuracy(mean_iou=0.491)):
         assert accuracy_problems(accuracy(), near) == []
-    for far, name in ((accuracy(0.102), 'Abs Rel'), (accuracy(0.098), 'Abs Rel'),
-                      (accuracy(np.nan), 'Abs Rel'), (accuracy(mean_iou=0.489), 'mean IoU')):
-        problem, = accuracy_problems(accuracy(), far)
+    for far, name in (
+        (accuracy(0.102), 'Abs Rel'),
+        (accuracy(0.098), 'Abs Rel'),
+        (accuracy(np.nan), 'Abs Rel'),
+        (accuracy(mean_iou=0.489), 'mean IoU'),
+    ):
+        (problem,) = accuracy_problems(accuracy(), far)
         assert name in problem
     nothing = {'depth': None, 'semantics': None}
     assert accuracy_problems(nothing, nothing) == []
 
 
 def test_contracts_of_one_model(perception, pose):
-    check_contracts(perception, replace(perception, name='other', provenance={'int8': True},
-                                        image_size=(640, 480)))
-    for other, what in ((pose, 'task'), (replace(perception, metric=False), 'metric'),
-                        (replace(perception, input_width=128), 'input_width'),
-                        (replace(perception, outputs=('depth',), classes=()), 'outputs'),
-                        (replace(perception, classes=perception.classes[:2]), 'classes')):
+    check_contracts(
+        perception,
+        replace(perception, name='other', provenance={'int8': True}, image_size=(640, 480)),
+    )
+    for other, what in (
+        (pose, 'task'),
+        (replace(perception, metric=False), 'metric'),
+        (replace(perception, input_width=128), 'input_width'),
+        (replace(perception, outputs=('depth',), classes=()), 'outputs'),
+        (replace(perception, classes=perception.classes[:2]), 'classes'),
+    ):
         with pytest.raises(EngineError, match=f"not engines of one model: '{what}'"):
             check_contracts(perception, other)
 
@@ -290,8 +333,10 @@ def test_a_wrong_engine_is_refused(models, pictures, tmp_path, capsys):
     assert run(models / 'perception.onnx', wrong, '--images', pictures) == 1
     out = capsys.readouterr().out
     assert 'B is refused: mean relative error of depth up to 6 %, at most 5 % is allowed' in out
-    assert run(models / 'perception.onnx', wrong, '--images', pictures, '--max-depth-error', '0.07'
-               ) == 0
+    assert (
+        run(models / 'perception.onnx', wrong, '--images', pictures, '--max-depth-error', '0.07')
+        == 0
+    )
     wrong = changed(models / 'pose.onnx', tmp_path / 'wrong_pose.onnx', motion=1.1)
     assert run(models / 'pose.onnx', wrong, '--images', pictures, '--frames', '2') == 1
     assert '1 pairs of images' in capsys.readouterr().out
@@ -306,8 +351,19 @@ def test_accuracy_against_truth(models, recording, tmp_path, capsys):
     assert found['agreement']['depth']['mean'] == pytest.approx(0.02, abs=1e-5)
     assert [p.split(' changes')[0] for p in found['problems']] == ['Abs Rel as published']
     for name, model in (('a', a), ('b', b)):
-        assert evaluate_bag.main([str(recording), '--model', str(model), '--no-recording', '--out',
-                                  str(tmp_path / name)]) == 0
+        assert (
+            evaluate_bag.main(
+                [
+                    str(recording),
+                    '--model',
+                    str(model),
+                    '--no-recording',
+                    '--out',
+                    str(tmp_path / name),
+                ]
+            )
+            == 0
+        )
         expected = json.loads((tmp_path / name / 'metrics.json').read_text())
         for part in ('depth', 'semantics'):
             assert expected[part] and found['accuracy'][name][part] == expected[part]
@@ -332,14 +388,26 @@ def test_depth_of_unknown_scale_and_shift(models, recording, tmp_path):
     first, second = (found['accuracy'][name]['depth']['rows'] for name in 'ab')
     assert 'as_published' not in first and 'median_scaled' not in first
     assert first['scaled_and_shifted']['abs_rel'] == pytest.approx(
-        second['scaled_and_shifted']['abs_rel'], abs=1e-6)
+        second['scaled_and_shifted']['abs_rel'], abs=1e-6
+    )
 
 
 def test_trajectory_against_truth(models, tmp_path, capsys):
     """On the shipped recording, whose camera moves."""
     found = tmp_path / 'found.json'
-    assert run(models / 'pose.onnx', models / 'pose.onnx', '--images', share_path('demo/street'),
-               '--frames', 20, '--json', found) == 0
+    assert (
+        run(
+            models / 'pose.onnx',
+            models / 'pose.onnx',
+            '--images',
+            share_path('demo/street'),
+            '--frames',
+            20,
+            '--json',
+            found,
+        )
+        == 0
+    )
     found = json.loads(found.read_text())['accuracy']
     assert found['a']['trajectory'] == found['b']['trajectory']
     assert found['a']['trajectory']['poses'] == 20
@@ -365,16 +433,36 @@ def test_the_shipped_models_in_half_precision_and_on_each_runtime(name, tmp_path
     assert run(model, half, '--backend', 'onnxruntime', 'onnxruntime', *images) == 0
     assert 'against each other' not in capsys.readouterr().out
     pytest.importorskip('openvino', reason='OpenVINO is not installed')
-    strict = ('--max-depth-error', 1e-4, '--min-label-agreement', 0.999, '--max-translation-error',
-              1e-4, '--max-rotation-error', 1e-4)
+    strict = (
+        '--max-depth-error',
+        1e-4,
+        '--min-label-agreement',
+        0.999,
+        '--max-translation-error',
+        1e-4,
+        '--max-rotation-error',
+        1e-4,
+    )
     assert run(model, model, '--backend', 'onnxruntime', 'openvino', *images, *strict) == 0
     # Half precision is told from full.
-    assert run(model, half, '--backend', 'onnxruntime', 'onnxruntime', *images,
-               '--max-depth-error', 1e-4, '--max-translation-error', 1e-5) == 1
+    assert (
+        run(
+            model,
+            half,
+            '--backend',
+            'onnxruntime',
+            'onnxruntime',
+            *images,
+            '--max-depth-error',
+            1e-4,
+            '--max-translation-error',
+            1e-5,
+        )
+        == 1
+    )
 
 
-def test_an_engine_beside_the_model_is_not_taken_for_the_model(
-        models, pictures, tmp_path, machine):  # noqa: F811
+def test_an_engine_beside_the_model_is_not_taken_for_the_model(models, pictures, tmp_path, machine):  # noqa: F811
     """With stand-ins for TensorRT, whose engine is of another network."""
     source = tmp_path / 'net.onnx'
     source.write_bytes((models / 'perception.onnx').read_bytes())
@@ -403,8 +491,12 @@ def test_tensorrt_agrees_with_the_cpu(name, precision, tmp_path):
         pytest.skip(str(error))
     pytest.importorskip('tensorrt', reason='TensorRT is not installed')
     model, engine = share_path(f'models/{name}.onnx'), tmp_path / 'net.engine'
-    build(model, engine, precision,
-          calibration=share_path('demo/street') if precision == 'int8' else None)
+    build(
+        model,
+        engine,
+        precision,
+        calibration=share_path('demo/street') if precision == 'int8' else None,
+    )
     assert run(model, engine, '--images', share_path('demo/street'), '--frames', 20) == 0
 
 
@@ -416,15 +508,18 @@ def test_bad_input_is_told(models, pictures, tmp_path, capsys):
     empty = tmp_path / 'empty'
     empty.mkdir()
     for arguments, text in (
-            ((perception, pose, '--images', pictures), 'not engines of one model'),
-            ((perception, tmp_path / 'no.onnx', '--images', pictures), 'does not exist'),
-            ((perception, tmp_path / 'no.engine', '--images', pictures), 'does not exist'),
-            ((perception, perception, '--images', tmp_path / 'no'), 'does not exist'),
-            ((perception, perception, '--images', empty), 'has no image'),
-            ((pose, pose, '--images', pictures, '--frames', 1), 'no pair of consecutive images'),
-            ((perception, perception, '--images', pictures, '--json', empty / 'no' / 'f.json'),
-             "no' does not exist; make it"),
-            ((perception, perception, '--images', pictures, '--json', empty), 'is a folder')):
+        ((perception, pose, '--images', pictures), 'not engines of one model'),
+        ((perception, tmp_path / 'no.onnx', '--images', pictures), 'does not exist'),
+        ((perception, tmp_path / 'no.engine', '--images', pictures), 'does not exist'),
+        ((perception, perception, '--images', tmp_path / 'no'), 'does not exist'),
+        ((perception, perception, '--images', empty), 'has no image'),
+        ((pose, pose, '--images', pictures, '--frames', 1), 'no pair of consecutive images'),
+        (
+            (perception, perception, '--images', pictures, '--json', empty / 'no' / 'f.json'),
+            "no' does not exist; make it",
+        ),
+        ((perception, perception, '--images', pictures, '--json', empty), 'is a folder'),
+    ):
         assert run(*arguments) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith('compare_engines: ') and text in error, error
@@ -434,14 +529,19 @@ def test_what_reads_recordings_is_asked_for(models, pictures, recording):
     """In one line, and not for a folder of images."""
     model = str(models / 'perception.onnx')
     for images, missing in (recording, 'lz4'), (recording, 'rosbags'), (pictures, 'rosbags'):
-        code = (f'import sys; sys.modules[{missing!r}] = None; '
-                'from depth_ros import compare_engines; sys.exit(compare_engines.main())')
-        found = subprocess.run([sys.executable, '-c', code, model, model, '--images', str(images)],
-                               text=True, capture_output=True)
+        code = (
+            f'import sys; sys.modules[{missing!r}] = None; '
+            'from depth_ros import compare_engines; sys.exit(compare_engines.main())'
+        )
+        found = subprocess.run(
+            [sys.executable, '-c', code, model, model, '--images', str(images)],
+            text=True,
+            capture_output=True,
+        )
         if images == pictures:
             assert found.returncode == 0, found.stderr
         else:
-            line, = found.stderr.strip().splitlines()
+            (line,) = found.stderr.strip().splitlines()
             assert found.returncode == 2 and line.startswith('compare_engines: recordings need')
             assert missing in line and line.endswith(': pip install rosbags lz4')
 

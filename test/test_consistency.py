@@ -37,15 +37,17 @@ def flat(depth, camera=CAMERA):
 
 def texture(camera=STREET, channels=3, seed=0):
     noise = np.random.default_rng(seed).uniform(0, 255, (camera.height, camera.width, channels))
-    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255,
-                         cv2.NORM_MINMAX).astype(np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX).astype(
+        np.uint8
+    )
 
 
 def hills(seed, camera=STREET):
     """A smooth depth between 4 and 12."""
     noise = np.random.default_rng(seed).uniform(size=(camera.height, camera.width))
-    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8), None, 4, 12,
-                         cv2.NORM_MINMAX).astype(np.float32)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8), None, 4, 12, cv2.NORM_MINMAX).astype(
+        np.float32
+    )
 
 
 MOTION = pose(rotation_from_vector([0.01, -0.03, 0.02]), [0.3, -0.1, 0.5])
@@ -125,16 +127,21 @@ def test_photometric_error_is_that_of_training(channels):
     found = photometric_error(previous.squeeze(), current.squeeze(), depth, STREET, MOTION)
     assert 0.5 < found.share < 1
     assert found.share == pytest.approx(valid.float().mean().item(), abs=1e-4)
-    assert found.predicted == pytest.approx(error(sample(source, grid))[valid].mean().item(),
-                                            abs=1e-4)
+    assert found.predicted == pytest.approx(
+        error(sample(source, grid))[valid].mean().item(), abs=1e-4
+    )
     assert found.static == pytest.approx(error(source)[valid].mean().item(), abs=2e-6)
 
 
 def test_the_true_motion_explains_the_image():
     previous = texture()
     current = np.roll(previous, -3, axis=1)  # the camera moved by three pixels to the right
-    right, wrong = (photometric_error(previous, current, flat(9.0, STREET), STREET,
-                                      shifted(x=x * 3 * 9 / STREET.fx)) for x in (1, -1))
+    right, wrong = (
+        photometric_error(
+            previous, current, flat(9.0, STREET), STREET, shifted(x=x * 3 * 9 / STREET.fx)
+        )
+        for x in (1, -1)
+    )
     assert right.predicted < 0.01 < 0.1 < right.static < wrong.predicted
     still = photometric_error(previous, current, hills(0), STREET, np.eye(4))
     assert still.predicted == pytest.approx(still.static, abs=1e-5)
@@ -179,8 +186,9 @@ def test_unknown_previous_depth_does_not_count():
 
 def test_depth_inconsistency_is_that_of_training():
     previous, depth = hills(3), hills(4)
-    expected, _ = geometry_consistency(1 / as_tensor(depth), 1 / as_tensor(previous),
-                                       *matrices(STREET, MOTION))
+    expected, _ = geometry_consistency(
+        1 / as_tensor(depth), 1 / as_tensor(previous), *matrices(STREET, MOTION)
+    )
     found = depth_inconsistency(previous, depth, STREET, MOTION)
     assert found.mean == pytest.approx(expected.item(), abs=1e-4)
 
@@ -189,8 +197,10 @@ def test_depth_inconsistency_is_that_of_training():
 
 
 def test_loop_that_closes():
-    first, second = (pose(rotation_from_vector(r), t) for r, t in
-                     (([0, 1.5, 0], [0, 0, 3]), ([0.2, 0, 0.1], [1, 0, 2])))
+    first, second = (
+        pose(rotation_from_vector(r), t)
+        for r, t in (([0, 1.5, 0], [0, 0, 3]), ([0.2, 0, 0.1], [1, 0, 2]))
+    )
     found = loop_error(first, second, first @ second)
     assert found == pytest.approx((0, 0), abs=1e-7)
 
@@ -236,24 +246,29 @@ def test_wild_frames_do_not_tell_the_drift():
 
 def test_drift_without_ground_truth():
     # The same wall, nearer by a percent in each of the frames.
-    depths = [flat(8.0 * 0.99 ** i) for i in range(31)]
-    ratios = [depth_inconsistency(a, b, CAMERA, np.eye(4)).ratio
-              for a, b in zip(depths, depths[1:], strict=False)]
+    depths = [flat(8.0 * 0.99**i) for i in range(31)]
+    ratios = [
+        depth_inconsistency(a, b, CAMERA, np.eye(4)).ratio
+        for a, b in zip(depths, depths[1:], strict=False)
+    ]
     scales = accumulated_scale(ratios)
     np.testing.assert_allclose(scales, 0.99 ** -np.arange(31.0), rtol=1e-5)
     # Ten frames a second are six hundred a minute.
     slow = scale_drift(np.arange(31) * 2.0, scales)
-    assert slow.drift == pytest.approx(100 * (0.99 ** -30 - 1), rel=1e-4)
+    assert slow.drift == pytest.approx(100 * (0.99**-30 - 1), rel=1e-4)
 
 
-@pytest.mark.parametrize('stamps, scales, problem', [
-    ([0], [1.0], 'two or more'),
-    ([0, 1], [1.0, 1.0, 1.0], 'equally many'),
-    ([0, 0], [1.0, 1.0], 'increase'),
-    ([0, math.nan], [1.0, 1.0], 'finite and increase'),
-    ([0, 1], [1.0, math.nan], 'finite and above 0'),
-    ([0, 1], [1.0, 0.0], 'above 0'),
-])
+@pytest.mark.parametrize(
+    'stamps, scales, problem',
+    [
+        ([0], [1.0], 'two or more'),
+        ([0, 1], [1.0, 1.0, 1.0], 'equally many'),
+        ([0, 0], [1.0, 1.0], 'increase'),
+        ([0, math.nan], [1.0, 1.0], 'finite and increase'),
+        ([0, 1], [1.0, math.nan], 'finite and above 0'),
+        ([0, 1], [1.0, 0.0], 'above 0'),
+    ],
+)
 def test_series_that_are_refused(stamps, scales, problem):
     with pytest.raises(ValueError, match=problem):
         scale_drift(stamps, scales)
@@ -272,13 +287,19 @@ def test_true_depth_and_motion_of_a_real_walk(data_dir):
     paths = sorted((folder / 'images').glob('*.jpg'))
     errors, ratios, inconsistencies = [], [], []
     for i in range(40, 80, 8):
-        images = [cv2.imread(str(p)) for p in paths[i:i + 2]]
-        depths = [cv2.imread(str(folder / 'depth' / f'{p.stem}.png'), cv2.IMREAD_UNCHANGED) * 1e-3
-                  for p in paths[i:i + 2]]
+        images = [cv2.imread(str(p)) for p in paths[i : i + 2]]
+        depths = [
+            cv2.imread(str(folder / 'depth' / f'{p.stem}.png'), cv2.IMREAD_UNCHANGED) * 1e-3
+            for p in paths[i : i + 2]
+        ]
         before, now = (np.where(d > 0, d, np.nan).astype(np.float32) for d in depths)
         motion = inverse(poses[i]) @ poses[i + 1]
-        errors.append([photometric_error(*images, now, camera, motion),
-                       photometric_error(*images, now, camera, inverse(motion))])
+        errors.append(
+            [
+                photometric_error(*images, now, camera, motion),
+                photometric_error(*images, now, camera, inverse(motion)),
+            ]
+        )
         inconsistencies.append(depth_inconsistency(before, now, camera, motion))
         ratios.append(inconsistencies[-1].ratio)
     for right, wrong in errors:

@@ -20,17 +20,29 @@ from depth_ros.contract import (
 )
 
 PERCEPTION = ModelContract(
-    task='perception', name='net', input_width=64, input_height=48,
-    intrinsics=(32.0, 32.0, 31.5, 23.5), outputs=('depth', 'labels'), depth_range=(0.1, 100.0),
-    classes=CLASSES, provenance={'data': 'none', 'steps': 3})
+    task='perception',
+    name='net',
+    input_width=64,
+    input_height=48,
+    intrinsics=(32.0, 32.0, 31.5, 23.5),
+    outputs=('depth', 'labels'),
+    depth_range=(0.1, 100.0),
+    classes=CLASSES,
+    provenance={'data': 'none', 'steps': 3},
+)
 LARGE = dataclasses.replace(PERCEPTION, image_size=(128, 96))
 POSE = ModelContract(
-    task='pose', name='net', input_width=64, input_height=48,
-    intrinsics=(32.0, 32.0, 31.5, 23.5), outputs=('pose',), pose_convention=POSE_CONVENTION)
+    task='pose',
+    name='net',
+    input_width=64,
+    input_height=48,
+    intrinsics=(32.0, 32.0, 31.5, 23.5),
+    outputs=('pose',),
+    pose_convention=POSE_CONVENTION,
+)
 
 
-@pytest.mark.parametrize('contract', [PERCEPTION, LARGE, POSE],
-                         ids=['perception', 'large', 'pose'])
+@pytest.mark.parametrize('contract', [PERCEPTION, LARGE, POSE], ids=['perception', 'large', 'pose'])
 def test_json_gives_back_the_same_contract(contract):
     assert ModelContract.from_json(contract.to_json()) == contract
 
@@ -44,38 +56,41 @@ def test_what_is_written_is_read(tmp_path):
     assert read_contract(save_pose(tmp_path / 'pose.onnx')).inputs == ('previous', 'current')
 
 
-@pytest.mark.parametrize(('contract', 'field', 'value'), [
-    (PERCEPTION, 'version', VERSION + 1),
-    (PERCEPTION, 'task', 'segmentation'),
-    (PERCEPTION, 'name', ''),
-    (PERCEPTION, 'input_width', 0),
-    (PERCEPTION, 'input_height', 48.5),
-    (PERCEPTION, 'intrinsics', (0.0, 32.0, 31.5, 23.5)),
-    (PERCEPTION, 'intrinsics', (32.0, 32.0, float('nan'), 23.5)),
-    (PERCEPTION, 'outputs', ()),
-    (PERCEPTION, 'outputs', ('depth', 'pose')),
-    (PERCEPTION, 'depth_range', None),
-    (PERCEPTION, 'depth_range', (10.0, 0.1)),
-    (PERCEPTION, 'metric', 1),
-    (PERCEPTION, 'affine_invariant', 'yes'),
-    (dataclasses.replace(PERCEPTION, metric=True), 'affine_invariant', True),
-    (POSE, 'affine_invariant', True),
-    (PERCEPTION, 'classes', ()),
-    (PERCEPTION, 'classes', (SemanticClass(1, 'road', (0, 0, 0)),)),
-    (PERCEPTION, 'classes', (SemanticClass(0, 'road', (0, 0, 256)),)),
-    (PERCEPTION, 'pose_convention', POSE_CONVENTION),
-    (PERCEPTION, 'image_size', (640, 0)),
-    (PERCEPTION, 'image_size', (640, 480, 3)),
-    (POSE, 'pose_convention', ''),
-    (POSE, 'pose_convention', 'euler'),
-    (POSE, 'depth_range', (0.1, 100.0)),
-    (POSE, 'classes', CLASSES),
-])
+@pytest.mark.parametrize(
+    ('contract', 'field', 'value'),
+    [
+        (PERCEPTION, 'version', VERSION + 1),
+        (PERCEPTION, 'task', 'segmentation'),
+        (PERCEPTION, 'name', ''),
+        (PERCEPTION, 'input_width', 0),
+        (PERCEPTION, 'input_height', 48.5),
+        (PERCEPTION, 'intrinsics', (0.0, 32.0, 31.5, 23.5)),
+        (PERCEPTION, 'intrinsics', (32.0, 32.0, float('nan'), 23.5)),
+        (PERCEPTION, 'outputs', ()),
+        (PERCEPTION, 'outputs', ('depth', 'pose')),
+        (PERCEPTION, 'depth_range', None),
+        (PERCEPTION, 'depth_range', (10.0, 0.1)),
+        (PERCEPTION, 'metric', 1),
+        (PERCEPTION, 'affine_invariant', 'yes'),
+        (dataclasses.replace(PERCEPTION, metric=True), 'affine_invariant', True),
+        (POSE, 'affine_invariant', True),
+        (PERCEPTION, 'classes', ()),
+        (PERCEPTION, 'classes', (SemanticClass(1, 'road', (0, 0, 0)),)),
+        (PERCEPTION, 'classes', (SemanticClass(0, 'road', (0, 0, 256)),)),
+        (PERCEPTION, 'pose_convention', POSE_CONVENTION),
+        (PERCEPTION, 'image_size', (640, 0)),
+        (PERCEPTION, 'image_size', (640, 480, 3)),
+        (POSE, 'pose_convention', ''),
+        (POSE, 'pose_convention', 'euler'),
+        (POSE, 'depth_range', (0.1, 100.0)),
+        (POSE, 'classes', CLASSES),
+    ],
+)
 def test_a_wrong_field_is_named(contract, field, value):
     with pytest.raises(ContractError, match=f"'{field}'"):
         dataclasses.replace(contract, **{field: value})
     data = json.loads(contract.to_json())
-    data[field] = ([dataclasses.asdict(c) for c in value] if field == 'classes' else value)
+    data[field] = [dataclasses.asdict(c) for c in value] if field == 'classes' else value
     with pytest.raises(ContractError, match=f"'{field}'"):
         ModelContract.from_json(json.dumps(data))
 
@@ -87,8 +102,20 @@ def test_images_may_be_larger_than_the_network():
 
 
 # The fields of the first files, all of which version 1 has to find.
-FIELDS = {'task', 'name', 'input_width', 'input_height', 'intrinsics', 'outputs', 'depth_range',
-          'metric', 'classes', 'pose_convention', 'provenance', 'version'}
+FIELDS = {
+    'task',
+    'name',
+    'input_width',
+    'input_height',
+    'intrinsics',
+    'outputs',
+    'depth_range',
+    'metric',
+    'classes',
+    'pose_convention',
+    'provenance',
+    'version',
+}
 
 
 def test_later_fields_are_written_only_where_older_software_must_refuse_the_file():
@@ -116,9 +143,11 @@ def test_an_unknown_field_is_named():
 
 def identity_model(kind=TensorProto.UINT8, shape=(1, 48, 64, 3), name='image', out='image_out'):
     graph = helper.make_graph(
-        [helper.make_node('Identity', [name], [out])], 'g',
+        [helper.make_node('Identity', [name], [out])],
+        'g',
         [helper.make_tensor_value_info(name, kind, shape)],
-        [helper.make_tensor_value_info(out, kind, shape)])
+        [helper.make_tensor_value_info(out, kind, shape)],
+    )
     return helper.make_model(graph)
 
 
@@ -150,7 +179,7 @@ def test_files_that_are_no_models_are_refused_by_name(tmp_path):
         with pytest.raises(ContractError, match=name):
             read_contract(tmp_path / name)
     whole = save_perception(tmp_path / 'whole.onnx').read_bytes()
-    (tmp_path / 'cut.onnx').write_bytes(whole[:len(whole) // 2])
+    (tmp_path / 'cut.onnx').write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ContractError, match='cut.onnx'):
         read_contract(tmp_path / 'cut.onnx')
     onnx.save(identity_model(), tmp_path / 'foreign.onnx')

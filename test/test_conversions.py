@@ -21,8 +21,10 @@ from depth_ros.conversions import (
     make_cloud,
 )
 
-RGB = np.array([[[250, 10, 20], [30, 240, 50]], [[60, 70, 230], [0, 128, 255]],
-                [[9, 8, 7], [1, 2, 3]]], np.uint8)  # 3 rows, 2 columns
+RGB = np.array(
+    [[[250, 10, 20], [30, 240, 50]], [[60, 70, 230], [0, 128, 255]], [[9, 8, 7], [1, 2, 3]]],
+    np.uint8,
+)  # 3 rows, 2 columns
 GREY = cv2.cvtColor(RGB, cv2.COLOR_RGB2GRAY)
 ALPHA = np.full((3, 2, 1), 77, np.uint8)
 
@@ -33,8 +35,13 @@ def message(pixels, encoding, padding=0, bigendian=False):
     rows = pixels.astype(pixels.dtype.newbyteorder('>' if bigendian else '<'))
     rows = np.frombuffer(rows.tobytes(), np.uint8).reshape(height, -1)
     rows = np.hstack((rows, np.full((height, padding), 0xAB, np.uint8)))
-    result = Image(width=width, height=height, encoding=encoding, step=rows.shape[1],
-                   is_bigendian=int(bigendian))
+    result = Image(
+        width=width,
+        height=height,
+        encoding=encoding,
+        step=rows.shape[1],
+        is_bigendian=int(bigendian),
+    )
     result.data = array('B', rows.tobytes())
     return result
 
@@ -44,13 +51,21 @@ def grey(pixels):
 
 
 COLOR = {
-    'rgb8': RGB, 'bgr8': RGB[..., ::-1], '8UC3': RGB[..., ::-1],
-    'rgba8': np.concatenate((RGB, ALPHA), -1), 'bgra8': np.concatenate((RGB[..., ::-1], ALPHA), -1),
+    'rgb8': RGB,
+    'bgr8': RGB[..., ::-1],
+    '8UC3': RGB[..., ::-1],
+    'rgba8': np.concatenate((RGB, ALPHA), -1),
+    'bgra8': np.concatenate((RGB[..., ::-1], ALPHA), -1),
     '8UC4': np.concatenate((RGB[..., ::-1], ALPHA), -1),
-    'rgb16': RGB.astype(np.uint16) * 257, 'bgr16': RGB[..., ::-1].astype(np.uint16) * 257,
+    'rgb16': RGB.astype(np.uint16) * 257,
+    'bgr16': RGB[..., ::-1].astype(np.uint16) * 257,
 }
-MONO = {'mono8': GREY, '8UC1': GREY, 'mono16': GREY.astype(np.uint16) * 257,
-        '16UC1': GREY.astype(np.uint16) * 257}
+MONO = {
+    'mono8': GREY,
+    '8UC1': GREY,
+    'mono16': GREY.astype(np.uint16) * 257,
+    '16UC1': GREY.astype(np.uint16) * 257,
+}
 
 
 @pytest.mark.parametrize('padding', [0, 6])
@@ -115,17 +130,20 @@ def test_cv_bridge_that_crashes_is_not_used(tmp_path, monkeypatch):
         conversions.image_backend.cache_clear()
 
 
-@pytest.mark.parametrize('change, reason', [
-    ({'encoding': 'purple'}, "encoding 'purple' is not supported.*rgb8"),
-    ({'encoding': ''}, "encoding '' is not supported"),
-    ({'encoding': '32FC1'}, "encoding '32FC1' is not supported"),
-    ({'width': 0}, '0x3 pixels'),
-    ({'height': 0}, '2x0 pixels'),
-    ({'step': 5}, 'step is 5 bytes, but 2 pixels of rgb8 need 6'),
-    ({'step': 0}, 'step is 0'),
-    ({'height': 4}, 'truncated: 18 bytes.*needs 24'),
-    ({'width': 4_000_000_000, 'step': 4_294_967_295}, 'step|truncated'),
-])
+@pytest.mark.parametrize(
+    'change, reason',
+    [
+        ({'encoding': 'purple'}, "encoding 'purple' is not supported.*rgb8"),
+        ({'encoding': ''}, "encoding '' is not supported"),
+        ({'encoding': '32FC1'}, "encoding '32FC1' is not supported"),
+        ({'width': 0}, '0x3 pixels'),
+        ({'height': 0}, '2x0 pixels'),
+        ({'step': 5}, 'step is 5 bytes, but 2 pixels of rgb8 need 6'),
+        ({'step': 0}, 'step is 0'),
+        ({'height': 4}, 'truncated: 18 bytes.*needs 24'),
+        ({'width': 4_000_000_000, 'step': 4_294_967_295}, 'step|truncated'),
+    ],
+)
 def test_broken_images_are_refused_with_cause_and_remedy(change, reason):
     image = message(RGB, 'rgb8')
     for name, value in change.items():
@@ -163,7 +181,7 @@ def test_compressed_images():
 @pytest.mark.parametrize('extension', ['.jpg', '.png'])
 def test_truncated_compressed_images_are_refused(extension):
     image = compressed(extension, SMOOTH)
-    image.data = image.data[:len(image.data) // 2]
+    image.data = image.data[: len(image.data) // 2]
     with pytest.raises(ConversionError, match='truncated'):
         compressed_to_rgb(image)
 
@@ -199,9 +217,12 @@ def test_cloud_by_hand_reads_back():
     assert (cloud.width, cloud.height, cloud.point_step, cloud.row_step) == (2, 2, 20, 40)
     assert not cloud.is_dense and not cloud.is_bigendian
     assert [(f.name, f.offset, f.datatype, f.count) for f in cloud.fields] == [
-        ('x', 0, PointField.FLOAT32, 1), ('y', 4, PointField.FLOAT32, 1),
-        ('z', 8, PointField.FLOAT32, 1), ('rgb', 12, PointField.FLOAT32, 1),
-        ('label', 16, PointField.UINT32, 1)]
+        ('x', 0, PointField.FLOAT32, 1),
+        ('y', 4, PointField.FLOAT32, 1),
+        ('z', 8, PointField.FLOAT32, 1),
+        ('rgb', 12, PointField.FLOAT32, 1),
+        ('label', 16, PointField.UINT32, 1),
+    ]
     points = np.frombuffer(cloud.data, CLOUD_TYPE).reshape(2, 2)
     assert points[0, 0].tolist()[:3] == (0, -1, 2) and points[1, 1].tolist()[:3] == (4, 0, 8)
     assert all(np.isnan(points[0, 1][axis]) for axis in 'xyz')
@@ -218,12 +239,16 @@ def test_cloud_without_labels_is_unlabeled():
 
 def test_cloud_agrees_with_sensor_msgs_py(monkeypatch):
     reader = pytest.importorskip(
-        'sensor_msgs_py.point_cloud2', reason='sensor_msgs_py comes with ROS 2, not with pip')
+        'sensor_msgs_py.point_cloud2', reason='sensor_msgs_py comes with ROS 2, not with pip'
+    )
     rng = np.random.default_rng(0)
     cloud = make_cloud(
-        rng.random((4, 6), np.float32), rng.integers(0, 256, (4, 6, 3), np.uint8),
+        rng.random((4, 6), np.float32),
+        rng.integers(0, 256, (4, 6, 3), np.uint8),
         rng.integers(0, 5, (4, 6), np.uint8),
-        (rng.random(6, np.float32), rng.random(4, np.float32)), 255)
+        (rng.random(6, np.float32), rng.random(4, np.float32)),
+        255,
+    )
     theirs = cloud_message(Header(), cloud)
     monkeypatch.setattr(conversions, '_create_cloud', lambda: None)
     assert theirs == cloud_message(Header(), cloud)

@@ -46,8 +46,10 @@ def shown(item):
 
 # Samples
 
-@pytest.mark.parametrize(('views', 'first', 'count'), [
-    (2, [0, 1], 7), (3, [0, 1, 2], 6), (5, [0, 1, 2, 3, 4], 4)])
+
+@pytest.mark.parametrize(
+    ('views', 'first', 'count'), [(2, [0, 1], 7), (3, [0, 1, 2], 6), (5, [0, 1, 2, 3, 4], 4)]
+)
 def test_a_sample_is_successive_frames_around_its_target(root, views, first, count):
     data = dataset(root, views=views)
     assert len(data) == count
@@ -83,8 +85,7 @@ def test_distances_come_from_measurements_and_not_from_ground_truth(root):
     np.savetxt(root / 'speed.txt', [2, 4, 8, 8, 8, np.nan, 8, 8])
     data = dataset(root, views=5)
     torch.testing.assert_close(data[0]['distance'], torch.tensor([2.1, 1.8, 4.8, 12.8]))
-    torch.testing.assert_close(
-        dataset(root)[0]['distance'], torch.tensor([0.3, 1.8]))
+    torch.testing.assert_close(dataset(root)[0]['distance'], torch.tensor([0.3, 1.8]))
     assert dataset(root)[4]['distance'].isnan().tolist() == [True, True]
     assert dataset(root)[3]['distance'].isnan().tolist() == [False, True]
     # Odometry wins: straight distances between positions.
@@ -103,7 +104,7 @@ def test_depth_in_another_unit_and_size(root):
     depth[:, WIDTH:] = 256 * 70
     cv2.imwrite(str(root / 'depth/001.png'), depth)
     depth = dataset(root)[0]['depth']
-    assert (depth[:, :WIDTH // 2] == 0).all() and (depth[:, WIDTH // 2:] == 70).all()
+    assert (depth[:, : WIDTH // 2] == 0).all() and (depth[:, WIDTH // 2 :] == 70).all()
 
 
 def test_intrinsics_follow_the_size(root):
@@ -128,6 +129,7 @@ def test_gaps(root):
 
     def gaps(index):
         return {tuple(shown(data[index, seed])) for seed in range(40)}
+
     assert gaps(0) == {(0, 1, 2)}
     assert gaps(1) == {(1, 2, 3), (0, 2, 4)}
     assert gaps(2) == {(2, 3, 4), (1, 3, 5), (0, 3, 6)}
@@ -145,8 +147,9 @@ def test_a_selection_of_frames(root):
     assert [shown(i) for i in dataset(root, views=5)] == [[3, 4, 5, 6, 7]]
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    ({'views': 4}, 'views must be'), ({'max_gap': 0}, 'max_gap must be')])
+@pytest.mark.parametrize(
+    ('options', 'message'), [({'views': 4}, 'views must be'), ({'max_gap': 0}, 'max_gap must be')]
+)
 def test_bad_options(root, options, message):
     with pytest.raises(ValueError, match=message):
         dataset(root, **options)
@@ -167,6 +170,7 @@ def test_maps_of_another_kind_are_refused(root):
 
 
 # Augmentation
+
 
 def ramps(count=3):
     """Pictures whose red is 3 times the column and green 3 times the row; and both as maps."""
@@ -190,7 +194,8 @@ def test_pixels_keep_their_rays(seed):
         rays_u = -rays_u
     wanted = rays_u * 40 + 30, rays_v * 44 + 17
     inside = (np.abs(wanted[0] - WIDTH / 2) < WIDTH / 2 - 1) & (
-        np.abs(wanted[1] - HEIGHT / 2) < HEIGHT / 2 - 1)
+        np.abs(wanted[1] - HEIGHT / 2) < HEIGHT / 2 - 1
+    )
     assert inside.mean() > 0.8
     for axis in (0, 1):
         assert np.abs(images[0][..., axis] / 3 - wanted[axis])[inside].max() < 0.34  # rounded
@@ -226,13 +231,21 @@ def picture(seed=0):
     return cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
 
 
-@pytest.mark.parametrize(('name', 'factor'), [
-    ('brightness', 0.8), ('brightness', 1.2), ('contrast', 0.8), ('contrast', 1.2),
-    ('saturation', 0.8), ('saturation', 1.2)])
+@pytest.mark.parametrize(
+    ('name', 'factor'),
+    [
+        ('brightness', 0.8),
+        ('brightness', 1.2),
+        ('contrast', 0.8),
+        ('contrast', 1.2),
+        ('saturation', 0.8),
+        ('saturation', 1.2),
+    ],
+)
 def test_colors_change_as_in_torchvision(name, factor):
     image = picture()
     values = {'brightness': 1.0, 'contrast': 1.0, 'saturation': 1.0, 'hue': 0.0, name: factor}
-    found, = augment.change_colors([image], **values)
+    (found,) = augment.change_colors([image], **values)
     change = getattr(functional, f'adjust_{name}')
     wanted = change(torch.from_numpy(image).permute(2, 0, 1), factor).permute(1, 2, 0).numpy()
     assert np.abs(found.astype(int) - wanted).max() <= 1
@@ -280,12 +293,12 @@ def test_weather(seed):
     black = np.zeros_like(image)
     assert augment.night([image], generator(seed))[0].mean() < 0.6 * image.mean()
     assert augment.night([black], generator(seed))[0].std() > 0.5  # noise
-    rainy, = augment.rain([black], generator(seed))
+    (rainy,) = augment.rain([black], generator(seed))
     haze = np.median(rainy)
     assert 10 < haze < 90
     assert 0.002 < (rainy > haze + 20).mean() < 0.5  # streaks
     large = cv2.resize(image, (640, 192), interpolation=cv2.INTER_NEAREST)
-    blurred, = augment.blur([large], generator(seed))
+    (blurred,) = augment.blur([large], generator(seed))
     assert abs(blurred.mean() - large.mean()) < 1
     steps = [np.abs(np.diff(a.astype(int), axis=1)).max() for a in (blurred, large)]
     lines = [np.abs(np.diff(a.astype(int), axis=0)).max() for a in (blurred, large)]
@@ -328,7 +341,7 @@ def test_loader_processes_give_the_same_samples(root):
 def test_every_epoch_has_every_sample_once_in_another_order():
     steps = list(StepSampler(7, 3, 14, seed=1))
     indices = [index for step in steps for index, _ in step]
-    epochs = [indices[i:i + 7] for i in range(0, 42, 7)]
+    epochs = [indices[i : i + 7] for i in range(0, 42, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) > 3
     seeds = [seed for step in steps for _, seed in step]
@@ -360,6 +373,7 @@ def test_nothing_to_sample(values):
 
 # Missing and damaged files
 
+
 def test_a_sound_data_set_has_nothing_to_report(root, capsys):
     assert check_sequences(root) == set()
     assert capsys.readouterr().out == ''
@@ -371,8 +385,9 @@ def test_damaged_files_are_listed_and_left_out(root, capsys):
         (root / name).write_bytes((root / name).read_bytes()[:-20])
     (root / 'semantics/003.png').write_text('hello, this is no picture')
     bad = check_sequences(root)
-    assert bad == {root / n for n in ('images/001.png', 'images/005.png', 'depth/003.png',
-                                      'semantics/003.png')}
+    assert bad == {
+        root / n for n in ('images/001.png', 'images/005.png', 'depth/003.png', 'semantics/003.png')
+    }
     text = capsys.readouterr().out
     assert 'left out 2 of 8 images, 1 depth maps and 1 label images' in text
     assert "images/001.png' is damaged: empty" in text
@@ -388,7 +403,7 @@ def test_files_that_are_damaged_inside_are_found(root, capsys):
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     cv2.imwrite(str(root / 'images/000.png'), noise)
     data = bytearray((root / 'images/000.png').read_bytes())
-    data[len(data) // 2:len(data) // 2 + 200] = bytes(200)
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
     (root / 'images/000.png').write_bytes(data)
     assert check_sequences(root) == {root / 'images/000.png'}
     assert "images/000.png' is damaged" in capsys.readouterr().out
@@ -481,14 +496,19 @@ def test_only_if_nothing_is_left_it_is_an_error(root, capsys):
 
 # Files that describe a sequence
 
-@pytest.mark.parametrize(('name', 'text', 'message'), [
-    ('frames.txt', '1 1\n' * FRAMES, 'numbers must grow'),
-    ('speed.txt', '1\n2\n', "8 images, but '.*speed.txt' has 2 rows. rows are missing"),
-    ('times.txt', '1 2\n' * FRAMES, 'holds 8x2 numbers, needed are 8x1'),
-    ('times.txt', 'nan\n' * FRAMES, 'finite'),
-    ('odometry.txt', '0 ' * 12 * FRAMES, 'odometry.txt'),
-    ('odometry.txt', ('0 ' * 12 + '\n') * FRAMES, 'row 1, is no camera pose'),
-    ('depth_scale.txt', '1 2\n', 'depth_scale.txt')])
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'message'),
+    [
+        ('frames.txt', '1 1\n' * FRAMES, 'numbers must grow'),
+        ('speed.txt', '1\n2\n', "8 images, but '.*speed.txt' has 2 rows. rows are missing"),
+        ('times.txt', '1 2\n' * FRAMES, 'holds 8x2 numbers, needed are 8x1'),
+        ('times.txt', 'nan\n' * FRAMES, 'finite'),
+        ('odometry.txt', '0 ' * 12 * FRAMES, 'odometry.txt'),
+        ('odometry.txt', ('0 ' * 12 + '\n') * FRAMES, 'row 1, is no camera pose'),
+        ('depth_scale.txt', '1 2\n', 'depth_scale.txt'),
+    ],
+)
 def test_bad_tables(root, name, text, message):
     (root / name).write_text(text)
     with pytest.raises(DataError, match=message):
@@ -503,6 +523,7 @@ def test_unfinished_sequences_are_not_found(root, tmp_path_factory):
 
 
 # Real recordings
+
 
 @pytest.mark.parametrize(('name', 'count'), [('kitti_street', 89), ('indoor_handheld', 198)])
 def test_real_recordings(data_dir, name, count):
@@ -519,5 +540,6 @@ def test_real_recordings(data_dir, name, count):
     assert known.float().mean() > 0.5
     # Neighbours look alike, much more than pictures from the two ends.
     images = FrameDataset(data_dir / name, 320, 96)[0]['images'].float()
-    assert (images[0] - images[1]).abs().mean() < (item['images'][0] * 1.0
-                                                   - item['images'][1]).abs().mean()
+    assert (images[0] - images[1]).abs().mean() < (
+        item['images'][0] * 1.0 - item['images'][1]
+    ).abs().mean()

@@ -59,12 +59,18 @@ def write(path: Path, *, truth: bool, frames: int = FRAMES, storage: str = 'mcap
                 writer.write(topic, message.__msgtype__, stamp, message)
 
             if truth:
-                add('/camera/image_rect/compressed',
-                    compressed(pixels(), '.png', 'bgr8; png compressed bgr8'))
-                add('/ground_truth/depth/image_rect/compressedDepth', compressed(
-                    millimetres, '.png', '16UC1; compressedDepth png', bytes(12)))
-                add('/ground_truth/semantics/labels/compressed',
-                    compressed(labels, '.png', 'mono8; png compressed mono8'))
+                add(
+                    '/camera/image_rect/compressed',
+                    compressed(pixels(), '.png', 'bgr8; png compressed bgr8'),
+                )
+                add(
+                    '/ground_truth/depth/image_rect/compressedDepth',
+                    compressed(millimetres, '.png', '16UC1; compressedDepth png', bytes(12)),
+                )
+                add(
+                    '/ground_truth/semantics/labels/compressed',
+                    compressed(labels, '.png', 'mono8; png compressed mono8'),
+                )
                 pose = odometry()
                 position = pose.pose.pose.position
                 position.x, position.y, position.z = 2 * STEP * index, 0.0, 0.0
@@ -87,11 +93,20 @@ def models(tmp_path_factory):
 
 def start(*options) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, '-m', 'depth_ros.demo', '--domain', os.environ['ROS_DOMAIN_ID'],
-         *map(str, options)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            '-m',
+            'depth_ros.demo',
+            '--domain',
+            os.environ['ROS_DOMAIN_ID'],
+            *map(str, options),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         # What a shell starts in the background ignores interrupts, and its children with it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def demo(*options) -> tuple[int, str, str]:
@@ -121,7 +136,8 @@ def judged(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp('demo')
     out = folder / 'out'
     status, printed, errors = demo(
-        '--bag', write(folder / 'tiny', truth=True), '--out', out, *models)
+        '--bag', write(folder / 'tiny', truth=True), '--out', out, *models
+    )
     assert status == 0, errors
     return out, printed, json.loads((out / 'metrics.json').read_text())
 
@@ -154,11 +170,22 @@ def test_errors_are_those_of_the_networks(judged):
 def test_the_recording_has_input_truth_and_outputs(judged):
     out, _, found = judged
     with Bag(out / 'recording') as bag:
-        assert {'/camera/image_rect/compressed', '/camera/camera_info', '/ground_truth/odom',
-                '/ground_truth/depth/image_rect/compressedDepth', '/depth/image_rect',
-                '/depth/camera_info', '/depth/color', '/semantics/labels', '/semantics/color',
-                '/odom', '/path', '/tf', '/tf_static', '/depth/error/compressed'
-                } <= bag.topics.keys()
+        assert {
+            '/camera/image_rect/compressed',
+            '/camera/camera_info',
+            '/ground_truth/odom',
+            '/ground_truth/depth/image_rect/compressedDepth',
+            '/depth/image_rect',
+            '/depth/camera_info',
+            '/depth/color',
+            '/semantics/labels',
+            '/semantics/color',
+            '/odom',
+            '/path',
+            '/tf',
+            '/tf_static',
+            '/depth/error/compressed',
+        } <= bag.topics.keys()
         assert bag.topics['/depth/image_rect'].count == found['frames']['judged']
         stamps = {header_stamp(m.data) for m in bag.messages(['/depth/image_rect'])}
         assert START_NS + (FRAMES - 1) * PERIOD_NS in stamps
@@ -171,8 +198,14 @@ def test_nothing_is_left_over(judged):
     out, _, _ = judged
     assert children_of(out) == []
     assert sorted(os.listdir(out)) == [
-        'frames.csv', 'logs', 'metrics.json', 'overview.jpg', 'recording', 'report.html',
-        'trajectory']
+        'frames.csv',
+        'logs',
+        'metrics.json',
+        'overview.jpg',
+        'recording',
+        'report.html',
+        'trajectory',
+    ]
 
 
 def test_the_nodes_leave_in_peace(judged):
@@ -198,8 +231,22 @@ def test_the_nodes_get_their_parameters(models, tmp_path):
     bag, out = write(tmp_path / 'tiny', truth=True, frames=6), tmp_path / 'out'
     far = float(np.median(onnx_models.row_depth()))
     status, _, errors = demo(
-        '--bag', bag, '--out', out, '--max-depth', far, '--camera-pose', 0.5, 0, 1, 0, 0, 0, 1,
-        *models)
+        '--bag',
+        bag,
+        '--out',
+        out,
+        '--max-depth',
+        far,
+        '--camera-pose',
+        0.5,
+        0,
+        1,
+        0,
+        0,
+        0,
+        1,
+        *models,
+    )
     assert status == 0, errors
     found = json.loads((out / 'metrics.json').read_text())
     assert 0.3 < found['depth']['coverage'] < 0.7  # about half of the rows are nearer
@@ -219,19 +266,27 @@ def test_awkward_topic_names(models, tmp_path):
             pose = odometry(stamp)
             pose.pose.pose.position.x = float(index)
             for topic, message in (
-                    ('/front/picture', picture), ('/front/camera_info', info(stamp)),
-                    ('/odom', pose)):
+                ('/front/picture', picture),
+                ('/front/camera_info', info(stamp)),
+                ('/odom', pose),
+            ):
                 writer.write(topic, message.__msgtype__, stamp, message)
     out = tmp_path / 'out'
     status, printed, errors = demo(
-        '--bag', tmp_path / 'awkward', '--out', out, '--odom-gt', '/odom', *models)
+        '--bag', tmp_path / 'awkward', '--out', out, '--odom-gt', '/odom', *models
+    )
     assert status == 0, errors
     with Bag(out / 'recording') as bag:
-        assert {'/front/picture/compressed', '/odom', '/depth_ros/odom',
-                '/depth_ros/depth/image_rect'} <= bag.topics.keys()
+        assert {
+            '/front/picture/compressed',
+            '/odom',
+            '/depth_ros/odom',
+            '/depth_ros/depth/image_rect',
+        } <= bag.topics.keys()
         assert bag.topics['/odom'].count == 10
-    assert 'ATE' in printed and json.loads(
-        (out / 'metrics.json').read_text())['frames']['judged'] > 5
+    assert (
+        'ATE' in printed and json.loads((out / 'metrics.json').read_text())['frames']['judged'] > 5
+    )
 
 
 # What goes wrong
@@ -292,12 +347,16 @@ def wait_for_children(out: Path, count: int, timeout: float = 60) -> list[int]:
 
 def test_a_node_that_dies_is_reported(models, tmp_path):
     out = tmp_path / 'out'
-    process = start('--bag', write(tmp_path / 'tiny', truth=True), '--out', out, *models,
-                    '--rate', 0.2)
+    process = start(
+        '--bag', write(tmp_path / 'tiny', truth=True), '--out', out, *models, '--rate', 0.2
+    )
     try:
         wait_for_children(out, 4)
-        node = next(pid for pid in children_of(out)
-                    if os.readlink(f'/proc/{pid}/fd/1').endswith('odometry_node.log'))
+        node = next(
+            pid
+            for pid in children_of(out)
+            if os.readlink(f'/proc/{pid}/fd/1').endswith('odometry_node.log')
+        )
         os.kill(node, signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
     finally:
@@ -307,12 +366,14 @@ def test_a_node_that_dies_is_reported(models, tmp_path):
     assert children_of(out) == []
 
 
-@pytest.mark.parametrize('number, status', [
-    (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    'number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
 def test_an_interrupted_demo_leaves_no_process(models, tmp_path, number, status):
     out = tmp_path / 'out'
-    process = start('--bag', write(tmp_path / 'tiny', truth=True), '--out', out, *models,
-                    '--rate', 0.1)
+    process = start(
+        '--bag', write(tmp_path / 'tiny', truth=True), '--out', out, *models, '--rate', 0.1
+    )
     try:
         assert len(wait_for_children(out, 4)) == 4
         time.sleep(2)
@@ -330,17 +391,31 @@ def test_an_interrupted_demo_leaves_no_process(models, tmp_path, number, status)
 
 
 def test_bench_prints_a_row_for_each_model_node_and_size(models):
-    command = [sys.executable, '-m', 'depth_ros.bench', *models, '--runs', '3', '--frames', '25',
-               '--evaluated', '20']
+    command = [
+        sys.executable,
+        '-m',
+        'depth_ros.bench',
+        *models,
+        '--runs',
+        '3',
+        '--frames',
+        '25',
+        '--evaluated',
+        '20',
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     assert {row[0] for row in rows if len(row) > 2 and row[1] == '64x48'} == {
-        'perception.onnx', 'pose.onnx'}
+        'perception.onnx',
+        'pose.onnx',
+    }
     nodes = [row for row in rows if len(row) == 7 and row[1].endswith('_node')]
     assert [row[:2] for row in nodes] == [
-        [size, node] for size in ('1280x720', '640x192')
-        for node in ('perception_node', 'odometry_node')]
+        [size, node]
+        for size in ('1280x720', '640x192')
+        for node in ('perception_node', 'odometry_node')
+    ]
     count, what, speed, without, memory = rows[-1]
     assert (count, what) == ('20', 'frames')
     assert 0 < float(speed) <= float(without) and float(memory) > 50
@@ -353,11 +428,17 @@ def test_a_domain_is_claimed_only_once(tmp_path, monkeypatch):
     monkeypatch.setattr(domain.tempfile, 'tempdir', str(tmp_path))
     monkeypatch.setattr(domain, 'LAST_DOMAIN', 3)
     monkeypatch.setattr(domain, '_locks', [])
-    claim = ('from depth_ros import domain; domain.LAST_DOMAIN = 3; print(domain.claim_domain()); '
-             'input()')
+    claim = (
+        'from depth_ros import domain; domain.LAST_DOMAIN = 3; print(domain.claim_domain()); '
+        'input()'
+    )
     with subprocess.Popen(
-            [sys.executable, '-c', claim], env={**os.environ, 'TMPDIR': str(tmp_path)}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        [sys.executable, '-c', claim],
+        env={**os.environ, 'TMPDIR': str(tmp_path)},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
         first = int(other.stdout.readline())
         assert {domain.claim_domain() for _ in range(2)} == {1, 2, 3} - {first}
         with pytest.raises(RuntimeError, match='all ROS domains are taken'):

@@ -50,18 +50,24 @@ def resizing(source, target, size):
     """
     model, contract = onnx.load(source), read_contract(source)
     changed = replace(contract, image_size=size)
-    images = tuple(torch.zeros(1, *changed.image_shape, dtype=torch.uint8)
-                   for _ in contract.inputs)
+    images = tuple(torch.zeros(1, *changed.image_shape, dtype=torch.uint8) for _ in contract.inputs)
     front = torch.onnx.export(
-        Front(), images, dynamo=True, opset_version=export.OPSET, verbose=False,
-        input_names=list(contract.inputs), output_names=[f'{n}_fit' for n in contract.inputs],
-        external_data=False).model_proto
+        Front(),
+        images,
+        dynamo=True,
+        opset_version=export.OPSET,
+        verbose=False,
+        input_names=list(contract.inputs),
+        output_names=[f'{n}_fit' for n in contract.inputs],
+        external_data=False,
+    ).model_proto
     front = compose.add_prefix(front, 'front_', rename_inputs=False, rename_outputs=False)
     first = [node.output[0] for node in model.graph.node if node.op_type == 'Div']
     whole = onnx.shape_inference.infer_shapes(model)
-    rest = Extractor(whole).extract_model(first[:len(images)], list(contract.outputs))
+    rest = Extractor(whole).extract_model(first[: len(images)], list(contract.outputs))
     model = compose.merge_models(
-        front, rest, list(zip((o.name for o in front.graph.output), first, strict=False)))
+        front, rest, list(zip((o.name for o in front.graph.output), first, strict=False))
+    )
     onnx.checker.check_model(model, full_check=True)
     write_contract(model, changed)
     onnx.save(model, target)
@@ -89,8 +95,10 @@ def street(repository):
     with Bag(repository / 'demo' / 'street') as bag:
         topic = find_streams(bag).image
         messages = [m for m in bag.messages() if m.topic == topic]
-        return [cv2.imdecode(np.asarray(bag.decode(messages[i]).data), cv2.IMREAD_COLOR)[..., ::-1]
-                for i in (10, 11, 80, 81)]
+        return [
+            cv2.imdecode(np.asarray(bag.decode(messages[i]).data), cv2.IMREAD_COLOR)[..., ::-1]
+            for i in (10, 11, 80, 81)
+        ]
 
 
 @pytest.fixture(scope='module')
@@ -102,8 +110,10 @@ def real_street(data_dir):
 
 def fitted(image, width, height):
     """An image as the nodes bring it to a size."""
-    fit = ImageFit.create(Intrinsics(1, 1, 0, 0, image.shape[1], image.shape[0]),
-                          Intrinsics(1, 1, 0, 0, width, height))
+    fit = ImageFit.create(
+        Intrinsics(1, 1, 0, 0, image.shape[1], image.shape[0]),
+        Intrinsics(1, 1, 0, 0, width, height),
+    )
     out = np.empty((height, width, 3), np.uint8)
     fit.to_network(np.ascontiguousarray(image), out)
     return out
@@ -116,7 +126,7 @@ def enlarged(images, size):
 @pytest.mark.parametrize('size', SIZES)
 def test_graphs_resize_as_the_nodes_do(street, size):
     for image in enlarged(street, size):
-        found, = Front()(torch.from_numpy(image)[None])
+        (found,) = Front()(torch.from_numpy(image)[None])
         difference = 255 * found[0].numpy().transpose(1, 2, 0) - fitted(image, 640, 192)
         # OpenCV rounds the halved image, too.
         assert np.abs(difference).max() < 1.01 and np.mean(np.abs(difference) > 0.5) < 0.25
@@ -132,8 +142,10 @@ def test_outputs_on_a_real_street(repository, make, real_street):
 
 
 def check_outputs(repository, make, images, size):
-    plain, whole = ({name: load_engine(file(name), 'onnxruntime') for name in MODELS} for file in (
-        lambda name: repository / 'models' / name, lambda name: make(name, size)))
+    plain, whole = (
+        {name: load_engine(file(name), 'onnxruntime') for name in MODELS}
+        for file in (lambda name: repository / 'models' / name, lambda name: make(name, size))
+    )
     for image in images:
         expected = plain['perception.onnx'].infer({'image': fitted(image, 640, 192)[None]})
         found = whole['perception.onnx'].infer({'image': image[None]})
@@ -143,9 +155,14 @@ def check_outputs(repository, make, images, size):
     for pair in (images[:2], images[2:]):
         small = (fitted(image, 640, 192) for image in pair)
         expected, found = (
-            engine['pose.onnx'].infer({name: image[None] for name, image in zip(
-                ('previous', 'current'), given, strict=True)})['pose']
-            for engine, given in ((plain, small), (whole, pair)))
+            engine['pose.onnx'].infer(
+                {
+                    name: image[None]
+                    for name, image in zip(('previous', 'current'), given, strict=True)
+                }
+            )['pose']
+            for engine, given in ((plain, small), (whole, pair))
+        )
         np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
 
 
@@ -187,8 +204,9 @@ def test_on_the_gpu(gpu, make, street, name, size):
     assert build_engine.main([str(source)]) == 0
     engine, contract = load_engine(source), read_contract(source)
     assert engine.backend == 'tensorrt'
-    inputs = {n: image[None] for n, image in zip(contract.inputs, enlarged(street, size),
-                                                 strict=False)}
+    inputs = {
+        n: image[None] for n, image in zip(contract.inputs, enlarged(street, size), strict=False)
+    }
     found, expected = (e.infer(inputs) for e in (engine, OnnxRuntimeEngine(source, contract, 2)))
     for output in contract.outputs:
         if output == 'labels':
@@ -202,12 +220,18 @@ def test_on_the_gpu(gpu, make, street, name, size):
 
 # Who feeds them
 
+
 @pytest.mark.parametrize('mode', ['stretch', 'crop'])
 @pytest.mark.parametrize('camera', [(WIDTH, HEIGHT), (960, 600)])
 def test_offline(repository, make, street, mode, camera):
     """Of a camera of the size that the graph takes, and of another."""
-    plain, whole = ({name: load_engine(file(name), 'onnxruntime') for name in MODELS} for file in (
-        lambda name: repository / 'models' / name, lambda name: make(name, (WIDTH, HEIGHT))))
+    plain, whole = (
+        {name: load_engine(file(name), 'onnxruntime') for name in MODELS}
+        for file in (
+            lambda name: repository / 'models' / name,
+            lambda name: make(name, (WIDTH, HEIGHT)),
+        )
+    )
     info, images = info_message(*camera, FOCAL), []
     runners = [Runner(*models.values(), Settings(fit=mode)) for models in (plain, whole)]
     for number, image in enumerate(enlarged(street[:2], camera)):
@@ -230,9 +254,12 @@ def test_the_nodes(make, street):
     info = info_message(WIDTH, HEIGHT, FOCAL)
     engine = OnnxRuntimeEngine(model, read_contract(model), 1)
     expected = Runner(engine, None, Settings())(Picture(0, 'camera', image), info).published
-    with (NodeProcess('perception_node', {
-            'model': model, 'backend': 'onnxruntime', 'output_size': 'network'}) as process,
-            Peer() as peer):
+    with (
+        NodeProcess(
+            'perception_node', {'model': model, 'backend': 'onnxruntime', 'output_size': 'network'}
+        ) as process,
+        Peer() as peer,
+    ):
         scene = Scene(peer, process)
         listener = peer.listen(Image, '/depth/image_rect')
         peer.wait_state('perception_node', 'active')
@@ -253,8 +280,9 @@ def sequence(tmp_path, street):
         truth = np.full((HEIGHT, WIDTH), 5000, np.uint16)
         cv2.imwrite(str(folder / f'depth/{number}.png'), truth)
         cv2.imwrite(str(folder / f'semantics/{number}.png'), np.zeros((HEIGHT, WIDTH), np.uint8))
-    np.savetxt(folder / 'intrinsics.txt', [[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2],
-                                           [0, 0, 1]])
+    np.savetxt(
+        folder / 'intrinsics.txt', [[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]]
+    )
     poses = np.tile(np.eye(4)[:3].ravel(), (len(street), 1))
     poses[:, 11] = np.arange(len(street))
     np.savetxt(folder / 'poses.txt', poses)
@@ -267,12 +295,27 @@ def test_the_evaluation_of_training(repository, make, sequence, tmp_path):
     reports = []
     for number, model in enumerate(models):
         out = tmp_path / str(number)
-        assert main(['evaluate', str(sequence), '--model', str(model), '--out', str(out),
-                     '--json', str(out / 'report.json')]) == 0
+        assert (
+            main(
+                [
+                    'evaluate',
+                    str(sequence),
+                    '--model',
+                    str(model),
+                    '--out',
+                    str(out),
+                    '--json',
+                    str(out / 'report.json'),
+                ]
+            )
+            == 0
+        )
         reports.append(json.loads((out / 'report.json').read_text()))
     expected, found = reports
     for name in ('abs_rel', 'rmse'):
         assert found['depth']['as_published'][name] == pytest.approx(
-            expected['depth']['as_published'][name], rel=0.02)
+            expected['depth']['as_published'][name], rel=0.02
+        )
     assert found['semantics']['iou']['road'] == pytest.approx(
-        expected['semantics']['iou']['road'], abs=0.01)
+        expected['semantics']['iou']['road'], abs=0.01
+    )

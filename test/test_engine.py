@@ -44,9 +44,16 @@ def test_outputs_follow_the_inputs_of_each_call(tmp_path, backend):
     assert (engine.infer({'image': dark})['labels'] == 0).all() and (kept == 3).all()
 
 
-@pytest.mark.parametrize('wrong', [
-    {}, {'picture': IMAGE}, {'image': IMAGE[0]}, {'image': IMAGE.astype(np.float32)},
-    {'image': IMAGE[:, :-1]}])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        {},
+        {'picture': IMAGE},
+        {'image': IMAGE[0]},
+        {'image': IMAGE.astype(np.float32)},
+        {'image': IMAGE[:, :-1]},
+    ],
+)
 def test_wrong_inputs_are_named(tmp_path, backend, wrong):
     engine = load_engine(save_perception(tmp_path / 'net.onnx'), backend)
     with pytest.raises(EngineError, match="input 'image'"):
@@ -98,6 +105,7 @@ print(count)
 
 def test_signals_arrive_whatever_order_engines_are_closed_in(tmp_path, backend):
     path = save_perception(tmp_path / 'net.onnx')
-    result = subprocess.run([sys.executable, '-c', SIGNALS_AMONG_ENGINES, path, backend],
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, '-c', SIGNALS_AMONG_ENGINES, path, backend], capture_output=True, text=True
+    )
     assert (result.returncode, result.stdout) == (0, '6\n'), result.stderr

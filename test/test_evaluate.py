@@ -46,8 +46,7 @@ class Oracle(Predictor):
         self.factor, self.views = factor, views
 
     def _perceive(self, image):
-        return Perceived(image[..., 0].astype(np.float32) / 10 * self.factor,
-                         image[..., 1].copy())
+        return Perceived(image[..., 0].astype(np.float32) / 10 * self.factor, image[..., 1].copy())
 
     def _window(self, frames):
         along = np.array([f[0, 0, 2] / 10 for f in frames]) * self.factor
@@ -64,7 +63,7 @@ def street(tmp_path):
     for i in range(FRAMES):
         image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         image[..., 0] = rng.integers(20, 250, (HEIGHT, WIDTH))
-        image[:, WIDTH // 2:, 1] = 13
+        image[:, WIDTH // 2 :, 1] = 13
         image[..., 2] = i * i  # accelerating, so that steps differ
         cv2.imwrite(str(folder / f'images/{i}.png'), image[..., ::-1])
         cv2.imwrite(str(folder / f'depth/{i}.png'), image[..., 0].astype(np.uint16) * 100)
@@ -87,8 +86,9 @@ def run(monkeypatch, tmp_path, predictor, *arguments):
 def test_an_oracle_has_no_errors(monkeypatch, tmp_path, street, capsys):
     report = run(monkeypatch, tmp_path, Oracle(), street)
     # To the rounding of 25 m in float32.
-    perfect = pytest.approx({'abs_rel': 0, 'sq_rel': 0, 'rmse': 0, 'rmse_log': 0, 'a1': 1, 'a2': 1,
-                             'a3': 1}, abs=3e-6)
+    perfect = pytest.approx(
+        {'abs_rel': 0, 'sq_rel': 0, 'rmse': 0, 'rmse_log': 0, 'a1': 1, 'a2': 1, 'a3': 1}, abs=3e-6
+    )
     for row in ('median_scaled', 'as_published', 'median_scaled_50m', 'near_edges', '0_to_10m'):
         assert report['depth'][row] == perfect
     assert report['depth']['images'] == FRAMES
@@ -127,14 +127,16 @@ def test_depth_is_corrected_for_another_camera(monkeypatch, tmp_path, street):
 def test_what_is_written(monkeypatch, tmp_path, street):
     out = tmp_path / 'out'
     for _ in range(2):  # into the same folder, as the second time
-        report = run(monkeypatch, tmp_path, Oracle(factor=1.5), street, '--out', out,
-                     '--pictures', 5)
+        report = run(
+            monkeypatch, tmp_path, Oracle(factor=1.5), street, '--out', out, '--pictures', 5
+        )
     assert json.loads((out / 'metrics.json').read_text()) == report
     with (out / 'depth.csv').open() as file:
         rows = [row for row in csv.DictReader(file) if row['row'] == 'as_published']
     assert [row['image'] for row in rows] == [str(i) for i in range(FRAMES)]
     assert np.mean([float(row['rmse']) for row in rows]) == pytest.approx(
-        report['depth']['as_published']['rmse'])
+        report['depth']['as_published']['rmse']
+    )
     with (out / 'confusion.csv').open() as file:
         header, road, *_ = csv.reader(file)
     assert road[0] == 'road' and int(road[header.index('road')]) == FRAMES * HEIGHT * WIDTH // 2
@@ -176,8 +178,16 @@ def test_frames_with_damaged_files_are_left_out(monkeypatch, tmp_path, street):
     for name in ('images/0.png', 'depth/2.png', 'semantics/5.png'):
         path = tmp_path / 'set/torn' / name
         path.write_bytes(path.read_bytes()[:-20])
-    report = run(monkeypatch, tmp_path, Oracle(factor=1.5), tmp_path / 'set', '--out',
-                 tmp_path / 'out', '--pictures', 2 * FRAMES)
+    report = run(
+        monkeypatch,
+        tmp_path,
+        Oracle(factor=1.5),
+        tmp_path / 'set',
+        '--out',
+        tmp_path / 'out',
+        '--pictures',
+        2 * FRAMES,
+    )
     assert report['depth']['images'] == report['semantics']['images'] == 2 * FRAMES - 3
     # The first image is torn, so another one tells the camera.
     assert report['depth']['scale_median'] == pytest.approx(whole['depth']['scale_median'])
@@ -192,18 +202,26 @@ def test_frames_with_damaged_files_are_left_out(monkeypatch, tmp_path, street):
 
 
 def test_a_path_that_cannot_be_judged_is_a_note(monkeypatch, tmp_path, street):
-    report = run(monkeypatch, tmp_path, Oracle(factor=0.0), street, '--tasks', 'odometry',
-                 'semantics')
-    assert report['notes'] == ['trajectory of street: the estimate does not move, so the paths '
-                               'cannot be aligned']
+    report = run(
+        monkeypatch, tmp_path, Oracle(factor=0.0), street, '--tasks', 'odometry', 'semantics'
+    )
+    assert report['notes'] == [
+        'trajectory of street: the estimate does not move, so the paths cannot be aligned'
+    ]
     assert report['not_evaluated'] == ['odometry']
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    ([], 'name either a folder'), (['--kitti', '.'], '--kitti needs --split'),
-    (['.', '--kitti', '.'], 'name either a folder'), (['.', '--cap', '0'], '--cap must be'),
-    (['.', '--classes', 'no.yaml'], "cannot use --classes 'no.yaml'"),
-    (['nowhere'], 'no sequences')])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'name either a folder'),
+        (['--kitti', '.'], '--kitti needs --split'),
+        (['.', '--kitti', '.'], 'name either a folder'),
+        (['.', '--cap', '0'], '--cap must be'),
+        (['.', '--classes', 'no.yaml'], "cannot use --classes 'no.yaml'"),
+        (['nowhere'], 'no sequences'),
+    ],
+)
 def test_bad_requests_are_named(monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(evaluate, 'load_predictor', lambda *_: Oracle())
     assert main(['evaluate', *arguments]) == 2
@@ -214,8 +232,17 @@ def test_bad_requests_are_named(monkeypatch, capsys, arguments, message):
 
 
 def protocol(**changes):
-    return Protocol(**{'caps': (80.0,), 'crop': None, 'resize': 'disparity', 'flip': False,
-                       'limit_truth': True, 'edge_radius': 5, **changes})
+    return Protocol(
+        **{
+            'caps': (80.0,),
+            'crop': None,
+            'resize': 'disparity',
+            'flip': False,
+            'limit_truth': True,
+            'edge_radius': 5,
+            **changes,
+        }
+    )
 
 
 def test_errors_near_edges_and_by_distance_keep_the_images_scale():
@@ -279,8 +306,10 @@ def test_windows_chain_to_the_whole_path(views):
 
 def test_the_chain_takes_the_step_to_the_middle():
     """Each window of three knows only the step to its middle frame, except at the ends."""
+
     def window(*steps):
         return np.stack([pose(np.eye(3), [x, 0, 0]) for x in (0, *np.cumsum(steps))])
+
     poses = chain([window(1, 99), window(2, 99), window(4, 8)])
     assert poses[:, 0, 3].tolist() == [0, 1, 3, 7, 15]
 
@@ -291,6 +320,7 @@ def test_snippets_of_a_network_that_sees_five_are_its_own(monkeypatch, tmp_path,
             poses = super()._window(frames)
             poses[4, 0, 3] += 1.0  # at the end of a window, which the chain takes only once
             return poses
+
     native = run(monkeypatch, tmp_path, Drifting(views=5), street, '--tasks', 'odometry')
     assert native['trajectories']['street']['snippet_ate'] > 0.1
     chained = run(monkeypatch, tmp_path, Drifting(views=6), street, '--tasks', 'odometry')
@@ -322,8 +352,9 @@ def test_shipped_models_are_read_from_folder_or_file(repository):
     assert np.array_equal(alone.labels(images[0]), outputs['labels'])
     with pytest.raises(DataError, match='no pose network'):
         alone.motion(*images)
-    step = load_engine(models / 'pose.onnx').infer(
-        {'previous': images[:1], 'current': images[1:]})['pose']
+    step = load_engine(models / 'pose.onnx').infer({'previous': images[:1], 'current': images[1:]})[
+        'pose'
+    ]
     pair = load_predictor(models / 'pose.onnx')
     assert pair.motion(*images) == pytest.approx(pose(rotation_from_vector(step[:3]), step[3:]))
     with pytest.raises(DataError, match='no perception network'):
@@ -340,15 +371,32 @@ def test_no_model_is_said(tmp_path):
 @pytest.fixture
 def checkpoint(tmp_path):
     """Writes a checkpoint of an untrained system and returns it with the system."""
+
     def write(**settings):
-        config = Config(data='', val='', out='', width=64, height=32, batch_size=1, steps=1,
-                        learning_rate=1e-3, **settings)
+        config = Config(
+            data='',
+            val='',
+            out='',
+            width=64,
+            height=32,
+            batch_size=1,
+            steps=1,
+            learning_rate=1e-3,
+            **settings,
+        )
         torch.manual_seed(0)
         system = System(config).eval()
         path = tmp_path / 'last.ckpt'
-        torch.save({'hyper_parameters': asdict(config), 'state_dict': system.state_dict(),
-                    'global_step': 0}, path)
+        torch.save(
+            {
+                'hyper_parameters': asdict(config),
+                'state_dict': system.state_dict(),
+                'global_step': 0,
+            },
+            path,
+        )
         return path, system
+
     return write
 
 
@@ -393,8 +441,10 @@ def test_a_checkpoint_that_sees_several_frames(checkpoint, views):
 
 def test_both_forms_of_a_split(tmp_path):
     file = tmp_path / 'split.txt'
-    file.write_text('2011_09_26/2011_09_26_drive_0002_sync 69 r\n\n'
-                    '2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000054.png\n')
+    file.write_text(
+        '2011_09_26/2011_09_26_drive_0002_sync 69 r\n\n'
+        '2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000054.png\n'
+    )
     drive = ('2011_09_26', '2011_09_26_drive_0002_sync')
     assert read_split(file) == [(*drive, '0000000069', 3), (*drive, '0000000054', 2)]
     file.write_text('2011_09_26/drive 69\n')
@@ -420,7 +470,8 @@ def kitti(tmp_path):
         (drive / name).mkdir(parents=True)
     (date / 'calib_cam_to_cam.txt').write_text(
         'calib_time: 09-Jan-2012 13:57:47\nR_rect_00: 1 0 0 0 1 0 0 0 1\n'
-        f'S_rect_02: {WIDTH} {HEIGHT}\nP_rect_02: 50 0 31.5 0 0 50 15.5 0 0 0 1 0\n')
+        f'S_rect_02: {WIDTH} {HEIGHT}\nP_rect_02: 50 0 31.5 0 0 50 15.5 0 0 0 1 0\n'
+    )
     (date / 'calib_velo_to_cam.txt').write_text('R: 0 -1 0 0 0 -1 1 0 0\nT: 0 0 0\n')
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image[..., 2] = 100
@@ -428,14 +479,28 @@ def kitti(tmp_path):
     # The wall is at 8 m in one half, as the laser sees it; Garg's crop takes its rows 13 to 30.
     v, u = np.mgrid[:HEIGHT, :WIDTH]
     depth = np.where(u < WIDTH // 2, 10.0, 8.0)
-    points = np.stack([depth, -(u + 1 - 31.5) / 50 * depth, -(v + 1 - 15.5) / 50 * depth,
-                       np.zeros_like(depth)], -1).reshape(-1, 4).astype(np.float32)
+    points = (
+        np.stack(
+            [
+                depth,
+                -(u + 1 - 31.5) / 50 * depth,
+                -(v + 1 - 15.5) / 50 * depth,
+                np.zeros_like(depth),
+            ],
+            -1,
+        )
+        .reshape(-1, 4)
+        .astype(np.float32)
+    )
     points.tofile(drive / 'velodyne_points/data/0000000007.bin')
-    cv2.imwrite(str(drive / 'proj_depth/groundtruth/image_02/0000000007.png'),
-                (np.where(u < WIDTH // 2, 10, 100) * 256).astype(np.uint16))
+    cv2.imwrite(
+        str(drive / 'proj_depth/groundtruth/image_02/0000000007.png'),
+        (np.where(u < WIDTH // 2, 10, 100) * 256).astype(np.uint16),
+    )
     split = tmp_path / 'split.txt'
-    split.write_text('2011_09_26/2011_09_26_drive_0001_sync 7 l\n'
-                     '2011_09_26/2011_09_26_drive_0001_sync 8 l\n')
+    split.write_text(
+        '2011_09_26/2011_09_26_drive_0001_sync 7 l\n2011_09_26/2011_09_26_drive_0001_sync 8 l\n'
+    )
     return tmp_path / 'kitti', split
 
 
@@ -443,13 +508,16 @@ def test_eigen_protocol_on_a_kitti_folder(monkeypatch, tmp_path, kitti, capsys):
     options = ('--kitti', kitti[0], '--split', kitti[1])
     classic = run(monkeypatch, tmp_path, Oracle(), *options)
     assert classic['depth']['protocol']['crop'] == 'garg'
-    assert classic['notes'] == ['1 of 2 listed images lack the image or classic ground truth, '
-                                'such as 2011_09_26/2011_09_26_drive_0001_sync 0000000008']
+    assert classic['notes'] == [
+        '1 of 2 listed images lack the image or classic ground truth, '
+        'such as 2011_09_26/2011_09_26_drive_0001_sync 0000000008'
+    ]
     # Garg's crop keeps columns 2 to 60: 30 at 10 m, 29 at 8 m, all predicted at 10.
     assert classic['depth']['as_published']['abs_rel'] == pytest.approx(29 / 59 * 2 / 8, rel=1e-4)
     improved = run(monkeypatch, tmp_path, Oracle(factor=20.0), *options, '--truth', 'improved')
     assert improved['depth']['protocol']['caps'] == [80] and (
-        improved['depth']['protocol']['crop'] is None)
+        improved['depth']['protocol']['crop'] is None
+    )
     # 200 m is clamped to 80 m; the truth beyond it counts.
     assert improved['depth']['as_published']['abs_rel'] == pytest.approx((7 + 0.2) / 2)
     kitti[1].write_text('2011_09_26/2011_09_26_drive_0001_sync 8 l\n')
@@ -469,8 +537,9 @@ def test_shipped_model_sees_more_than_a_flat_wall(repository, data_dir):
     model, wall = [], []
     for folder in folders:
         shape = cv2.imread(str(folder / 'image.png')).shape[:2]
-        truth = project_velodyne(read_points(folder / 'velodyne.bin'),
-                                 file_projection(folder / 'calib.txt', 2), shape)
+        truth = project_velodyne(
+            read_points(folder / 'velodyne.bin'), file_projection(folder / 'calib.txt', 2), shape
+        )
         depth = predictor.depth(read_image(folder / 'image.png', *predictor.perception_size))
         model.append(metrics.depth_metrics(protocol().resized(depth, shape), truth, **options))
         wall.append(metrics.depth_metrics(np.ones(shape), truth, **options))
@@ -483,13 +552,28 @@ def test_shipped_models_on_a_kitti_sequence(repository, data_dir, tmp_path):
     if not folder.is_dir():
         pytest.skip(f'{folder} is missing')
     out = tmp_path / 'out'
-    assert main(['evaluate', str(folder), '--models', str(repository / 'models'), '--tasks',
-                 'odometry', '--out', str(out)]) == 0
+    assert (
+        main(
+            [
+                'evaluate',
+                str(folder),
+                '--models',
+                str(repository / 'models'),
+                '--tasks',
+                'odometry',
+                '--out',
+                str(out),
+            ]
+        )
+        == 0
+    )
     numbers = json.loads((out / 'metrics.json').read_text())['trajectories'][folder.name]
     assert numbers['frames'] == 200 and numbers['length'] == pytest.approx(144.9, abs=0.1)
     truth = read_poses(out / 'trajectories' / f'{folder.name}_truth_kitti.txt')
-    still = [metrics.snippet_metrics(np.tile(np.eye(4), (5, 1, 1)), truth[i:i + 5]).ate
-             for i in range(196)]
+    still = [
+        metrics.snippet_metrics(np.tile(np.eye(4), (5, 1, 1)), truth[i : i + 5]).ate
+        for i in range(196)
+    ]
     assert numbers['snippet_ate'] < 0.1 * np.mean(still)
     estimate = read_poses(out / 'trajectories' / f'{folder.name}_kitti.txt')
     again = metrics.pose_metrics(estimate, truth, 'sim3')

@@ -89,8 +89,16 @@ def test_the_same_as_train_evaluate(walk, shipped):
     from train.__main__ import main as train
 
     models = [str(path) for path in shipped.values()]
-    assert not train(['evaluate', str(walk / 'walk'), '--model', str(Path(models[0]).parent),
-                      '--json', str(walk / 'train.json')])
+    assert not train(
+        [
+            'evaluate',
+            str(walk / 'walk'),
+            '--model',
+            str(Path(models[0]).parent),
+            '--json',
+            str(walk / 'train.json'),
+        ]
+    )
     ours, theirs = read(walk / 'out'), json.loads((walk / 'train.json').read_text())
     rows = theirs['depth']
     compared = [name for name in ours['depth']['rows'] if name in rows]
@@ -100,8 +108,16 @@ def test_the_same_as_train_evaluate(walk, shipped):
     for name in ('scale_median', 'scale_spread'):
         assert ours['depth'][name] == pytest.approx(rows[name], abs=1e-6)
     (trajectory,) = theirs['trajectories'].values()
-    for name in ('length', 'scale', 'ate_se3', 'ate_sim3', 'ate_scale', 'rpe_se3', 'rpe_sim3',
-                 'rpe_rotation_deg'):
+    for name in (
+        'length',
+        'scale',
+        'ate_se3',
+        'ate_sim3',
+        'ate_scale',
+        'rpe_se3',
+        'rpe_sim3',
+        'rpe_rotation_deg',
+    ):
         assert ours['trajectory'][name] == pytest.approx(trajectory[name], abs=1e-6)
 
 
@@ -115,7 +131,8 @@ def test_the_same_as_a_few_lines_of_numpy(walk, shipped):
         height, width = rgb.shape[:2]
         fit = ImageFit.create(
             Intrinsics(k[0, 0], k[1, 1], k[0, 2], k[1, 2], width, height),
-            Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height))
+            Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height),
+        )
         small = np.empty((1, contract.input_height, contract.input_width, 3), np.uint8)
         fit.to_network(rgb, small[0])
         disparity = cv2.resize(1 / engine.infer({'image': small})['depth'], (width, height))
@@ -123,8 +140,13 @@ def test_the_same_as_a_few_lines_of_numpy(walk, shipped):
         known = (g > 1e-3) & (g < 80)
         d, g = 1 / disparity[known], g[known]
         d = np.clip(d * np.median(g) / np.median(d), 1e-3, 80)
-        errors.append((np.mean(abs(d - g) / g), np.sqrt(np.mean((d - g) ** 2)),
-                       np.mean(np.maximum(d / g, g / d) < 1.25)))
+        errors.append(
+            (
+                np.mean(abs(d - g) / g),
+                np.sqrt(np.mean((d - g) ** 2)),
+                np.mean(np.maximum(d / g, g / d) < 1.25),
+            )
+        )
     abs_rel, rmse, a1 = np.mean(errors, axis=0)
     row = read(walk / 'out')['depth']['rows']['median_scaled']
     assert (row['abs_rel'], row['rmse'], row['a1']) == pytest.approx((abs_rel, rmse, a1), abs=1e-6)
@@ -136,8 +158,9 @@ def test_the_same_as_evos_own_command(walk, option, number):
     command = [evo, 'tum', 'truth.tum', 'estimate.tum', option]
     done = subprocess.run(command, cwd=walk / 'out/trajectory', capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rmse = next(line.split()[1] for line in done.stdout.splitlines() if line.strip().startswith(
-        'rmse'))
+    rmse = next(
+        line.split()[1] for line in done.stdout.splitlines() if line.strip().startswith('rmse')
+    )
     assert read(walk / 'out')['trajectory'][number] == pytest.approx(float(rmse), abs=2e-6)
 
 
@@ -151,10 +174,28 @@ def test_the_same_semantics_as_train_evaluate(data_dir, shipped, tmp_path):
             shutil.copy(path, folder / target)
     np.savetxt(folder / 'intrinsics.txt', [[400, 0, 240], [0, 400, 180], [0, 0, 1]])
     assert not train(['make_bag', str(folder), str(tmp_path / 'bag')])
-    evaluate(tmp_path / 'bag', '--out', tmp_path / 'out', '--classes', 'camvid', '--model',
-             shipped['perception_node'], '--no-recording')
-    assert not train(['evaluate', str(folder), '--model', str(shipped['perception_node']),
-                      '--classes', 'camvid', '--json', str(tmp_path / 'train.json')])
+    evaluate(
+        tmp_path / 'bag',
+        '--out',
+        tmp_path / 'out',
+        '--classes',
+        'camvid',
+        '--model',
+        shipped['perception_node'],
+        '--no-recording',
+    )
+    assert not train(
+        [
+            'evaluate',
+            str(folder),
+            '--model',
+            str(shipped['perception_node']),
+            '--classes',
+            'camvid',
+            '--json',
+            str(tmp_path / 'train.json'),
+        ]
+    )
     ours = read(tmp_path / 'out')['semantics']
     theirs = json.loads((tmp_path / 'train.json').read_text())['semantics']
     assert ours['frames'] == theirs['images'] == 10
@@ -176,10 +217,19 @@ def test_the_recording_holds_everything_side_by_side(walk):
     with Bag(walk / 'out/recording') as bag:
         counts = {name: topic.count for name, topic in bag.topics.items()}
         depth = decode_depth(bag.first('/depth/image_rect'))
-    for name in ('/camera/image_rect/compressed', '/camera/camera_info', '/depth/image_rect',
-                 '/depth/camera_info', '/depth/color/compressed', '/depth/error/compressed',
-                 '/semantics/labels', '/semantics/color/compressed', '/odom', '/tf',
-                 '/ground_truth/odom'):
+    for name in (
+        '/camera/image_rect/compressed',
+        '/camera/camera_info',
+        '/depth/image_rect',
+        '/depth/camera_info',
+        '/depth/color/compressed',
+        '/depth/error/compressed',
+        '/semantics/labels',
+        '/semantics/color/compressed',
+        '/odom',
+        '/tf',
+        '/ground_truth/odom',
+    ):
         assert counts[name] == FRAMES, name
     assert counts['/tf_static'] == 1 and np.isfinite(depth).mean() > 0.5
 
@@ -207,8 +257,9 @@ def test_damaged_images_are_counted_and_the_rest_is_judged(tiny, tmp_path, capsy
         if index == 5:
             message.encoding = 'what8'
         if index == 7:  # another view: its camera_info does not fit
-            message.height, message.data = HEIGHT // 2, message.data[:HEIGHT // 2 * 3 * WIDTH]
+            message.height, message.data = HEIGHT // 2, message.data[: HEIGHT // 2 * 3 * WIDTH]
         return message
+
     evaluate(street(tmp_path / 'bag', spoil=spoil), '--model', tiny, '--out', tmp_path / 'out')
     frames = read(tmp_path / 'out')['frames']
     assert (frames['recorded'], frames['judged']) == (10, 7)
@@ -220,36 +271,48 @@ def test_damaged_images_are_counted_and_the_rest_is_judged(tiny, tmp_path, capsy
 
 def test_clocks_that_jump_and_gaps_are_reported(tiny, tmp_path):
     stamps = [PERIOD * n for n in (10, 11, 12, 12, 20, 21, 22, 5, 6, 7)]
-    evaluate(street(tmp_path / 'bag', stamps=stamps), '--model', tiny, '--out', tmp_path / 'out',
-             '--max-gap', '0.5')
+    evaluate(
+        street(tmp_path / 'bag', stamps=stamps),
+        '--model',
+        tiny,
+        '--out',
+        tmp_path / 'out',
+        '--max-gap',
+        '0.5',
+    )
     found = read(tmp_path / 'out')
     timing = found['timing']
     assert timing['clock_jumps'] == 1 and timing['duplicate_stamps'] == 1
     assert timing['gaps'] == [[pytest.approx(0.2), pytest.approx(0.8)]]
     assert found['odometry']['missed'] == {
-        'an image has the stamp of the one before': 1, 'a gap is over max_gap': 1,
-        'the clock went back': 1}
+        'an image has the stamp of the one before': 1,
+        'a gap is over max_gap': 1,
+        'the clock went back': 1,
+    }
 
 
 def test_what_a_crash_left_is_judged_and_said(tiny, tmp_path):
     whole = street(tmp_path / 'whole') / 'whole.mcap'
     cut = tmp_path / 'cut.mcap'
-    cut.write_bytes(whole.read_bytes()[:-whole.stat().st_size // 3])
+    cut.write_bytes(whole.read_bytes()[: -whole.stat().st_size // 3])
     evaluate(cut, '--model', tiny, '--out', tmp_path / 'out')
     found = read(tmp_path / 'out')
     assert 0 < found['frames']['judged'] < 10 and 'mcap' in ' '.join(found['notes'])
 
 
-@pytest.mark.parametrize('options, message', [
-    (['nothing'], 'nothing does not exist'),
-    (['empty.mcap'], 'empty.mcap'),
-    (['bag', '--image', '/cam/imag'], 'did you mean /cam/image?'),
-    (['bag', '--model', 'no.onnx'], 'no.onnx'),
-    (['bag', '--classes', 'no.yaml'], 'no.yaml'),
-    (['bag', '--odom-gt', 'tf:odom>base'], 'no transforms'),
-    (['bag', '--out', 'bag'], 'lies in the output folder'),
-    (['--compare', 'bag'], 'bag'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (['nothing'], 'nothing does not exist'),
+        (['empty.mcap'], 'empty.mcap'),
+        (['bag', '--image', '/cam/imag'], 'did you mean /cam/image?'),
+        (['bag', '--model', 'no.onnx'], 'no.onnx'),
+        (['bag', '--classes', 'no.yaml'], 'no.yaml'),
+        (['bag', '--odom-gt', 'tf:odom>base'], 'no transforms'),
+        (['bag', '--out', 'bag'], 'lies in the output folder'),
+        (['--compare', 'bag'], 'bag'),
+    ],
+)
 def test_bad_input_ends_with_one_line(tiny, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     street(tmp_path / 'bag')
@@ -265,6 +328,7 @@ def test_no_usable_image_is_an_error_with_the_reasons(tiny, tmp_path, capsys):
     def spoil(index, message):
         message.encoding = 'what8'
         return message
+
     bag = street(tmp_path / 'bag', spoil=spoil)
     assert evaluate_bag.main([str(bag), '--model', str(tiny), '--out', str(tmp_path / 'o')]) == 1
     assert "'what8'" in capsys.readouterr().err
@@ -275,10 +339,21 @@ def test_an_interrupt_keeps_what_has_been_judged(tiny, tmp_path):
     bag = street(tmp_path / 'bag', stamps=range(PERIOD, 2001 * PERIOD, PERIOD))
     out = tmp_path / 'out'
     process = subprocess.Popen(
-        [sys.executable, '-m', 'depth_ros.evaluate_bag', str(bag), '--model', str(tiny), '--out',
-         str(out)], stderr=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            '-m',
+            'depth_ros.evaluate_bag',
+            str(bag),
+            '--model',
+            str(tiny),
+            '--out',
+            str(out),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
         # What a shell starts in the background ignores interrupts, and its children with it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     try:
         while not any(out.glob('.recording*/recording/*')):
             assert process.poll() is None, process.stderr.read()
@@ -309,11 +384,16 @@ def check_several(out: Path, error: str) -> None:
 
 
 def test_several_recordings_in_processes_and_one_that_fails(tiny, tmp_path, capsys):
-    bags = [street(tmp_path / 'one'), tmp_path / 'missing', street(tmp_path / 'two',
-                                                                   storage='sqlite3')]
+    bags = [
+        street(tmp_path / 'one'),
+        tmp_path / 'missing',
+        street(tmp_path / 'two', storage='sqlite3'),
+    ]
     out = tmp_path / 'out'
-    assert evaluate_bag.main([*map(str, bags), '--model', str(tiny), '--out', str(out),
-                              '--jobs', '2']) == 1
+    assert (
+        evaluate_bag.main([*map(str, bags), '--model', str(tiny), '--out', str(out), '--jobs', '2'])
+        == 1
+    )
     printed = capsys.readouterr()
     assert '2 of 3 recordings evaluated' in printed.err
     check_several(out, str(bags[1]))
@@ -324,11 +404,20 @@ def test_several_recordings_in_processes_and_one_that_fails(tiny, tmp_path, caps
 def test_several_recordings_on_a_cluster(tiny, tmp_path):
     distributed = pytest.importorskip('distributed', reason='Dask is not installed')
     bags = [street(tmp_path / 'one'), tmp_path / 'missing', street(tmp_path / 'two')]
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None
-                                  ) as cluster:
-        status = evaluate_bag.main([
-            *map(str, bags), '--model', str(tiny), '--out', str(tmp_path / 'out'),
-            '--cluster', cluster.scheduler_address])
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        status = evaluate_bag.main(
+            [
+                *map(str, bags),
+                '--model',
+                str(tiny),
+                '--out',
+                str(tmp_path / 'out'),
+                '--cluster',
+                cluster.scheduler_address,
+            ]
+        )
     assert status == 1
     check_several(tmp_path / 'out', str(bags[1]))
 

@@ -75,8 +75,7 @@ def ground_truth(folder, rows, tolerance=PERIOD // 2):
     """The truth of a recording with one image and these messages."""
     path = record(folder / 'recording', [*images([PERIOD]), *rows])
     topics = {topic for topic, _ in rows}
-    named = {name: f'/gt/{name}' for name in ('depth', 'labels', 'odom')
-             if f'/gt/{name}' in topics}
+    named = {name: f'/gt/{name}' for name in ('depth', 'labels', 'odom') if f'/gt/{name}' in topics}
     return GroundTruth(path, Streams('/cam/image', '/cam/camera_info', **named), tolerance)
 
 
@@ -99,13 +98,17 @@ def test_rows_are_those_of_the_metrics(tmp_path):
     truth[0][0] = np.nan
     found = [(t * rng.uniform(0.3, 0.6, (6, 8))).astype(np.float32) for t in truth]
     found = [np.where(np.isnan(f), 9, f).astype(np.float32) for f in found]
-    evaluation, judged = judge(tmp_path, [frame(i, f) for i, f in enumerate(found, 1)],
-                               depth_rows(truth))
+    evaluation, judged = judge(
+        tmp_path, [frame(i, f) for i, f in enumerate(found, 1)], depth_rows(truth)
+    )
     depth, columns = evaluation.numbers['depth'], evaluation.frames
     pairs = list(zip(found, truth, strict=True))
-    for name, options in (('median_scaled', {'median_scaling': True}), ('as_published', {}),
-                          ('median_scaled_50m', {'median_scaling': True, 'max_depth': 50}),
-                          ('as_published_50m', {'max_depth': 50})):
+    for name, options in (
+        ('median_scaled', {'median_scaling': True}),
+        ('as_published', {}),
+        ('median_scaled_50m', {'median_scaling': True, 'max_depth': 50}),
+        ('as_published_50m', {'max_depth': 50}),
+    ):
         single = [metrics.depth_metrics(f, t, **options) for f, t in pairs]
         assert depth['rows'][name] == pytest.approx(metrics.mean_depth_metrics(single)._asdict())
         column = {'median_scaled': 'abs_rel', 'as_published': 'abs_rel_published'}.get(name)
@@ -168,8 +171,13 @@ def test_scale_and_shift_are_fitted_in_each_frame(tmp_path):
     rng = np.random.default_rng(6)
     truth = [rng.uniform(2, 70, (6, 8)).astype(np.float32) for _ in range(2)]
     found = [1 / (a / t + b) for t, (a, b) in zip(truth, ((4, 0.2), (9, 0.01)), strict=True)]
-    evaluation, judged = judge(tmp_path, [frame(i, f) for i, f in enumerate(found, 1)],
-                               depth_rows(truth), metric=False, affine=True)
+    evaluation, judged = judge(
+        tmp_path,
+        [frame(i, f) for i, f in enumerate(found, 1)],
+        depth_rows(truth),
+        metric=False,
+        affine=True,
+    )
     rows = evaluation.numbers['depth']['rows']
     assert rows['scaled_and_shifted']['abs_rel'] == pytest.approx(0, abs=1e-4)
     assert 'median_scaled' not in rows and 'as_published' not in rows
@@ -189,7 +197,8 @@ def test_coverage_is_what_is_published_of_what_is_known(tmp_path):
     truth[:, :4] = np.nan  # 24 of 48 pixels are known
     published[:2, 2:] = np.nan  # 8 of them are not published
     evaluation, (judged,) = judge(
-        tmp_path, [frame(1, flat(5), published=published)], depth_rows([truth]))
+        tmp_path, [frame(1, flat(5), published=published)], depth_rows([truth])
+    )
     assert evaluation.frames['coverage'] == pytest.approx([16 / 24])
     assert evaluation.numbers['depth']['coverage'] == pytest.approx(16 / 24)
     # Errors are of every pixel, published or not.
@@ -204,12 +213,17 @@ WIDE = np.where(np.arange(32) < 20, 10, 20).astype(np.float32)[None].repeat(6, a
 def test_depth_by_class_and_near_edges(tmp_path):
     truth = np.where(WIDE == 10, ROAD, CAR).astype(np.uint8)
     wrong = np.zeros((6, 32), np.uint8)  # the model takes all for a car
-    evaluation, _ = judge(tmp_path, [frame(1, WIDE, labels=wrong)],
-                          depth_rows([flat(10, 6, 32)]) + label_rows([truth]), CLASSES)
+    evaluation, _ = judge(
+        tmp_path,
+        [frame(1, WIDE, labels=wrong)],
+        depth_rows([flat(10, 6, 32)]) + label_rows([truth]),
+        CLASSES,
+    )
     rows = {k: v['abs_rel'] for k, v in evaluation.numbers['depth']['rows'].items()}
     assert rows['median_scaled'] == pytest.approx(12 / 32)
     assert {k: v for k, v in rows.items() if ':' in k} == pytest.approx(
-        {'class:road': 0, 'class:car': 1})
+        {'class:road': 0, 'class:car': 1}
+    )
     assert EDGE_RADIUS == 5 and rows['near_edges'] == pytest.approx(0.5)
     names = list(rows)
     assert names.index('near_edges') < names.index('class:road')
@@ -218,11 +232,13 @@ def test_depth_by_class_and_near_edges(tmp_path):
 def test_depth_by_class_as_predicted_where_no_label_is_true(tmp_path):
     labels = np.where(WIDE == 10, 1, 255).astype(np.uint8)
     labels[:, 30:] = 0
-    evaluation, _ = judge(tmp_path, [frame(1, WIDE, labels=labels)],
-                          depth_rows([flat(10, 6, 32)]), CLASSES)
+    evaluation, _ = judge(
+        tmp_path, [frame(1, WIDE, labels=labels)], depth_rows([flat(10, 6, 32)]), CLASSES
+    )
     rows = {k: v['abs_rel'] for k, v in evaluation.numbers['depth']['rows'].items()}
     assert {k: v for k, v in rows.items() if ':' in k} == pytest.approx(
-        {'class:road': 0, 'class:car': 1})
+        {'class:road': 0, 'class:car': 1}
+    )
     assert 'near_edges' not in rows and evaluation.numbers['semantics'] is None
 
 
@@ -248,16 +264,19 @@ def test_true_ids_become_the_models(tmp_path):
 def test_labels_of_another_size(tmp_path):
     truth = np.repeat([[ROAD, CAR], [CAR, ROAD]], 3, axis=0).astype(np.uint8)
     ours = np.where(truth == ROAD, 1, 0).astype(np.uint8)
-    evaluation, _ = judge(tmp_path, [frame(1, labels=ours)],
-                          label_rows([truth.repeat(2, 0).repeat(2, 1)]), CLASSES)
+    evaluation, _ = judge(
+        tmp_path, [frame(1, labels=ours)], label_rows([truth.repeat(2, 0).repeat(2, 1)]), CLASSES
+    )
     assert evaluation.numbers['semantics']['pixel_accuracy'] == 1
     assert evaluation.numbers['semantics']['iou'] == {'road': 1, 'car': 1}
 
 
 def test_labels_of_several_frames_add_up(tmp_path):
     road = np.full((6, 8), ROAD, np.uint8)
-    frames = [frame(i, labels=np.full((6, 8), label, np.uint8))
-              for i, label in ((1, 1), (2, 1), (3, 0), (4, 1))]
+    frames = [
+        frame(i, labels=np.full((6, 8), label, np.uint8))
+        for i, label in ((1, 1), (2, 1), (3, 0), (4, 1))
+    ]
     evaluation, _ = judge(tmp_path, frames, label_rows([road, road, road]), CLASSES)
     assert evaluation.numbers['semantics']['frames'] == 3
     assert evaluation.numbers['semantics']['pixel_accuracy'] == pytest.approx(2 / 3)
@@ -279,8 +298,9 @@ def test_the_worst_and_some_examples(tmp_path):
         depth[:, 0] *= 1 + share
         return depth
 
-    evaluation, judged = judge(tmp_path, [frame(i, found(w)) for i, w in enumerate(wrong, 1)],
-                               depth_rows([flat(10)] * 30))
+    evaluation, judged = judge(
+        tmp_path, [frame(i, found(w)) for i, w in enumerate(wrong, 1)], depth_rows([flat(10)] * 30)
+    )
     assert evaluation.frames['abs_rel'] == pytest.approx(wrong / 8, rel=1e-4)
     assert [j.picture.stamp_ns for j in judged] == [i * PERIOD for i in range(1, 31)]
     worst, examples = evaluation.pictures[:WORST], evaluation.pictures[WORST:]
@@ -306,8 +326,10 @@ def test_examples_have_truth_where_it_is_rare(tmp_path):
 
 def test_frames_come_out_in_the_order_they_went_in(tmp_path):
     # The first of each four takes long.
-    frames = [frame(i, flat(5, 300, 400) if i % 4 == 1 else flat(5), numbers={'age_ms': float(i)})
-              for i in range(1, 17)]
+    frames = [
+        frame(i, flat(5, 300, 400) if i % 4 == 1 else flat(5), numbers={'age_ms': float(i)})
+        for i in range(1, 17)
+    ]
     rows = [('/gt/depth', image(f.depth, '32FC1', f.stamp)) for f in frames]
     evaluation, judged = judge(tmp_path, frames, rows)
     assert evaluation.frames['age_ms'].tolist() == list(range(1, 17))
@@ -384,13 +406,15 @@ def test_trajectory_that_is_half_as_large(tmp_path):
     assert evaluation.numbers['odometry'] == {'poses': 5, 'length': pytest.approx(4)}
 
 
-@pytest.mark.parametrize('found, problem', [
-    ([(0, 0, 0)], 'two or more'), ([(1, 1, 1)] * 4, 'the estimate does not move')])
+@pytest.mark.parametrize(
+    'found, problem',
+    [([(0, 0, 0)], 'two or more'), ([(1, 1, 1)] * 4, 'the estimate does not move')],
+)
 def test_trajectory_that_cannot_be_judged(tmp_path, found, problem):
     frames = [frame(i, pose=shifted(*c)) for i, c in enumerate(found, 1)]
     evaluation, _ = judge(tmp_path, frames, pose_rows(CORNERS))
     assert evaluation.numbers['trajectory'] is None and evaluation.aligned.shape == (0, 3)
-    note, = evaluation.notes
+    (note,) = evaluation.notes
     assert note.startswith('the trajectory cannot be judged: ') and problem in note
     assert len(evaluation.truth) == 5 and len(evaluation.estimate) == len(found)
 
@@ -408,7 +432,7 @@ def wall_frames(count, depth=lambda index: WALL_DISTANCE, spacing=1):
     noise = cv2.GaussianBlur(np.random.default_rng(0).uniform(0, 255, (*size, 3)), (0, 0), 2)
     wall = cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
     for i in range(count):
-        rgb = wall[:, WALL_STEP * i:WALL_STEP * i + 64]
+        rgb = wall[:, WALL_STEP * i : WALL_STEP * i + 64]
         step = shifted(x=WALL_STEP * WALL_DISTANCE / 32) if i else None
         yield frame(spacing * (i + 1), flat(depth(i), 48, 64), rgb, step=step)
 
@@ -424,7 +448,8 @@ def test_true_depth_and_motion_explain_the_images(tmp_path):
     assert columns['scale_step'][1:] == pytest.approx(np.ones(5))
     assert numbers['frames'] == 5 and numbers['inconsistency'] == pytest.approx(0, abs=1e-6)
     assert numbers['explained_percent'] == pytest.approx(
-        100 * (1 - columns['photometric'][1:].sum() / columns['photometric_static'][1:].sum()))
+        100 * (1 - columns['photometric'][1:].sum() / columns['photometric_static'][1:].sum())
+    )
     assert numbers['explained_percent'] > 95
     assert numbers['scale_step_spread_percent'] == pytest.approx(0, abs=1e-4)
     assert numbers['scale_drift_percent_per_minute'] is None  # half a second is too short
@@ -486,11 +511,19 @@ def test_loops(tmp_path):
     # A metre and a metre are said to be 2.2 metres, then 2 metres and a turn by 0.02 rad.
     turn = pose(rotation_from_vector([0, 0.02, 0]), [0, 0, 2])
     ahead = shifted(z=1)
-    frames = [frame(1, loop=(ahead, ahead, shifted(z=2.2))), frame(2),
-              frame(3, loop=(ahead, ahead, turn)), frame(4, loop=(np.eye(4),) * 3)]
+    frames = [
+        frame(1, loop=(ahead, ahead, shifted(z=2.2))),
+        frame(2),
+        frame(3, loop=(ahead, ahead, turn)),
+        frame(4, loop=(np.eye(4),) * 3),
+    ]
     numbers = judge(tmp_path, frames)[0].numbers['consistency']
-    assert numbers == pytest.approx({'loop_translation_percent': 100 * (0.1 + 0) / 2,
-                                     'loop_rotation_deg': math.degrees(0.02) / 2})
+    assert numbers == pytest.approx(
+        {
+            'loop_translation_percent': 100 * (0.1 + 0) / 2,
+            'loop_rotation_deg': math.degrees(0.02) / 2,
+        }
+    )
 
 
 def test_step_of_the_camera():
@@ -508,8 +541,12 @@ def test_no_frame_at_all(tmp_path):
     evaluation, judged = judge(tmp_path, [], depth_rows([flat(5)]) + pose_rows(CORNERS), CLASSES)
     assert judged == evaluation.pictures == evaluation.notes == [] and evaluation.frames == {}
     assert evaluation.numbers == {
-        'depth': None, 'semantics': None, 'trajectory': None, 'consistency': None,
-        'odometry': {'poses': 0, 'length': 0}}
+        'depth': None,
+        'semantics': None,
+        'trajectory': None,
+        'consistency': None,
+        'odometry': {'poses': 0, 'length': 0},
+    }
 
 
 def test_odometry_only(tmp_path):
@@ -517,7 +554,8 @@ def test_odometry_only(tmp_path):
     evaluation, _ = judge(tmp_path, frames)
     assert evaluation.numbers['odometry'] == {'poses': 5, 'length': pytest.approx(4)}
     assert {k: v for k, v in evaluation.numbers.items() if v} == {
-        'odometry': evaluation.numbers['odometry']}
+        'odometry': evaluation.numbers['odometry']
+    }
     np.testing.assert_array_equal(evaluation.estimate, CORNERS)
     assert list(evaluation.frames) == ['stamp'] and evaluation.truth.shape == (0, 3)
     # Examples of five frames, none of which is known to be worse than another.
@@ -530,6 +568,6 @@ def test_problems_of_the_truth_are_notes(tmp_path):
     for _, message in rows[1:]:
         message.encoding = 'mono16'
     evaluation, _ = judge(tmp_path, [frame(i, flat(5)) for i in (1, 2, 3)], rows)
-    note, = evaluation.notes
+    (note,) = evaluation.notes
     assert note.startswith('true depth: depth encoding') and note.endswith('(2 times)')
     assert evaluation.numbers['depth']['frames'] == 1

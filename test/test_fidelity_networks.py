@@ -37,12 +37,18 @@ def seed():
 @pytest.fixture
 def fsre():
     """FSRE-Depth's network classes."""
-    names = {'cma': 'CMA', 'depth_decoder': 'DepthDecoder', 'seg_decoder': 'SegDecoder',
-             'multi_embedding': 'MultiEmbedding', 'resnet_encoder': 'ResnetEncoder',
-             'pose_decoder': 'PoseDecoder'}
+    names = {
+        'cma': 'CMA',
+        'depth_decoder': 'DepthDecoder',
+        'seg_decoder': 'SegDecoder',
+        'multi_embedding': 'MultiEmbedding',
+        'resnet_encoder': 'ResnetEncoder',
+        'pose_decoder': 'PoseDecoder',
+    }
     modules = load(*FSRE, *(f'networks.{name}' for name in names))
-    return SimpleNamespace(**{c: getattr(m, c) for m, c in zip(
-        modules, names.values(), strict=True)})
+    return SimpleNamespace(
+        **{c: getattr(m, c) for m, c in zip(modules, names.values(), strict=True)}
+    )
 
 
 @pytest.fixture
@@ -86,17 +92,22 @@ def multi_task(fsre, layers=18, attention=True):
     if attention:
         decoders = [fsre.CMA(encoder.num_ch_enc, OPTIONS)]
     else:
-        decoders = [fsre.DepthDecoder(encoder.num_ch_enc),
-                    fsre.SegDecoder(encoder.num_ch_enc, scales=[0])]
+        decoders = [
+            fsre.DepthDecoder(encoder.num_ch_enc),
+            fsre.SegDecoder(encoder.num_ch_enc, scales=[0]),
+        ]
     net = make_perception('fsre', f'resnet{layers}', attention=attention)
-    same_weights([encoder, *decoders], [net.encoder, net.depth, net.semantics, net.refine_depth,
-                                        net.refine_semantics])
+    same_weights(
+        [encoder, *decoders],
+        [net.encoder, net.depth, net.semantics, net.refine_depth, net.refine_semantics],
+    )
 
     def theirs(image):
         features = encoder(image)
         if attention:
             return decoders[0](features)
         return [decoder(features) for decoder in decoders]
+
     return nn.ModuleList([encoder, *decoders]), theirs, net, torch.rand(2, 3, HEIGHT, WIDTH)
 
 
@@ -134,19 +145,23 @@ def test_fsre_gradients_in_training(fsre):
         if results:
             depth, semantics = theirs(inputs)
             disparities = [0.01 + 9.99 * depth['disp', s] for s in range(4)]
-            logits, parameters = semantics['seg_logits', 0], [
-                p for k, p in modules.named_parameters() if '.fc.' not in k]
+            logits, parameters = (
+                semantics['seg_logits', 0],
+                [p for k, p in modules.named_parameters() if '.fc.' not in k],
+            )
         else:
             disparities, logits, _ = net(inputs)
             parameters = list(net.parameters())
         loss = F.cross_entropy(logits, labels) + sum(
-            (w * d).mean() for w, d in zip(weight, disparities, strict=True))
+            (w * d).mean() for w, d in zip(weight, disparities, strict=True)
+        )
         results.append(torch.autograd.grad(loss, [inputs, *parameters]))
     ours, theirs = results
     compare('fsre: gradient of the image', ours[0], theirs[0])
     # Each tensor's gradient beside its own size.
-    errors = [(a - b).norm() / b.norm().clamp(min=1e-6) for a, b in zip(ours[1:], theirs[1:],
-                                                                      strict=True)]
+    errors = [
+        (a - b).norm() / b.norm().clamp(min=1e-6) for a, b in zip(ours[1:], theirs[1:], strict=True)
+    ]
     print(f'fsre: gradients of {len(errors)} parameters: {max(errors):.1e}')
     assert max(errors) < 1e-4
 
@@ -159,8 +174,9 @@ def test_cross_task_attention(fsre, channels, size):
     with torch.no_grad():
         expected = theirs(own, other)
         compare(f'attention, {channels} channels', ours(own, other), expected)
-        compare(f'attention, {channels} channels, fused', FusedAttention(ours)(own, other),
-                expected)
+        compare(
+            f'attention, {channels} channels, fused', FusedAttention(ours)(own, other), expected
+        )
 
 
 def test_fsre_pose(fsre):
@@ -171,8 +187,11 @@ def test_fsre_pose(fsre):
     pair = torch.rand(2, 2, 3, HEIGHT, WIDTH)
     with torch.no_grad():
         rotation, translation = decoder.eval()([encoder.eval()(pair.flatten(1, 2))])
-        compare('fsre: pose', net.eval()(*pair.unbind(1)),
-                torch.cat([rotation[:, 0, 0], translation[:, 0, 0]], 1))
+        compare(
+            'fsre: pose',
+            net.eval()(*pair.unbind(1)),
+            torch.cat([rotation[:, 0, 0], translation[:, 0, 0]], 1),
+        )
 
 
 @pytest.mark.parametrize('size', [(128, 416), (75, 101)])
@@ -190,15 +209,17 @@ def test_dispnet(port, size):
 def test_sfm_pose_and_explainability(port, views):
     theirs = port.PoseExpNet(views - 1, output_exp=True)
     ours = SfmPoseNet(views, explainability=True)
-    same_weights([getattr(theirs, f'conv{i}') for i in range(1, 8)] + [theirs.pose_pred],
-                 [ours.layers, ours.head])
+    same_weights(
+        [getattr(theirs, f'conv{i}') for i in range(1, 8)] + [theirs.pose_pred],
+        [ours.layers, ours.head],
+    )
     with torch.no_grad():
         for up, level in zip(ours.explainability.up, (5, 4, 3, 2, 1), strict=True):
             wide, narrow = up[0], getattr(theirs, f'upconv{level}')[0]
             # Offsets -1 to 2 of their kernel; ours has -1 to 1, -2 to 2 or -3 to 3.
             pad = wide.kernel_size[0] // 2 - 1
             if pad:
-                wide.weight.zero_()[:, :, pad:pad + 4, pad:pad + 4] = narrow.weight
+                wide.weight.zero_()[:, :, pad : pad + 4, pad : pad + 4] = narrow.weight
             else:
                 narrow.weight[:, :, 3], narrow.weight[:, :, :, 3] = 0, 0
                 wide.weight.copy_(narrow.weight[:, :, :3, :3])
@@ -206,10 +227,12 @@ def test_sfm_pose_and_explainability(port, views):
         for head, level in zip(ours.explainability.heads, (4, 3, 2, 1), strict=True):
             narrow, pad = getattr(theirs, f'predict_mask{level}'), head.kernel_size[0] // 2 - 1
             nn.init.zeros_(head.bias)[1::2] = narrow.bias
-            nn.init.zeros_(head.weight)[1::2, :, pad:pad + 3, pad:pad + 3] = narrow.weight
+            nn.init.zeros_(head.weight)[1::2, :, pad : pad + 3, pad : pad + 3] = narrow.weight
         frames = torch.rand(2, views, 3, 75, 101)
-        target, *sources = (2 * frames[:, i] - 1 for i in (
-            views // 2, *(i for i in range(views) if i != views // 2)))
+        target, *sources = (
+            2 * frames[:, i] - 1
+            for i in (views // 2, *(i for i in range(views) if i != views // 2))
+        )
         masks, poses = theirs(target, sources)
         found, logits = ours(frames)
     compare(f'SfMLearner pose, {views} views', found, poses)

@@ -30,8 +30,10 @@ def test_a_quarter_turn_about_z():
 def test_rotation_equals_the_robots(size):
     vector = size * np.array([0.48, -0.6, 0.64])
     np.testing.assert_allclose(
-        rotation_from_vector(torch.from_numpy(vector)[None])[0], reference_rotation(vector),
-        atol=1e-12)
+        rotation_from_vector(torch.from_numpy(vector)[None])[0],
+        reference_rotation(vector),
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize('size', [0.0, 1e-5, 0.3])
@@ -43,7 +45,8 @@ def test_rotation_has_the_right_gradient(size):
 def test_inverse_undoes():
     transform = transform_from_pose(torch.tensor([[0.1, 0.2, -0.3, 1.0, 2.0, 3.0]]))
     torch.testing.assert_close(
-        invert_transform(transform) @ transform, torch.eye(4)[None], atol=1e-6, rtol=0)
+        invert_transform(transform) @ transform, torch.eye(4)[None], atol=1e-6, rtol=0
+    )
 
 
 def test_scaled_intrinsics_see_the_same_ray():
@@ -62,8 +65,11 @@ def test_euler_angles_turn_about_z_then_y_then_x():
 
 def test_euler_angles_equal_scipys():
     angles = np.array([[0.3, -0.5, 0.7], [3.0, 1.0, -2.0]])
-    np.testing.assert_allclose(rotation_from_euler(torch.from_numpy(angles)),
-                               Rotation.from_euler('XYZ', angles).as_matrix(), atol=1e-12)
+    np.testing.assert_allclose(
+        rotation_from_euler(torch.from_numpy(angles)),
+        Rotation.from_euler('XYZ', angles).as_matrix(),
+        atol=1e-12,
+    )
 
 
 def test_euler_angles_are_clipped_to_half_a_turn():
@@ -90,7 +96,8 @@ def pixels_of(grid, height=6, width=8):
 def test_without_motion_every_pixel_stays():
     disparity = 1 / (1 + torch.rand(1, 1, 6, 8, dtype=torch.float64))
     grid, nearness, in_front = Projection(
-        torch.eye(4, dtype=torch.float64)[None], INTRINSICS, 6, 8)(disparity)
+        torch.eye(4, dtype=torch.float64)[None], INTRINSICS, 6, 8
+    )(disparity)
     v, u = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing='ij')
     torch.testing.assert_close(pixels_of(grid)[0], torch.stack([u, v], -1).double())
     torch.testing.assert_close(nearness, torch.ones_like(nearness))  # the depth is the same
@@ -111,7 +118,8 @@ def test_projection_equals_the_long_way_round():
     generator = torch.Generator().manual_seed(0)
     disparity = 0.1 + torch.rand(2, 1, 6, 8, dtype=torch.float64, generator=generator)
     transform = transform_from_pose(
-        0.2 * torch.randn(2, 6, dtype=torch.float64, generator=generator))
+        0.2 * torch.randn(2, 6, dtype=torch.float64, generator=generator)
+    )
     intrinsics = torch.cat([INTRINSICS, INTRINSICS * torch.tensor([[1.5], [1.2], [1]])])
     grid, nearness, _ = Projection(transform, intrinsics, 6, 8)(disparity)
     v, u = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing='ij')

@@ -48,28 +48,55 @@ def pairs(tmp_path, stamps, asked, tolerance=50):
     return [m and header_stamp(m.data) // MS for m in found]
 
 
-@pytest.mark.parametrize('stamps, asked, expected', [
-    pytest.param([130, 230, 330], [100, 200, 300], [130, 230, 330], id='later'),
-    pytest.param([130, 330], [100, 200, 300], [130, None, 330], id='one missing'),
-    pytest.param([150, 251], [100, 200], [150, 150], id='just within the tolerance'),
-    pytest.param([151], [100], [None], id='just outside of it'),
-    pytest.param([100, 200, 300], [100, 133, 166, 200, 233], [100, 100, 200, 200, 200],
-                 id='slower than the images'),
-    pytest.param(range(0, 500, 10), [104, 206, 400], [100, 210, 400], id='faster'),
-    pytest.param([300, 400], [100, 200, 300], [None, None, 300], id='begins later'),
-    pytest.param([100], [100, 140, 200], [100, 100, None], id='ends earlier'),
-    pytest.param([100, 200, 2000, 100, 200], [100, 200, 2000, 100, 200],
-                 [100, 200, 2000, 100, 200], id='clock goes back'),
-    pytest.param([2000, 2020, 2040, 2060, 100, 120], [2000, 2020, 100, 120],
-                 [2000, 2020, 100, 120], id='goes back after more messages than images'),
-    pytest.param([9000, 5000, 100], [9000, 5000, 100], [9000, 5000, 100], id='goes back twice'),
-    pytest.param([100, 2200, 100, 1100, 2200], [100, 1100, 2200, 100, 1100, 2200],
-                 [100, None, 2200, 100, 1100, 2200], id='not taken from after the jump'),
-    pytest.param([100, 200, 300, 400, 500], [100, 300, 200, 400, 500], [100, 300, None, 400, 500],
-                 id='two images swapped'),
-    pytest.param([100, 300, 200, 400, 500], [100, 200, 300, 400, 500], [100, 200, 300, 400, 500],
-                 id='two messages swapped'),
-])
+@pytest.mark.parametrize(
+    'stamps, asked, expected',
+    [
+        pytest.param([130, 230, 330], [100, 200, 300], [130, 230, 330], id='later'),
+        pytest.param([130, 330], [100, 200, 300], [130, None, 330], id='one missing'),
+        pytest.param([150, 251], [100, 200], [150, 150], id='just within the tolerance'),
+        pytest.param([151], [100], [None], id='just outside of it'),
+        pytest.param(
+            [100, 200, 300],
+            [100, 133, 166, 200, 233],
+            [100, 100, 200, 200, 200],
+            id='slower than the images',
+        ),
+        pytest.param(range(0, 500, 10), [104, 206, 400], [100, 210, 400], id='faster'),
+        pytest.param([300, 400], [100, 200, 300], [None, None, 300], id='begins later'),
+        pytest.param([100], [100, 140, 200], [100, 100, None], id='ends earlier'),
+        pytest.param(
+            [100, 200, 2000, 100, 200],
+            [100, 200, 2000, 100, 200],
+            [100, 200, 2000, 100, 200],
+            id='clock goes back',
+        ),
+        pytest.param(
+            [2000, 2020, 2040, 2060, 100, 120],
+            [2000, 2020, 100, 120],
+            [2000, 2020, 100, 120],
+            id='goes back after more messages than images',
+        ),
+        pytest.param([9000, 5000, 100], [9000, 5000, 100], [9000, 5000, 100], id='goes back twice'),
+        pytest.param(
+            [100, 2200, 100, 1100, 2200],
+            [100, 1100, 2200, 100, 1100, 2200],
+            [100, None, 2200, 100, 1100, 2200],
+            id='not taken from after the jump',
+        ),
+        pytest.param(
+            [100, 200, 300, 400, 500],
+            [100, 300, 200, 400, 500],
+            [100, 300, None, 400, 500],
+            id='two images swapped',
+        ),
+        pytest.param(
+            [100, 300, 200, 400, 500],
+            [100, 200, 300, 400, 500],
+            [100, 200, 300, 400, 500],
+            id='two messages swapped',
+        ),
+    ],
+)
 def test_nearest(tmp_path, stamps, asked, expected):
     assert pairs(tmp_path, stamps, asked) == expected
 
@@ -135,15 +162,18 @@ LEAD = struct.pack('<iff', 0, 0, 0)
 def truth(tmp_path, rows, lidar_pose=None, **topics):
     """The ground truth of a recording of these messages and of one image at 1 s."""
     path = record(tmp_path / 'b', [*images([10**9]), ('/cam/camera_info', camera_info()), *rows])
-    return GroundTruth(path, Streams(**STREAMS, **topics), tolerance=10 * MS,
-                       lidar_pose=lidar_pose)
+    return GroundTruth(path, Streams(**STREAMS, **topics), tolerance=10 * MS, lidar_pose=lidar_pose)
 
 
-@pytest.mark.parametrize('message, error', [
-    (image(DEPTH, '32FC1'), 0),
-    (image(MILLIMETRES, '16UC1'), 5.01e-4),
-    (compressed(MILLIMETRES, '.png', '16UC1; compressedDepth png', LEAD), 5.01e-4),
-], ids=['32FC1', '16UC1', 'compressedDepth'])
+@pytest.mark.parametrize(
+    'message, error',
+    [
+        (image(DEPTH, '32FC1'), 0),
+        (image(MILLIMETRES, '16UC1'), 5.01e-4),
+        (compressed(MILLIMETRES, '.png', '16UC1; compressedDepth png', LEAD), 5.01e-4),
+    ],
+    ids=['32FC1', '16UC1', 'compressedDepth'],
+)
 def test_depth_images(tmp_path, message, error):
     with truth(tmp_path, [('/gt/depth', message)], depth='/gt/depth') as found:
         depth = found.depth(10**9 + 5 * MS, CAMERA, FRAME)
@@ -197,7 +227,7 @@ def test_lidar_that_is_not_connected_with_the_camera(tmp_path):
     rows = [('/tf_static', transforms(('base', 'lidar', 1, np.eye(4)))), ('/lidar', POINTS)]
     with truth(tmp_path, rows, depth='/lidar') as found:
         assert [found.depth(10**9 + i, CAMERA, FRAME) for i in range(3)] == [None] * 3
-        (problem, count), = found.problems.items()
+        ((problem, count),) = found.problems.items()
         assert count == 3 and f"no frame '{FRAME}'" in problem
 
 
@@ -222,8 +252,10 @@ def test_topics_of_poses(tmp_path, msgtype):
 
 
 def test_poses_from_two_frames(tmp_path):
-    moving = [('/tf', transforms(('odom', 'base_link', s, shifted(x=x))))
-              for s, x in ((0.9, 1.0), (1.1, 3.0))]
+    moving = [
+        ('/tf', transforms(('odom', 'base_link', s, shifted(x=x))))
+        for s, x in ((0.9, 1.0), (1.1, 3.0))
+    ]
     mounted = ('/tf_static', transforms(('base_link', 'imu', 1, shifted(y=5.0))))
     with truth(tmp_path, [mounted, *moving], odom='tf:odom>base_link') as found:
         assert found.track.stamps.tolist() == [10**9]  # where there is an image
@@ -253,7 +285,7 @@ def test_damaged_truth_is_counted_and_stops_nothing(tmp_path):
         labels.append(image(LABELS, 'mono8', stamp))
         poses.append(odometry(stamp))
         if i in (1, 2):
-            depth[-1].data = depth[-1].data[:100 + i]  # the same problem, with other numbers
+            depth[-1].data = depth[-1].data[: 100 + i]  # the same problem, with other numbers
             labels[-1].encoding = 'mono16'
             poses[-1].pose.pose.position.x = np.nan
     rows = [('/gt/depth', m) for m in depth] + [('/gt/labels', m) for m in labels]
@@ -264,7 +296,10 @@ def test_damaged_truth_is_counted_and_stops_nothing(tmp_path):
         assert [found.labels(s) is not None for s in stamps] == known
         assert found.track.stamps.tolist() == [stamps[0], stamps[3]]
         assert [(p.split(': ')[0], n) for p, n in found.problems.items()] == [
-            ('true pose', 2), ('true depth', 2), ('true labels', 2)]
+            ('true pose', 2),
+            ('true depth', 2),
+            ('true labels', 2),
+        ]
         assert 'has 101 bytes' in '\n'.join(found.problems)
 
 
@@ -272,7 +307,7 @@ def test_bytes_that_are_no_message(tmp_path):
     rest = bytes(bags.message_types().serialize_cdr(image(DEPTH, '32FC1', 10**9), bags.IMAGE))[:60]
     with truth(tmp_path, [('/gt/depth', rest)], depth='/gt/depth') as found:
         assert found.depth(10**9, CAMERA, FRAME) is None
-        (problem, count), = found.problems.items()
+        ((problem, count),) = found.problems.items()
         assert count == 1 and problem.startswith('true depth: recording')
         assert 'no valid sensor_msgs/msg/Image' in problem
 
@@ -287,7 +322,7 @@ def test_damaged_transforms_are_left_out(tmp_path):
     streams = Streams(**STREAMS, odom='tf:odom>base_link')
     with GroundTruth(path, streams, tolerance=0) as found:
         assert found.track.poses[0, 0, 3] == 4
-        (problem, count), = found.problems.items()
+        ((problem, count),) = found.problems.items()
         assert count == 1 and 'a message of /tf at 1 ns is no valid' in problem
 
 
@@ -301,7 +336,7 @@ def test_truth_is_used_up_to_where_the_recording_is_damaged(tmp_path):
     file = path / 'b.mcap'
     data = bytearray(file.read_bytes())
     middle = len(data) // 2
-    data[middle:middle + 1000] = bytes(1000)
+    data[middle : middle + 1000] = bytes(1000)
     file.write_bytes(data)
     streams = Streams(**STREAMS, depth='/gt/depth', odom='/gt/odom')
     with GroundTruth(path, streams, tolerance=0) as found:
@@ -309,5 +344,5 @@ def test_truth_is_used_up_to_where_the_recording_is_damaged(tmp_path):
         count = known.index(False)
         assert 50 < count < 350 and not any(known[count:])
         assert len(found.track) == count
-        (problem, times), = found.problems.items()
+        ((problem, times),) = found.problems.items()
         assert f'{path} is damaged' in problem and times == 2

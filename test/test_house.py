@@ -16,8 +16,20 @@ TORCH_WORLD = {'lightning', 'moderngl', 'onnxscript', 'timm', 'torch', 'torchvis
 ROS_WORLD = {'launch', 'launch_ros', 'rclpy', 'sensor_msgs', 'nav_msgs', 'tf2_ros', 'cv_bridge'}
 
 # Python packages that pyproject.toml names and rosdep does not know. Nodes need onnx only.
-NO_ROSDEP_KEY = {'backports', 'compression', 'distributed', 'evo', 'google', 'lz4', 'matplotlib',
-                 'onnx', 'openvino', 'rosbags', 'scipy', 'tensorrt_rtx'}
+NO_ROSDEP_KEY = {
+    'backports',
+    'compression',
+    'distributed',
+    'evo',
+    'google',
+    'lz4',
+    'matplotlib',
+    'onnx',
+    'openvino',
+    'rosbags',
+    'scipy',
+    'tensorrt_rtx',
+}
 
 
 def tracked(repository, *patterns):
@@ -40,8 +52,9 @@ def imports(path):
     return names
 
 
-@pytest.mark.parametrize(('package', 'forbidden'), [
-    ('depth_ros', TORCH_WORLD), ('train', ROS_WORLD)])
+@pytest.mark.parametrize(
+    ('package', 'forbidden'), [('depth_ros', TORCH_WORLD), ('train', ROS_WORLD)]
+)
 def test_package_stays_in_its_world(repository, package, forbidden):
     files = tracked(repository, f'{package}/**.py', f'{package}/*.py')
     assert files
@@ -52,9 +65,13 @@ def test_package_stays_in_its_world(repository, package, forbidden):
 def test_package_xml_names_what_the_nodes_import(repository):
     manifest = ElementTree.parse(repository / 'package.xml')
     depends = {element.text for element in manifest.iter('exec_depend')}
-    keys = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'tqdm': 'python3-tqdm',
-            'yaml': 'python3-yaml',
-            'onnxruntime': 'python3-onnxruntime-pip'}
+    keys = {
+        'numpy': 'python3-numpy',
+        'cv2': 'python3-opencv',
+        'tqdm': 'python3-tqdm',
+        'yaml': 'python3-yaml',
+        'onnxruntime': 'python3-onnxruntime-pip',
+    }
     used = set()
     for path in tracked(repository, 'depth_ros/*.py', 'launch/*.py'):
         used |= imports(path)
@@ -64,24 +81,34 @@ def test_package_xml_names_what_the_nodes_import(repository):
 
 def test_modules_that_training_shares_need_no_ros(repository):
     """train/ takes these from depth_ros, on machines without ROS 2."""
-    code = ('import sys, depth_ros.contract, depth_ros.camera, depth_ros.metrics, depth_ros.bag\n'
-            f'print(sorted({ROS_WORLD} & set(sys.modules)))')
-    result = subprocess.run([sys.executable, '-c', code], cwd=repository, text=True,
-                            capture_output=True)
+    code = (
+        'import sys, depth_ros.contract, depth_ros.camera, depth_ros.metrics, depth_ros.bag\n'
+        f'print(sorted({ROS_WORLD} & set(sys.modules)))'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=repository, text=True, capture_output=True
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == '[]'
 
 
 def test_ruff_has_no_complaint(repository):
     pytest.importorskip('ruff', reason='ruff is not installed')
-    result = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--output-format', 'concise'],
-                            cwd=repository, text=True, capture_output=True)
+    result = subprocess.run(
+        [sys.executable, '-m', 'ruff', 'check', '--output-format', 'concise'],
+        cwd=repository,
+        text=True,
+        capture_output=True,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_no_large_files(repository):
-    large = [str(path.relative_to(repository)) for path in tracked(repository)
-             if path.stat().st_size > LARGEST]
+    large = [
+        str(path.relative_to(repository))
+        for path in tracked(repository)
+        if path.stat().st_size > LARGEST
+    ]
     assert [name for name in large if not LARGE.fullmatch(name)] == []
 
 
@@ -103,8 +130,11 @@ def test_public_names_are_documented(repository):
         if tree.body and not ast.get_docstring(tree):
             missing.append(str(path.relative_to(repository)))
         for node in tree.body:
-            if (isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != '_'
-                    and not ast.get_docstring(node)):
+            if (
+                isinstance(node, ast.ClassDef | ast.FunctionDef)
+                and node.name[0] != '_'
+                and not ast.get_docstring(node)
+            ):
                 missing.append(f'{path.relative_to(repository)}:{node.lineno} {node.name}')
     assert not missing
 
@@ -137,7 +167,10 @@ def test_readme_topics_are_the_nodes_topics(repository):
     literals = set()
     for path in tracked(repository, 'depth_ros'):
         if path.suffix == '.py':
-            literals |= {node.value for node in ast.walk(ast.parse(path.read_text()))
-                         if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+            literals |= {
+                node.value
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            }
     assert topics
     assert topics - literals == set()

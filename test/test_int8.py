@@ -42,8 +42,9 @@ def save_network(path, seed=0):
         names = [source, constant(weights.astype(np.float32), f'{name}_weights')]
         if bias:
             names.append(constant(rng.normal(0, 0.1, outputs).astype(np.float32), f'{name}_bias'))
-        nodes.append(helper.make_node(
-            'Conv', names, [name], name=name, pads=pads, group=group, **kw))
+        nodes.append(
+            helper.make_node('Conv', names, [name], name=name, pads=pads, group=group, **kw)
+        )
 
     def node(kind, inputs, output, **kw):
         nodes.append(helper.make_node(kind, inputs, [output], name=output, **kw))
@@ -59,8 +60,14 @@ def save_network(path, seed=0):
     convolution('half', 'grouped', 16, 16, group=4, bias=False)
     node('Add', ['grouped', 'half'], 'residual')
     node('Elu', ['residual'], 'features')
-    node('Resize', ['features', '', constant(np.array([1, 1, 2, 2], np.float32), 'twice')],
-         'up', mode='nearest', coordinate_transformation_mode='asymmetric', nearest_mode='floor')
+    node(
+        'Resize',
+        ['features', '', constant(np.array([1, 1, 2, 2], np.float32), 'twice')],
+        'up',
+        mode='nearest',
+        coordinate_transformation_mode='asymmetric',
+        nearest_mode='floor',
+    )
     node('Concat', ['up', 'skip'], 'joined', axis=1)
     node('Pad', ['joined', pads], 'padded', mode='reflect')
     convolution('padded', 'decoded', 24, 8, pads=(0, 0, 0, 0))
@@ -74,15 +81,24 @@ def save_network(path, seed=0):
     node('Squeeze', ['best', constant(np.array([0]), 'batch')], 'class')
     node('Cast', ['class'], 'labels', to=TensorProto.UINT8)
     contract = ModelContract(
-        task='perception', name='small', input_width=WIDTH, input_height=HEIGHT,
-        intrinsics=INTRINSICS, outputs=('depth', 'labels'), depth_range=(0.5, 3.0),
-        classes=CLASSES)
+        task='perception',
+        name='small',
+        input_width=WIDTH,
+        input_height=HEIGHT,
+        intrinsics=INTRINSICS,
+        outputs=('depth', 'labels'),
+        depth_range=(0.5, 3.0),
+        classes=CLASSES,
+    )
     shapes = contract.tensor_shapes()
     kinds = {'uint8': TensorProto.UINT8, 'float32': TensorProto.FLOAT}
-    values = {name: helper.make_tensor_value_info(name, kinds[kind], shape)
-              for name, (kind, shape) in shapes.items()}
-    graph = helper.make_graph(nodes, 'small', [values['image']],
-                              [values['depth'], values['labels']], tensors)
+    values = {
+        name: helper.make_tensor_value_info(name, kinds[kind], shape)
+        for name, (kind, shape) in shapes.items()
+    }
+    graph = helper.make_graph(
+        nodes, 'small', [values['image']], [values['depth'], values['labels']], tensors
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     write_contract(model, contract)
@@ -100,8 +116,10 @@ def write_pictures(folder, number, seed):
     rng = np.random.default_rng(seed)
     for index in range(number):
         small = rng.integers(0, 256, (4, 8, 3), np.uint8)
-        cv2.imwrite(str(folder / f'{index:03}.png'),
-                    cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
+        cv2.imwrite(
+            str(folder / f'{index:03}.png'),
+            cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC),
+        )
     return folder
 
 
@@ -117,8 +135,11 @@ def constants(model):
 def inputs_of(model, kind):
     """For each node of a kind, the makers of its inputs."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    return [[makers.get(name) for name in node.input] for node in model.graph.node
-            if node.op_type == kind]
+    return [
+        [makers.get(name) for name in node.input]
+        for node in model.graph.node
+        if node.op_type == kind
+    ]
 
 
 @pytest.mark.parametrize('runtime', RUNTIMES)
@@ -140,9 +161,12 @@ def test_a_small_network_for_each_runtime(network, pictures, capsys, runtime):
         # ONNX Runtime has int8 kernels for quantised biases only, TensorRT takes none.
         assert (makers[2] is not None) == (runtime == 'onnxruntime')
     # What is joined has one scale.
-    scales = {node.output[0]: float(values[node.input[1]]) for node in model.graph.node
-              if node.op_type == 'DequantizeLinear' and node.output[0] in (
-                  'features/dequantized', 'skip/dequantized')}
+    scales = {
+        node.output[0]: float(values[node.input[1]])
+        for node in model.graph.node
+        if node.op_type == 'DequantizeLinear'
+        and node.output[0] in ('features/dequantized', 'skip/dequantized')
+    }
     assert len(scales) == 2 and len(set(scales.values())) == 1
 
 
@@ -155,15 +179,18 @@ def test_numbers_are_close_to_the_original(tmp_path, network, pictures, runtime)
     # OpenVINO has no exact kernels for signed activations.
     for backend in ('onnxruntime',) if runtime == 'tensorrt' else installed_backends():
         expected, found = (
-            {name: value.copy() for name, value in load_engine(p, backend).infer(
-                {'image': picture}).items()} for p in (network, path))
+            {
+                name: value.copy()
+                for name, value in load_engine(p, backend).infer({'image': picture}).items()
+            }
+            for p in (network, path)
+        )
         np.testing.assert_allclose(found['depth'], expected['depth'], rtol=0.05)
         assert not np.array_equal(found['depth'], expected['depth'])
         assert (found['labels'] == expected['labels']).mean() > 0.95
 
 
-def test_for_openvino_nothing_is_between_convolution_activation_and_quantisation(
-        network, pictures):
+def test_for_openvino_nothing_is_between_convolution_activation_and_quantisation(network, pictures):
     model = quantize(network, pictures, runtime='openvino')
     for name in ('Elu', 'Relu'):
         assert all(makers[0].op_type in ('Conv', 'Add') for makers in inputs_of(model, name))
@@ -173,9 +200,15 @@ def test_for_openvino_nothing_is_between_convolution_activation_and_quantisation
 
 def test_encoder_is_what_comes_before_the_first_enlargement(network, pictures):
     model = quantize(network, pictures, runtime='tensorrt')
-    quantized = [node.output[0] for node, makers in zip(
-        (n for n in model.graph.node if n.op_type == 'Conv'), inputs_of(model, 'Conv'),
-        strict=True) if makers[1] is not None]
+    quantized = [
+        node.output[0]
+        for node, makers in zip(
+            (n for n in model.graph.node if n.op_type == 'Conv'),
+            inputs_of(model, 'Conv'),
+            strict=True,
+        )
+        if makers[1] is not None
+    ]
     assert quantized == ['first', 'strided', 'grouped']
 
 
@@ -183,8 +216,7 @@ def test_the_rounding_of_weights_leaves_the_mean_alone(tmp_path, network, pictur
     """The mean of the first convolution's output, by channel, is that of the original."""
     means = []
     picture = cv2.cvtColor(cv2.imread(str(pictures / '011.png')), cv2.COLOR_BGR2RGB)[None]
-    model = quantize(network, pictures, calibration_images=1, runtime='openvino',
-                     bounds=LOOSE)
+    model = quantize(network, pictures, calibration_images=1, runtime='openvino', bounds=LOOSE)
     without = onnx.ModelProto()
     without.CopyFrom(model)
     original = onnx.load(network)
@@ -193,6 +225,7 @@ def test_the_rounding_of_weights_leaves_the_mean_alone(tmp_path, network, pictur
         if item.name == 'first/bias':
             item.CopyFrom(numpy_helper.from_array(bias, item.name))
     import onnxruntime
+
     for each in (original, model, without):
         each.graph.output.append(helper.make_tensor_value_info('first', TensorProto.FLOAT, None))
         session = onnxruntime.InferenceSession(each.SerializeToString())
@@ -206,7 +239,7 @@ def test_what_is_worse_is_refused_and_nothing_is_written(tmp_path, network, pict
     assert 'is refused: mean relative error of depth up to' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     assert int8.main(command) == 0
-    assert f"wrote {tmp_path / 'a.onnx'}" in capsys.readouterr().out
+    assert f'wrote {tmp_path / "a.onnx"}' in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == ['a.onnx']
     assert is_quantized(onnx.load(tmp_path / 'a.onnx'))
 
@@ -214,30 +247,56 @@ def test_what_is_worse_is_refused_and_nothing_is_written(tmp_path, network, pict
 def test_every_bound_can_be_raised(monkeypatch, tmp_path):
     """Also that of pixels with a depth in one of both only, for which a file can be refused."""
     asked = []
-    monkeypatch.setattr(int8, 'quantize', lambda *_, bounds, **__: (
-        asked.append(bounds), onnx.ModelProto())[1])
+    monkeypatch.setattr(
+        int8, 'quantize', lambda *_, bounds, **__: (asked.append(bounds), onnx.ModelProto())[1]
+    )
     names = [item.name for item in fields(Bounds)]
     network = tmp_path / 'net.onnx'
     network.touch()
-    assert int8.main([str(network), '--calibration', 'bag', *(
-        f'--{name.replace("_", "-")}=0.{i}' for i, name in enumerate(names, 1))]) == 0
+    assert (
+        int8.main(
+            [
+                str(network),
+                '--calibration',
+                'bag',
+                *(f'--{name.replace("_", "-")}=0.{i}' for i, name in enumerate(names, 1)),
+            ]
+        )
+        == 0
+    )
     assert asked == [Bounds(**{name: float(f'0.{i}') for i, name in enumerate(names, 1)})]
 
 
 def test_constants_of_branches_stay():
     value = helper.make_tensor_value_info
-    branches = {f'{name}_branch': helper.make_graph(
-        [helper.make_node('Mul', ['convolved', 'two'], [name])], name, [],
-        [value(name, TensorProto.FLOAT, [1, 2, 6, 6])]) for name in ('then', 'else')}
-    constants = {'weights': np.ones((2, 1, 3, 3), np.float32), 'two': np.float32(2),
-                 'condition': np.array(True)}
-    model = helper.make_model(helper.make_graph(
-        [helper.make_node('Conv', ['image', 'weights'], ['convolved']),
-         helper.make_node('If', ['condition'], ['result'], **branches)], 'branching',
-        [value('image', TensorProto.FLOAT, [1, 1, 8, 8])],
-        [value('result', TensorProto.FLOAT, [1, 2, 6, 6])],
-        [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]),
-        opset_imports=[helper.make_opsetid('', 18)], ir_version=8)
+    branches = {
+        f'{name}_branch': helper.make_graph(
+            [helper.make_node('Mul', ['convolved', 'two'], [name])],
+            name,
+            [],
+            [value(name, TensorProto.FLOAT, [1, 2, 6, 6])],
+        )
+        for name in ('then', 'else')
+    }
+    constants = {
+        'weights': np.ones((2, 1, 3, 3), np.float32),
+        'two': np.float32(2),
+        'condition': np.array(True),
+    }
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node('Conv', ['image', 'weights'], ['convolved']),
+                helper.make_node('If', ['condition'], ['result'], **branches),
+            ],
+            'branching',
+            [value('image', TensorProto.FLOAT, [1, 1, 8, 8])],
+            [value('result', TensorProto.FLOAT, [1, 2, 6, 6])],
+            [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid('', 18)],
+        ir_version=8,
+    )
     plan = int8._Plan.create(model, 'openvino', 'all')
     plan.insert({'image': (-1.0, 1.0)}, {'image': np.zeros(1)})
     onnx.checker.check_model(model, full_check=True)
@@ -246,12 +305,18 @@ def test_constants_of_branches_stay():
 
 def test_images_to_judge_are_others(tmp_path, network, pictures, monkeypatch):
     used = []
-    monkeypatch.setattr(int8, 'network_image', lambda picture, info, contract: (
-        used.append(picture.rgb), picture.rgb)[1])
+    monkeypatch.setattr(
+        int8,
+        'network_image',
+        lambda picture, info, contract: (used.append(picture.rgb), picture.rgb)[1],
+    )
     judged = []
     infer = OnnxRuntimeEngine.infer
-    monkeypatch.setattr(OnnxRuntimeEngine, 'infer', lambda self, inputs: (
-        judged.append(inputs['image'][0]), infer(self, inputs))[1])
+    monkeypatch.setattr(
+        OnnxRuntimeEngine,
+        'infer',
+        lambda self, inputs: (judged.append(inputs['image'][0]), infer(self, inputs))[1],
+    )
     monkeypatch.setattr(int8, 'installed_backends', lambda: ('onnxruntime',))
     quantize(network, pictures, runtime='onnxruntime')
     assert len(used) == 8 and len(judged) == 2 * 4
@@ -264,8 +329,10 @@ def write_recording(path, number, seed):
     with BagWriter(path) as writer:
         for stamp in range(10 * 10**6, (10 + number) * 10**6, 10**6):
             noise = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-            for topic, message in (('/cam/camera_info', camera_info(stamp)),
-                                   ('/cam/image', image(noise, 'rgb8', stamp))):
+            for topic, message in (
+                ('/cam/camera_info', camera_info(stamp)),
+                ('/cam/image', image(noise, 'rgb8', stamp)),
+            ):
                 if topic == '/cam/camera_info':
                     message.width, message.height = WIDTH, HEIGHT
                 writer.write(topic, message.__msgtype__, stamp, message)
@@ -276,15 +343,25 @@ def write_recording(path, number, seed):
 def decodes(monkeypatch):
     """Milliseconds of the images that are decoded, as it goes."""
     decodes, decode = [], offline.decode
-    monkeypatch.setattr(offline, 'decode', lambda message: (
-        decodes.append(header_stamp(message.data) // 10**6 - 10), decode(message))[1])
+    monkeypatch.setattr(
+        offline,
+        'decode',
+        lambda message: (decodes.append(header_stamp(message.data) // 10**6 - 10), decode(message))[
+            1
+        ],
+    )
     return decodes
 
 
 def test_images_are_from_all_over_the_recording(tmp_path, network, decodes):
     """A robot that stands still in the beginning decides nothing; no other image is decoded."""
-    quantize(network, write_recording(tmp_path / 'bag', 80, 0), calibration_images=6,
-             held_out_images=10, bounds=LOOSE)
+    quantize(
+        network,
+        write_recording(tmp_path / 'bag', 80, 0),
+        calibration_images=6,
+        held_out_images=10,
+        bounds=LOOSE,
+    )
     used = sorted(decodes)
     assert len(used) == 16 and np.diff([-1, *used, 80]).min() >= 3
     for some in (decodes[:6], decodes[6:]):  # to calibrate, to judge
@@ -292,8 +369,13 @@ def test_images_are_from_all_over_the_recording(tmp_path, network, decodes):
 
 
 def test_pairs_of_images_are_from_all_over_the_recording(repository, tmp_path, decodes, capsys):
-    quantize(repository / 'models/pose.onnx', write_recording(tmp_path / 'bag', 80, 0),
-             calibration_images=3, held_out_images=5, bounds=LOOSE)
+    quantize(
+        repository / 'models/pose.onnx',
+        write_recording(tmp_path / 'bag', 80, 0),
+        calibration_images=3,
+        held_out_images=5,
+        bounds=LOOSE,
+    )
     assert '5 held-out pairs of images' in capsys.readouterr().out
     assert len(decodes) == 16
     for some in (sorted(decodes[:6]), sorted(decodes[6:])):
@@ -302,20 +384,26 @@ def test_pairs_of_images_are_from_all_over_the_recording(repository, tmp_path, d
 
 
 def test_images_to_judge_are_decoded_once(tmp_path, network, decodes):
-    quantize(network, write_recording(tmp_path / 'bag', 20, 0),
-             write_recording(tmp_path / 'others', 20, 1), calibration_images=4, held_out_images=5,
-             bounds=LOOSE)
+    quantize(
+        network,
+        write_recording(tmp_path / 'bag', 20, 0),
+        write_recording(tmp_path / 'others', 20, 1),
+        calibration_images=4,
+        held_out_images=5,
+        bounds=LOOSE,
+    )
     assert sorted(decodes[:4]) == [2, 7, 12, 17] and sorted(decodes[4:]) == [2, 6, 10, 14, 18]
 
 
 def test_common_images_are_refused(tmp_path, network, pictures):
     # Also where none of those that are chosen are the same.
     for calibration, validation, number in (
-            (pictures, pictures, 1), (pictures, pictures, 60),
-            (pictures, shutil.copytree(pictures, tmp_path / 'same'), 60)):
+        (pictures, pictures, 1),
+        (pictures, pictures, 60),
+        (pictures, shutil.copytree(pictures, tmp_path / 'same'), 60),
+    ):
         with pytest.raises(EngineError, match='has images that calibrate the network'):
-            quantize(network, calibration, validation, calibration_images=2,
-                     held_out_images=number)
+            quantize(network, calibration, validation, calibration_images=2, held_out_images=number)
     quantize(network, pictures, write_pictures(tmp_path / 'others', 3, 1))
 
 
@@ -332,36 +420,52 @@ def test_bad_inputs_are_named(tmp_path, network, pictures, capsys):
     weightless = save_perception(tmp_path / 'weightless.onnx')
     capsys.readouterr()
     for model, images, message in (
-            (tmp_path / 'none.onnx', pictures, 'does not exist'),
-            (network, tmp_path / 'nowhere', 'nowhere'),
-            (network, few, 'has 2 images, too few'),
-            (network, empty, 'has no image'),
-            (network, damaged, 'has no image to calibrate with'),
-            (done, pictures, 'is quantised already'),
-            (weightless, pictures, 'int8 gains nothing')):
+        (tmp_path / 'none.onnx', pictures, 'does not exist'),
+        (network, tmp_path / 'nowhere', 'nowhere'),
+        (network, few, 'has 2 images, too few'),
+        (network, empty, 'has no image'),
+        (network, damaged, 'has no image to calibrate with'),
+        (done, pictures, 'is quantised already'),
+        (weightless, pictures, 'int8 gains nothing'),
+    ):
         assert int8.main([str(model), '--calibration', str(images)]) == 1
         assert message in capsys.readouterr().err
     for output in (tmp_path / 'net.engine', tmp_path / 'no' / 'net.onnx', network):
-        assert int8.main([str(network), '--calibration', str(pictures),
-                          '--output', str(output)]) == 1
+        assert (
+            int8.main([str(network), '--calibration', str(pictures), '--output', str(output)]) == 1
+        )
         assert f"'{output}'" in capsys.readouterr().err
     assert not is_quantized(onnx.load(network))
 
 
 def test_what_reads_recordings_is_asked_for(repository, network):
-    code = ('import sys; sys.modules["rosbags"] = None; '
-            'from depth_ros import int8; sys.exit(int8.main())')
-    found = subprocess.run([sys.executable, '-c', code, str(network), '--calibration',
-                            str(repository / 'demo/street')], text=True, capture_output=True)
-    line, = found.stderr.strip().splitlines()
+    code = (
+        'import sys; sys.modules["rosbags"] = None; '
+        'from depth_ros import int8; sys.exit(int8.main())'
+    )
+    found = subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            code,
+            str(network),
+            '--calibration',
+            str(repository / 'demo/street'),
+        ],
+        text=True,
+        capture_output=True,
+    )
+    (line,) = found.stderr.strip().splitlines()
     assert found.returncode == 1 and line.startswith('quantize: recordings need')
     assert line.endswith(': pip install rosbags lz4')
 
 
 @pytest.mark.parametrize('option', ['--image', '--camera-info'])
 def test_topics_can_be_chosen(repository, network, capsys, option):
-    assert int8.main([str(network), '--calibration', str(repository / 'demo/street'),
-                      option, '/left']) == 1
+    assert (
+        int8.main([str(network), '--calibration', str(repository / 'demo/street'), option, '/left'])
+        == 1
+    )
     assert 'has no topic /left' in capsys.readouterr().err
 
 
@@ -386,8 +490,12 @@ def test_tensorrt_reads_and_builds_it(tmp_path, network, pictures, capsys):
     done = tmp_path / 'done.onnx'
     onnx.save(quantize(network, pictures, runtime='tensorrt', scope='all'), done)
     assert build_engine.main([str(done), '--precision', 'int8', '--check']) == 0
-    assert build_engine.main([str(done), '--precision', 'int8', '--calibration', str(pictures),
-                              '--check']) == 1
+    assert (
+        build_engine.main(
+            [str(done), '--precision', 'int8', '--calibration', str(pictures), '--check']
+        )
+        == 1
+    )
     assert 'is quantised already; leave --calibration out' in capsys.readouterr().err
     assert build_engine.main([str(done), '--check']) == 1
     assert f'build_engine {done} --precision int8' in capsys.readouterr().err
@@ -407,7 +515,8 @@ def test_a_file_for_the_cpu_is_no_engine(tmp_path, network, pictures, capsys, ru
 
 
 def test_a_file_that_changes_while_it_is_calibrated_is_refused(
-        tmp_path, network, pictures, monkeypatch):
+    tmp_path, network, pictures, monkeypatch
+):
     """Else the engine's record would be of another model."""
     source = tmp_path / 'net.onnx'
     source.write_bytes(network.read_bytes())
@@ -426,8 +535,13 @@ def test_a_file_that_changes_while_it_is_calibrated_is_refused(
 @pytest.mark.parametrize('name', ['perception.onnx', 'pose.onnx'])
 def test_a_shipped_model_is_built_in_int8(repository, name):
     trt = pytest.importorskip('tensorrt_rtx', reason='tensorrt-rtx-cu13 is not installed')
-    model = quantize(repository / 'models' / name, repository / 'demo/street',
-                     runtime='tensorrt', calibration_images=4, held_out_images=8)
+    model = quantize(
+        repository / 'models' / name,
+        repository / 'demo/street',
+        runtime='tensorrt',
+        calibration_images=4,
+        held_out_images=8,
+    )
     build_engine.check_operators(model)
     assert build_engine.serialize(model, trt, None, threading.Event())[0]
 

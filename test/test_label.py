@@ -21,28 +21,47 @@ def save(path, weights, bias, size=(HEIGHT, WIDTH), output='logits'):
     """A network float [1, 3, H, W] to scores [1, classes, H, W]: a linear map of each pixel."""
     weights, bias = np.array(weights, np.float32), np.array(bias, np.float32)
     nodes = [helper.make_node('Conv', ['image', 'weights', 'bias'], [output])]
-    tensors = [numpy_helper.from_array(weights[:, :, None, None], 'weights'),
-               numpy_helper.from_array(bias, 'bias')]
-    return _save(path, nodes, tensors, TensorProto.FLOAT, [1, 3, *size], output,
-                 TensorProto.FLOAT, [1, len(bias), *size])
+    tensors = [
+        numpy_helper.from_array(weights[:, :, None, None], 'weights'),
+        numpy_helper.from_array(bias, 'bias'),
+    ]
+    return _save(
+        path,
+        nodes,
+        tensors,
+        TensorProto.FLOAT,
+        [1, 3, *size],
+        output,
+        TensorProto.FLOAT,
+        [1, len(bias), *size],
+    )
 
 
 def save_ids(path, factor, dtype=TensorProto.INT64):
     """A network float [1, 3, h, w] to ids [1, h, w]: the sum of the channels times a factor."""
-    nodes = [helper.make_node('ReduceSum', ['image', 'axis'], ['sum'], keepdims=0),
-             helper.make_node('Mul', ['sum', 'factor'], ['product']),
-             helper.make_node('Floor', ['product'], ['floor']),
-             helper.make_node('Cast', ['floor'], ['ids'], to=dtype)]
-    tensors = [numpy_helper.from_array(np.array([1], np.int64), 'axis'),
-               numpy_helper.from_array(np.float32(factor), 'factor')]
-    return _save(path, nodes, tensors, TensorProto.FLOAT, [1, 3, 'h', 'w'], 'ids', dtype,
-                 [1, 'h', 'w'])
+    nodes = [
+        helper.make_node('ReduceSum', ['image', 'axis'], ['sum'], keepdims=0),
+        helper.make_node('Mul', ['sum', 'factor'], ['product']),
+        helper.make_node('Floor', ['product'], ['floor']),
+        helper.make_node('Cast', ['floor'], ['ids'], to=dtype),
+    ]
+    tensors = [
+        numpy_helper.from_array(np.array([1], np.int64), 'axis'),
+        numpy_helper.from_array(np.float32(factor), 'factor'),
+    ]
+    return _save(
+        path, nodes, tensors, TensorProto.FLOAT, [1, 3, 'h', 'w'], 'ids', dtype, [1, 'h', 'w']
+    )
 
 
 def _save(path, nodes, tensors, kind, shape, output, output_kind, output_shape):
     graph = helper.make_graph(
-        nodes, 'tiny', [helper.make_tensor_value_info('image', kind, shape)],
-        [helper.make_tensor_value_info(output, output_kind, output_shape)], tensors)
+        nodes,
+        'tiny',
+        [helper.make_tensor_value_info('image', kind, shape)],
+        [helper.make_tensor_value_info(output, output_kind, output_shape)],
+        tensors,
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=8)
     onnx.checker.check_model(model)
     onnx.save(model, path)
@@ -57,13 +76,15 @@ PRIMARY = {'weights': 20 * np.eye(3), 'bias': np.zeros(3)}
 def colors(width=WIDTH, height=HEIGHT):
     """BGR: red on the left, then green, then blue on the right half."""
     image = np.zeros((height, width, 3), np.uint8)
-    image[:, :width // 4, 2] = image[:, width // 4:width // 2, 1] = image[:, width // 2:, 0] = 255
+    image[:, : width // 4, 2] = image[:, width // 4 : width // 2, 1] = image[:, width // 2 :, 0] = (
+        255
+    )
     return image
 
 
 def thirds(a, b, c, width=WIDTH, height=HEIGHT):
     row = np.full(width, c)
-    row[:width // 4], row[width // 4:width // 2] = a, b
+    row[: width // 4], row[width // 4 : width // 2] = a, b
     return np.tile(row, (height, 1))
 
 
@@ -96,8 +117,7 @@ def test_channel_order_mean_and_std(tmp_path):
     # One class is red minus 1, the other 0: with red normalised as (1 - 0.5) / 0.2 = 2.5.
     model = save(tmp_path / 'n.onnx', [[1, 0, 0], [0, 0, 0]], [-1, 0])
     values = {'classes': 'road,sky', 'std': (0.2, 1, 1)}
-    assert np.array_equal(Labeller(model, mean=(0.5, 0, 0), **values)(colors()),
-                          thirds(0, 10, 10))
+    assert np.array_equal(Labeller(model, mean=(0.5, 0, 0), **values)(colors()), thirds(0, 10, 10))
     assert (Labeller(model, mean=(0.9, 0, 0), **values)(colors()) == 10).all()
 
 
@@ -128,8 +148,12 @@ def test_classes_that_become_one_add_up(tmp_path):
     """Probabilities 0.4, 0.3, 0.3: alone the first wins, two vehicles together beat it."""
     model = save(tmp_path / 'm.onnx', np.zeros((3, 3)), np.log([0.4, 0.3, 0.3]))
     (tmp_path / 'classes.txt').write_text('road\ncar\ncar\n')
-    for classes, wanted in (('road,car,truck', 0), (str(tmp_path / 'classes.txt'), 13),
-                            ('road,-,-', 255), ('-,car,truck', 255)):
+    for classes, wanted in (
+        ('road,car,truck', 0),
+        (str(tmp_path / 'classes.txt'), 13),
+        ('road,-,-', 255),
+        ('-,car,truck', 255),
+    ):
         assert (Labeller(model, classes=classes, **PLAIN)(colors()) == wanted).all(), classes
 
 
@@ -140,13 +164,25 @@ def test_mirror_image_averages(tmp_path, monkeypatch):
     """
     ramp = np.tile(np.linspace(-4, 4, WIDTH, dtype=np.float32), (HEIGHT, 1))
     logits = np.stack([-ramp, ramp])[None]
-    nodes = [helper.make_node('ReduceMean', ['image'], ['mean'], keepdims=1),
-             helper.make_node('Mul', ['mean', 'zero'], ['nothing']),
-             helper.make_node('Add', ['nothing', 'ramp'], ['logits'])]
-    tensors = [numpy_helper.from_array(logits, 'ramp'),
-               numpy_helper.from_array(np.float32(0), 'zero')]
-    model = _save(tmp_path / 'm.onnx', nodes, tensors, TensorProto.FLOAT, [1, 3, HEIGHT, WIDTH],
-                  'logits', TensorProto.FLOAT, [1, 2, HEIGHT, WIDTH])
+    nodes = [
+        helper.make_node('ReduceMean', ['image'], ['mean'], keepdims=1),
+        helper.make_node('Mul', ['mean', 'zero'], ['nothing']),
+        helper.make_node('Add', ['nothing', 'ramp'], ['logits']),
+    ]
+    tensors = [
+        numpy_helper.from_array(logits, 'ramp'),
+        numpy_helper.from_array(np.float32(0), 'zero'),
+    ]
+    model = _save(
+        tmp_path / 'm.onnx',
+        nodes,
+        tensors,
+        TensorProto.FLOAT,
+        [1, 3, HEIGHT, WIDTH],
+        'logits',
+        TensorProto.FLOAT,
+        [1, 2, HEIGHT, WIDTH],
+    )
     half = np.arange(WIDTH) < WIDTH // 2
     once = Labeller(model, classes='road,sky', confidence=0.501, **PLAIN)(colors())
     assert (once[:, half] == 0).all() and (once[:, ~half] == 10).all()
@@ -163,8 +199,7 @@ def test_ids(tmp_path):
     labels = labeller(image)
     assert (labels[10:] == 12).all() and (labels[:10] == 0).all()
     classes = ','.join(['sky'] + ['-'] * 11 + ['car'])
-    labels = Labeller(model, mean=(0, 0, 0), std=(1 / 1020,) * 3, classes=classes, flip=True
-                      )(image)
+    labels = Labeller(model, mean=(0, 0, 0), std=(1 / 1020,) * 3, classes=classes, flip=True)(image)
     assert (labels[10:] == 13).all() and (labels[:10] == 10).all()
     with pytest.raises(DataError, match='ids 0 to 12, but 2 classes'):
         Labeller(model, mean=(0, 0, 0), std=(1 / 1020,) * 3, classes='road,sky')(image)
@@ -195,8 +230,21 @@ def test_our_own_models_say_what_their_classes_are(tmp_path):
 
 def test_command_labels_once(tmp_path, data, capsys):
     model = save(tmp_path / 'm.onnx', **PRIMARY)
-    options = (data, '--model', model, '--classes', 'car,11,sky', '--mean', 0, 0, 0,
-               '--std', 1, 1, 1)
+    options = (
+        data,
+        '--model',
+        model,
+        '--classes',
+        'car,11,sky',
+        '--mean',
+        0,
+        0,
+        0,
+        '--std',
+        1,
+        1,
+        1,
+    )
     label(*options)
     for sequence in find_sequences(data, calibrated=False):
         for i in range(3):
@@ -205,8 +253,12 @@ def test_command_labels_once(tmp_path, data, capsys):
     with pytest.raises(DataError, match='another confidence: remove it'):
         label(*options, '--confidence', 0.5)
     with pytest.raises(DataError, match='another model: remove it'):
-        label(data, '--model', save(tmp_path / 'n.onnx', 2 * PRIMARY['weights'], PRIMARY['bias']),
-              *options[3:])
+        label(
+            data,
+            '--model',
+            save(tmp_path / 'n.onnx', 2 * PRIMARY['weights'], PRIMARY['bias']),
+            *options[3:],
+        )
 
 
 def test_an_interrupted_run_goes_on(tmp_path, data, capsys, monkeypatch):
@@ -219,12 +271,14 @@ def test_an_interrupted_run_goes_on(tmp_path, data, capsys, monkeypatch):
             raise KeyboardInterrupt
         written.append(path)
         return save_file(path, labels)
+
     monkeypatch.setattr(label_module, 'save', interrupted)
     with pytest.raises(KeyboardInterrupt):
         label(*options)
     again = []
-    monkeypatch.setattr(label_module, 'save',
-                        lambda path, labels: again.append(path) or save_file(path, labels))
+    monkeypatch.setattr(
+        label_module, 'save', lambda path, labels: again.append(path) or save_file(path, labels)
+    )
     label(*options)
     assert len(again) == 2 and not set(again) & set(written)
     assert 'labelled 2 images' in capsys.readouterr().out
@@ -247,11 +301,17 @@ def test_damaged_images_are_counted(tmp_path, data, capsys):
     assert 'labelled 5 images' in text and "1.png' is damaged" in text and '1 are damaged' in text
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    ({}, 'has 3 classes, but 19 are known'), ({'classes': 'road,sky'}, '3 classes, but 2'),
-    ({'classes': 'road,sky,unicorn'}, "class 'unicorn' is none"),
-    ({'size': (96, 96)}, 'takes images of 64x32 only'), ({'output': 'x'}, "no output 'x', but log"),
-    ({'std': (0, 1, 1)}, '--std must be positive')])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({}, 'has 3 classes, but 19 are known'),
+        ({'classes': 'road,sky'}, '3 classes, but 2'),
+        ({'classes': 'road,sky,unicorn'}, "class 'unicorn' is none"),
+        ({'size': (96, 96)}, 'takes images of 64x32 only'),
+        ({'output': 'x'}, "no output 'x', but log"),
+        ({'std': (0, 1, 1)}, '--std must be positive'),
+    ],
+)
 def test_bad_options(tmp_path, options, message):
     model = save(tmp_path / 'm.onnx', **PRIMARY)
     with pytest.raises(DataError, match=message):
@@ -261,8 +321,11 @@ def test_bad_options(tmp_path, options, message):
 def test_files_that_are_no_segmentation_network(tmp_path, data, capsys):
     (tmp_path / 'no.onnx').write_text('no model')
     pose = onnx_models.save_pose(tmp_path / 'pose.onnx')
-    for model, message in ((tmp_path / 'no.onnx', 'cannot load model'),
-                           (pose, 'expected one image'), (tmp_path / 'none.onnx', 'none.onnx')):
+    for model, message in (
+        (tmp_path / 'no.onnx', 'cannot load model'),
+        (pose, 'expected one image'),
+        (tmp_path / 'none.onnx', 'none.onnx'),
+    ):
         assert train_main(['label', str(data), '--model', str(model)]) == 2
         assert message in capsys.readouterr().err
     assert not list(data.glob('*/semantics'))
@@ -275,7 +338,7 @@ def test_real_street(data_dir, repository):
     """
     if not (data_dir / 'kitti_street').is_dir():
         pytest.skip(f'{data_dir} has no kitti_street')
-    sequence, = find_sequences(data_dir / 'kitti_street')
+    (sequence,) = find_sequences(data_dir / 'kitti_street')
     image = cv2.imread(str(sequence.images[40]))
     labels = Labeller(repository / 'models/perception.onnx', flip=True, threads=1)(image)
     truth = read_map(sequence.semantics_path(40))

@@ -26,27 +26,40 @@ from sensor_msgs.msg import Image
 LAUNCH_FILE = ROOT / 'launch' / 'depth_ros.launch.py'
 # Our own folder launch looks like a package without an __init__.py.
 HAS_LAUNCH = importlib.util.find_spec('launch_ros') is not None and (
-    getattr(importlib.util.find_spec('launch'), 'origin', None) is not None)
+    getattr(importlib.util.find_spec('launch'), 'origin', None) is not None
+)
 
 
 def constants(tree):
     """Texts in a syntax tree."""
-    return {n.value for n in ast.walk(tree)
-            if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    return {
+        n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    }
 
 
 def test_launch_file_compiles_and_offers_the_arguments():
     tree = ast.parse(LAUNCH_FILE.read_text(), LAUNCH_FILE.name)
     compile(tree, LAUNCH_FILE.name, 'exec')
-    table = next(n.value for n in tree.body
-                 if isinstance(n, ast.Assign) and n.targets[0].id == 'ARGUMENTS')
+    table = next(
+        n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == 'ARGUMENTS'
+    )
     names = {row.elts[0].value for row in table.elts}
-    assert names >= {'image_topic', 'camera_info_topic', 'perception_model', 'odometry_model',
-                     'params_file', 'rviz', 'use_sim_time', 'namespace', 'log_level',
-                     'image_transport'}
+    assert names >= {
+        'image_topic',
+        'camera_info_topic',
+        'perception_model',
+        'odometry_model',
+        'params_file',
+        'rviz',
+        'use_sim_time',
+        'namespace',
+        'log_level',
+        'image_transport',
+    }
     # Every argument that is read is declared, and every declared one is read somewhere.
-    function_texts = constants(ast.Module(
-        [n for n in tree.body if isinstance(n, ast.FunctionDef)], []))
+    function_texts = constants(
+        ast.Module([n for n in tree.body if isinstance(n, ast.FunctionDef)], [])
+    )
     assert names <= function_texts
 
 
@@ -62,8 +75,14 @@ def test_rviz_file_shows_the_topics_of_the_nodes():
     config = yaml.safe_load((ROOT / 'config' / 'depth_ros.rviz').read_text())
     displays = config['Visualization Manager']['Displays']
     topics = {d['Name']: d['Topic']['Value'] for d in displays if 'Topic' in d}
-    assert topics == {'Image': 'image', 'Depth': 'depth/color', 'Masks': 'semantics/color',
-                      'Cloud': 'points', 'Odometry': 'odom', 'Path': 'path'}
+    assert topics == {
+        'Image': 'image',
+        'Depth': 'depth/color',
+        'Masks': 'semantics/color',
+        'Cloud': 'points',
+        'Odometry': 'odom',
+        'Path': 'path',
+    }
     published = constants(ast.parse((ROOT / 'depth_ros' / 'perception_node.py').read_text()))
     published |= constants(ast.parse((ROOT / 'depth_ros' / 'odometry_node.py').read_text()))
     assert set(topics.values()) - {'image'} <= published
@@ -117,15 +136,25 @@ def test_launch_brings_up_both_nodes(namespace, prefix, tmp_path):
     for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'MALLOC_TOP_PAD_'):
         environment = {k: v for k, v in environment.items() if k != name}
     environment['AMENT_PREFIX_PATH'] = os.pathsep.join(
-        filter(None, [str(prefix), environment.get('AMENT_PREFIX_PATH')]))
+        filter(None, [str(prefix), environment.get('AMENT_PREFIX_PATH')])
+    )
     environment['ROS_LOG_DIR'] = str(tmp_path / 'log')
     # A folder of its own: in the checkout, Python would take our launch folder for the package.
-    arguments = ['image_topic:=/front/image', 'camera_info_topic:=/front/camera_info',
-                 f'perception_model:={save_perception(tmp_path / "perception.onnx")}',
-                 f'odometry_model:={save_pose(tmp_path / "pose.onnx")}', f'namespace:={namespace}']
-    process = subprocess.Popen([sys.executable, '-c', RUN, str(LAUNCH_FILE), *arguments],
-                               env=environment, cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    arguments = [
+        'image_topic:=/front/image',
+        'camera_info_topic:=/front/camera_info',
+        f'perception_model:={save_perception(tmp_path / "perception.onnx")}',
+        f'odometry_model:={save_pose(tmp_path / "pose.onnx")}',
+        f'namespace:={namespace}',
+    ]
+    process = subprocess.Popen(
+        [sys.executable, '-c', RUN, str(LAUNCH_FILE), *arguments],
+        env=environment,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         with Peer() as peer:
             topics = (f'{base}/depth/image_rect', f'{base}/odom')
@@ -136,8 +165,9 @@ def test_launch_brings_up_both_nodes(namespace, prefix, tmp_path):
                 peer.wait_state(f'{base}/{node}'.lstrip('/'), 'active')
             camera.wait_matched()
             for i in range(100):
-                camera.publish(image_message(bands(), 1 + 0.1 * i),
-                               info_message(WIDTH, HEIGHT, FOCAL))
+                camera.publish(
+                    image_message(bands(), 1 + 0.1 * i), info_message(WIDTH, HEIGHT, FOCAL)
+                )
                 peer.spin_for(0.1)
                 if all(peer.messages[t] for t in topics):
                     break

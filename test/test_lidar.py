@@ -44,22 +44,36 @@ def cloud(array, fields=None, frame='lidar', stamp_ns=SECOND, row_padding=0, big
     height, width = array.shape
     kinds = {'f4': FLOAT32, 'f8': FLOAT64, 'u2': UINT16}
     if fields is None:
-        fields = [(name, offset, kinds[kind.str[1:]])
-                  for name, (kind, offset) in array.dtype.fields.items()]
+        fields = [
+            (name, offset, kinds[kind.str[1:]])
+            for name, (kind, offset) in array.dtype.fields.items()
+        ]
     rows = np.frombuffer(array.tobytes(), np.uint8).reshape(height, -1)
     data = np.pad(rows, ((0, 0), (0, row_padding)), constant_values=99).ravel()
     step = array.dtype.itemsize
     return TYPES[CLOUD](
-        header(stamp_ns, frame), height, width,
+        header(stamp_ns, frame),
+        height,
+        width,
         [TYPES['sensor_msgs/msg/PointField'](*field, 1) for field in fields],
-        bigendian, step, width * step + row_padding, data, False)
+        bigendian,
+        step,
+        width * step + row_padding,
+        data,
+        False,
+    )
 
 
 def structured(points, kind='<f4'):
     """Points (H, W, 3) as a Velodyne driver lays them out, with gaps."""
-    layout = np.dtype({'names': ['x', 'y', 'z', 'intensity', 'ring'],
-                       'formats': [kind, kind, kind, '<f4', '<u2'],
-                       'offsets': [0, 8, 16, 24, 28], 'itemsize': 32})
+    layout = np.dtype(
+        {
+            'names': ['x', 'y', 'z', 'intensity', 'ring'],
+            'formats': [kind, kind, kind, '<f4', '<u2'],
+            'offsets': [0, 8, 16, 24, 28],
+            'itemsize': 32,
+        }
+    )
     points = np.asarray(points)
     array = np.zeros(points.shape[:2], layout)
     for i, name in enumerate('xyz'):
@@ -75,11 +89,16 @@ def transforms(*items):
         if isinstance(transform, np.ndarray):
             transform = (*transform[:3, 3], *quaternion_from_rotation(transform[:3, :3]))
         values = [float(v) for v in transform]
-        messages.append(TYPES['geometry_msgs/msg/TransformStamped'](
-            header(round(stamp * SECOND), parent), child,
-            TYPES['geometry_msgs/msg/Transform'](
-                TYPES['geometry_msgs/msg/Vector3'](*values[:3]),
-                TYPES['geometry_msgs/msg/Quaternion'](*values[3:]))))
+        messages.append(
+            TYPES['geometry_msgs/msg/TransformStamped'](
+                header(round(stamp * SECOND), parent),
+                child,
+                TYPES['geometry_msgs/msg/Transform'](
+                    TYPES['geometry_msgs/msg/Vector3'](*values[:3]),
+                    TYPES['geometry_msgs/msg/Quaternion'](*values[3:]),
+                ),
+            )
+        )
     return TYPES[TF](messages)
 
 
@@ -97,8 +116,9 @@ def shifted(x=0.0, y=0.0, z=0.0):
 # Clouds
 
 
-@pytest.mark.parametrize('kind, bigendian', [
-    ('<f4', False), ('<f8', False), ('>f4', True), ('>f8', True)])
+@pytest.mark.parametrize(
+    'kind, bigendian', [('<f4', False), ('<f8', False), ('>f4', True), ('>f8', True)]
+)
 def test_points_of_any_layout(kind, bigendian):
     points = np.arange(1.0, 19).reshape(2, 3, 3)
     message = cloud(structured(points, kind), row_padding=5, bigendian=bigendian)
@@ -109,8 +129,9 @@ def test_points_of_any_layout(kind, bigendian):
 
 def test_rays_that_came_back_from_nowhere_are_left_out():
     points = [[[1, 2, 3], [np.nan, 1, 1], [0, 0, 0], [1, np.inf, 1], [0, 0, -4]]]
-    np.testing.assert_array_equal(points_from_cloud(cloud(structured(points))),
-                                  [[1, 2, 3], [0, 0, -4]])
+    np.testing.assert_array_equal(
+        points_from_cloud(cloud(structured(points))), [[1, 2, 3], [0, 0, -4]]
+    )
 
 
 def test_empty_clouds_and_rows_of_no_length():
@@ -128,9 +149,16 @@ def test_clouds_without_coordinates_are_named():
         points_from_cloud(cloud(array, [('x', 0, FLOAT32), ('y', 8, UINT16), ('z', 16, FLOAT32)]))
 
 
-@pytest.mark.parametrize('name, value', [
-    ('point_step', 18), ('row_step', 100), ('width', 5), ('height', 3),
-    ('data', np.zeros(255, np.uint8))])
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('point_step', 18),
+        ('row_step', 100),
+        ('width', 5),
+        ('height', 3),
+        ('data', np.zeros(255, np.uint8)),
+    ],
+)
 def test_clouds_cut_short_are_refused(name, value):
     message = cloud(structured(np.ones((2, 4, 3))))
     setattr(message, name, value)
@@ -143,17 +171,32 @@ def test_clouds_cut_short_are_refused(name, value):
 
 def test_pixels_reach_half_a_pixel_to_all_sides():
     # At depth 10 a metre is a pixel, and (0, 0) lies between the four in the middle.
-    points = np.array([[0.01, 0.01, 10], [-0.01, 0.99, 10], [9.99, -9.99, 10], [10.01, 0, 10],
-                       [-9.99, 9.99, 10], [0, -10.01, 10], [5.5, 5.5, 10]])
+    points = np.array(
+        [
+            [0.01, 0.01, 10],
+            [-0.01, 0.99, 10],
+            [9.99, -9.99, 10],
+            [10.01, 0, 10],
+            [-9.99, 9.99, 10],
+            [0, -10.01, 10],
+            [5.5, 5.5, 10],
+        ]
+    )
     depth = project_points(points, np.eye(4), CAMERA)
     assert depth.dtype == np.float32
     assert {(int(u), int(v)) for v, u in np.argwhere(~np.isnan(depth))} == {
-        (10, 10), (9, 10), (19, 0), (0, 19), (15, 15)}
+        (10, 10),
+        (9, 10),
+        (19, 0),
+        (0, 19),
+        (15, 15),
+    }
 
 
 def test_the_nearest_point_counts_and_none_behind():
-    points = np.array([[0.1, 0.1, 4], [0.05, 0.05, 2], [0.2, 0.2, 8], [0.1, 0.1, -1], [0, 0, 0],
-                       [np.nan, 0, 1]])
+    points = np.array(
+        [[0.1, 0.1, 4], [0.05, 0.05, 2], [0.2, 0.2, 8], [0.1, 0.1, -1], [0, 0, 0], [np.nan, 0, 1]]
+    )
     depth = project_points(points, np.eye(4), CAMERA)
     assert depth[10, 10] == 2
     assert np.isnan(depth).sum() == depth.size - 1
@@ -200,27 +243,42 @@ def test_real_velodyne(data_dir):
 def test_chains_through_a_common_parent():
     camera, lidar = pose_from_list((1.0, 0, 2, *OPTICAL_IN_BASE[3:])), shifted(x=-1, z=3)
     mast = pose(rotation_from_vector([0, 0, math.pi / 2]), [0, 1, 0])
-    tree = tree_of(static=[('base', 'camera', 0, camera), ('mast', 'lidar', 0, lidar),
-                           ('base', 'mast', 0, mast)])
+    tree = tree_of(
+        static=[
+            ('base', 'camera', 0, camera),
+            ('mast', 'lidar', 0, lidar),
+            ('base', 'mast', 0, mast),
+        ]
+    )
     for stamp in (0, 10**18):
-        np.testing.assert_allclose(tree.lookup('camera', 'lidar', stamp),
-                                   inverse(camera) @ mast @ lidar, atol=1e-12)
+        np.testing.assert_allclose(
+            tree.lookup('camera', 'lidar', stamp), inverse(camera) @ mast @ lidar, atol=1e-12
+        )
     np.testing.assert_allclose(tree.lookup('base', 'lidar', 0), mast @ lidar, atol=1e-12)
     np.testing.assert_allclose(tree.lookup('/lidar', 'base', 0), inverse(mast @ lidar), atol=1e-12)
     np.testing.assert_array_equal(tree.lookup('base', 'base', 0), np.eye(4))
     # Ten metres ahead of the camera is eleven metres ahead of the base.
-    np.testing.assert_allclose(tree.lookup('base', 'camera', 0) @ [0, 0, 10, 1], [11, 0, 2, 1],
-                               atol=1e-12)
+    np.testing.assert_allclose(
+        tree.lookup('base', 'camera', 0) @ [0, 0, 10, 1], [11, 0, 2, 1], atol=1e-12
+    )
 
 
 def test_moving_transforms_are_interpolated():
     quarter = pose(rotation_from_vector([0, 0, math.pi / 2]), [4, 0, 2])
     # Messages need not come in the order of their stamps.
-    tree = tree_of([('odom', 'base', 12, shifted(x=9)), ('odom', 'base', 10, np.eye(4)),
-                    ('odom', 'base', 11, quarter), ('odom', 'base', 11, quarter)])
+    tree = tree_of(
+        [
+            ('odom', 'base', 12, shifted(x=9)),
+            ('odom', 'base', 10, np.eye(4)),
+            ('odom', 'base', 11, quarter),
+            ('odom', 'base', 11, quarter),
+        ]
+    )
     np.testing.assert_allclose(
         tree.lookup('odom', 'base', 10 * SECOND + SECOND // 4),
-        pose(rotation_from_vector([0, 0, math.pi / 8]), [1, 0, 0.5]), atol=1e-9)
+        pose(rotation_from_vector([0, 0, math.pi / 8]), [1, 0, 0.5]),
+        atol=1e-9,
+    )
     np.testing.assert_allclose(tree.lookup('odom', 'base', 11 * SECOND), quarter, atol=1e-12)
 
 
@@ -230,13 +288,18 @@ def test_interpolation_takes_the_short_way():
 
 
 def test_times_outside_the_recording():
-    tree = tree_of([('odom', 'base', 10, np.eye(4)), ('odom', 'base', 11, shifted(x=1))],
-                   [('base', 'camera', 0, np.eye(4)), ('base', 'lidar', 0, shifted(z=1))])
+    tree = tree_of(
+        [('odom', 'base', 10, np.eye(4)), ('odom', 'base', 11, shifted(x=1))],
+        [('base', 'camera', 0, np.eye(4)), ('base', 'lidar', 0, shifted(z=1))],
+    )
     np.testing.assert_array_equal(tree.lookup('odom', 'base', int(9.9 * SECOND)), np.eye(4))
     np.testing.assert_array_equal(tree.lookup('odom', 'base', int(11.1 * SECOND)), shifted(x=1))
     for stamp in (9.7, 11.3):
-        with pytest.raises(TransformError, match=rf"'base' to 'odom': {stamp:.3f} s is outside .*"
-                                                 r'10\.000 to 11\.000 s'):
+        with pytest.raises(
+            TransformError,
+            match=rf"'base' to 'odom': {stamp:.3f} s is outside .*"
+            r'10\.000 to 11\.000 s',
+        ):
             tree.lookup('odom', 'camera', int(stamp * SECOND))
     # What moves above both does not matter.
     np.testing.assert_allclose(tree.lookup('camera', 'lidar', 0), shifted(z=1))
@@ -254,10 +317,18 @@ def test_unknown_and_unconnected_frames_are_named():
 
 def test_what_is_no_tree_is_an_error():
     still = np.eye(4)
-    tree = tree_of(static=[('b', 'a', 0, still), ('c', 'b', 0, still), ('a', 'c', 0, still),
-                           ('x', 'x', 0, still),
-                           ('odom', 'base', 0, still), ('map', 'base', 0, still),
-                           ('base', 'camera', 0, still), ('base', 'lidar', 0, shifted(z=1))])
+    tree = tree_of(
+        static=[
+            ('b', 'a', 0, still),
+            ('c', 'b', 0, still),
+            ('a', 'c', 0, still),
+            ('x', 'x', 0, still),
+            ('odom', 'base', 0, still),
+            ('map', 'base', 0, still),
+            ('base', 'camera', 0, still),
+            ('base', 'lidar', 0, shifted(z=1)),
+        ]
+    )
     with pytest.raises(TransformError, match="'c' has the parent 'a', which is a loop"):
         tree.lookup('camera', 'a', 0)
     with pytest.raises(TransformError, match="'x' has the parent 'x', which is a loop"):
@@ -269,8 +340,10 @@ def test_what_is_no_tree_is_an_error():
     np.testing.assert_allclose(tree.lookup('b', 'a', 0), still)
 
 
-@pytest.mark.parametrize('values, problem', [
-    ((0, 0, 0, 0, 0, 0, 0), 'no direction'), ((0, 0, math.nan, 0, 0, 0, 1), 'finite')])
+@pytest.mark.parametrize(
+    'values, problem',
+    [((0, 0, 0, 0, 0, 0, 0), 'no direction'), ((0, 0, math.nan, 0, 0, 0, 1), 'finite')],
+)
 def test_transforms_that_are_none(values, problem):
     tree = tree_of(static=[('base', 'lidar', 0, values)])
     with pytest.raises(TransformError, match=f"'lidar' to 'base': .*{problem}"):

@@ -26,8 +26,7 @@ from train.losses.view_synthesis import ViewSynthesis
 
 
 def random(*shape, seed=0):
-    return torch.rand(shape, dtype=torch.float64,
-                      generator=torch.Generator().manual_seed(seed))
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def moved(x=0.0, y=0.0, z=0.0):
@@ -46,9 +45,10 @@ def test_equal_images_have_no_error():
 def test_ssim_of_constant_images():
     # No variance: only the term of the means is left.
     x, y = (torch.full((1, 1, 4, 4), v, dtype=torch.float64) for v in (0.2, 0.6))
-    ssim = (2 * 0.2 * 0.6 + SSIM_C1) / (0.2 ** 2 + 0.6 ** 2 + SSIM_C1)
+    ssim = (2 * 0.2 * 0.6 + SSIM_C1) / (0.2**2 + 0.6**2 + SSIM_C1)
     torch.testing.assert_close(
-        PhotometricError(y).ssim_error(x), torch.full_like(x, (1 - ssim) / 2))
+        PhotometricError(y).ssim_error(x), torch.full_like(x, (1 - ssim) / 2)
+    )
 
 
 def test_ssim_of_one_window():
@@ -56,8 +56,11 @@ def test_ssim_of_one_window():
     mean_x, mean_y = x.mean(), y.mean()
     var_x, var_y = x.var(correction=0), y.var(correction=0)
     covariance = ((x - mean_x) * (y - mean_y)).mean()
-    ssim = ((2 * mean_x * mean_y + SSIM_C1) * (2 * covariance + SSIM_C2)
-            / ((mean_x ** 2 + mean_y ** 2 + SSIM_C1) * (var_x + var_y + SSIM_C2)))
+    ssim = (
+        (2 * mean_x * mean_y + SSIM_C1)
+        * (2 * covariance + SSIM_C2)
+        / ((mean_x**2 + mean_y**2 + SSIM_C1) * (var_x + var_y + SSIM_C2))
+    )
     found = PhotometricError(y[None, None]).ssim_error(x[None, None])[0, 0, 1, 1]
     torch.testing.assert_close(found, ((1 - ssim) / 2).clamp(0, 1))
 
@@ -92,8 +95,9 @@ def constant(value, height=6, width=8):
 
 
 def synthesize(target, sources, transforms, disparity=None, weights=None, **options):
-    disparity = torch.full((1, 1, 6, 8), 1 / 8, dtype=torch.float64) if disparity is None \
-        else disparity
+    disparity = (
+        torch.full((1, 1, 6, 8), 1 / 8, dtype=torch.float64) if disparity is None else disparity
+    )
     return ViewSynthesis(target, sources, transforms, INTRINSICS, **options)(disparity, weights)
 
 
@@ -114,8 +118,7 @@ def test_a_ramp_seen_from_the_side():
 
 def test_border_padding_counts_what_is_out_of_view():
     ramp = torch.arange(8, dtype=torch.float64).expand(1, 3, 6, 8) / 10
-    found = synthesize(ramp, [ramp], [moved(x=2.0)], ssim_weight=0, automask=False,
-                       validity=False)
+    found = synthesize(ramp, [ramp], [moved(x=2.0)], ssim_weight=0, automask=False, validity=False)
     # The border's colour 0.7 explains the last two columns, 0.6 and 0.7.
     torch.testing.assert_close(found.loss, torch.tensor((6 * 0.2 + 0.1) / 8).double())
 
@@ -132,8 +135,9 @@ def test_the_better_source_counts_where_it_sees_the_pixel():
 
 def test_mean_over_what_sources_see():
     sources, transforms = [constant(0.5), constant(0.1)], [moved(), moved(x=4.0)]
-    found = synthesize(constant(0.0), sources, transforms, automask=False, ssim_weight=0,
-                       reduction='mean')
+    found = synthesize(
+        constant(0.0), sources, transforms, automask=False, ssim_weight=0, reduction='mean'
+    )
     torch.testing.assert_close(found.loss, torch.tensor((8 * 0.5 + 4 * 0.1) / 12).double())
     torch.testing.assert_close(found.error[0, 0, 0, ::7], torch.tensor([0.3, 0.5]).double())
 
@@ -151,12 +155,23 @@ def test_bands_of_rows_give_what_the_whole_image_gives(monkeypatch, reduction):
         monkeypatch.setattr(view_synthesis, 'BAND_ROWS', rows)
         monkeypatch.setattr(view_synthesis, 'BAND_PIXELS', 1)
         found = ViewSynthesis(
-            target, sources, list(transform_from_pose(poses.flatten(0, 1)).split(2)), intrinsics,
-            reduction=reduction, keep=keep, noise=torch.Generator().manual_seed(0))(
-                disparity, list(weights))
+            target,
+            sources,
+            list(transform_from_pose(poses.flatten(0, 1)).split(2)),
+            intrinsics,
+            reduction=reduction,
+            keep=keep,
+            noise=torch.Generator().manual_seed(0),
+        )(disparity, list(weights))
         assert found.moving.any() and not found.moving.all()
-        return (*torch.autograd.grad(found.loss, (disparity, poses, weights)), found.loss,
-                found.error, *found.warped, *found.valid, found.moving)
+        return (
+            *torch.autograd.grad(found.loss, (disparity, poses, weights)),
+            found.loss,
+            found.error,
+            *found.warped,
+            *found.valid,
+            found.moving,
+        )
 
     whole = outcome(11)
     for rows in (1, 4, 5):  # ending with one row, with three, with one again
@@ -170,34 +185,50 @@ def test_pixels_that_standing_still_explains_teach_nothing(reduction):
     source = random(1, 3, 6, 8, seed=3)
     target = torch.cat([source[..., :4], source[..., 5:], source[..., -1:]], -1)
     transform = moved(x=1.0).requires_grad_()
-    found = synthesize(target, [source], [transform], reduction=reduction, ssim_weight=0,
-                       noise=torch.Generator().manual_seed(0))
+    found = synthesize(
+        target,
+        [source],
+        [transform],
+        reduction=reduction,
+        ssim_weight=0,
+        noise=torch.Generator().manual_seed(0),
+    )
     assert not found.moving[..., :4].any() and found.moving[..., 4:7].all()
     assert found.loss < 1e-4
-    assert (found.valid[0] == synthesize(target, [source], [transform], automask=False).valid[0]
-            ).all()
+    assert (
+        found.valid[0] == synthesize(target, [source], [transform], automask=False).valid[0]
+    ).all()
 
 
 def test_noise_is_drawn_from_the_generator():
     image = random(1, 3, 6, 8)
     first, again, other = (
         synthesize(image, [image], [moved()], noise=torch.Generator().manual_seed(s)).moving
-        for s in (0, 0, 1))
+        for s in (0, 0, 1)
+    )
     assert (first == again).all() and (first != other).any()
     assert first.any() and not first.all()  # no bias where both explain equally well
 
 
 def test_weights_multiply_the_error_but_do_not_choose_the_source():
     sources, still = [constant(0.5), constant(0.1)], moved()
-    weights = [torch.full((1, 1, 3, 4), w, dtype=torch.float64, requires_grad=True)
-               for w in (0.01, 0.5)]
+    weights = [
+        torch.full((1, 1, 3, 4), w, dtype=torch.float64, requires_grad=True) for w in (0.01, 0.5)
+    ]
     found = synthesize(constant(0.0), sources, [still, still], weights=weights, automask=False)
     torch.testing.assert_close(found.loss, 0.5 * error_between(0.1, 0.0))
     found.loss.backward()
     torch.testing.assert_close(weights[1].grad.sum(), error_between(0.1, 0.0))
     assert (weights[0].grad == 0).all()
-    found = synthesize(constant(0.0), sources, [still, still], weights=weights, automask=False,
-                       reduction='mean', ssim_weight=0)
+    found = synthesize(
+        constant(0.0),
+        sources,
+        [still, still],
+        weights=weights,
+        automask=False,
+        reduction='mean',
+        ssim_weight=0,
+    )
     torch.testing.assert_close(found.loss, torch.tensor((0.01 * 0.5 + 0.5 * 0.1) / 2).double())
 
 
@@ -206,8 +237,7 @@ def test_pixels_that_are_not_kept_do_not_count():
     target[..., 4:] = 0.7
     keep = torch.zeros(1, 1, 6, 8, dtype=torch.bool)
     keep[..., :4] = True
-    found = synthesize(target, [constant(0.1)], [moved()], keep=keep, ssim_weight=0,
-                       automask=False)
+    found = synthesize(target, [constant(0.1)], [moved()], keep=keep, ssim_weight=0, automask=False)
     torch.testing.assert_close(found.loss, torch.tensor(0.1).double())
 
 
@@ -226,16 +256,19 @@ def test_smaller_disparities_are_upsampled():
     target, source = random(2, 1, 3, 6, 8, seed=4)
     coarse = 0.1 + 0.05 * random(1, 1, 3, 4, seed=5)
     fine = F.interpolate(coarse, (6, 8), mode='bilinear')
-    one, other = (synthesize(target, [source], [moved(x=1.0)], d, automask=False).loss
-                  for d in (coarse, fine))
+    one, other = (
+        synthesize(target, [source], [moved(x=1.0)], d, automask=False).loss for d in (coarse, fine)
+    )
     assert one == other
 
 
 def test_scale_of_depth_and_translation_does_not_show():
     target, source = random(2, 1, 3, 6, 8, seed=6)
     disparity = 0.1 + 0.05 * random(1, 1, 6, 8, seed=7)
-    one, other = (synthesize(target, [source], [moved(s, 0, 0.5 * s)], disparity / s,
-                             automask=False).loss for s in (1.0, 7.0))
+    one, other = (
+        synthesize(target, [source], [moved(s, 0, 0.5 * s)], disparity / s, automask=False).loss
+        for s in (1.0, 7.0)
+    )
     torch.testing.assert_close(one, other)
 
 
@@ -244,9 +277,12 @@ def test_samples_of_a_batch_have_their_own_cameras():
     disparity = 0.1 + 0.05 * random(2, 1, 6, 8, seed=9)
     transform = torch.cat([moved(x=1.0), moved(y=0.5)])
     intrinsics = torch.cat([INTRINSICS, INTRINSICS * torch.tensor([[1.2], [1.1], [1]])])
-    errors = [ViewSynthesis(target[k], [source[k]], [transform[k]], intrinsics[k],
-                            automask=False)(disparity[k]).error
-              for k in (slice(0, 2), slice(0, 1), slice(1, 2))]
+    errors = [
+        ViewSynthesis(target[k], [source[k]], [transform[k]], intrinsics[k], automask=False)(
+            disparity[k]
+        ).error
+        for k in (slice(0, 2), slice(0, 1), slice(1, 2))
+    ]
     torch.testing.assert_close(errors[0], torch.cat(errors[1:]))
 
 
@@ -259,8 +295,14 @@ def test_view_synthesis_has_the_right_gradient(reduction):
 
     def loss(disparity, poses, weights, focal):
         intrinsics = INTRINSICS * torch.stack([focal, focal, torch.ones_like(focal)])[:, None]
-        views = ViewSynthesis(target, sources, transform_from_pose(poses).split(1), intrinsics,
-                              reduction=reduction, noise=torch.Generator().manual_seed(0))
+        views = ViewSynthesis(
+            target,
+            sources,
+            transform_from_pose(poses).split(1),
+            intrinsics,
+            reduction=reduction,
+            noise=torch.Generator().manual_seed(0),
+        )
         return views(disparity, weights.split(1, 1)).loss
 
     inputs = (disparity, poses, weights, torch.tensor(1.01).double())
@@ -281,10 +323,10 @@ def test_smoothness_by_hand():
     torch.testing.assert_close(edge_aware_smoothness(disparity, flat), torch.tensor(1.0))
     edge = flat.clone()
     edge[..., 1] = 1.0  # an image edge of height 1 where the disparity jumps
-    torch.testing.assert_close(
-        edge_aware_smoothness(disparity, edge), torch.tensor(math.exp(-1)))
+    torch.testing.assert_close(edge_aware_smoothness(disparity, edge), torch.tensor(math.exp(-1)))
     torch.testing.assert_close(  # scale does not matter
-        edge_aware_smoothness(7 * disparity, edge), torch.tensor(math.exp(-1)))
+        edge_aware_smoothness(7 * disparity, edge), torch.tensor(math.exp(-1))
+    )
 
 
 def test_planes_are_smooth_to_second_order():
@@ -292,8 +334,8 @@ def test_planes_are_smooth_to_second_order():
     plane = (0.25 * u - 0.5 * v + 4)[None, None]
     assert second_order_smoothness(plane) == 0
     # A parabola bends by 2 everywhere along u, u v by 1 in both mixed derivatives.
-    torch.testing.assert_close(second_order_smoothness(plane + u ** 2), torch.tensor(2.0))
-    torch.testing.assert_close(second_order_smoothness(plane + v ** 2), torch.tensor(2.0))
+    torch.testing.assert_close(second_order_smoothness(plane + u**2), torch.tensor(2.0))
+    torch.testing.assert_close(second_order_smoothness(plane + v**2), torch.tensor(2.0))
     torch.testing.assert_close(second_order_smoothness(plane + u * v), torch.tensor(2.0))
 
 
@@ -337,14 +379,21 @@ def triplets_by_loops(feature, labels, border, margin=0.3, patch=5, threshold=4)
                         continue
                     (positive if other == labels[y, x] else negative).append(distance)
             if border == 'valid':
-                chosen = (inside and labels[y, x] != 255 and len(positive) > threshold
-                          and len(negative) > threshold)
+                chosen = (
+                    inside
+                    and labels[y, x] != 255
+                    and len(positive) > threshold
+                    and len(negative) > threshold
+                )
             else:
                 chosen = len(positive) >= threshold and len(negative) >= threshold
             if chosen:
                 anchors.append((y, x))
-                terms.append((torch.stack(positive).mean() - torch.stack(negative).mean()
-                              + margin).clamp(min=0))
+                terms.append(
+                    (torch.stack(positive).mean() - torch.stack(negative).mean() + margin).clamp(
+                        min=0
+                    )
+                )
     return torch.stack(terms).mean(), anchors
 
 
@@ -383,7 +432,8 @@ def test_one_class_has_no_boundary_not_even_at_the_images_border():
     loss.backward()
     assert loss == 0 and count == 0 and (feature.grad == 0).all()
     paper, count = semantic_triplet_loss(
-        [feature], torch.zeros(1, 12, 12, dtype=torch.long), border='paper')
+        [feature], torch.zeros(1, 12, 12, dtype=torch.long), border='paper'
+    )
     assert paper > 0 and count > 0
 
 
@@ -413,7 +463,8 @@ def test_triplets_have_the_right_gradient(border):
     labels[:, 0, :3] = 255
     assert torch.autograd.gradcheck(
         lambda f: semantic_triplet_loss([f], labels, border=border)[0],
-        (random(1, 3, 7, 7, seed=2) - 0.5).requires_grad_())
+        (random(1, 3, 7, 7, seed=2) - 0.5).requires_grad_(),
+    )
 
 
 @pytest.mark.parametrize('options', [{'patch': 4}, {'border': 'zero'}])
@@ -435,7 +486,7 @@ def test_undecided_explainability_costs_ln_2():
 def test_explainability_is_the_pairwise_softmax():
     logits = (4 * random(2, 6, 3, 3) - 2).requires_grad_()
     for source, weight in enumerate(explainability_weights(logits)):
-        pair = logits[:, 2 * source:2 * source + 2].softmax(1)
+        pair = logits[:, 2 * source : 2 * source + 2].softmax(1)
         torch.testing.assert_close(weight, pair[:, 1:])
     expected = torch.stack([-w.log().mean() for w in explainability_weights(logits)]).mean()
     torch.testing.assert_close(explainability_loss(logits), expected)
@@ -464,7 +515,8 @@ def test_consistency_has_the_right_gradient():
     pose = torch.tensor([[0.01, 0.02, -0.01, 0.13, 0.07, 0.11]], dtype=torch.float64)
     assert torch.autograd.gradcheck(
         lambda d, s, p: geometry_consistency(d, s, transform_from_pose(p), INTRINSICS),
-        (disparity.requires_grad_(), source.requires_grad_(), pose.requires_grad_()))
+        (disparity.requires_grad_(), source.requires_grad_(), pose.requires_grad_()),
+    )
 
 
 def test_both_directions_agree_on_a_consistent_scene():
@@ -493,8 +545,9 @@ def road_scene(height=1.6, pitch=0.05):
     rows, columns = 48, 64
     intrinsics = torch.tensor([[50.0, 0, 31.5], [0, 50.0, 23.5], [0, 0, 1]]).double()
     v, u = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing='ij')
-    rays = (torch.linalg.inv(intrinsics)
-            @ torch.stack([u, v, torch.ones_like(u)]).double().flatten(1)).view(3, rows, columns)
+    rays = (
+        torch.linalg.inv(intrinsics) @ torch.stack([u, v, torch.ones_like(u)]).double().flatten(1)
+    ).view(3, rows, columns)
     disparity = (math.cos(pitch) * rays[1] + math.sin(pitch)) / height
     road = disparity > 0.02
     return disparity.clamp(min=0.01)[None, None], road[None], intrinsics[None]
@@ -503,9 +556,11 @@ def road_scene(height=1.6, pitch=0.05):
 def test_camera_height_over_an_exact_plane():
     disparity, road, intrinsics = road_scene()
     torch.testing.assert_close(
-        camera_height(disparity, road, intrinsics), torch.tensor([1.6]).double())
+        camera_height(disparity, road, intrinsics), torch.tensor([1.6]).double()
+    )
     torch.testing.assert_close(  # half the scale, half the height
-        camera_height(2 * disparity, road, intrinsics), torch.tensor([0.8]).double())
+        camera_height(2 * disparity, road, intrinsics), torch.tensor([0.8]).double()
+    )
     loss = camera_height_loss(disparity, road, intrinsics, torch.tensor([2.0]).double())
     torch.testing.assert_close(loss, torch.tensor(0.2).double())
 
@@ -525,7 +580,8 @@ def test_camera_height_has_the_right_gradient():
         return camera_height(scale * disparity + tilt * slope, road, intrinsics)
 
     assert torch.autograd.gradcheck(
-        height, tuple(torch.tensor(x).double().requires_grad_() for x in (1.1, 0.0)))
+        height, tuple(torch.tensor(x).double().requires_grad_() for x in (1.1, 0.0))
+    )
 
 
 def test_images_without_road_or_height_do_not_count():
@@ -533,8 +589,9 @@ def test_images_without_road_or_height_do_not_count():
     road[1] = False
     disparity[2] = disparity[2].flip(-2)  # a ceiling
     disparity.requires_grad_()
-    loss = camera_height_loss(disparity, road, intrinsics,
-                              torch.tensor([2.0, 2.0, 2.0, math.nan]).double())
+    loss = camera_height_loss(
+        disparity, road, intrinsics, torch.tensor([2.0, 2.0, 2.0, math.nan]).double()
+    )
     loss.backward()
     torch.testing.assert_close(loss, torch.tensor(0.2).double())
     assert disparity.grad.isfinite().all()
@@ -552,7 +609,8 @@ def test_cross_entropy_over_labelled_pixels():
     logits[0, 0, 0, 0], logits[0, 1, 1, 1] = 2.0, 100.0  # the latter on an unknown pixel
     torch.testing.assert_close(
         cross_entropy(logits, labels),
-        torch.tensor((math.log(math.exp(2) + 3) - 2 + math.log(4)) / 2))
+        torch.tensor((math.log(math.exp(2) + 3) - 2 + math.log(4)) / 2),
+    )
 
 
 def test_cross_entropy_without_labels_is_a_differentiable_zero():
@@ -567,7 +625,8 @@ def test_labels_of_another_size_are_the_nearest():
     logits = random(1, 4, 2, 2)
     torch.testing.assert_close(
         cross_entropy(logits, labels.repeat_interleave(3, 1).repeat_interleave(3, 2)),
-        cross_entropy(logits, labels))
+        cross_entropy(logits, labels),
+    )
 
 
 # Means over pixels, on one process and on several
@@ -600,12 +659,20 @@ def batch_gradient(rows):
     disparity = weight * (0.1 + 0.05 * random(2, 1, 8, 8, seed=21))[rows]
     transform = torch.cat([moved(x=1.0), moved(x=5.0)])[rows]
     views = ViewSynthesis(
-        target[rows], [source[rows]], [transform], INTRINSICS.expand(2, 3, 3)[rows],
-        automask=False, keep=(labels != 255)[:, None][rows])
-    features = weight ** 2 + random(2, 3, 8, 8, seed=22)[rows]
-    loss = (views(disparity).loss + semantic_triplet_loss([features], labels[rows])[0]
-            + cross_entropy(weight * random(2, 8, 8, 8, seed=23)[rows], labels[rows])
-            + velocity_loss([weight * transform], torch.tensor([[3.0], [math.nan]])[rows]))
+        target[rows],
+        [source[rows]],
+        [transform],
+        INTRINSICS.expand(2, 3, 3)[rows],
+        automask=False,
+        keep=(labels != 255)[:, None][rows],
+    )
+    features = weight**2 + random(2, 3, 8, 8, seed=22)[rows]
+    loss = (
+        views(disparity).loss
+        + semantic_triplet_loss([features], labels[rows])[0]
+        + cross_entropy(weight * random(2, 8, 8, 8, seed=23)[rows], labels[rows])
+        + velocity_loss([weight * transform], torch.tensor([[3.0], [math.nan]])[rows])
+    )
     return torch.autograd.grad(loss, weight)[0]
 
 
@@ -621,6 +688,8 @@ def distributed_gradient(rank, address, results):
 
 def test_two_processes_have_the_gradient_of_one_with_twice_the_batch(tmp_path):
     torch.multiprocessing.spawn(
-        distributed_gradient, (tmp_path / 'address', tmp_path / 'gradient.npy'), nprocs=2)
+        distributed_gradient, (tmp_path / 'address', tmp_path / 'gradient.npy'), nprocs=2
+    )
     np.testing.assert_allclose(
-        np.load(tmp_path / 'gradient.npy'), batch_gradient(slice(0, 2)), rtol=1e-12)
+        np.load(tmp_path / 'gradient.npy'), batch_gradient(slice(0, 2)), rtol=1e-12
+    )

@@ -27,6 +27,7 @@ def picture(seed, channels=3):
 
 def drive():
     """Camera-to-world poses (N, 4, 4): 1 m forward a frame, turning right by 0.1 rad a frame."""
+
     def step(angle):
         c, s = np.cos(angle), np.sin(angle)  # about the optical y axis, which points down
         return pose(np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]), [0, 0, 1])
@@ -87,7 +88,13 @@ def test_recording_has_all_that_the_folder_has(folder, tmp_path):
     assert (streams.depth, streams.labels, streams.odom) == (DEPTH, LABELS, ODOM)
     found = read(tmp_path / 'bag')
     assert {k: len(v) for k, v in found.items()} == {
-        IMAGE: 4, INFO: 4, LABELS: 4, ODOM: 4, DEPTH: 2, '/ground_truth/depth/camera_info': 2}
+        IMAGE: 4,
+        INFO: 4,
+        LABELS: 4,
+        ODOM: 4,
+        DEPTH: 2,
+        '/ground_truth/depth/camera_info': 2,
+    }
     expected = [1_000_000_000_000_000_000 + t * 10**8 for t in (0, 1, 2, 4)]
     for topic in (IMAGE, INFO, LABELS, ODOM):
         assert stamps(found[topic]) == expected
@@ -248,23 +255,29 @@ DAMAGE = {
     'no intrinsics': (lambda f: (f / 'intrinsics.txt').unlink(), 'no intrinsics: write fx'),
     'zero intrinsics': (edit('intrinsics.txt', '0 0 0\n0 0 0\n0 0 1\n'), 'no camera matrix'),
     'other intrinsics': (edit('intrinsics.txt', '50 0 300\n0 50 20\n0 0 1\n'), 'outside of images'),
-    'mixed sizes': (lambda f: rewrite(f / 'images/0002.jpg', picture(2)[:40]),
-                    '0002.jpg.* 64x40 .* 64x48'),
+    'mixed sizes': (
+        lambda f: rewrite(f / 'images/0002.jpg', picture(2)[:40]),
+        '0002.jpg.* 64x40 .* 64x48',
+    ),
     'truncated jpeg': (lambda f: cut(f / 'images/0001.jpg'), '0001.jpg.* truncated'),
     'truncated png': (as_png, '0001.png.* truncated'),
     'no image': (lambda f: (f / 'images/0003.jpg').write_text('hello'), '0003.jpg.* damaged'),
     'empty image': (lambda f: (f / 'images/0000.jpg').write_bytes(b''), '0000.jpg.* damaged'),
     'times too few': (edit('times.txt', '0\n1\n2\n'), '4 images.*times.txt.* 3 rows'),
     'times back': (edit('times.txt', '0\n1\n0.5\n2\n'), 'times.txt.*row 3: times must grow'),
-    'poses too few': (edit('poses.txt', '1 0 0 0 0 1 0 0 0 0 1 0\n'),
-                      '4 images.*poses.txt.* 1 rows'),
+    'poses too few': (
+        edit('poses.txt', '1 0 0 0 0 1 0 0 0 0 1 0\n'),
+        '4 images.*poses.txt.* 1 rows',
+    ),
     'poses of zeros': (edit('poses.txt', '0 0 0 0 0 0 0 0 0 0 0 0\n' * 4), 'poses.txt.*row 1'),
     'poses not finite': (edit('poses.txt', '1 0 0 nan 0 1 0 0 0 0 1 0\n' * 4), 'finite'),
     'depth of 8 bits': (lambda f: rewrite(f / 'depth/0002.png', picture(0, 1)), '0002.png.*16 bit'),
     'depth size': (lambda f: rewrite(f / 'depth/0000.png', np.ones((9, 9), np.uint16)), '9x9'),
     'depth truncated': (lambda f: cut(f / 'depth/0000.png'), 'depth/0000.png.* truncated'),
-    'class ids': (lambda f: rewrite(f / 'semantics/0001.png',
-                                    np.full((HEIGHT, WIDTH), 33, np.uint8)), 'class id 33'),
+    'class ids': (
+        lambda f: rewrite(f / 'semantics/0001.png', np.full((HEIGHT, WIDTH), 33, np.uint8)),
+        'class id 33',
+    ),
 }
 
 
@@ -310,10 +323,14 @@ def test_force_spares_what_is_no_recording(folder, tmp_path, capsys):
     assert len(list((folder / 'images').iterdir())) == FRAMES
 
 
-@pytest.mark.parametrize(('name', 'images', 'truth'), [
-    ('kitti_street', 91, {LABELS}),
-    ('kitti_odometry_00', 200, {LABELS, ODOM}),
-    ('indoor_handheld', 200, {DEPTH, ODOM, '/ground_truth/depth/camera_info'})])
+@pytest.mark.parametrize(
+    ('name', 'images', 'truth'),
+    [
+        ('kitti_street', 91, {LABELS}),
+        ('kitti_odometry_00', 200, {LABELS, ODOM}),
+        ('indoor_handheld', 200, {DEPTH, ODOM, '/ground_truth/depth/camera_info'}),
+    ],
+)
 def test_real_folders(data_dir, tmp_path, name, images, truth):
     """The first frames of real recordings, in the layouts in which they were published."""
     if not (data_dir / name).is_dir():
@@ -323,9 +340,12 @@ def test_real_folders(data_dir, tmp_path, name, images, truth):
 
     sequence = read_sequence(data_dir / name)
     assert len(sequence.images) == images
-    start = replace(sequence, images=sequence.images[:5],
-                    times=None if sequence.times is None else sequence.times[:5],
-                    poses=None if sequence.poses is None else sequence.poses[:5])
+    start = replace(
+        sequence,
+        images=sequence.images[:5],
+        times=None if sequence.times is None else sequence.times[:5],
+        poses=None if sequence.poses is None else sequence.poses[:5],
+    )
     counts = write_bag(start, image_stamps(start), tmp_path / 'bag')
     assert counts == dict.fromkeys({IMAGE, INFO} | truth, 5)
     with Bag(tmp_path / 'bag') as bag:
@@ -353,8 +373,13 @@ def shipped():
 
 def test_shipped_recording_is_complete_and_small(repository, shipped):
     assert {topic: len(messages) for topic, messages in shipped.items()} == {
-        INFO: 100, IMAGE: 100, LABELS: 100, ODOM: 100, DEPTH: 50,
-        '/ground_truth/depth/camera_info': 50}
+        INFO: 100,
+        IMAGE: 100,
+        LABELS: 100,
+        ODOM: 100,
+        DEPTH: 50,
+        '/ground_truth/depth/camera_info': 50,
+    }
     files = sorted((repository / 'demo' / 'street').iterdir())
     assert [p.name for p in files] == ['metadata.yaml', 'street.mcap']
     assert sum(p.stat().st_size for p in files) <= 8_000_000

@@ -30,7 +30,14 @@ def test_depth_metrics_by_hand():
         (0.25, 0.675, np.sqrt(41 / 4), np.sqrt(np.mean(logs**2)), 0.25, 1.0, 1.0)
     )
     assert metrics.DepthMetrics._fields == (
-        'abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'a1', 'a2', 'a3')
+        'abs_rel',
+        'sq_rel',
+        'rmse',
+        'rmse_log',
+        'a1',
+        'a2',
+        'a3',
+    )
 
 
 def test_perfect_depth():
@@ -204,12 +211,15 @@ def test_depth_protocol_against_a_loop_over_pixels():
     truth = rng.uniform(0, 100, (375, 1242))
     truth[rng.random(truth.shape) < 0.9] = 0
     predicted = rng.uniform(0.01, 6, truth.shape)
-    pairs = [(predicted[v, u], truth[v, u])
-             for v in range(153, 371) for u in range(44, 1197) if 1e-3 < truth[v, u] < 50]
+    pairs = [
+        (predicted[v, u], truth[v, u])
+        for v in range(153, 371)
+        for u in range(44, 1197)
+        if 1e-3 < truth[v, u] < 50
+    ]
     ratio = np.median([g for _, g in pairs]) / np.median([d for d, _ in pairs])
     errors = [abs(min(max(d * ratio, 1e-3), 50) - g) / g for d, g in pairs]
-    judged = metrics.judged_depth(
-        predicted, truth, max_depth=50, crop='garg', median_scaling=True)
+    judged = metrics.judged_depth(predicted, truth, max_depth=50, crop='garg', median_scaling=True)
     assert judged.scale == pytest.approx(ratio) and judged.counts.sum() == len(pairs)
     found = metrics.depth_metrics(predicted, truth, max_depth=50, crop='garg', median_scaling=True)
     assert found.abs_rel == pytest.approx(np.mean(errors), rel=1e-12)
@@ -242,12 +252,14 @@ def test_scale_and_shift_of_inverse_depth():
     assert {'scaled_and_shifted_50m', '0_to_10m'} < set(table.rows)
     assert not {'median_scaled', 'as_published'} & set(table.rows)
     assert metrics.aligned_depth(found, table.scale, table.shift)[known] == pytest.approx(
-        np.where(a * x + b > 0, 1 / (a * x + b), np.inf))
+        np.where(a * x + b > 0, 1 / (a * x + b), np.inf)
+    )
 
 
 def test_flat_depth_has_a_scale_and_no_shift():
-    judged = metrics.judged_depth(np.full((2, 2), 2.0), np.array([[1.0, 3, 5, 7]]).reshape(2, 2),
-                                  affine=True)
+    judged = metrics.judged_depth(
+        np.full((2, 2), 2.0), np.array([[1.0, 3, 5, 7]]).reshape(2, 2), affine=True
+    )
     assert judged.scale == 2 and judged.shift == 0
 
 
@@ -270,12 +282,19 @@ def test_edges_by_hand():
 def test_edges_against_a_loop_over_pixels(radius):
     rng = np.random.default_rng(4)
     labels = rng.choice([0, 0, 0, 0, 0, 0, 0, 0, 1, 255], (23, 31))
-    borders = [(v, u) for v, u in np.ndindex(labels.shape) for dv, du in
-               ((0, 1), (1, 0), (0, -1), (-1, 0))
-               if 0 <= v + dv < 23 and 0 <= u + du < 31 and 255 not in
-               (labels[v, u], labels[v + dv, u + du]) and labels[v, u] != labels[v + dv, u + du]]
-    expected = [[min(np.hypot(v - a, u - b) for a, b in borders) < radius for u in range(31)]
-                for v in range(23)]
+    borders = [
+        (v, u)
+        for v, u in np.ndindex(labels.shape)
+        for dv, du in ((0, 1), (1, 0), (0, -1), (-1, 0))
+        if 0 <= v + dv < 23
+        and 0 <= u + du < 31
+        and 255 not in (labels[v, u], labels[v + dv, u + du])
+        and labels[v, u] != labels[v + dv, u + du]
+    ]
+    expected = [
+        [min(np.hypot(v - a, u - b) for a, b in borders) < radius for u in range(31)]
+        for v in range(23)
+    ]
     assert np.array_equal(metrics.edge_mask(labels, radius), expected)
 
 
@@ -382,16 +401,23 @@ def read_kitti(path) -> tuple[np.ndarray, np.ndarray]:
     return numbers, poses
 
 
-@pytest.mark.parametrize(('estimate', 'sequence', 't_err', 'r_err', 'ate'), [
-    (0, '09', 2.884, 0.249, 8.387), (0, '10', 3.298, 0.305, 6.630),
-    (1, '09', 2.528, 0.288, 10.729), (1, '10', 2.221, 0.369, 3.356)])
+@pytest.mark.parametrize(
+    ('estimate', 'sequence', 't_err', 'r_err', 'ate'),
+    [
+        (0, '09', 2.884, 0.249, 8.387),
+        (0, '10', 3.298, 0.305, 6.630),
+        (1, '09', 2.528, 0.288, 10.729),
+        (1, '10', 2.221, 0.369, 3.356),
+    ],
+)
 def test_published_evaluations_of_kitti(data_dir, estimate, sequence, t_err, r_err, ate):
     folder = data_dir / 'trajectories'
     if not folder.is_dir():
         pytest.skip(f'{folder} is missing')
     truth = read_kitti(folder / 'kitti_ground_truth' / f'{sequence}.txt')[1]
     numbers, poses = read_kitti(
-        folder / 'kitti_eval_examples' / f'example_{estimate}' / f'{sequence}.txt')
+        folder / 'kitti_eval_examples' / f'example_{estimate}' / f'{sequence}.txt'
+    )
     found = metrics.pose_metrics(poses, truth[numbers], 'sim3')
     assert found.ate == pytest.approx(ate, abs=6e-4)
     every = np.full(truth.shape, np.nan)
@@ -400,8 +426,10 @@ def test_published_evaluations_of_kitti(data_dir, estimate, sequence, t_err, r_e
     assert drift[:2] == pytest.approx((t_err, r_err), abs=6e-4)
 
 
-@pytest.mark.parametrize(('alignment', 'options'), [
-    ('se3', ['-a']), ('sim3', ['-as']), ('scale', ['-s', '--align_origin'])])
+@pytest.mark.parametrize(
+    ('alignment', 'options'),
+    [('se3', ['-a']), ('sim3', ['-as']), ('scale', ['-s', '--align_origin'])],
+)
 def test_evo_agrees(tmp_path, alignment, options):
     truth, estimate = path_poses(), metrics.scaled_poses(path_poses(seed=7), 0.3)
     for name, poses in (('truth', truth), ('estimate', estimate)):
@@ -410,12 +438,20 @@ def test_evo_agrees(tmp_path, alignment, options):
     environment = {**os.environ, 'HOME': str(tmp_path)}  # evo keeps settings there
 
     def evo(tool: str, relation: str) -> float:
-        program = ('from importlib.metadata import entry_points; [script] = entry_points('
-                   f"group='console_scripts', name='evo_{tool}'); script.load()()")
+        program = (
+            'from importlib.metadata import entry_points; [script] = entry_points('
+            f"group='console_scripts', name='evo_{tool}'); script.load()()"
+        )
         shown = subprocess.run(
             [sys.executable, '-c', program, 'kitti', 'truth', 'estimate', '-r', relation, *options],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return float(re.search(r'rmse\s+([\d.]+)', shown.stdout)[1])
+
     assert evo('ape', 'trans_part') == pytest.approx(found.ate, abs=1e-6)
     assert evo('rpe', 'trans_part') == pytest.approx(found.rpe_translation, abs=1e-6)
     assert evo('rpe', 'angle_deg') == pytest.approx(found.rpe_rotation, abs=1e-6)

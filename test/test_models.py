@@ -44,12 +44,16 @@ def predictions(repository, street):
     size = engine.contract.input_width, engine.contract.input_height
     return engine.contract, {
         stamp: {k: v.copy() for k, v in engine.infer({'image': resized(image, size)[None]}).items()}
-        for stamp, image in street[0].items()}
+        for stamp, image in street[0].items()
+    }
 
 
 def resized(image, size):
-    return image if image.shape[1::-1] == size else cv2.resize(image, size,
-                                                               interpolation=cv2.INTER_AREA)
+    return (
+        image
+        if image.shape[1::-1] == size
+        else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    )
 
 
 def test_models_are_small_and_say_where_they_come_from(repository):
@@ -75,9 +79,14 @@ def test_depth_is_as_good_as_promised(street, predictions):
 
 def test_road_is_found(street, predictions):
     contract, outputs = predictions
-    matrix = sum(confusion(
-        cv2.resize(outputs[s]['labels'], t.shape[::-1], interpolation=cv2.INTER_NEAREST), t,
-        len(contract.classes)) for s, t in street[2].items())
+    matrix = sum(
+        confusion(
+            cv2.resize(outputs[s]['labels'], t.shape[::-1], interpolation=cv2.INTER_NEAREST),
+            t,
+            len(contract.classes),
+        )
+        for s, t in street[2].items()
+    )
     assert iou(matrix)[contract.class_id('road')] > 0.9
 
 

@@ -67,6 +67,7 @@ def trained(net):
 
 # Sizes
 
+
 @pytest.mark.parametrize('kwargs', DEPTH_NETWORKS.values(), ids=DEPTH_NETWORKS)
 def test_depth_networks(kwargs):
     net = make_perception(classes=7, **kwargs).eval()
@@ -75,16 +76,23 @@ def test_depth_networks(kwargs):
     light, fsre = (kwargs['network'] == name for name in ('light', 'fsre'))
     scales = (1, 2, 3) if light else (0, 1, 2, 3)
     assert [d.shape for d in prediction.disparities] == [
-        (2, 1, HEIGHT >> s, WIDTH >> s) for s in scales]
+        (2, 1, HEIGHT >> s, WIDTH >> s) for s in scales
+    ]
     for d in prediction.disparities:
         assert d.dtype == torch.float32 and 0.01 <= d.min() and d.max() <= 10.01
     if kwargs.get('semantics', True):
         assert prediction.logits.shape == (2, 7, HEIGHT >> light, WIDTH >> light)
     else:
         assert prediction.logits is None
-    assert [f.shape for f in prediction.features] == ([
-        (2, 32, HEIGHT >> 1, WIDTH >> 1), (2, 64, HEIGHT >> 2, WIDTH >> 2),
-        (2, 128, HEIGHT >> 3, WIDTH >> 3)] if fsre else [])
+    assert [f.shape for f in prediction.features] == (
+        [
+            (2, 32, HEIGHT >> 1, WIDTH >> 1),
+            (2, 64, HEIGHT >> 2, WIDTH >> 2),
+            (2, 128, HEIGHT >> 3, WIDTH >> 3),
+        ]
+        if fsre
+        else []
+    )
 
 
 def test_parameter_counts_of_the_papers():
@@ -107,8 +115,11 @@ def test_range_of_disparity():
 
 
 def test_contradictions_are_errors():
-    for kwargs in ({'network': 'light'}, {'network': 'dispnet'},
-                   {'network': 'fsre', 'semantics': False}):
+    for kwargs in (
+        {'network': 'light'},
+        {'network': 'dispnet'},
+        {'network': 'fsre', 'semantics': False},
+    ):
         with pytest.raises(ValueError, match='attention needs network: fsre'):
             make_perception(attention=True, **kwargs)
     with pytest.raises(ValueError, match="'unet', must be light, fsre or dispnet"):
@@ -122,7 +133,7 @@ def test_dispnet_takes_any_size(size):
     with torch.no_grad():
         disparities = DispNet()(image(1, *size)).disparities
     for s, d in enumerate(disparities):
-        assert d.shape[2:] == tuple(math.ceil(x / 2 ** s) for x in size)
+        assert d.shape[2:] == tuple(math.ceil(x / 2**s) for x in size)
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 7, 13, 38, 101])
@@ -141,11 +152,13 @@ def test_sfm_pose_network(views, size):
     net = SfmPoseNet(views, explainability=True)
     poses, logits = net(frames)
     assert [m.shape for m in logits] == [
-        (2, 2 * (views - 1), *(math.ceil(x / 2 ** s) for x in size)) for s in range(4)]
+        (2, 2 * (views - 1), *(math.ceil(x / 2**s) for x in size)) for s in range(4)
+    ]
     # The middle frame is the target and comes first, in -1..1.
     order = {2: [1, 0], 3: [1, 0, 2], 5: [2, 0, 1, 3, 4]}[views]
-    torch.testing.assert_close(net.encode(frames)[0],
-                               torch.cat([2 * frames[:, i] - 1 for i in order], 1))
+    torch.testing.assert_close(
+        net.encode(frames)[0], torch.cat([2 * frames[:, i] - 1 for i in order], 1)
+    )
     with pytest.raises(ValueError, match=f'takes {views}'):
         net(frames[:, 1:])
 
@@ -173,17 +186,18 @@ def test_pose_depends_on_the_order_of_a_pair(network):
 def test_intrinsics_by_hand():
     head = IntrinsicsHead(8)
     first = head(torch.rand(2, 8, 2, 3), 640, 192)
-    expected = torch.tensor([[math.log(2) * 640, 0, 319.5], [0, math.log(2) * 192, 95.5],
-                             [0, 0, 1]])
+    expected = torch.tensor(
+        [[math.log(2) * 640, 0, 319.5], [0, math.log(2) * 192, 95.5], [0, 0, 1]]
+    )
     torch.testing.assert_close(first, expected.expand(2, 3, 3))
     # softplus(log(e - 1)) = 1; a centre off to either side.
-    head.layer.bias.data = torch.tensor([math.log(math.e - 1), math.log(math.e ** 2 - 1), -0.1,
-                                         0.25])
+    head.layer.bias.data = torch.tensor([math.log(math.e - 1), math.log(math.e**2 - 1), -0.1, 0.25])
     expected = torch.tensor([[640, 0, 255.5], [0, 384, 143.5], [0, 0, 1]])
     torch.testing.assert_close(head(torch.rand(1, 8, 2, 3), 640, 192)[0], expected)
 
 
 # Decoder
+
 
 class Convolution(ReflectConv):
     """Of 3 channels, and more to join."""
@@ -209,8 +223,14 @@ class Convolution(ReflectConv):
         if not self.skip_channels:
             return x, None
         scale = 1 if self.way == 'single' else 2
-        return x, torch.randn(2, self.skip_channels, scale * height, scale * width,
-                              dtype=self.weight.dtype, requires_grad=True)
+        return x, torch.randn(
+            2,
+            self.skip_channels,
+            scale * height,
+            scale * width,
+            dtype=self.weight.dtype,
+            requires_grad=True,
+        )
 
     def learning(self, inputs):
         return [*(t for t in inputs if t is not None), self.weight, self.bias]
@@ -228,8 +248,10 @@ def test_convolutions_of_decoders_are_exact(way, skip_channels, size, activate):
     inputs = conv.inputs(*size)
     expected = conv.plain(*inputs)
     target = torch.randn_like(expected)
-    results = [(y, *torch.autograd.grad((y * target).sum(), conv.learning(inputs)))
-               for y in (conv(*inputs), expected)]
+    results = [
+        (y, *torch.autograd.grad((y * target).sum(), conv.learning(inputs)))
+        for y in (conv(*inputs), expected)
+    ]
     for found, reference in zip(*results, strict=True):
         torch.testing.assert_close(found, reference, rtol=1e-12, atol=1e-12)
 
@@ -241,8 +263,10 @@ def test_gradients_of_decoder_convolutions(way, skip_channels):
 
     def function(x, skip, weight, bias):
         return functional_call(conv, {'weight': weight, 'bias': bias}, (x, skip))
-    assert torch.autograd.gradcheck(function, (*conv.inputs(2, 3), conv.weight, conv.bias),
-                                    fast_mode=True)
+
+    assert torch.autograd.gradcheck(
+        function, (*conv.inputs(2, 3), conv.weight, conv.bias), fast_mode=True
+    )
 
 
 @pytest.mark.parametrize('skip_channels', [0, 4])
@@ -254,6 +278,7 @@ def test_decoders_keep_neither_doubled_nor_padded_features(way, skip_channels):
     def keep(tensor):
         kept.add(tensor.data_ptr())
         return tensor
+
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         y = conv(*inputs)
     assert kept == {t.data_ptr() for t in (*inputs, conv.weight, y) if t is not None}
@@ -263,8 +288,12 @@ def test_decoders_keep_neither_doubled_nor_padded_features(way, skip_channels):
 @pytest.mark.parametrize('way', WAYS)
 def test_decoders_stay_channels_last(way, skip_channels):
     conv = Convolution(way, skip_channels).to(memory_format=torch.channels_last)
-    inputs = [t if t is None else t.detach().contiguous(memory_format=torch.channels_last)
-              .requires_grad_() for t in conv.inputs(3, 5)]
+    inputs = [
+        t
+        if t is None
+        else t.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+        for t in conv.inputs(3, 5)
+    ]
     y = conv(*inputs)
     *gradients, of_weight, _ = torch.autograd.grad(y, conv.learning(inputs), torch.randn_like(y))
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -283,8 +312,10 @@ def test_decoders_under_autocast(way, skip_channels):
     assert found.dtype == torch.bfloat16
     expected = conv.plain(*inputs)
     target = torch.randn_like(expected)
-    results = [(y.float(), *torch.autograd.grad((y * target).sum(), conv.learning(inputs)))
-               for y in (found, expected)]
+    results = [
+        (y.float(), *torch.autograd.grad((y * target).sum(), conv.learning(inputs)))
+        for y in (found, expected)
+    ]
     for found, reference in zip(*results, strict=True):
         assert found.dtype == torch.float32
         assert (found - reference).norm() < 0.01 * reference.norm()
@@ -301,6 +332,7 @@ def test_decoders_say_without_gradients_what_they_say_with_them(way):
 
 
 # Attention
+
 
 def hand_made():
     """Attention on the first of four channels, whose output is what it attends to.
@@ -328,8 +360,11 @@ def hand_made():
 @pytest.mark.parametrize('width', [2, 4])
 def test_attention_by_hand(width, monkeypatch):
     calls = []
-    monkeypatch.setattr(CrossTaskAttention, '_embed', lambda *args, embed=CrossTaskAttention._embed:
-                        calls.append(args) or embed(*args))
+    monkeypatch.setattr(
+        CrossTaskAttention,
+        '_embed',
+        lambda *args, embed=CrossTaskAttention._embed: calls.append(args) or embed(*args),
+    )
     own, other = torch.zeros(2, 1, 4, 2, width)
     # A pixel attends to itself alone.
     pixels = {(0, 0): (0.5, -1.0), (1, 1): (2.0, 3.0)}
@@ -346,18 +381,27 @@ def test_attention_by_hand(width, monkeypatch):
 
 
 def pair(channels, *size):
-    return [torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True)
-            for _ in range(2)]
+    return [
+        torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    ]
 
 
 def test_merged_matrices_are_exact_in_value_and_gradient():
     net = CrossTaskAttention(3).double()
     own, other = pair(3, 4, 5)
     target = torch.randn(2, 3, 4, 5, dtype=torch.float64)
-    learning = [own, other, *net.query.parameters(), *net.key.parameters(),
-                *net.value.parameters(), *net.project.parameters()]
-    results = [(x, *torch.autograd.grad((x * target).sum(), learning)) for x in (
-        net._merged(own, other), net._embed(own, other))]
+    learning = [
+        own,
+        other,
+        *net.query.parameters(),
+        *net.key.parameters(),
+        *net.value.parameters(),
+        *net.project.parameters(),
+    ]
+    results = [
+        (x, *torch.autograd.grad((x * target).sum(), learning))
+        for x in (net._merged(own, other), net._embed(own, other))
+    ]
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -371,6 +415,7 @@ def test_gradients_of_attention(channels, training):
 
     def function(own, other, *parameters):
         return functional_call(net, dict(zip(names, parameters, strict=True)), (own, other))
+
     assert torch.autograd.gradcheck(function, (*inputs, *net.parameters()))
 
 
@@ -398,7 +443,8 @@ def test_both_tasks_read_features_from_before_attention():
     for name in ('refine_depth', 'refine_semantics'):
         for i, module in enumerate(getattr(net, name)):
             module.register_forward_pre_hook(
-                lambda _, inputs, key=(name, i): seen.__setitem__(key, inputs))
+                lambda _, inputs, key=(name, i): seen.__setitem__(key, inputs)
+            )
     with torch.no_grad():
         net(image())
     for i in range(3):
@@ -408,6 +454,7 @@ def test_both_tasks_read_features_from_before_attention():
 
 
 # Inference
+
 
 @pytest.mark.parametrize('semantics', [True, False])
 @pytest.mark.parametrize('kwargs', DEPTH_NETWORKS.values(), ids=DEPTH_NETWORKS)
@@ -455,12 +502,33 @@ class Deployed(nn.Module):
 def test_fused_network_in_onnx():
     net = trained(make_perception('fsre', classes=5, attention=True))
     x = image()
-    program = torch.onnx.export(Deployed(fuse_for_inference(net)).eval(), (x,), dynamo=True,
-                                opset_version=18, verbose=False, input_names=['image'])
+    program = torch.onnx.export(
+        Deployed(fuse_for_inference(net)).eval(),
+        (x,),
+        dynamo=True,
+        opset_version=18,
+        verbose=False,
+        input_names=['image'],
+    )
     model = program.model_proto
     assert {node.op_type for node in model.graph.node} <= {
-        'Add', 'ArgMax', 'Concat', 'Conv', 'Div', 'Elu', 'MaxPool', 'Mul', 'Pad', 'ReduceSum',
-        'Relu', 'Resize', 'Sigmoid', 'Softmax', 'Split', 'Sub'}
+        'Add',
+        'ArgMax',
+        'Concat',
+        'Conv',
+        'Div',
+        'Elu',
+        'MaxPool',
+        'Mul',
+        'Pad',
+        'ReduceSum',
+        'Relu',
+        'Resize',
+        'Sigmoid',
+        'Softmax',
+        'Split',
+        'Sub',
+    }
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found, labels = session.run(None, {'image': x.numpy()})
     with torch.no_grad():
@@ -513,15 +581,18 @@ def test_every_parameter_of_the_intrinsics_head_learns():
 
 # Encoders and their weights
 
+
 def test_light_network_keeps_the_names_of_released_checkpoints():
     state = make_perception('light', 'efficientnet_lite0').state_dict()
     assert {name.split('.')[0] for name in state} == {'encoder', 'depth', 'semantics'}
-    for name, shape in (('encoder.stem.0.weight', (32, 3, 3, 3)),
-                        ('encoder.stages.4.3.conv_pwl.weight', (192, 1152, 1, 1)),
-                        ('depth.reduce.0.weight', (64, 192, 1, 1)),
-                        ('depth.heads.2.bias', (1,)),
-                        ('semantics.fuse.3.1.running_var', (64,)),
-                        ('semantics.heads.0.weight', (19, 24, 3, 3))):
+    for name, shape in (
+        ('encoder.stem.0.weight', (32, 3, 3, 3)),
+        ('encoder.stages.4.3.conv_pwl.weight', (192, 1152, 1, 1)),
+        ('depth.reduce.0.weight', (64, 192, 1, 1)),
+        ('depth.heads.2.bias', (1,)),
+        ('semantics.fuse.3.1.running_var', (64,)),
+        ('semantics.heads.0.weight', (19, 24, 3, 3)),
+    ):
         assert state[name].shape == shape
     assert len(state) == 386
 
@@ -537,13 +608,15 @@ def test_imagenet_weights_of_lite0_and_its_frozen_first_stages():
     assert next(net.encoder.stages[4].parameters()).grad is not None
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'mobilenetv3_large_100', 'regnety_002',
-                                  'efficientnet_lite0'])
+@pytest.mark.parametrize(
+    'name', ['resnet18', 'resnet50', 'mobilenetv3_large_100', 'regnety_002', 'efficientnet_lite0']
+)
 def test_encoders(name):
     net = make_encoder(name).eval()
     features = net(image())
     assert [f.shape for f in features] == [
-        (1, c, HEIGHT >> (i + 1), WIDTH >> (i + 1)) for i, c in enumerate(net.channels)]
+        (1, c, HEIGHT >> (i + 1), WIDTH >> (i + 1)) for i, c in enumerate(net.channels)
+    ]
 
 
 def test_colours_of_a_resnet_are_normalised_as_the_paper_does():
@@ -594,7 +667,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path, name):
     state[first] = state[first][:5]
     state['extra.weight'] = state.pop(second)
     torch.save(state, path)
-    with pytest.raises(ValueError, match=f"do not fit {name} in 3 tensors") as error:
+    with pytest.raises(ValueError, match=f'do not fit {name} in 3 tensors') as error:
         make_encoder(name, str(path))
     for problem in (f'{first} is (5,', f'{second} is missing', 'extra.weight is unknown'):
         assert problem in str(error.value)
@@ -624,7 +697,8 @@ def test_unfit_encoders():
         make_encoder('resnet19')
     with pytest.raises(ValueError, match="'convnext_atto' has features at"):
         make_encoder('convnext_atto')
-    unpublished = next(n for n in timm.list_models('resnet*')
-                       if not timm.get_pretrained_cfg(n).has_weights)
+    unpublished = next(
+        n for n in timm.list_models('resnet*') if not timm.get_pretrained_cfg(n).has_weights
+    )
     with pytest.raises(ValueError, match='timm has no weights'):
         make_encoder(unpublished, 'imagenet')

@@ -28,16 +28,24 @@ from std_srvs.srv import Trigger
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp('models')
-    return {'perception': save_perception(folder / 'perception.onnx'),
-            'pose': save_pose(folder / 'pose.onnx'),
-            'turning': save_pose(folder / 'turning.onnx', motion=(0, -0.1, 0, 0, 0, 0.5))}
+    return {
+        'perception': save_perception(folder / 'perception.onnx'),
+        'pose': save_pose(folder / 'pose.onnx'),
+        'turning': save_pose(folder / 'turning.onnx', motion=(0, -0.1, 0, 0, 0, 0.5)),
+    }
 
 
 @pytest.mark.parametrize('node', ['perception_node', 'odometry_node'])
 @pytest.mark.parametrize('option', ['-h', '--help'])
 def test_help_starts_no_node(node, option):
-    done = subprocess.run([sys.executable, '-m', f'depth_ros.{node}', option], cwd=ROOT, text=True,
-                          env=ros_environment(), capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, '-m', f'depth_ros.{node}', option],
+        cwd=ROOT,
+        text=True,
+        env=ros_environment(),
+        capture_output=True,
+        timeout=60,
+    )
     assert done.returncode == 0 and done.stderr == ''
     for text in ('camera_info', '-p NAME:=VALUE', 'depth_ros.launch.py', 'README'):
         assert text in done.stdout
@@ -61,9 +69,13 @@ def odometry(models):
             sent.append(seconds)
             odom = peer.messages['/odom']
             peer.spin_until(
-                lambda: (odom and stamp(odom[-1]) == pytest.approx(seconds)) or
-                int(peer.diagnostics('odometry_node').get('processed', 0)) >= len(sent),
-                what='processed frame')
+                lambda: (
+                    (odom and stamp(odom[-1]) == pytest.approx(seconds))
+                    or int(peer.diagnostics('odometry_node').get('processed', 0)) >= len(sent)
+                ),
+                what='processed frame',
+            )
+
         sent = []
         return process, send
 
@@ -93,8 +105,9 @@ def test_odometry_chains_the_motions(odometry):
         x, y, yaw = x + 0.5 * np.cos(yaw), y + 0.5 * np.sin(yaw), yaw + 0.1
         place, turn = message.pose.pose.position, message.pose.pose.orientation
         np.testing.assert_allclose([place.x, place.y, place.z], [x, y, 0], atol=1e-6)
-        np.testing.assert_allclose([turn.x, turn.y, turn.z, turn.w],
-                                   [0, 0, np.sin(yaw / 2), np.cos(yaw / 2)], atol=1e-6)
+        np.testing.assert_allclose(
+            [turn.x, turn.y, turn.z, turn.w], [0, 0, np.sin(yaw / 2), np.cos(yaw / 2)], atol=1e-6
+        )
         twist = message.twist.twist
         assert twist.linear.x == pytest.approx(5) and twist.angular.z == pytest.approx(1)
     variances = np.array([np.diag(m.pose.covariance.reshape(6, 6)) for m in odom])
@@ -103,8 +116,9 @@ def test_odometry_chains_the_motions(odometry):
 
     peer.spin_for(0.6)  # paths come twice a second at most
     send(50.6)
-    peer.spin_until(lambda: peer.messages['/path'] and
-                    stamp(peer.messages['/path'][-1]) > 50.55, what='path')
+    peer.spin_until(
+        lambda: peer.messages['/path'] and stamp(peer.messages['/path'][-1]) > 50.55, what='path'
+    )
     path = peer.messages['/path'][-1]
     assert path.header.frame_id == 'odom' and len(path.poses) == 6
     assert path.poses[2].pose == odom[2].pose.pose
@@ -163,9 +177,11 @@ def test_models_in_unknown_units(tmp_path):
     """Without metres the outputs stay in model units and the node says so; a scale fixes it."""
     depth = save_perception(tmp_path / 'depth.onnx', metric=False, outputs=('depth',))
     motion = save_pose(tmp_path / 'motion.onnx', metric=False)
-    with NodeProcess('perception_node', {'model': depth}) as first, \
-            NodeProcess('odometry_node', {'model': motion, 'translation_scale': 4.0}) as second, \
-            Peer() as peer:
+    with (
+        NodeProcess('perception_node', {'model': depth}) as first,
+        NodeProcess('odometry_node', {'model': motion, 'translation_scale': 4.0}) as second,
+        Peer() as peer,
+    ):
         assert 'depth_scale' in first.wait_for('not metric')
         peer.wait_state('odometry_node', 'active')
         assert 'not metric' not in second.output
@@ -186,8 +202,13 @@ def test_models_in_unknown_units(tmp_path):
 
 def test_namespace_remapping_parameter_file_and_compressed_images(models):
     """As the launch file starts it: a robot's namespace, a JPEG camera, our parameter file."""
-    parameters = {'model': models['perception'], 'image_transport': 'compressed',
-                  'use_sim_time': True, 'fit': 'crop', 'odom_frame': 'unknown_here'}
+    parameters = {
+        'model': models['perception'],
+        'image_transport': 'compressed',
+        'use_sim_time': True,
+        'fit': 'crop',
+        'odom_frame': 'unknown_here',
+    }
     extra = ('-r', '__ns:=/robot', '--params-file', str(ROOT / 'config' / 'depth_ros.yaml'))
     remap = {'image': '/front/image_rect', 'camera_info': '/front/camera_info'}
     with NodeProcess('perception_node', parameters, remap, extra) as process, Peer() as peer:
@@ -212,12 +233,13 @@ def test_namespace_remapping_parameter_file_and_compressed_images(models):
         assert set(np.unique(labels[border:-border])) == {1, 2}
         np.testing.assert_allclose(
             depth[border:-border],
-            cv2.resize(row_depth(), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR), rtol=1e-6)
+            cv2.resize(row_depth(), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR),
+            rtol=1e-6,
+        )
 
 
 def test_reliability_follows_the_publishers_while_running(models):
-    with NodeProcess('perception_node', {'model': models['perception']}) as process, \
-            Peer() as peer:
+    with NodeProcess('perception_node', {'model': models['perception']}) as process, Peer() as peer:
         peer.listen_diagnostics()
         peer.listen(Image, '/semantics/labels')
         peer.wait_state('perception_node', 'active')
@@ -235,8 +257,10 @@ def test_reliability_follows_the_publishers_while_running(models):
 
 
 def test_without_autostart_the_node_waits(models):
-    with NodeProcess('odometry_node', {'model': models['pose'], 'autostart': False}) as process, \
-            Peer() as peer:
+    with (
+        NodeProcess('odometry_node', {'model': models['pose'], 'autostart': False}) as process,
+        Peer() as peer,
+    ):
         assert peer.state('odometry_node') == 'unconfigured'
         assert peer.change('odometry_node', 'configure')
         assert peer.state('odometry_node') == 'inactive'
@@ -253,8 +277,10 @@ def test_tf_is_asked_for_where_it_is_not_installed(models):
         pass
     else:
         pytest.skip('tf2_msgs is installed here')
-    with NodeProcess('odometry_node', {'model': models['pose'], 'publish_tf': True}) as process, \
-            Peer() as peer:
+    with (
+        NodeProcess('odometry_node', {'model': models['pose'], 'publish_tf': True}) as process,
+        Peer() as peer,
+    ):
         assert 'publish_tf to false' in process.wait_for('tf2_msgs')
         assert peer.state('odometry_node') == 'unconfigured'
         assert peer.set_parameters('odometry_node', publish_tf=False).successful

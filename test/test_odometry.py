@@ -39,8 +39,9 @@ def test_quarter_turn_about_z():
     np.testing.assert_allclose(quaternion_from_rotation(rotation), [0, 0, half, half])
 
 
-@pytest.mark.parametrize('vector', [*random_vectors(), np.zeros(3), np.array([1e-9, 0, 0]),
-                                    np.array([1e-5, -2e-5, 0])])
+@pytest.mark.parametrize(
+    'vector', [*random_vectors(), np.zeros(3), np.array([1e-9, 0, 0]), np.array([1e-5, -2e-5, 0])]
+)
 def test_rotation_vector_there_and_back(vector):
     rotation = rotation_from_vector(vector)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
@@ -58,8 +59,11 @@ def test_half_turns(axis):
 
 
 def test_quaternions_are_normalised_and_zero_is_refused():
-    np.testing.assert_allclose(rotation_from_quaternion([0, 0, 2, 2]),
-                               rotation_from_vector([0, 0, math.pi / 2]), atol=1e-15)
+    np.testing.assert_allclose(
+        rotation_from_quaternion([0, 0, 2, 2]),
+        rotation_from_vector([0, 0, math.pi / 2]),
+        atol=1e-15,
+    )
     with pytest.raises(ValueError, match='no direction'):
         rotation_from_quaternion([0, 0, 0, 0])
     with pytest.raises(ValueError, match='seven'):
@@ -117,7 +121,8 @@ def test_covariance_of_a_straight_drive_by_hand():
     # Along the drive: two steps. Across: two steps, and the first turn's error times 1 m.
     np.testing.assert_allclose(
         np.diag(trajectory.covariance),
-        [2 * step, 2 * step + turn, 2 * step + turn, 2 * turn, 2 * turn, 2 * turn])
+        [2 * step, 2 * step + turn, 2 * step + turn, 2 * turn, 2 * turn, 2 * turn],
+    )
     np.testing.assert_allclose(trajectory.covariance[1, 5], turn)  # left is error of yaw
     np.testing.assert_allclose(trajectory.covariance, trajectory.covariance.T)
 

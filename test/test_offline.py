@@ -51,8 +51,7 @@ def grey(level, height=HEIGHT, width=WIDTH):
 
 def drive(runner, stamps, levels):
     """The outputs for grey images of these stamps in seconds and levels."""
-    return [runner(picture(s, grey(level)), INFO)
-            for s, level in zip(stamps, levels, strict=True)]
+    return [runner(picture(s, grey(level)), INFO) for s, level in zip(stamps, levels, strict=True)]
 
 
 def ahead(distance):
@@ -78,16 +77,22 @@ def test_outputs_are_those_of_the_node(tmp_path):
     assert list(output.numbers) == ['perception_ms']
 
 
-@pytest.mark.parametrize('settings, options, focal, factor, limits', [
-    pytest.param({}, {}, 2 * FOCAL, 2, (0, 99), id='focal length'),
-    pytest.param({'max_depth': 8.0}, {}, FOCAL, 1, (0, 8), id='max_depth'),
-    pytest.param({'max_depth': 16.0}, {}, 2 * FOCAL, 2, (0, 8), id='max_depth is of the result'),
-    pytest.param({}, {'depth_range': (6.0, 10.0)}, 2 * FOCAL, 2, (6, 10),
-                 id='range is of the network'),
-    pytest.param({'depth_scale': 3.0}, {'metric': False}, FOCAL, 3, (0, 99), id='depth_scale'),
-    pytest.param({'depth_scale': 3.0}, {}, FOCAL, 1, (0, 99), id='metric without depth_scale'),
-    pytest.param({}, {'metric': False}, FOCAL, 1, (0, 99), id='model units'),
-])
+@pytest.mark.parametrize(
+    'settings, options, focal, factor, limits',
+    [
+        pytest.param({}, {}, 2 * FOCAL, 2, (0, 99), id='focal length'),
+        pytest.param({'max_depth': 8.0}, {}, FOCAL, 1, (0, 8), id='max_depth'),
+        pytest.param(
+            {'max_depth': 16.0}, {}, 2 * FOCAL, 2, (0, 8), id='max_depth is of the result'
+        ),
+        pytest.param(
+            {}, {'depth_range': (6.0, 10.0)}, 2 * FOCAL, 2, (6, 10), id='range is of the network'
+        ),
+        pytest.param({'depth_scale': 3.0}, {'metric': False}, FOCAL, 3, (0, 99), id='depth_scale'),
+        pytest.param({'depth_scale': 3.0}, {}, FOCAL, 1, (0, 99), id='metric without depth_scale'),
+        pytest.param({}, {'metric': False}, FOCAL, 1, (0, 99), id='model units'),
+    ],
+)
 def test_scale_and_limits(tmp_path, settings, options, focal, factor, limits):
     runner = perception(tmp_path, Settings(**settings), **options)
     output = runner(picture(1, bands()), info_message(WIDTH, HEIGHT, focal))
@@ -144,16 +149,18 @@ def test_trajectory_is_the_chain_of_the_steps(tmp_path):
     motion = (0.02, -0.3, 0.01, 0.1, 0, 0.5)
     mount = (0.4, 0.1, 1.5, *OPTICAL_IN_BASE[3:])
     levels = [100, 120, 90, 90, 140]
-    outputs = drive(odometry(tmp_path, Settings(camera_pose=mount), motion=motion),
-                    np.arange(5) / 10, levels)
+    outputs = drive(
+        odometry(tmp_path, Settings(camera_pose=mount), motion=motion), np.arange(5) / 10, levels
+    )
     extrinsic = pose_from_list(mount)
     trajectory = Trajectory(extrinsic, NoiseModel(0, 0, 0, 0))
     expected = np.eye(4)
     for i, output in enumerate(outputs):
         if i:
             # The network sees a centimetre more for each level brighter.
-            step = pose(rotation_from_vector(motion[:3]),
-                        [0.1, 0, 0.5 + (levels[i] - levels[i - 1]) / 100])
+            step = pose(
+                rotation_from_vector(motion[:3]), [0.1, 0, 0.5 + (levels[i] - levels[i - 1]) / 100]
+            )
             np.testing.assert_allclose(output.step, step, atol=1e-6)
             trajectory.advance(output.step, 0.1)
             np.testing.assert_array_equal(output.pose, trajectory.pose)
@@ -163,9 +170,15 @@ def test_trajectory_is_the_chain_of_the_steps(tmp_path):
     np.testing.assert_array_equal(outputs[1].rgb, grey(120))  # as it is, without a depth
 
 
-@pytest.mark.parametrize('settings, metric, length', [
-    (Settings(), True, 0.5), (Settings(translation_scale=4.0), True, 0.5),
-    (Settings(), False, 0.5), (Settings(translation_scale=4.0), False, 2.0)])
+@pytest.mark.parametrize(
+    'settings, metric, length',
+    [
+        (Settings(), True, 0.5),
+        (Settings(translation_scale=4.0), True, 0.5),
+        (Settings(), False, 0.5),
+        (Settings(translation_scale=4.0), False, 2.0),
+    ],
+)
 def test_scale_of_the_motion(tmp_path, settings, metric, length):
     outputs = drive(odometry(tmp_path, settings, metric=metric), [0, 0.1, 0.2], [9, 9, 9])
     # The camera looks along the base's x axis.
@@ -183,8 +196,11 @@ def test_motions_that_are_missed(tmp_path):
     assert along == [None, 0.5, None, 0.6, 0.5, None, 0.5, None, 0.5]
     places = [None if o.pose is None else round(o.pose[0, 3], 5) for o in outputs]
     assert places == [0, 0.5, None, 1.1, 1.6, None, 2.1, None, 2.6]
-    assert runner.missed == {'an image has the stamp of the one before': 1,
-                             'a gap is over max_gap': 1, 'the clock went back': 1}
+    assert runner.missed == {
+        'an image has the stamp of the one before': 1,
+        'a gap is over max_gap': 1,
+        'the clock went back': 1,
+    }
 
 
 def test_images_that_change_size(tmp_path):
@@ -205,18 +221,20 @@ def test_a_network_that_returns_no_motion(tmp_path):
 def test_loops_are_given_now_and_then(tmp_path):
     count = 3 * LOOP_EVERY + 1
     stamps = np.arange(count) / 10
-    stamps[2 * LOOP_EVERY - 1:] += 5  # one of the two steps before is missed
+    stamps[2 * LOOP_EVERY - 1 :] += 5  # one of the two steps before is missed
     levels = np.arange(count) ** 2 % 50 * 4
     outputs = drive(odometry(tmp_path), stamps, levels)
     assert [i for i, o in enumerate(outputs) if o.loop] == [LOOP_EVERY, 3 * LOOP_EVERY]
-    last = levels[LOOP_EVERY - 2:LOOP_EVERY + 1].astype(float)
+    last = levels[LOOP_EVERY - 2 : LOOP_EVERY + 1].astype(float)
     for found, (a, b) in zip(outputs[LOOP_EVERY].loop, ((0, 1), (1, 2), (0, 2)), strict=True):
         np.testing.assert_allclose(found, ahead(0.5 + (last[b] - last[a]) / 100), atol=1e-5)
 
 
 def test_the_same_images_give_the_same_numbers(tmp_path):
-    engines = (load_engine(save_perception(tmp_path / 'a.onnx')),
-               load_engine(save_pose(tmp_path / 'b.onnx', motion=(0.1, 0.2, 0.3, 1, 2, 3))))
+    engines = (
+        load_engine(save_perception(tmp_path / 'a.onnx')),
+        load_engine(save_pose(tmp_path / 'b.onnx', motion=(0.1, 0.2, 0.3, 1, 2, 3))),
+    )
     noise = np.random.default_rng(0).integers(0, 256, (5, HEIGHT, WIDTH, 3), np.uint8)
     runs = []
     for _ in range(2):
@@ -245,9 +263,14 @@ def test_images_are_decoded_in_order_and_damaged_ones_are_errors(tmp_path):
     assert [m.log_ns for m, _ in found] == list(range(3 * AHEAD + 3))
     errors = [p for _, p in found[2:5]]
     assert all(isinstance(e, ConversionError) for e in errors)
-    assert [text in str(e) for text, e in zip(
-        ("'7UC3' is not supported", 'truncated: 143 bytes', 'no sensor_msgs/msg/Image'), errors,
-        strict=True)] == [True] * 3
+    assert [
+        text in str(e)
+        for text, e in zip(
+            ("'7UC3' is not supported", 'truncated: 143 bytes', 'no sensor_msgs/msg/Image'),
+            errors,
+            strict=True,
+        )
+    ] == [True] * 3
     pictures = [p for _, p in found[:2] + found[5:]]
     assert [p.stamp for p in pictures] == list(range(3 * AHEAD))
     for i, one in enumerate(pictures):

@@ -59,13 +59,13 @@ def test_depth_reads_back_bit_by_bit(tmp_path):
     depth, published = depths()
     found = recorded(tmp_path, frame(depth=depth, published=published))
     assert set(found) == {'/depth/image_rect', '/depth/camera_info', '/depth/color/compressed'}
-    (raw, message), = found['/depth/image_rect']
+    ((raw, message),) = found['/depth/image_rect']
     assert raw.log_ns == 1000 and header_stamp(raw.data) == STAMP
     assert (message.encoding, message.is_bigendian, message.step) == ('32FC1', 0, 32 * 4)
     assert message.header.frame_id == 'camera'
     assert message.data.tobytes() == published.tobytes()
     np.testing.assert_array_equal(decode_depth(message), published)
-    (raw, info), = found['/depth/camera_info']
+    ((raw, info),) = found['/depth/camera_info']
     assert header_stamp(raw.data) == STAMP and info.header.frame_id == 'camera'
     assert intrinsics_from_info(info, 32, 24) == VIEW
     assert info.k.tolist() == [30.5, 0, 15.5, 0, 31.25, 11.75, 0, 0, 1]
@@ -95,20 +95,32 @@ def test_labels(tmp_path):
     labels[:, 16:], labels[16:] = 1, 255
     found = recorded(tmp_path, frame(labels=labels))
     assert set(found) == {'/semantics/labels', '/semantics/color/compressed'}
-    (raw, message), = found['/semantics/labels']
+    ((raw, message),) = found['/semantics/labels']
     assert header_stamp(raw.data) == STAMP and message.encoding == 'mono8'
     np.testing.assert_array_equal(decode_labels(message), labels)
     colors = picture(found['/semantics/color/compressed'][0][1])
-    for where, color in ((np.s_[4, 4], (128, 64, 128)), (np.s_[4, 28], (0, 0, 142)),
-                         (np.s_[20, 4], (0, 0, 0))):
+    for where, color in (
+        (np.s_[4, 4], (128, 64, 128)),
+        (np.s_[4, 28], (0, 0, 142)),
+        (np.s_[20, 4], (0, 0, 0)),
+    ):
         np.testing.assert_allclose(colors[where], color, atol=JPEG_ERROR)
 
 
 def test_odometry_and_transforms(tmp_path):
-    found = recorded(tmp_path, frame(pose=np.eye(4)), frame(1, pose=POSE),
-                     frame(2, 'other', pose=POSE), frame(3), camera_pose=MOUNT)
+    found = recorded(
+        tmp_path,
+        frame(pose=np.eye(4)),
+        frame(1, pose=POSE),
+        frame(2, 'other', pose=POSE),
+        frame(3),
+        camera_pose=MOUNT,
+    )
     assert {topic: len(messages) for topic, messages in found.items()} == {
-        '/odom': 3, '/tf': 3, '/tf_static': 2}
+        '/odom': 3,
+        '/tf': 3,
+        '/tf_static': 2,
+    }
     raw, message = found['/odom'][1]
     assert header_stamp(raw.data) == STAMP + 1
     assert (message.header.frame_id, message.child_frame_id) == ('odom', 'base_link')
@@ -119,8 +131,7 @@ def test_odometry_and_transforms(tmp_path):
             tree.add(message, static=topic == '/tf_static')
     np.testing.assert_allclose(tree.lookup('odom', 'base_link', STAMP), np.eye(4), atol=1e-12)
     for camera in ('camera', 'other'):
-        np.testing.assert_allclose(tree.lookup('odom', camera, STAMP + 2), POSE @ MOUNT,
-                                   atol=1e-12)
+        np.testing.assert_allclose(tree.lookup('odom', camera, STAMP + 2), POSE @ MOUNT, atol=1e-12)
     with Bag(tmp_path / 'b') as bag:
         assert bag.topics['/tf_static'] == (bags.TF, 2, True)  # latched
 
@@ -131,34 +142,43 @@ def test_a_recording_with_transforms_of_its_own(tmp_path):
 
 def test_namespace(tmp_path):
     depth, published = depths()
-    one = frame(depth=depth, published=published, pose=POSE,
-                labels=np.zeros((24, 32), np.uint8))
+    one = frame(depth=depth, published=published, pose=POSE, labels=np.zeros((24, 32), np.uint8))
     found = recorded(tmp_path, one, camera_pose=MOUNT, namespace='/depth_ros', errors=[depth])
-    assert set(found) == {'/tf', '/tf_static'} | {f'/depth_ros/{name}' for name in (
-        'depth/image_rect', 'depth/camera_info', 'depth/color/compressed', 'semantics/labels',
-        'semantics/color/compressed', 'odom', 'depth/error/compressed')}
+    assert set(found) == {'/tf', '/tf_static'} | {
+        f'/depth_ros/{name}'
+        for name in (
+            'depth/image_rect',
+            'depth/camera_info',
+            'depth/color/compressed',
+            'semantics/labels',
+            'semantics/color/compressed',
+            'odom',
+            'depth/error/compressed',
+        )
+    }
 
 
 def test_errors_in_colours(tmp_path):
     error = np.full((24, 48), np.nan, np.float32)
     error[:, 16:32], error[:, 32:] = 0, WORST_ERROR
     error[12:, 32:] = 7
-    (raw, message), = recorded(tmp_path, errors=[error])['/depth/error/compressed']
+    ((raw, message),) = recorded(tmp_path, errors=[error])['/depth/error/compressed']
     assert raw.log_ns == 2000 and header_stamp(raw.data) == STAMP
     assert message.header.frame_id == 'camera'
     colors = picture(message)
     unknown, none, most = colors[:, :14], colors[:, 18:30], colors[:, 34:]
     assert unknown.max() <= JPEG_ERROR
     assert (none[..., 2] > none[..., 0]).all() and (most[..., 0] > most[..., 2] + 50).all()
-    np.testing.assert_allclose(most, most[0, 0][None, None].repeat(24, 0).repeat(14, 1),
-                               atol=JPEG_ERROR)
+    np.testing.assert_allclose(
+        most, most[0, 0][None, None].repeat(24, 0).repeat(14, 1), atol=JPEG_ERROR
+    )
 
 
 @pytest.mark.parametrize('width', [WIDEST, 1242])
 def test_errors_at_single_pixels_keep_their_colour(tmp_path, width):
     known = np.random.default_rng(0).uniform(size=(375, width)) < 0.05  # as a lidar's
     error = np.where(known, WORST_ERROR, np.nan)
-    (_, message), = recorded(tmp_path, errors=[error])['/depth/error/compressed']
+    ((_, message),) = recorded(tmp_path, errors=[error])['/depth/error/compressed']
     colors = picture(message)
     scale = WIDEST / width
     assert colors.shape == (round(375 * scale), WIDEST, 3)

@@ -21,18 +21,36 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pytest brings it
 
-EXECUTABLES = ('perception_node', 'odometry_node', 'evaluate_bag', 'depth_ros_demo',
-               'depth_ros_bench', 'adopt_model', 'build_engine', 'compare_engines', 'bench_engine',
-               'quantize')
-SHARED = ('launch/depth_ros.launch.py', 'config/depth_ros.yaml', 'config/depth_ros.rviz',
-          'config/fastdds.xml', 'models/perception.onnx', 'models/pose.onnx', 'package.xml',
-          'frames/street_0.jpg', 'frames/street_1.jpg')
+EXECUTABLES = (
+    'perception_node',
+    'odometry_node',
+    'evaluate_bag',
+    'depth_ros_demo',
+    'depth_ros_bench',
+    'adopt_model',
+    'build_engine',
+    'compare_engines',
+    'bench_engine',
+    'quantize',
+)
+SHARED = (
+    'launch/depth_ros.launch.py',
+    'config/depth_ros.yaml',
+    'config/depth_ros.rviz',
+    'config/fastdds.xml',
+    'models/perception.onnx',
+    'models/pose.onnx',
+    'package.xml',
+    'frames/street_0.jpg',
+    'frames/street_1.jpg',
+)
 
 
 def run(command, **options):
     """Run a command; its output is the failure's message."""
-    result = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            **options)
+    result = subprocess.run(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+    )
     assert result.returncode == 0, result.stdout
     return result.stdout
 
@@ -62,8 +80,14 @@ def starts(node, command, folder, environment):
     """An installed node becomes active with the installed model, far from the repository."""
     from ros_process import Peer
 
-    process = subprocess.Popen(['bash', '-c', command], cwd=folder, env=environment, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        ['bash', '-c', command],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         with Peer() as peer:
             peer.wait_state(node, 'active')
@@ -79,39 +103,87 @@ def starts(node, command, folder, environment):
 def test_colcon_build(source, clean_environment, tmp_path):
     pytest.importorskip('colcon_ros', reason='colcon is not installed (colcon-common-extensions)')
     install = tmp_path / 'install'
-    environment = {**clean_environment, 'COLCON_HOME': str(tmp_path),
-                   'AMENT_PREFIX_PATH': sys.prefix}
-    run([sys.executable, '-m', 'colcon', '--log-base', str(tmp_path / 'log'), 'build',
-         '--base-paths', str(source), '--build-base', str(tmp_path / 'build'),
-         '--install-base', str(install), '--event-handlers', 'console_direct+'],
-        cwd=tmp_path, env=environment)
+    environment = {
+        **clean_environment,
+        'COLCON_HOME': str(tmp_path),
+        'AMENT_PREFIX_PATH': sys.prefix,
+    }
+    run(
+        [
+            sys.executable,
+            '-m',
+            'colcon',
+            '--log-base',
+            str(tmp_path / 'log'),
+            'build',
+            '--base-paths',
+            str(source),
+            '--build-base',
+            str(tmp_path / 'build'),
+            '--install-base',
+            str(install),
+            '--event-handlers',
+            'console_direct+',
+        ],
+        cwd=tmp_path,
+        env=environment,
+    )
     prefix = install / 'depth_ros'
     check_share(prefix)
     assert {path.name for path in (prefix / 'lib/depth_ros').iterdir()} == set(EXECUTABLES)
     sourced = run(
-        ['bash', '-c', f'source {install}/setup.bash && printf "%s\\n" "$AMENT_PREFIX_PATH" && '
-         f'{sys.executable} -c "import depth_ros; print(depth_ros.__file__)"'],
-        cwd=tmp_path, env=environment).splitlines()
+        [
+            'bash',
+            '-c',
+            f'source {install}/setup.bash && printf "%s\\n" "$AMENT_PREFIX_PATH" && '
+            f'{sys.executable} -c "import depth_ros; print(depth_ros.__file__)"',
+        ],
+        cwd=tmp_path,
+        env=environment,
+    ).splitlines()
     assert sourced[-2].split(':')[0] == str(prefix)
     assert Path(sourced[-1]).is_relative_to(prefix)
     for node in ('perception_node', 'odometry_node'):
-        starts(node, f'source {install}/setup.bash && exec {prefix}/lib/depth_ros/{node}',
-               tmp_path, environment)
+        starts(
+            node,
+            f'source {install}/setup.bash && exec {prefix}/lib/depth_ros/{node}',
+            tmp_path,
+            environment,
+        )
 
 
 def test_pip_install(source, clean_environment, tmp_path):
     pytest.importorskip('setuptools')
-    run([sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-build-isolation', '--quiet',
-         '--ignore-installed', '--prefix', str(tmp_path), str(source)], cwd=tmp_path,
-        env=clean_environment)
+    run(
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'install',
+            '--no-deps',
+            '--no-build-isolation',
+            '--quiet',
+            '--ignore-installed',
+            '--prefix',
+            str(tmp_path),
+            str(source),
+        ],
+        cwd=tmp_path,
+        env=clean_environment,
+    )
     check_share(tmp_path)
     assert {path.name for path in (tmp_path / 'bin').iterdir()} >= set(EXECUTABLES)
     packages = sysconfig.get_path('purelib', vars={'base': str(tmp_path)})
-    module = run([sys.executable, '-c', 'import depth_ros; print(depth_ros.__file__)'],
-                 cwd=tmp_path, env={**clean_environment, 'PYTHONPATH': packages})
+    module = run(
+        [sys.executable, '-c', 'import depth_ros; print(depth_ros.__file__)'],
+        cwd=tmp_path,
+        env={**clean_environment, 'PYTHONPATH': packages},
+    )
     assert Path(module.strip()) == Path(packages) / 'depth_ros' / '__init__.py'
     assert sorted(p.name for p in Path(packages).iterdir()) == [
-        'depth_ros', f'depth_ros-{depth_ros.__version__}.dist-info']
+        'depth_ros',
+        f'depth_ros-{depth_ros.__version__}.dist-info',
+    ]
 
 
 def test_one_version_everywhere(repository):
@@ -131,14 +203,20 @@ def pinned(repository):
     """Version of each package that the constraints give for this interpreter."""
     lines = (repository / 'constraints.txt').read_text().splitlines()
     requirements = [Requirement(line) for line in lines if not line.startswith('#')]
-    return {canonicalize_name(r.name): str(r.specifier) for r in requirements
-            if not r.marker or r.marker.evaluate()}
+    return {
+        canonicalize_name(r.name): str(r.specifier)
+        for r in requirements
+        if not r.marker or r.marker.evaluate()
+    }
 
 
 def test_constraints_pin_every_dependency(project, pinned):
     extras = project['optional-dependencies']
-    wanted = {canonicalize_name(Requirement(text).name)
-              for group in (project['dependencies'], *extras.values()) for text in group}
+    wanted = {
+        canonicalize_name(Requirement(text).name)
+        for group in (project['dependencies'], *extras.values())
+        for text in group
+    }
     assert wanted - set(pinned) == set()
     assert [pin for pin in pinned.values() if not re.fullmatch(r'==[\w.]+', pin)] == []
 

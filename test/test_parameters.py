@@ -22,8 +22,10 @@ def test_each_parameter_is_documented_and_its_default_allowed(parameter):
 def test_descriptors_carry_range_choices_unit_and_moment():
     ranged = Parameter('speed', 1.5, 'Speed.', 'm/s', 0.0, 2.0, when='live').descriptor()
     assert ranged.description == 'Speed. Unit: m/s.' and not ranged.read_only
-    assert (ranged.floating_point_range[0].from_value,
-            ranged.floating_point_range[0].to_value) == (0, 2)
+    assert (ranged.floating_point_range[0].from_value, ranged.floating_point_range[0].to_value) == (
+        0,
+        2,
+    )
     assert not ranged.integer_range and ranged.additional_constraints == ''
     whole = Parameter('count', 1, 'Count.', minimum=1, maximum=3).descriptor()
     assert (whole.integer_range[0].from_value, whole.integer_range[0].to_value) == (1, 3)

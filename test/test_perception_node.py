@@ -18,8 +18,10 @@ IMAGE_TOPICS = ('/depth/image_rect', '/depth/color', '/semantics/labels', '/sema
 @pytest.fixture(scope='module')
 def perception(tmp_path_factory):
     model = save_perception(tmp_path_factory.mktemp('models') / 'perception.onnx')
-    with (NodeProcess('perception_node', {'model': model, 'points_stride': 1})
-          as process, Peer() as peer):
+    with (
+        NodeProcess('perception_node', {'model': model, 'points_stride': 1}) as process,
+        Peer() as peer,
+    ):
         peer.listen_diagnostics()
         running = Scene(peer, process)
         peer.wait_state('perception_node', 'active')
@@ -30,11 +32,15 @@ def perception(tmp_path_factory):
 @pytest.fixture
 def listening(perception):
     """Listen to every output for one test."""
-    kinds = {**dict.fromkeys(IMAGE_TOPICS, Image), '/depth/camera_info': CameraInfo,
-             '/points': PointCloud2}
+    kinds = {
+        **dict.fromkeys(IMAGE_TOPICS, Image),
+        '/depth/camera_info': CameraInfo,
+        '/points': PointCloud2,
+    }
     listeners = [perception.peer.listen(kind, topic) for topic, kind in kinds.items()]
     perception.peer.spin_until(
-        lambda: all(s.get_publisher_count() for s in listeners), what='publishers')
+        lambda: all(s.get_publisher_count() for s in listeners), what='publishers'
+    )
     perception.peer.spin_for(0.3)
     yield perception
     for listener in listeners:
@@ -45,7 +51,8 @@ def test_nothing_is_computed_while_nobody_listens(perception):
     before = perception.peer.diagnostics_after('perception_node', lambda d: True)
     perception.send()
     found = perception.peer.diagnostics_after(
-        'perception_node', lambda d: int(d['not_wanted']) > int(before['not_wanted']))
+        'perception_node', lambda d: int(d['not_wanted']) > int(before['not_wanted'])
+    )
     assert found['processed'] == before['processed'] == '0'
     assert found['state'] == 'active' and found['model'] == 'tiny_perception'
 
@@ -78,8 +85,9 @@ def test_points_are_the_depth_in_space(listening):
     info = info_message(WIDTH, HEIGHT, FOCAL)
     found = listening.answer(['/depth/image_rect', '/semantics/labels', '/points'], info=info)
     points = np.frombuffer(found['/points'].data, CLOUD_TYPE).reshape(HEIGHT, WIDTH)
-    expected = unproject(pixels(found['/depth/image_rect']),
-                         intrinsics_from_info(info, WIDTH, HEIGHT))
+    expected = unproject(
+        pixels(found['/depth/image_rect']), intrinsics_from_info(info, WIDTH, HEIGHT)
+    )
     for i, axis in enumerate('xyz'):
         np.testing.assert_allclose(points[axis], expected[..., i], rtol=1e-5)
     np.testing.assert_array_equal(points['label'], pixels(found['/semantics/labels']))
@@ -88,30 +96,34 @@ def test_points_are_the_depth_in_space(listening):
 
 
 def test_depth_is_corrected_by_the_focal_length(listening):
-    twice = listening.answer(['/depth/image_rect'],
-                             info=info_message(WIDTH, HEIGHT, 2 * FOCAL))
+    twice = listening.answer(['/depth/image_rect'], info=info_message(WIDTH, HEIGHT, 2 * FOCAL))
     np.testing.assert_allclose(pixels(twice['/depth/image_rect']), 2 * expected_depth(), rtol=1e-6)
 
 
 def test_parameters_change_from_the_next_frame_on(listening):
     assert listening.peer.set_parameters(
-        'perception_node', points_stride=4, max_depth=8.0).successful
+        'perception_node', points_stride=4, max_depth=8.0
+    ).successful
     found = listening.answer(['/depth/image_rect', '/points'])
     assert (found['/points'].width, found['/points'].height) == (WIDTH // 4, HEIGHT // 4)
     depth = pixels(found['/depth/image_rect'])
     assert 5 < np.nanmax(depth) <= 8 and np.isnan(depth[-1]).all()
     assert listening.peer.set_parameters(
-        'perception_node', points_stride=1, max_depth=0.0).successful
+        'perception_node', points_stride=1, max_depth=0.0
+    ).successful
 
 
-@pytest.mark.parametrize('values, reason', [
-    ({'points_stride': 3, 'max_depth': -1.0}, 'max_depth'),
-    ({'points_stride': 3, 'max_depth': float('nan')}, 'max_depth'),
-    ({'points_stride': 3, 'output_size': 'network'}, 'output_size is fixed'),
-    ({'points_stride': 3, 'autostart': False}, 'autostart'),
-    ({'points_stride': 3, 'depth_scale': 'big'}, 'type'),
-    ({'points_stride': 3, 'colour': 1}, 'undeclared'),
-])
+@pytest.mark.parametrize(
+    'values, reason',
+    [
+        ({'points_stride': 3, 'max_depth': -1.0}, 'max_depth'),
+        ({'points_stride': 3, 'max_depth': float('nan')}, 'max_depth'),
+        ({'points_stride': 3, 'output_size': 'network'}, 'output_size is fixed'),
+        ({'points_stride': 3, 'autostart': False}, 'autostart'),
+        ({'points_stride': 3, 'depth_scale': 'big'}, 'type'),
+        ({'points_stride': 3, 'colour': 1}, 'undeclared'),
+    ],
+)
 def test_wrong_parameters_are_rejected_as_a_whole(listening, values, reason):
     result = listening.peer.set_parameters('perception_node', **values)
     assert not result.successful and reason in result.reason
@@ -121,8 +133,12 @@ def test_wrong_parameters_are_rejected_as_a_whole(listening, values, reason):
 @pytest.mark.parametrize('encoding', ['bgr8', 'mono8', 'rgba8', 'bayer_rggb8'])
 def test_other_encodings(listening, encoding):
     grey = bands()
-    image = {'bgr8': grey, 'mono8': grey[..., 0], 'bayer_rggb8': grey[..., 0],
-             'rgba8': np.concatenate((grey, grey[..., :1]), -1)}[encoding]
+    image = {
+        'bgr8': grey,
+        'mono8': grey[..., 0],
+        'bayer_rggb8': grey[..., 0],
+        'rgba8': np.concatenate((grey, grey[..., :1]), -1),
+    }[encoding]
     found = listening.answer(['/semantics/labels'], image=image_message(image, 0, encoding))
     labels = pixels(found['/semantics/labels'])
     np.testing.assert_array_equal(labels[12::24, 64], [3, 2, 1, 0])

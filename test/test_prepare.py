@@ -37,7 +37,7 @@ def picture(shift, seed=0):
     """A texture that slides by ``shift`` pixels."""
     small = np.random.default_rng(seed).integers(0, 255, (20, 100, 3), np.uint8)
     wide = cv2.resize(small, (800, 160), interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(wide[40:40 + HEIGHT, 50 + shift:50 + shift + WIDTH])
+    return np.ascontiguousarray(wide[40 : 40 + HEIGHT, 50 + shift : 50 + shift + WIDTH])
 
 
 def write(path, image):
@@ -65,11 +65,13 @@ def prepare(*arguments):
 
 
 def matrix_rows(**rows):
-    return ''.join(f'{name}: {" ".join(map(str, np.ravel(values)))}\n'
-                   for name, values in rows.items())
+    return ''.join(
+        f'{name}: {" ".join(map(str, np.ravel(values)))}\n' for name, values in rows.items()
+    )
 
 
 # KITTI raw
+
 
 def raw_drive(root, name, shifts, cameras=(2, 3), velodyne=True):
     """A drive whose frame i shows the texture at shifts[i]; 5 m/s north, times 0.1 s apart."""
@@ -83,8 +85,12 @@ def raw_drive(root, name, shifts, cameras=(2, 3), velodyne=True):
         values = [latitude, 8.4, 110, 0, 0, np.pi / 2, 5, 0, 3, 4, 0] + [0] * 19
         (drive / f'oxts/data/{i:010d}.txt').write_text(' '.join(map(str, values)))
     for camera in cameras:
-        (drive / f'image_{camera:02d}/timestamps.txt').write_text(''.join(
-            f'2011-09-26 13:02:{25 + i // 10:02d}.{i % 10}00000000\n' for i in range(len(shifts))))
+        (drive / f'image_{camera:02d}/timestamps.txt').write_text(
+            ''.join(
+                f'2011-09-26 13:02:{25 + i // 10:02d}.{i % 10}00000000\n'
+                for i in range(len(shifts))
+            )
+        )
     if velodyne:
         (drive / 'velodyne_points/data').mkdir(parents=True)
         points = np.array([[10.3, 0, 0, 0], [80.3, 4, 0, 0], [-5, 0, 0, 0]], np.float32)
@@ -102,7 +108,8 @@ def kitti(tmp_path):
     date = root / '2011_09_26'
     (date / 'calib_cam_to_cam.txt').write_text(
         'calib_time: 09-Jan-2012 13:57:47\n'
-        + matrix_rows(R_rect_00=np.eye(3), P_rect_02=P2, P_rect_03=P3))
+        + matrix_rows(R_rect_00=np.eye(3), P_rect_02=P2, P_rect_03=P3)
+    )
     (date / 'calib_velo_to_cam.txt').write_text(matrix_rows(R=VELO, T=[0, 0, -0.3]))
     (date / 'calib_imu_to_velo.txt').write_text(matrix_rows(R=np.eye(3), T=[-0.8, 0.3, -0.8]))
     return root
@@ -111,9 +118,12 @@ def kitti(tmp_path):
 def test_kitti_raw(kitti, tmp_path):
     found = prepare('kitti_raw', kitti, tmp_path / 'out', '--min-motion', 0)
     assert {n: len(s.images) for n, s in found.items()} == {
-        '2011_09_26_drive_0001_sync_02': 11, '2011_09_26_drive_0001_sync_03': 11,
-        '2011_09_26_drive_0002_sync_02': 12, '2011_09_26_drive_0002_sync_03': 12,
-        '2011_09_26_drive_0009_sync_02': 12}
+        '2011_09_26_drive_0001_sync_02': 11,
+        '2011_09_26_drive_0001_sync_03': 11,
+        '2011_09_26_drive_0002_sync_02': 12,
+        '2011_09_26_drive_0002_sync_03': 12,
+        '2011_09_26_drive_0009_sync_02': 12,
+    }
     first = found['2011_09_26_drive_0001_sync_02']
     assert first.images[2].name == '0000000002.png' and first.frames is None
     # Half the size: cx = (60 + 0.5) / 2 - 0.5.
@@ -126,8 +136,9 @@ def test_kitti_raw(kitti, tmp_path):
     np.testing.assert_allclose(first.speeds, 5)  # 3 forward, 4 left
     assert first.distance(3, 5) == pytest.approx(1.0)
     # The car drives ahead: z of the camera.
-    np.testing.assert_allclose(first.poses[:, :3, 3],
-                               np.outer(np.arange(11), [0, 0, 0.5]), atol=1e-4)
+    np.testing.assert_allclose(
+        first.poses[:, :3, 3], np.outer(np.arange(11), [0, 0, 0.5]), atol=1e-4
+    )
     item = FrameDataset(tmp_path / 'out', 64, 40)[1]
     assert item['distance'].tolist() == pytest.approx([0.5, 0.5], abs=1e-5)  # of stamps since 1970
 
@@ -151,28 +162,38 @@ def test_kitti_raw_depth_is_eigens(kitti, tmp_path):
 
 def test_a_split_list_says_which_frames_are_targets(kitti, tmp_path, capsys):
     split = tmp_path / 'train_files.txt'
-    split.write_text('2011_09_26/2011_09_26_drive_0002_sync 3 l\n'
-                     '2011_09_26/2011_09_26_drive_0002_sync 0000000009 l\n'
-                     '2011_09_26/2011_09_26_drive_0002_sync 4 r\n'
-                     '2011_09_26/2011_09_26_drive_0001_sync 6 r\n'  # it stands: the list decides
-                     '2011_09_26/2011_09_26_drive_0002_sync 99 l\n'
-                     '2011_09_28/2011_09_28_drive_0005_sync 1 l\n')
+    split.write_text(
+        '2011_09_26/2011_09_26_drive_0002_sync 3 l\n'
+        '2011_09_26/2011_09_26_drive_0002_sync 0000000009 l\n'
+        '2011_09_26/2011_09_26_drive_0002_sync 4 r\n'
+        '2011_09_26/2011_09_26_drive_0001_sync 6 r\n'  # it stands: the list decides
+        '2011_09_26/2011_09_26_drive_0002_sync 99 l\n'
+        '2011_09_28/2011_09_28_drive_0005_sync 1 l\n'
+    )
     found = prepare('kitti_raw', kitti, tmp_path / 'out', '--split', split)
     assert '2 frames of' in capsys.readouterr().out
     left = found['2011_09_26_drive_0002_sync_02']
     assert [int(p.stem) for p in left.images] == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
     assert left.frames[left.frames[:, 1] == 1, 0].tolist() == [3, 9]
-    assert set(found) == {'2011_09_26_drive_0002_sync_02', '2011_09_26_drive_0002_sync_03',
-                          '2011_09_26_drive_0001_sync_03'}
+    assert set(found) == {
+        '2011_09_26_drive_0002_sync_02',
+        '2011_09_26_drive_0002_sync_03',
+        '2011_09_26_drive_0001_sync_03',
+    }
     for views in (3, 5):
         assert len(FrameDataset(tmp_path / 'out', 64, 40, views=views)) == 4
 
 
-@pytest.mark.parametrize('line', ['2011_09_26/2011_09_26_drive_0002_sync/image_03/data/'
-                                  '0000000004.png', '2011_09_26/2011_09_26_drive_0002_sync 4 r'])
+@pytest.mark.parametrize(
+    'line',
+    [
+        '2011_09_26/2011_09_26_drive_0002_sync/image_03/data/0000000004.png',
+        '2011_09_26/2011_09_26_drive_0002_sync 4 r',
+    ],
+)
 def test_lists_of_paths_and_of_frames_mean_the_same(kitti, tmp_path, line):
     (tmp_path / 'list.txt').write_text(line + '\n')
-    recording, = raw_recordings(kitti, split=tmp_path / 'list.txt')[0]
+    (recording,) = raw_recordings(kitti, split=tmp_path / 'list.txt')[0]
     assert recording.name == '2011_09_26_drive_0002_sync_03'
     assert recording.numbers[recording.targets].tolist() == [4]
 
@@ -181,7 +202,8 @@ def test_sfmlearners_division(kitti, tmp_path):
     """Test drives left out, static frames too, whose neighbours become successive."""
     (tmp_path / 'test.txt').write_text('2011_09_26_drive_0009\n')
     (tmp_path / 'static.txt').write_text(
-        ''.join(f'2011_09_26 2011_09_26_drive_0001_sync {i:010d}\n' for i in (5, 6, 7)))
+        ''.join(f'2011_09_26 2011_09_26_drive_0001_sync {i:010d}\n' for i in (5, 6, 7))
+    )
     options = '--test-scenes', tmp_path / 'test.txt', '--static-frames', tmp_path / 'static.txt'
     found = prepare('kitti_raw', kitti, tmp_path / 'all', *options)
     assert len(found) == 4
@@ -189,12 +211,15 @@ def test_sfmlearners_division(kitti, tmp_path):
     assert [int(p.stem) for p in first.images] == [0, 1, 2, 3, 4, 8, 9, 10]
     assert first.frames is None
     # Both parts together have each target once.
-    parts = {part: prepare('kitti_raw', kitti, tmp_path / part, *options, '--part', part)
-             for part in ('train', 'val')}
+    parts = {
+        part: prepare('kitti_raw', kitti, tmp_path / part, *options, '--part', part)
+        for part in ('train', 'val')
+    }
 
     def targets(sequence):
         flags = np.ones(len(sequence.images)) if sequence.frames is None else sequence.frames[:, 1]
         return {p.stem for p, flag in zip(sequence.images, flags, strict=True) if flag}
+
     held_out = 0
     for name, sequence in found.items():
         train = targets(parts['train'][name])
@@ -207,10 +232,25 @@ def test_sfmlearners_division(kitti, tmp_path):
 
 def test_two_lists_make_two_data_sets(kitti, tmp_path):
     for name, frames in (('train', (2, 3, 4)), ('val', (8, 9))):
-        (tmp_path / f'{name}.txt').write_text(''.join(
-            f'2011_09_26/2011_09_26_drive_0001_sync {i} l\n' for i in frames))
-    command('kitti_raw', kitti, '--out', tmp_path / 'out', '--part', 'both', '--width', 64,
-            '--height', 40, '--split', tmp_path / 'train.txt', '--val-split', tmp_path / 'val.txt')
+        (tmp_path / f'{name}.txt').write_text(
+            ''.join(f'2011_09_26/2011_09_26_drive_0001_sync {i} l\n' for i in frames)
+        )
+    command(
+        'kitti_raw',
+        kitti,
+        '--out',
+        tmp_path / 'out',
+        '--part',
+        'both',
+        '--width',
+        64,
+        '--height',
+        40,
+        '--split',
+        tmp_path / 'train.txt',
+        '--val-split',
+        tmp_path / 'val.txt',
+    )
     sizes = [len(FrameDataset(tmp_path / 'out' / part, 64, 40)) for part in ('train', 'val')]
     assert sizes == [3, 2]
     with pytest.raises(DataError, match='--val-split is for both parts'):
@@ -220,17 +260,48 @@ def test_two_lists_make_two_data_sets(kitti, tmp_path):
 @pytest.mark.parametrize('name', ['sfmlearner', 'fsre'])
 def test_two_commands_train_either_paper(kitti, tmp_path, name):
     data = str(tmp_path / 'kitti')
-    assert train_main(['prepare', 'kitti_raw', str(kitti), '--out', data,
-                       '--width', '96', '--height', '64']) == 0
+    assert (
+        train_main(
+            ['prepare', 'kitti_raw', str(kitti), '--out', data, '--width', '96', '--height', '64']
+        )
+        == 0
+    )
     for image in (tmp_path / 'kitti').glob('*/*/images/*'):  # as `label` does
         path = image.parents[1] / 'semantics' / f'{image.stem}.png'
         path.parent.mkdir(exist_ok=True)
         assert cv2.imwrite(str(path), np.repeat([[0, 13]], 48, 1).repeat(64, 0).astype(np.uint8))
-    assert train_main([
-        'fit', '--config', str(CONFIGS / f'{name}.yaml'), '--data', f'{data}/train',
-        '--val', f'{data}/val', '--out', str(tmp_path / 'run'), '--width', '96', '--height', '64',
-        '--weights', '', '--pose-weights', '', '--batch-size', '2', '--steps', '1',
-        '--val-every', '1', '--workers', '0']) == 0
+    assert (
+        train_main(
+            [
+                'fit',
+                '--config',
+                str(CONFIGS / f'{name}.yaml'),
+                '--data',
+                f'{data}/train',
+                '--val',
+                f'{data}/val',
+                '--out',
+                str(tmp_path / 'run'),
+                '--width',
+                '96',
+                '--height',
+                '64',
+                '--weights',
+                '',
+                '--pose-weights',
+                '',
+                '--batch-size',
+                '2',
+                '--steps',
+                '1',
+                '--val-every',
+                '1',
+                '--workers',
+                '0',
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / 'run/best.ckpt').exists()
 
 
@@ -249,34 +320,40 @@ def test_real_split_lists(data_dir, tmp_path):
     if not lists.is_dir():
         pytest.skip(f'{data_dir} has no splits')
     from train.readers.kitti import _read_split, _read_static
+
     eigen = _read_split(lists / 'eigen/test_files.txt')
     assert sum(map(len, eigen.values())) == 697
     assert {camera for _, camera in eigen} == {2}
     assert eigen == _read_split(lists / 'sfmlearner/test_files_eigen.txt')
     static = _read_static(lists / 'sfmlearner/static_frames.txt')
     assert 386 in static['2011_09_26_drive_0009']
-    assert sum(map(len, static.values())) == len(set(
-        (lists / 'sfmlearner/static_frames.txt').read_text().split('\n')) - {''})
+    assert sum(map(len, static.values())) == len(
+        set((lists / 'sfmlearner/static_frames.txt').read_text().split('\n')) - {''}
+    )
     scenes = (lists / 'sfmlearner/test_scenes_eigen.txt').read_text().split()
     assert {drive.removesuffix('_sync') for drive, _ in eigen} == set(scenes)
 
 
 # Velodyne
 
+
 def test_velodyne_by_hand():
     """Identity camera that looks along x: u = -y / x, v = -z / x, at a focal length of 10."""
     projection = np.array([[10.0, -10, 0, 0], [10, 0, -10, 0], [1, 0, 0, 0]])
-    points = np.array([
-        [2, 0, 0, 1],        # (10, 10)
-        [4, 0, 0, 1],        # the same pixel, farther
-        [2, 0.24, -0.24, 1],  # (8.8, 11.2): rounds to (9, 11)
-        [-2, 0, 0, 1],       # behind
-        [2, 2.2, 0, 1],      # (-1, 10): outside
-        [1, -0.9, -0.9, 1],  # (19, 19)
-    ])
+    points = np.array(
+        [
+            [2, 0, 0, 1],  # (10, 10)
+            [4, 0, 0, 1],  # the same pixel, farther
+            [2, 0.24, -0.24, 1],  # (8.8, 11.2): rounds to (9, 11)
+            [-2, 0, 0, 1],  # behind
+            [2, 2.2, 0, 1],  # (-1, 10): outside
+            [1, -0.9, -0.9, 1],  # (19, 19)
+        ]
+    )
     camera = project_velodyne(points, projection, (20, 20), 'camera')
-    assert {(int(v), int(u)): float(camera[v, u]) for v, u in zip(*camera.nonzero(), strict=True)
-            } == {(10, 10): 2, (11, 9): 2, (19, 19): 1}
+    assert {
+        (int(v), int(u)): float(camera[v, u]) for v, u in zip(*camera.nonzero(), strict=True)
+    } == {(10, 10): 2, (11, 9): 2, (19, 19): 1}
     eigen = project_velodyne(points, projection, (20, 20))
     assert np.array_equal(eigen[:-1, :-1], camera[1:, 1:])  # one pixel up and left
     with pytest.raises(ValueError, match='protocol'):
@@ -319,19 +396,21 @@ def test_real_velodyne(data_dir):
     assert (sparse > 0).sum() == len(found)
     assert all(sparse[k] == np.float32(d) for k, d in found.items())
     assert 15000 < (depth > 0).sum() < 25000 and 60 < depth.max() < 90
-    low = depth[shape[0] - 30:, 400:800]
+    low = depth[shape[0] - 30 :, 400:800]
     assert 5 < np.median(low[low > 0]) < 10
 
 
 # KITTI odometry
+
 
 def odometry_tree(root, frames=5):
     folder = root / 'sequences/07'
     for i in range(frames):
         write(folder / f'image_2/{i:06d}.png', picture(6 * i))
         write(folder / f'image_0/{i:06d}.png', picture(6 * i, 5))
-    (folder / 'calib.txt').write_text(matrix_rows(
-        P0=P2 * [1, 1, 1, 0], P2=P2, Tr=np.column_stack([VELO, [0, 0, -0.3]])))
+    (folder / 'calib.txt').write_text(
+        matrix_rows(P0=P2 * [1, 1, 1, 0], P2=P2, Tr=np.column_stack([VELO, [0, 0, -0.3]]))
+    )
     np.savetxt(folder / 'times.txt', np.arange(frames) * 0.1)
     turn = [pose(rotation_from_vector([0, 0.1 * i, 0]), [0, 0, i]) for i in range(frames)]
     (root / 'poses').mkdir()
@@ -363,13 +442,16 @@ def test_sequences_of_kitti_odometry_can_be_chosen(tmp_path):
     for name in ('08', '09'):
         shutil.copytree(root / 'sequences/07', root / 'sequences' / name)
     assert list(prepare('kitti_odometry', root, tmp_path / 'all')) == ['07', '08', '09']
-    assert list(prepare('kitti_odometry', root, tmp_path / 'some', '--sequences', '09', '07')
-                ) == ['07', '09']
+    assert list(prepare('kitti_odometry', root, tmp_path / 'some', '--sequences', '09', '07')) == [
+        '07',
+        '09',
+    ]
     with pytest.raises(DataError, match=r'--sequences: .* has no 10, 7, but 07, 08, 09'):
         prepare('kitti_odometry', root, tmp_path / 'none', '--sequences', '7', '09', '10')
 
 
 # Folders and videos
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -383,10 +465,12 @@ def folder(tmp_path):
     np.savetxt(root / 'intrinsics.txt', P2[:, :3])
     np.savetxt(root / 'times.txt', np.arange(8) * 0.1)
     np.savetxt(root / 'speed.txt', np.arange(8))
-    np.savetxt(root / 'odometry.txt', [np.column_stack([np.eye(3), [i, 0, 0]]).ravel()
-                                       for i in range(8)])
-    np.savetxt(root / 'poses.txt', [np.column_stack([np.eye(3), [0, 0, i]]).ravel()
-                                    for i in range(8)])
+    np.savetxt(
+        root / 'odometry.txt', [np.column_stack([np.eye(3), [i, 0, 0]]).ravel() for i in range(8)]
+    )
+    np.savetxt(
+        root / 'poses.txt', [np.column_stack([np.eye(3), [0, 0, i]]).ravel() for i in range(8)]
+    )
     return root
 
 
@@ -413,8 +497,9 @@ def test_plain_images_have_unknown_intrinsics(folder, tmp_path):
     sequence = prepare('folder', folder / 'images', tmp_path / 'out')['walk']
     assert np.isnan(sequence.intrinsics).all() and sequence.times is None
     assert FrameDataset(tmp_path / 'out', 64, 40)[0]['intrinsics'].isnan().all()
-    given = prepare('folder', folder / 'images', tmp_path / 'given',
-                    '--intrinsics', 100, 90, 60, 40)['walk']
+    given = prepare(
+        'folder', folder / 'images', tmp_path / 'given', '--intrinsics', 100, 90, 60, 40
+    )['walk']
     np.testing.assert_allclose(given.intrinsics, [[50, 0, 29.75], [0, 45, 19.75], [0, 0, 1]])
     with pytest.raises(DataError, match='--rate needs times'):
         prepare('folder', folder / 'images', tmp_path / 'rate', '--rate', 5)
@@ -465,54 +550,104 @@ class Robot:
     def header(self, seconds):
         stamp = divmod(10**18 + round(seconds * 1e9), 10**9)
         return self.types['std_msgs/msg/Header'](
-            self.types['builtin_interfaces/msg/Time'](*stamp), 'camera')
+            self.types['builtin_interfaces/msg/Time'](*stamp), 'camera'
+        )
 
     def put(self, topic, kind, seconds, *fields):
         now = seconds if self.now is None else self.now
-        self.bag.write(topic, kind, 10**18 + round(now * 1e9),
-                       self.types[kind](self.header(seconds), *fields))
+        self.bag.write(
+            topic, kind, 10**18 + round(now * 1e9), self.types[kind](self.header(seconds), *fields)
+        )
 
     def camera_info(self, seconds):
-        values = {'size': (WIDTH, HEIGHT), 'model': 'plumb_bob', 'd': (), 'k': P2[:, :3],
-                  'r': np.eye(3), 'p': P2 * [1, 1, 1, 0], **self.info}
+        values = {
+            'size': (WIDTH, HEIGHT),
+            'model': 'plumb_bob',
+            'd': (),
+            'k': P2[:, :3],
+            'r': np.eye(3),
+            'p': P2 * [1, 1, 1, 0],
+            **self.info,
+        }
         roi = self.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
         d, k, r, p = (np.array(values[n], float).ravel() for n in 'dkrp')
-        self.put('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', seconds, *values['size'][::-1],
-                 values['model'], d, k, r, p, 0, 0, roi)
+        self.put(
+            '/cam/camera_info',
+            'sensor_msgs/msg/CameraInfo',
+            seconds,
+            *values['size'][::-1],
+            values['model'],
+            d,
+            k,
+            r,
+            p,
+            0,
+            0,
+            roi,
+        )
 
     def compressed(self, seconds, image, topic='/cam/image_raw/compressed'):
         data = image if isinstance(image, bytes) else cv2.imencode('.png', image)[1].tobytes()
-        self.put(topic, 'sensor_msgs/msg/CompressedImage', seconds, 'png',
-                 np.frombuffer(data, np.uint8))
+        self.put(
+            topic, 'sensor_msgs/msg/CompressedImage', seconds, 'png', np.frombuffer(data, np.uint8)
+        )
 
-    def raw(self, seconds, encoding, pixels, topic='/cam/image_raw', pad=0, big=False,
-            height=None):
+    def raw(self, seconds, encoding, pixels, topic='/cam/image_raw', pad=0, big=False, height=None):
         rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(len(pixels), -1)
         width = pixels.shape[1]
         rows = np.pad(rows, ((0, 0), (0, pad)), constant_values=77)
-        self.put(topic, 'sensor_msgs/msg/Image', seconds, height or len(pixels), width, encoding,
-                 int(big), rows.shape[1], rows.ravel())
+        self.put(
+            topic,
+            'sensor_msgs/msg/Image',
+            seconds,
+            height or len(pixels),
+            width,
+            encoding,
+            int(big),
+            rows.shape[1],
+            rows.ravel(),
+        )
 
     def odometry(self, seconds, position, yaw, topic='/odom'):
         point = self.types['geometry_msgs/msg/Point'](*map(float, position))
         turn = self.types['geometry_msgs/msg/Quaternion'](
-            *quaternion_from_rotation(rotation_from_vector([0, 0, yaw])))
+            *quaternion_from_rotation(rotation_from_vector([0, 0, yaw]))
+        )
         zero = self.types['geometry_msgs/msg/Vector3'](0.0, 0.0, 0.0)
-        self.put(topic, 'nav_msgs/msg/Odometry', seconds, 'base_link',
-                 self.types['geometry_msgs/msg/PoseWithCovariance'](
-                     self.types['geometry_msgs/msg/Pose'](point, turn), np.zeros(36)),
-                 self.types['geometry_msgs/msg/TwistWithCovariance'](
-                     self.types['geometry_msgs/msg/Twist'](zero, zero), np.zeros(36)))
+        self.put(
+            topic,
+            'nav_msgs/msg/Odometry',
+            seconds,
+            'base_link',
+            self.types['geometry_msgs/msg/PoseWithCovariance'](
+                self.types['geometry_msgs/msg/Pose'](point, turn), np.zeros(36)
+            ),
+            self.types['geometry_msgs/msg/TwistWithCovariance'](
+                self.types['geometry_msgs/msg/Twist'](zero, zero), np.zeros(36)
+            ),
+        )
 
     def fix(self, seconds, latitude, longitude, status=0):
-        self.put('/fix', 'sensor_msgs/msg/NavSatFix', seconds,
-                 self.types['sensor_msgs/msg/NavSatStatus'](status, 1), latitude, longitude, 0.0,
-                 np.zeros(9), 0)
+        self.put(
+            '/fix',
+            'sensor_msgs/msg/NavSatFix',
+            seconds,
+            self.types['sensor_msgs/msg/NavSatStatus'](status, 1),
+            latitude,
+            longitude,
+            0.0,
+            np.zeros(9),
+            0,
+        )
 
     def velocity(self, seconds, *metres, topic='/gps/vel'):
         vector = self.types['geometry_msgs/msg/Vector3']
-        self.put(topic, 'geometry_msgs/msg/TwistStamped', seconds,
-                 self.types['geometry_msgs/msg/Twist'](vector(*metres), vector(0.0, 0.0, 0.0)))
+        self.put(
+            topic,
+            'geometry_msgs/msg/TwistStamped',
+            seconds,
+            self.types['geometry_msgs/msg/Twist'](vector(*metres), vector(0.0, 0.0, 0.0)),
+        )
 
 
 def drive(path, shifts, more=None, info=None, **options):
@@ -549,13 +684,15 @@ def test_bag(tmp_path):
     np.testing.assert_allclose(np.diff(sequence.times), 0.1, atol=1e-6)
     np.testing.assert_allclose(sequence.intrinsics, [[50, 0, 29.75], [0, 50, 19.75], [0, 0, 1]])
     write(tmp_path / 'wanted.png', picture(10))
-    assert np.array_equal(read_image(sequence.images[2], 64, 40),
-                          read_image(tmp_path / 'wanted.png', 64, 40))
+    assert np.array_equal(
+        read_image(sequence.images[2], 64, 40), read_image(tmp_path / 'wanted.png', 64, 40)
+    )
     # Frames 0 and 3 are outside of the odometry.
     assert np.isnan(sequence.odometry[:, 0, 0]).tolist() == [True, False, False, True]
     assert sequence.distance(1, 2) == pytest.approx(0.1)
-    np.testing.assert_allclose(sequence.odometry[1], pose(rotation_from_vector([0, 0, 0.1]),
-                                                          [0.1, 0, 0]), atol=1e-7)
+    np.testing.assert_allclose(
+        sequence.odometry[1], pose(rotation_from_vector([0, 0, 0.1]), [0.1, 0, 0]), atol=1e-7
+    )
     none = prepare('bag', make_bag(tmp_path / 'none', odometry=False), tmp_path / 'none_out')
     assert none['none'].odometry is None
 
@@ -567,10 +704,15 @@ def test_the_kind_of_a_recording_is_seen(tmp_path, folder, kitti):
     shutil.copytree(bag, tmp_path / 'bags/a')
     shutil.copytree(bag, tmp_path / 'bags/b')
     make_video(tmp_path / 'walk.avi')
-    for path, names in ((bag, ['day.1']), (next(bag.glob('*.mcap')), ['day.1']),
-                        (tmp_path / 'bags', ['a', 'b']), (folder, ['walk']),
-                        (folder / 'images', ['walk']), (tmp_path / 'walk.avi', ['walk']),
-                        (tmp_path / 'odometry', ['07'])):
+    for path, names in (
+        (bag, ['day.1']),
+        (next(bag.glob('*.mcap')), ['day.1']),
+        (tmp_path / 'bags', ['a', 'b']),
+        (folder, ['walk']),
+        (folder / 'images', ['walk']),
+        (tmp_path / 'walk.avi', ['walk']),
+        (tmp_path / 'odometry', ['07']),
+    ):
         out = tmp_path / f'out_{path.name}_{path.parent.name}'
         command(path, '--out', out)
         assert [s.folder.name for s in find_sequences(out)] == names
@@ -583,8 +725,10 @@ def test_several_bags_make_one_data_set(tmp_path, capsys):
     bags.append(drive(tmp_path / 'c', range(0, 160, 4), storage='sqlite3'))
     size = '--width', 64, '--height', 40, '--part', 'both'
     command(*bags[:2], '--out', tmp_path / 'out', *size)
-    found = [[s.folder.name for s in find_sequences(tmp_path / 'out' / part)]
-             for part in ('train', 'val', 'test')]
+    found = [
+        [s.folder.name for s in find_sequences(tmp_path / 'out' / part)]
+        for part in ('train', 'val', 'test')
+    ]
     assert found == [['a_run', 'b_run']] * 3
     # Others join later; what is there is neither written nor read again.
     before = snapshot(tmp_path / 'out')
@@ -593,7 +737,8 @@ def test_several_bags_make_one_data_set(tmp_path, capsys):
     command(*bags, '--out', tmp_path / 'out', *size)
     after = snapshot(tmp_path / 'out')
     assert {k: after[k] for k in before if k != 'summary.html'} == {
-        k: v for k, v in before.items() if k != 'summary.html'}
+        k: v for k, v in before.items() if k != 'summary.html'
+    }
     assert (tmp_path / 'out/train/c').is_dir()
     capsys.readouterr()
     command(*bags, '--out', tmp_path / 'out', *size)
@@ -607,16 +752,35 @@ def test_several_bags_make_one_data_set(tmp_path, capsys):
 def test_a_bag_is_divided_in_time(tmp_path):
     bag = drive(tmp_path / 'bag', range(0, 400, 4))
     command(bag, '--out', tmp_path / 'out', '--width', 64, '--height', 40, '--part', 'both')
-    found = {part: [int(p.stem) for p in read_sequence(tmp_path / 'out' / part / 'bag').images]
-             for part in ('train', 'val', 'test')}
+    found = {
+        part: [int(p.stem) for p in read_sequence(tmp_path / 'out' / part / 'bag').images]
+        for part in ('train', 'val', 'test')
+    }
     # Of 100 frames 10, 10 and the rest, and 5 in between twice.
-    assert found == {'train': list(range(70)), 'val': list(range(75, 85)),
-                     'test': list(range(90, 100))}
+    assert found == {
+        'train': list(range(70)),
+        'val': list(range(75, 85)),
+        'test': list(range(90, 100)),
+    }
     assert len(FrameDataset(tmp_path / 'out/val', 64, 40)) == 8
-    command(bag, '--out', tmp_path / 'two', '--width', 64, '--height', 40, '--part', 'both',
-            '--shares', 0.5, 0.5, 0)
-    assert [len(read_sequence(tmp_path / 'two' / part / 'bag').images)
-            for part in ('train', 'val')] == [45, 50]
+    command(
+        bag,
+        '--out',
+        tmp_path / 'two',
+        '--width',
+        64,
+        '--height',
+        40,
+        '--part',
+        'both',
+        '--shares',
+        0.5,
+        0.5,
+        0,
+    )
+    assert [
+        len(read_sequence(tmp_path / 'two' / part / 'bag').images) for part in ('train', 'val')
+    ] == [45, 50]
     assert not (tmp_path / 'two/test').exists()
     for shares in ((0.5, 0.4, 0), (0, 0.5, 0.5), (1.1, -0.1, 0)):
         with pytest.raises(DataError, match='--shares must be'):
@@ -634,11 +798,17 @@ def test_frames_are_thinned_to_a_parallax(tmp_path, capsys):
     report = read_json(tmp_path / 'out', 'bag')
     assert report['frames'] == 55 and report['static'] + report['close'] == 55 - len(kept)
     # At 38 the frame itself has moved by 2 pixels since 36, which was kept, or stands there.
-    assert f"left out {report['static']} static, {report['close']} too close" in (
-        capsys.readouterr().out)
+    assert f'left out {report["static"]} static, {report["close"]} too close' in (
+        capsys.readouterr().out
+    )
     np.testing.assert_allclose(report['flow'], 3, atol=0.3)
-    still = prepare('bag', drive(tmp_path / 'still', [*range(0, 40, 8), *[40] * 15]),
-                    tmp_path / 'still_out', '--parallax', 0)['still']
+    still = prepare(
+        'bag',
+        drive(tmp_path / 'still', [*range(0, 40, 8), *[40] * 15]),
+        tmp_path / 'still_out',
+        '--parallax',
+        0,
+    )['still']
     assert len(still.images) == 6
     assert read_json(tmp_path / 'still_out', 'still')['static'] == 14
     assert 'still: camera looks mostly static: 70 % of' in capsys.readouterr().out
@@ -648,14 +818,16 @@ def test_a_pause_parts_neighbours(tmp_path):
     def later(robot):
         for i in range(20, 30):
             robot.compressed(3 + i * STEP, picture(4 * i))
+
     bag = drive(tmp_path / 'bag', range(0, 80, 4), later)
     sequence = prepare(bag, tmp_path / 'out')['bag']
     assert np.diff(sequence.frames[:, 0]).tolist() == [1] * 19 + [2] + [1] * 9
     assert len(FrameDataset(tmp_path / 'out', 64, 40)) == 18 + 8
     slow = prepare(bag, tmp_path / 'slow', '--rate', 5)['bag']
     assert np.diff(slow.frames[:, 0]).tolist() == [1] * 9 + [2] + [1] * 4
-    assert '1 pauses without images, the longest 3.1 s' in (
-        tmp_path / 'out/summary.html').read_text()
+    assert (
+        '1 pauses without images, the longest 3.1 s' in (tmp_path / 'out/summary.html').read_text()
+    )
 
 
 def encode(bgr, encoding):
@@ -688,11 +860,39 @@ def encode(bgr, encoding):
     return np.rint(np.stack(order, -1)).astype(np.uint8)
 
 
-@pytest.mark.parametrize('encoding', [
-    'rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8', 'rgb16', 'bgr16', 'rgba16', 'bgra16', 'mono16',
-    'bayer_rggb8', 'bayer_bggr8', 'bayer_gbrg8', 'bayer_grbg8', 'bayer_rggb16', 'bayer_bggr16',
-    'bayer_gbrg16', 'bayer_grbg16', 'uyvy', 'yuv422', 'yuyv', 'yuv422_yuy2', 'nv12', 'nv21',
-    '8UC1', '8UC3', '8UC4', '16UC1'])
+@pytest.mark.parametrize(
+    'encoding',
+    [
+        'rgb8',
+        'bgr8',
+        'rgba8',
+        'bgra8',
+        'mono8',
+        'rgb16',
+        'bgr16',
+        'rgba16',
+        'bgra16',
+        'mono16',
+        'bayer_rggb8',
+        'bayer_bggr8',
+        'bayer_gbrg8',
+        'bayer_grbg8',
+        'bayer_rggb16',
+        'bayer_bggr16',
+        'bayer_gbrg16',
+        'bayer_grbg16',
+        'uyvy',
+        'yuv422',
+        'yuyv',
+        'yuv422_yuy2',
+        'nv12',
+        'nv21',
+        '8UC1',
+        '8UC3',
+        '8UC4',
+        '16UC1',
+    ],
+)
 def test_every_usual_encoding(tmp_path, encoding):
     """Also with padded rows, and big-endian."""
     smooth = cv2.resize(picture(0)[::16, ::16], (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
@@ -707,8 +907,11 @@ def test_every_usual_encoding(tmp_path, encoding):
         robot.raw(0.2, encoding, swapped, height=HEIGHT, big=True)
     recording = bag_recording(tmp_path / 'bag', Topics('/cam/image_raw'))
     grey = 'mono' in encoding or 'UC1' in encoding
-    wanted = cv2.cvtColor(cv2.cvtColor(smooth, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR
-                          ) if grey else smooth
+    wanted = (
+        cv2.cvtColor(cv2.cvtColor(smooth, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+        if grey
+        else smooth
+    )
     tolerance = 5 if encoding[:2] in ('ba', 'yu', 'uy', 'nv') else 1
     images = [read() for _, read in recording.pictures(range(3))]
     for image in images:
@@ -722,19 +925,26 @@ def bend(model, d, x, y):
     if model == 'equidistant':
         r = np.sqrt(r2)
         theta = np.arctan(r)
-        scale = theta * (1 + sum(k * theta**(2 * i + 2) for i, k in enumerate(d))) / r
+        scale = theta * (1 + sum(k * theta ** (2 * i + 2) for i, k in enumerate(d))) / r
         return x * scale, y * scale
     k1, k2, p1, p2, k3, *rest = [*d, 0, 0, 0][:8]
     k4, k5, k6 = rest
     radial = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + k4 * r2 + k5 * r2**2 + k6 * r2**3)
-    return (x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x**2),
-            y * radial + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y)
+    return (
+        x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x**2),
+        y * radial + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y,
+    )
 
 
-@pytest.mark.parametrize(('model', 'd'), [
-    ('plumb_bob', (-0.3, 0.1, 0.002, -0.001, 0)),
-    ('rational_polynomial', (0.5, -0.2, 0.001, 0.001, 0.01, 0.9, -0.1, 0.05)),
-    ('equidistant', (-0.02, 0.01, 0, 0)), ('equidistant', (0, 0, 0, 0))])
+@pytest.mark.parametrize(
+    ('model', 'd'),
+    [
+        ('plumb_bob', (-0.3, 0.1, 0.002, -0.001, 0)),
+        ('rational_polynomial', (0.5, -0.2, 0.001, 0.001, 0.01, 0.9, -0.1, 0.05)),
+        ('equidistant', (-0.02, 0.01, 0, 0)),
+        ('equidistant', (0, 0, 0, 0)),
+    ],
+)
 def test_distorted_images_and_depth_are_rectified(tmp_path, model, d):
     """A grid of dots, drawn where the lens puts them, ends where a pinhole camera has them."""
     k = np.array([[300.0, 0, 330], [0, 310, 235], [0, 0, 1]])
@@ -759,8 +969,8 @@ def test_distorted_images_and_depth_are_rectified(tmp_path, model, d):
     for index, read in recording.pictures(range(2)):
         straight, far = read()[..., 0], recording.depth(index)
         for u, v in dots:
-            patch = straight[v - 12:v + 13, u - 12:u + 13].astype(float)
-            rows, columns = np.mgrid[v - 12:v + 13, u - 12:u + 13]
+            patch = straight[v - 12 : v + 13, u - 12 : u + 13].astype(float)
+            rows, columns = np.mgrid[v - 12 : v + 13, u - 12 : u + 13]
             found = (columns * patch).sum() / patch.sum(), (rows * patch).sum() / patch.sum()
             assert np.hypot(found[0] - u, found[1] - v) < 0.4
             assert far[v, u] == 7
@@ -769,15 +979,26 @@ def test_distorted_images_and_depth_are_rectified(tmp_path, model, d):
 
 def test_what_is_rectified_already_stays(tmp_path):
     distortion = (-0.3, 0.1, 0, 0, 0)
-    raw = prepare('bag', make_bag(tmp_path / 'raw', distortion, '/direct/image_raw'),
-                  tmp_path / 'a', '--min-motion', 0)
-    rect = prepare('bag', make_bag(tmp_path / 'rect', distortion, '/cam/image_rect'),
-                   tmp_path / 'b', '--min-motion', 0)
+    raw = prepare(
+        'bag',
+        make_bag(tmp_path / 'raw', distortion, '/direct/image_raw'),
+        tmp_path / 'a',
+        '--min-motion',
+        0,
+    )
+    rect = prepare(
+        'bag',
+        make_bag(tmp_path / 'rect', distortion, '/cam/image_rect'),
+        tmp_path / 'b',
+        '--min-motion',
+        0,
+    )
     wanted = cv2.undistort(picture(5), P2[:, :3], np.array(distortion), None, P2[:, :3])
     write(tmp_path / 'straight.png', wanted)
     write(tmp_path / 'bent.png', picture(5))
-    straight, bent = (read_image(tmp_path / f'{n}.png', 64, 40).astype(float)
-                      for n in ('straight', 'bent'))
+    straight, bent = (
+        read_image(tmp_path / f'{n}.png', 64, 40).astype(float) for n in ('straight', 'bent')
+    )
     assert np.abs(straight - bent).mean() > 2
     assert np.abs(read_image(raw['raw'].images[1], 64, 40) - straight).mean() < 0.5
     assert np.array_equal(read_image(rect['rect'].images[1], 64, 40), bent)
@@ -792,6 +1013,7 @@ def test_depth_goes_to_the_nearest_image(tmp_path):
     def depths(robot):
         for seconds, millimetres in ((0.012, 1000), (0.105, 2000), (0.11, 2500), (0.25, 3000)):
             robot.raw(seconds, '16UC1', np.full((30, 40, 1), millimetres, np.uint16), '/lidar')
+
     bag = drive(tmp_path / 'bag', range(0, 32, 8), depths)
     sequence = prepare('bag', bag, tmp_path / 'out', '--depth', '/lidar')['bag']
     found = [sequence.depth_path(i) for i in range(4)]
@@ -803,6 +1025,7 @@ def test_depth_goes_to_the_nearest_image(tmp_path):
 
 def test_speed_by_gps(tmp_path):
     """5 m/s, half north and east, from fixes five times a second with two that are none."""
+
     def fixes(robot):
         for i in range(-5, 11):
             metres = 5 * i / 5 / np.sqrt(2)
@@ -810,6 +1033,7 @@ def test_speed_by_gps(tmp_path):
             robot.fix(i / 5, 60 + north, 8 + north / np.cos(np.radians(60)))
         robot.fix(0.33, 0.0, 0.0, -1)
         robot.fix(0.55, float('nan'), float('nan'))
+
     shifts = range(0, 120, 8)
     sequence = prepare('bag', drive(tmp_path / 'fix', shifts, fixes), tmp_path / 'a')['fix']
     np.testing.assert_allclose(sequence.speeds, 5, rtol=1e-3)
@@ -820,6 +1044,7 @@ def test_speed_by_gps(tmp_path):
         for i in range(5):
             robot.velocity(0.1 + i / 5, 3.0, 4.0 * i, 0.0)
             robot.velocity(0.1 + i / 5, 9.0, 9.0, 9.0, topic='/cmd_vel')
+
     sequence = prepare('bag', drive(tmp_path / 'vel', shifts, velocities), tmp_path / 'b')['vel']
     np.testing.assert_allclose(sequence.speeds[[1, 3, 5]], [3, 5, np.hypot(3, 8)], rtol=1e-6)
     assert np.isnan(sequence.speeds[[0, 10]]).all()
@@ -835,20 +1060,28 @@ def test_what_is_wrong_with_a_bag_is_said(tmp_path, capsys):
             robot.camera_info(i * STEP)
             image = picture(4 * i)
             whole = cv2.imencode('.png', image)[1].tobytes()
-            robot.compressed({12: 1.3, 13: 1.2, 20: 0.2}.get(i, i * STEP),
-                             {5: b'', 7: whole[:-40], 9: picture(0)[:20]}.get(i, image))
+            robot.compressed(
+                {12: 1.3, 13: 1.2, 20: 0.2}.get(i, i * STEP),
+                {5: b'', 7: whole[:-40], 9: picture(0)[:20]}.get(i, image),
+            )
         robot.now = 5
         robot.compressed(3.9, picture(156))
     sequence = prepare('bag', tmp_path / 'bag', tmp_path / 'out')['bag']
     # One of the 40 was stamped a second and more before others: the following are renumbered.
-    assert [int(p.stem) for p in sequence.images] == [
-        i for i in range(39) if i not in (5, 7, 9)]
+    assert [int(p.stem) for p in sequence.images] == [i for i in range(39) if i not in (5, 7, 9)]
     assert (np.diff(sequence.times) > 0).all()
     text = capsys.readouterr().out
-    for part in ('image 5 of /cam/image_raw/compressed is empty', 'image 7 of', 'cut short',
-                 "'000009' has 128x20 pixels", 'images were recorded out of order',
-                 '1 images left out whose stamps go back by up to',
-                 '1 images have the stamp of another', 'no wheel odometry and no GPS', '3 damaged'):
+    for part in (
+        'image 5 of /cam/image_raw/compressed is empty',
+        'image 7 of',
+        'cut short',
+        "'000009' has 128x20 pixels",
+        'images were recorded out of order',
+        '1 images left out whose stamps go back by up to',
+        '1 images have the stamp of another',
+        'no wheel odometry and no GPS',
+        '3 damaged',
+    ):
         assert part in text
     page = (tmp_path / 'out/summary.html').read_text()
     assert 'stamps go back by' in page and '3 damaged images' in page
@@ -856,16 +1089,27 @@ def test_what_is_wrong_with_a_bag_is_said(tmp_path, capsys):
 
 def test_the_summary_page(tmp_path):
     """It names all that the issue wants, and needs nothing from elsewhere."""
+
     def flicker(robot):
         for i in range(40, 80):
             robot.compressed(i * STEP, picture(4 * i) // (1 + i % 2))
             robot.odometry(i * STEP, (i, 0, 0), 0)
+
     bag = drive(tmp_path / 'my bag <1>', range(0, 160, 4), flicker)
     command(bag, '--out', tmp_path / 'out', '--width', 64, '--height', 40, '--part', 'both')
     page = (tmp_path / 'out/summary.html').read_text()
-    for text in ('my bag &lt;1&gt;', 'rolling exposure', 'Examples: train', 'Examples: val',
-                 'histogram of motion', 'too few frames', 'fx 50.0, fy 50.0, cx 29.8, cy 19.8',
-                 '10.0 Hz', '/odom', 'none needed: no distortion'):
+    for text in (
+        'my bag &lt;1&gt;',
+        'rolling exposure',
+        'Examples: train',
+        'Examples: val',
+        'histogram of motion',
+        'too few frames',
+        'fx 50.0, fy 50.0, cx 29.8, cy 19.8',
+        '10.0 Hz',
+        '/odom',
+        'none needed: no distortion',
+    ):
         assert text in page
     assert 'metric scale needs' not in page and 'mostly static' not in page
     assert page.count('data:image/jpeg') > 15 and page.count('data:image/svg+xml') == 2
@@ -875,19 +1119,33 @@ def test_the_summary_page(tmp_path):
 def test_recordings_of_ros1_and_of_a_crash(tmp_path, capsys):
     bag = drive(tmp_path / 'bag', range(0, 160, 4), storage='mcap')
     whole = prepare(bag, tmp_path / 'whole')['bag']
-    convert([bag], tmp_path / 'old.bag', '', 0, None, '', None, get_typestore(Stores.ROS1_NOETIC),
-            [], [], [], [])
+    convert(
+        [bag],
+        tmp_path / 'old.bag',
+        '',
+        0,
+        None,
+        '',
+        None,
+        get_typestore(Stores.ROS1_NOETIC),
+        [],
+        [],
+        [],
+        [],
+    )
     ros1 = prepare(tmp_path / 'old.bag', tmp_path / 'ros1')['old']
     np.testing.assert_allclose(ros1.times, whole.times)
-    assert all(a.read_bytes() == b.read_bytes()
-               for a, b in zip(ros1.images, whole.images, strict=True))
+    assert all(
+        a.read_bytes() == b.read_bytes() for a, b in zip(ros1.images, whole.images, strict=True)
+    )
     capsys.readouterr()
     data = next(bag.glob('*.mcap')).read_bytes()
-    (tmp_path / 'cut.mcap').write_bytes(data[:len(data) * 2 // 3])
+    (tmp_path / 'cut.mcap').write_bytes(data[: len(data) * 2 // 3])
     cut = prepare(tmp_path / 'cut.mcap', tmp_path / 'crash')['cut']
     assert 10 < len(cut.images) < 40
-    assert all(a.read_bytes() == b.read_bytes()
-               for a, b in zip(cut.images, whole.images, strict=False))
+    assert all(
+        a.read_bytes() == b.read_bytes() for a, b in zip(cut.images, whole.images, strict=False)
+    )
     assert 'warning: cut: the recording is damaged' in capsys.readouterr().out
 
 
@@ -899,13 +1157,21 @@ def test_bags_that_cannot_be_used(tmp_path):
 
     def colour(robot):
         robot.raw(0, 'rgb8', picture(0), '/lidar')
+
     with pytest.raises(DataError, match="/lidar of .* is no depth: depth encoding 'rgb8'"):
-        prepare(drive(tmp_path / 'colour', [0, 5], colour), tmp_path / 'out', '--image',
-                '/cam/image_raw/compressed', '--depth', '/lidar')
+        prepare(
+            drive(tmp_path / 'colour', [0, 5], colour),
+            tmp_path / 'out',
+            '--image',
+            '/cam/image_raw/compressed',
+            '--depth',
+            '/lidar',
+        )
 
     def two(robot):
         robot.odometry(0, (0, 0, 0), 0, '/a')
         robot.odometry(0, (0, 0, 0), 0, '/b')
+
     with pytest.raises(DataError, match='several topics for --odom: choose one of /a, /b'):
         prepare('bag', drive(tmp_path / 'two', [0, 5], two), tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
@@ -913,9 +1179,13 @@ def test_bags_that_cannot_be_used(tmp_path):
 
 # Interruptions and damage
 
+
 def snapshot(root):
-    return {str(p.relative_to(root)): p.read_bytes().replace(b'whole', b'out')
-            for p in sorted(root.rglob('*')) if p.is_file()}
+    return {
+        str(p.relative_to(root)): p.read_bytes().replace(b'whole', b'out')
+        for p in sorted(root.rglob('*'))
+        if p.is_file()
+    }
 
 
 def test_an_interrupted_run_goes_on(kitti, tmp_path, monkeypatch):
@@ -929,6 +1199,7 @@ def test_an_interrupted_run_goes_on(kitti, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         written.append(path)
         return save(path, *args)
+
     monkeypatch.setattr(prepare_module, 'save', interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare('kitti_raw', kitti, tmp_path / 'out', '--workers', 1)
@@ -937,12 +1208,14 @@ def test_an_interrupted_run_goes_on(kitti, tmp_path, monkeypatch):
     # A file that was being written is no obstacle.
     (next((tmp_path / 'out').glob('.*.part')) / 'images/0000000009.png.part').write_bytes(b'x')
     again = []
-    monkeypatch.setattr(prepare_module, 'save', lambda path, *args: again.append(path)
-                        or save(path, *args))
+    monkeypatch.setattr(
+        prepare_module, 'save', lambda path, *args: again.append(path) or save(path, *args)
+    )
     prepare('kitti_raw', kitti, tmp_path / 'out')
     assert snapshot(tmp_path / 'out') == snapshot(tmp_path / 'whole')
     assert not {p for p in again if p.parent.name == 'images'} & {
-        p for p in written if p.parent.name == 'images'}
+        p for p in written if p.parent.name == 'images'
+    }
     again.clear()
     prepare('kitti_raw', kitti, tmp_path / 'out')
     assert again == []
@@ -950,9 +1223,11 @@ def test_an_interrupted_run_goes_on(kitti, tmp_path, monkeypatch):
 
 def test_files_appear_whole(tmp_path, monkeypatch):
     """If the disk is full, no half of an image is left under its name."""
+
     def full(file):
         os.ftruncate(file, 10)
         raise OSError('No space left on device')
+
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(OSError, match='No space'):
         prepare_module.save(tmp_path / 'a.png', picture(0))
@@ -983,14 +1258,19 @@ def test_damaged_pictures_are_counted_and_break_the_sequence(folder, tmp_path, c
         prepare('folder', folder, tmp_path / 'none')
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (('folder', 'nowhere'), 'nowhere'), (('kitti_raw', '.'), 'expected KITTI raw'),
-    (('kitti_odometry', '.'), 'expected KITTI odometry'),
-    (('folder', '.', '--rate', '0'), '--rate must be'),
-    (('folder', '.', '--width', '5'), '--width must be'),
-    (('folder', '.', '--split', 'x'), '--split is not for folder'),
-    (('kitti_raw', '.', '--sequences', '00'), '--sequences is not for kitti_raw'),
-    (('kitti_raw', '.', '--split', 'x', '--static-frames', 'x'), 'one or the other')])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('folder', 'nowhere'), 'nowhere'),
+        (('kitti_raw', '.'), 'expected KITTI raw'),
+        (('kitti_odometry', '.'), 'expected KITTI odometry'),
+        (('folder', '.', '--rate', '0'), '--rate must be'),
+        (('folder', '.', '--width', '5'), '--width must be'),
+        (('folder', '.', '--split', 'x'), '--split is not for folder'),
+        (('kitti_raw', '.', '--sequences', '00'), '--sequences is not for kitti_raw'),
+        (('kitti_raw', '.', '--split', 'x', '--static-frames', 'x'), 'one or the other'),
+    ],
+)
 def test_bad_requests(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
@@ -1010,6 +1290,7 @@ def test_bad_lists(kitti, tmp_path):
 
 # Real recordings
 
+
 @pytest.mark.parametrize('name', ['kitti_street', 'indoor_handheld'])
 def test_real_folders(data_dir, tmp_path, name):
     if not (data_dir / name).is_dir():
@@ -1020,8 +1301,9 @@ def test_real_folders(data_dir, tmp_path, name):
     original = read_sequence(data_dir / name).intrinsics
     height, width = cv2.imread(str(read_sequence(data_dir / name).images[0])).shape[:2]
     np.testing.assert_allclose(sequence.intrinsics[0, 0], original[0, 0] * 64 / width)
-    np.testing.assert_allclose(sequence.intrinsics[1, 2],
-                               (original[1, 2] + 0.5) * 40 / height - 0.5)
+    np.testing.assert_allclose(
+        sequence.intrinsics[1, 2], (original[1, 2] + 0.5) * 40 / height - 0.5
+    )
     if name == 'indoor_handheld':
         assert read_map(sequence.depth_path(0)).shape == (height, width)
         assert sequence.poses is not None

@@ -16,8 +16,12 @@ RECORDINGS = {  # folder: images, what else there is, intrinsics if none are kno
     'kitti_street': ('kitti_street', 'images', {}, None),
     'kitti_odometry_00': ('kitti_odometry_00', 'image_0', {'poses.txt': 1}, None),
     'indoor_handheld': ('indoor_handheld', 'images', {'depth': 'depth', 'poses.txt': 1}, None),
-    'camvid': ('camvid/val', 'images', {'labels': 'semantics'},
-               [[400, 0, 240], [0, 400, 180], [0, 0, 1]]),
+    'camvid': (
+        'camvid/val',
+        'images',
+        {'labels': 'semantics'},
+        [[400, 0, 240], [0, 400, 180], [0, 0, 1]],
+    ),
 }
 
 
@@ -61,8 +65,12 @@ def test_from_bag_to_data_and_to_judgement(data_dir, tmp_path, name):
     for mode in ('offline', 'live'):
         out = tmp_path / mode
         more = ['--domain', os.environ['ROS_DOMAIN_ID']] if mode == 'live' else []
-        assert evaluate_bag.main([str(bag), '--mode', mode, '--out', str(out), '--threads', '1',
-                                  *options, *more]) == 0
+        assert (
+            evaluate_bag.main(
+                [str(bag), '--mode', mode, '--out', str(out), '--threads', '1', *options, *more]
+            )
+            == 0
+        )
         found[mode] = json.loads((out / 'metrics.json').read_text())
         assert (out / 'report.html').is_file()
         with Bag(out / 'recording') as recording:
@@ -71,7 +79,10 @@ def test_from_bag_to_data_and_to_judgement(data_dir, tmp_path, name):
             assert '/camera/image_rect/compressed' in recording.topics
     offline, live = found['offline'], found['live']
     assert offline['frames']['judged'] == FRAMES and live['frames']['judged'] > FRAMES / 3
-    for part, known in (('depth', 'depth' in others), ('semantics', 'labels' in others),
-                        ('trajectory', 'poses.txt' in others)):
+    for part, known in (
+        ('depth', 'depth' in others),
+        ('semantics', 'labels' in others),
+        ('trajectory', 'poses.txt' in others),
+    ):
         assert (offline[part] is not None) == (live[part] is not None) == known, part
     assert offline['consistency']['photometric'] > 0

@@ -61,6 +61,7 @@ EXACT = {'rtol': 1e-12, 'atol': 1e-12}
 
 # Encoders
 
+
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('name', MODELS)
 def test_encoders_learn_as_plain_ones(name, training):
@@ -103,7 +104,8 @@ def test_one_forward_pass_serves_several_backward_passes():
     expected = plain(net)
     reference = torch.autograd.grad(
         sum(x.square().sum() for x in expected(image)),
-        [p for name, p in expected.named_parameters() if 'layer4' not in name])
+        [p for name, p in expected.named_parameters() if 'layer4' not in name],
+    )
     torch.testing.assert_close(first, reference, **EXACT)
 
 
@@ -117,14 +119,20 @@ def alive(net, image):
             storage = output.untyped_storage()
             reference = StorageWeakRef(storage)
             outputs.setdefault(reference.cdata, (reference, name, storage.nbytes()))
+
         return hook
-    hooks = [module.register_forward_hook(watch(name)) for name, module in net.net.named_modules()
-             if not list(module.children())]
+
+    hooks = [
+        module.register_forward_hook(watch(name))
+        for name, module in net.net.named_modules()
+        if not list(module.children())
+    ]
     bottleneck = net(image)[-1]
     for hook in hooks:
         hook.remove()
-    return {name: size for reference, name, size in outputs.values()
-            if not reference.expired()}, bottleneck
+    return {
+        name: size for reference, name, size in outputs.values() if not reference.expired()
+    }, bottleneck
 
 
 @pytest.mark.parametrize('name', ['resnet18', 'resnet50'])
@@ -132,8 +140,11 @@ def test_a_resnet_keeps_outputs_of_convolutions(name):
     net, image = encoder(name), torch.rand(2, 3, *SIZE)
     found, bottleneck = alive(net, image)
     convolutions = {key for key, module in net.net.named_modules() if isinstance(module, nn.Conv2d)}
-    last = [key for key, module in net.net.named_modules() if isinstance(module, nn.BatchNorm2d)
-            and 'downsample' not in key][-1]  # whose output became the bottleneck
+    last = [
+        key
+        for key, module in net.net.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and 'downsample' not in key
+    ][-1]  # whose output became the bottleneck
     assert set(found) == convolutions | {'maxpool', last}
     expected, _ = alive(plain(net), image)
     assert set(expected) > set(found) and sum(expected.values()) > 1.7 * sum(found.values())
@@ -165,8 +176,11 @@ def test_positions_of_pooling_take_half_the_memory_of_torchs():
     pool, x = nn.MaxPool2d(3, 2, 1), torch.rand(1, 2, 300, 400, requires_grad=True)
     with remaking(pool):
         y = pool(x)
-    positions = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.shape == y.shape
-                 and not t.is_floating_point()]
+    positions = [
+        t
+        for t in gc.get_objects()
+        if type(t) is torch.Tensor and t.shape == y.shape and not t.is_floating_point()
+    ]
     assert [t.dtype for t in positions] == [torch.int32]
     target = torch.rand_like(y)
     found, expected = (torch.autograd.grad(z, x, target) for z in (y, pool(x)))
@@ -210,33 +224,42 @@ def test_other_networks_learn_as_ever(step):
     for context in (remaking(net), nullcontext()):
         with context:
             y = net(x)
-        learning = [*net.after.parameters()] if step is STEPS['no gradients'] else [
-            x, *net.parameters()]
+        learning = (
+            [*net.after.parameters()] if step is STEPS['no gradients'] else [x, *net.parameters()]
+        )
         results.append([y, *torch.autograd.grad(y.square().sum(), learning)])
     torch.testing.assert_close(*results, **EXACT)
 
 
 # Attention
 
+
 def plain_attention(net, own, other):
     """What merged attention gives, step by step."""
     merged, value, value_bias = net.merge()
-    scores = [F.conv2d(own, merged.offset, merged.offset_bias)[:, i:i + 1] + (
-        F.conv2d(own, *pair) * other).sum(1, keepdim=True) for i, pair in enumerate(zip(
-            merged.score.chunk(HEADS - 1), merged.score_bias.chunk(HEADS - 1), strict=True))]
+    scores = [
+        F.conv2d(own, merged.offset, merged.offset_bias)[:, i : i + 1]
+        + (F.conv2d(own, *pair) * other).sum(1, keepdim=True)
+        for i, pair in enumerate(
+            zip(merged.score.chunk(HEADS - 1), merged.score_bias.chunk(HEADS - 1), strict=True)
+        )
+    ]
     weights = F.softmax(torch.cat([torch.zeros_like(scores[0]), *scores], 1), 1)
     values = F.conv2d(own, merged.value, merged.value_bias).unflatten(1, (HEADS - 1, -1))
     return (weights[:, 1:, None] * values).sum(1) + F.conv2d(own, value, value_bias)
 
 
 def pair(channels, dtype=torch.float32, **kwargs):
-    return [torch.randn(2, channels, 5, 7, dtype=dtype).to(**kwargs).requires_grad_()
-            for _ in range(2)]
+    return [
+        torch.randn(2, channels, 5, 7, dtype=dtype).to(**kwargs).requires_grad_() for _ in range(2)
+    ]
 
 
 def attention_outcomes(net, inputs, attended):
-    learning = [*inputs, *(p for layer in (net.query, net.key, net.value, net.project)
-                           for p in layer.parameters())]
+    learning = [
+        *inputs,
+        *(p for layer in (net.query, net.key, net.value, net.project) for p in layer.parameters()),
+    ]
     target = torch.linspace(-1, 1, attended.numel(), dtype=attended.dtype).view_as(attended)
     return [attended, *torch.autograd.grad((attended * target).sum(), learning)]
 
@@ -245,8 +268,10 @@ def attention_outcomes(net, inputs, attended):
 def test_attention_learns_as_a_plain_one(memory_format):
     net = CrossTaskAttention(6).double()
     inputs = pair(6, torch.float64, memory_format=memory_format)
-    found, expected = (attention_outcomes(net, inputs, attended) for attended in (
-        net._merged(*inputs), plain_attention(net, *inputs)))
+    found, expected = (
+        attention_outcomes(net, inputs, attended)
+        for attended in (net._merged(*inputs), plain_attention(net, *inputs))
+    )
     torch.testing.assert_close(found, expected, **EXACT)
     assert found[1].stride() == found[2].stride() == inputs[0].stride()
 
@@ -255,8 +280,10 @@ def test_attention_under_autocast():
     net, inputs = CrossTaskAttention(8), pair(8)
     with torch.autocast('cpu', torch.bfloat16):
         attended = net._merged(*inputs)
-    found, expected = (attention_outcomes(net, inputs, x) for x in (
-        attended.float(), plain_attention(net, *inputs)))
+    found, expected = (
+        attention_outcomes(net, inputs, x)
+        for x in (attended.float(), plain_attention(net, *inputs))
+    )
     for x, y in zip(found, expected, strict=True):
         # A bias of keys or queries bears little on weights: its gradient is a small difference.
         assert x.dtype == torch.float32 and (x - y).norm() < 0.03 * y.norm() + 0.003
@@ -276,6 +303,7 @@ def test_attention_keeps_keys_but_no_values():
     def keep(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
+
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         merged, *_ = net.merge()
         kept.clear()

@@ -49,7 +49,10 @@ def running(module, *arguments):
     """Run a module of the package; what is left of it in the end is killed."""
     process = subprocess.Popen(
         [sys.executable, '-m', f'depth_ros.{module}', *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env(),
     )
     try:
         yield process
@@ -80,8 +83,18 @@ def played(recording, tmp_path_factory):
     folder = tmp_path_factory.mktemp('played')
     sent, arrived, output = folder / 'sent.json', folder / 'arrived.csv', folder / 'output'
     waits = [f'{topic}=1' for topic in TOPICS]
-    with running('record', output, '--topics', *TOPICS, '/clock', '--log', arrived,
-                 '--ros-args', '-p', 'use_sim_time:=true') as recorder:
+    with running(
+        'record',
+        output,
+        '--topics',
+        *TOPICS,
+        '/clock',
+        '--log',
+        arrived,
+        '--ros-args',
+        '-p',
+        'use_sim_time:=true',
+    ) as recorder:
         status, errors = play(recording, '--rate', 2, '--wait-for', *waits, '--log', sent)
         assert status == 0, errors
         deadline = time.monotonic() + 20
@@ -91,7 +104,9 @@ def played(recording, tmp_path_factory):
         _, recorder_errors = recorder.communicate(timeout=30)
         assert recorder.returncode == 0, recorder_errors
     return {
-        'output': output, 'sent': json.loads(sent.read_text()), 'errors': errors,
+        'output': output,
+        'sent': json.loads(sent.read_text()),
+        'errors': errors,
         'arrived': [(t, int(s), int(r)) for t, s, r in csv.reader(arrived.open())],
     }
 
@@ -126,8 +141,10 @@ def test_pace_and_latency_can_be_told_from_the_logs(played):
     assert all(arrived[key] > sent[key] for key in sent)
     times = [sent['/cam/image', START_NS - 5_000_000 + i * PERIOD_NS] for i in range(FRAMES)]
     # Never early: whatever the load of the machine, each message waits for its time.
-    assert all(t - times[0] >= (i * PERIOD_NS / 2 - played['sent']['latest_s'] * 1e9)
-               for i, t in enumerate(times))
+    assert all(
+        t - times[0] >= (i * PERIOD_NS / 2 - played['sent']['latest_s'] * 1e9)
+        for i, t in enumerate(times)
+    )
 
 
 def test_a_type_that_is_not_installed_is_skipped_with_one_message(played):
@@ -164,8 +181,10 @@ def test_stopped_player_still_writes_its_log(recording, tmp_path, number):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_stopped_recorder_leaves_a_whole_recording(recording, tmp_path, number):
     output = tmp_path / 'output'
-    with running('record', output, '--topics', '/cam/image') as recorder, \
-            running('replay', recording, '--loop', '--rate', 5, '--wait-for', '/cam/image=1'):
+    with (
+        running('record', output, '--topics', '/cam/image') as recorder,
+        running('replay', recording, '--loop', '--rate', 5, '--wait-for', '/cam/image=1'),
+    ):
         wait_for_folder(output)
         time.sleep(5)
         assert not output.exists()

@@ -20,12 +20,17 @@ PERCEPTION, ODOMETRY = ('perception_node',), ('odometry_node',)
 @pytest.fixture(scope='module')
 def write(tmp_path_factory):
     """Writes a report to a folder of its own and returns it, each kind once."""
+
     @functools.cache
     def written(truth=True, nodes=report_data.NODES, metric=True, **options):
         folder = tmp_path_factory.mktemp('report')
         report.write_report(
-            folder, report_data.found(truth, nodes, **options), report_data.frames(truth, nodes),
-            report_data.evaluation(truth, nodes), report_data.contracts(metric, nodes))
+            folder,
+            report_data.found(truth, nodes, **options),
+            report_data.frames(truth, nodes),
+            report_data.evaluation(truth, nodes),
+            report_data.contracts(metric, nodes),
+        )
         return folder
 
     return lambda *args, **options: (written(*args, **options) / 'report.html').read_text()
@@ -33,17 +38,22 @@ def write(tmp_path_factory):
 
 def changed(folder, found=None, evaluation=None) -> str:
     """A report of one model, which is soon written, with other results."""
-    report.write_report(folder, found or report_data.found(nodes=PERCEPTION), {
-        'stamp': report_data.frames()['stamp']},
+    report.write_report(
+        folder,
+        found or report_data.found(nodes=PERCEPTION),
+        {'stamp': report_data.frames()['stamp']},
         evaluation or report_data.evaluation(nodes=PERCEPTION),
-        report_data.contracts(nodes=PERCEPTION))
+        report_data.contracts(nodes=PERCEPTION),
+    )
     return (folder / 'report.html').read_text()
 
 
 def drawings(page: str) -> list[str]:
     """Text of the figures of the wide page, in order."""
-    return [base64.b64decode(text).decode()
-            for text in re.findall(r'src="data:image/svg\+xml;base64,([^"]*)', page)]
+    return [
+        base64.b64decode(text).decode()
+        for text in re.findall(r'src="data:image/svg\+xml;base64,([^"]*)', page)
+    ]
 
 
 def words(page: str) -> str:
@@ -113,10 +123,33 @@ def test_figures(write):
 
 def test_numbers_are_on_the_page(write):
     page = words(write())
-    for text in ('40 / 42', '21.5', '0.010', '0.938', '0.812', '0.25', '4.50 m', '12.25',
-                 'onnxruntime', 'a &amp; b', 'Abs Rel 0.123', 'True masks', 'its data is cut off',
-                 '0 to 10 m', 'near edges', '97.5 %', '1.062', '−2.1 %', '0.75 s at 1.5 s',
-                 '96.9 %', '>75<', '>25<', '50 %', '101.5', 'a gap (2 times)'):
+    for text in (
+        '40 / 42',
+        '21.5',
+        '0.010',
+        '0.938',
+        '0.812',
+        '0.25',
+        '4.50 m',
+        '12.25',
+        'onnxruntime',
+        'a &amp; b',
+        'Abs Rel 0.123',
+        'True masks',
+        'its data is cut off',
+        '0 to 10 m',
+        'near edges',
+        '97.5 %',
+        '1.062',
+        '−2.1 %',
+        '0.75 s at 1.5 s',
+        '96.9 %',
+        '>75<',
+        '>25<',
+        '50 %',
+        '101.5',
+        'a gap (2 times)',
+    ):
         assert text in page, text
     assert 'drift of scale' not in page and 'KITTI' not in page  # neither is known
     assert 'dropped' not in page.replace('without dropping any', '')
@@ -163,8 +196,10 @@ def test_relative_models_are_not_shown_in_metres(write):
 def test_many_classes_have_no_confusion_matrix(write, tmp_path):
     found = report_data.found(nodes=PERCEPTION)
     many = report.MAX_CONFUSION + 1
-    found['semantics'] |= {'classes': [f'class {i}' for i in range(many)],
-                           'confusion': np.eye(many, many + 1, dtype=int).tolist()}
+    found['semantics'] |= {
+        'classes': [f'class {i}' for i in range(many)],
+        'confusion': np.eye(many, many + 1, dtype=int).tolist(),
+    }
     assert 'class="confusion"' not in changed(tmp_path, found)
     assert 'class="confusion"' in write()
 
@@ -185,8 +220,9 @@ def test_depth_colors():
 
 def test_error_colors():
     error = np.array([[0.0, 0.25, 0.5, 3.0, np.nan]], np.float32)
-    none, some, much, more, unknown = report.color_error(
-        error, np.full((2, 10, 3), 90, np.uint8))[0].astype(int)
+    none, some, much, more, unknown = report.color_error(error, np.full((2, 10, 3), 90, np.uint8))[
+        0
+    ].astype(int)
     assert none.sum() > some.sum() > much.sum() and np.array_equal(much, more)
     assert unknown.tolist() == [30, 30, 30]  # the camera's image, darker
 
@@ -194,8 +230,10 @@ def test_error_colors():
 def test_label_colors():
     labels = np.array([[0, 1, 255]], np.uint8)
     assert report.color_labels(labels, CLASSES).tolist() == [
-        [[128, 64, 128], [70, 130, 180], [0, 0, 0]]]
+        [[128, 64, 128], [70, 130, 180], [0, 0, 0]]
+    ]
     over = report.color_labels(labels, CLASSES, np.full((2, 6, 3), 200, np.uint8))
     assert over[0, 2].tolist() == [200, 200, 200]
-    assert over[0, 0].tolist() == pytest.approx([0.65 * c + 0.35 * 200 for c in (128, 64, 128)],
-                                                abs=1)
+    assert over[0, 0].tolist() == pytest.approx(
+        [0.65 * c + 0.35 * 200 for c in (128, 64, 128)], abs=1
+    )

@@ -15,7 +15,7 @@ CHROMIUM = shutil.which('chromium')
 WIDTHS = (375, 1400)
 
 # Added to a copy of the page: tells the frame's parent what the page looks like.
-MEASURE = '''<script>addEventListener('load', () => {
+MEASURE = """<script>addEventListener('load', () => {
   const images = [...document.images];
   parent.postMessage({
     width: innerWidth, images: images.length, room: document.documentElement.clientWidth,
@@ -24,18 +24,20 @@ MEASURE = '''<script>addEventListener('load', () => {
     narrow: images.filter(image => image.currentSrc != image.src).length,
     loaded: performance.getEntriesByType('resource').map(entry => entry.name)
       .filter(name => !name.startsWith('data:'))}, '*');
-});</script>'''
+});</script>"""
 
 # No window is as narrow as a phone, but a frame can be.
-FRAMES = '''<!DOCTYPE html><title></title><script>
+FRAMES = """<!DOCTYPE html><title></title><script>
 const seen = {};
 addEventListener('message', ({data}) => {
   seen[data.width] = data; document.title = JSON.stringify(seen); });
-</script>''' + ''.join(f'<iframe src="page.html" style="width: {width}px; border: 0"></iframe>'
-                       for width in WIDTHS)
+</script>""" + ''.join(
+    f'<iframe src="page.html" style="width: {width}px; border: 0"></iframe>' for width in WIDTHS
+)
 
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason='no chromium to look at the pages with (Debian: apt install chromium)')
+    CHROMIUM is None, reason='no chromium to look at the pages with (Debian: apt install chromium)'
+)
 
 
 @pytest.fixture(scope='module')
@@ -45,9 +47,15 @@ def pages(tmp_path_factory):
     found = {}
     for name, truth in (('full', True), ('untrue', False)):
         result = report_data.write_result(
-            folder / name, report_data.found(truth), report_data.frames(truth))
-        write_report(result, report_data.found(truth), report_data.frames(truth),
-                     report_data.evaluation(truth), report_data.contracts())
+            folder / name, report_data.found(truth), report_data.frames(truth)
+        )
+        write_report(
+            result,
+            report_data.found(truth),
+            report_data.frames(truth),
+            report_data.evaluation(truth),
+            report_data.contracts(),
+        )
         found[name] = result / 'report.html'
     write_comparison(folder / 'both', [folder / 'full', folder / 'untrue'])
     return {**found, 'comparison': folder / 'both' / 'comparison.html'}
@@ -59,11 +67,27 @@ def look(page, folder) -> dict[str, dict]:
     frames = folder / 'frames.html'
     frames.write_text(FRAMES)
     dom = subprocess.run(
-        [CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic',
-         '--no-first-run', '--disable-background-networking', '--disable-component-update',
-         '--disable-sync', f'--user-data-dir={folder / "profile"}', '--window-size=1500,900',
-         '--virtual-time-budget=5000', '--dump-dom', frames.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True).stdout
+        [
+            CHROMIUM,
+            '--headless',
+            '--no-sandbox',
+            '--disable-gpu',
+            '--disable-quic',
+            '--no-first-run',
+            '--disable-background-networking',
+            '--disable-component-update',
+            '--disable-sync',
+            f'--user-data-dir={folder / "profile"}',
+            '--window-size=1500,900',
+            '--virtual-time-budget=5000',
+            '--dump-dom',
+            frames.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
     return json.loads(re.search(r'<title>(.*?)</title>', dom)[1])
 
 

@@ -135,8 +135,20 @@ def arguments(*words):
 
 
 def test_synthesize_writes_and_keeps_sequences(tmp_path, renderer):
-    args = arguments('--out', tmp_path / 'a', '--sequences', 1, '--frames', 3, '--width', WIDTH,
-                     '--height', HEIGHT, '--seed', 4)
+    args = arguments(
+        '--out',
+        tmp_path / 'a',
+        '--sequences',
+        1,
+        '--frames',
+        3,
+        '--width',
+        WIDTH,
+        '--height',
+        HEIGHT,
+        '--seed',
+        4,
+    )
     synthesize.run(args)
     folder = tmp_path / 'a' / '0000'
     assert [p.name for p in sorted((tmp_path / 'a').iterdir())] == ['0000']
@@ -148,10 +160,10 @@ def test_synthesize_writes_and_keeps_sequences(tmp_path, renderer):
     poses = np.loadtxt(folder / 'poses.txt').reshape(-1, 3, 4)
     assert poses[0] == pytest.approx(np.eye(4)[:3], abs=1e-9)
     assert (np.diff(poses[:, 2, 3]) > 0.3).all()
-    assert np.loadtxt(folder / 'intrinsics.txt') == pytest.approx(
-        default_intrinsics(WIDTH, HEIGHT))
-    again = arguments('--out', tmp_path / 'b', '--frames', 3, '--width', WIDTH, '--height', HEIGHT,
-                      '--seed', 4)
+    assert np.loadtxt(folder / 'intrinsics.txt') == pytest.approx(default_intrinsics(WIDTH, HEIGHT))
+    again = arguments(
+        '--out', tmp_path / 'b', '--frames', 3, '--width', WIDTH, '--height', HEIGHT, '--seed', 4
+    )
     synthesize.run(again)
     for path in sorted(p for p in folder.rglob('*') if p.is_file()):
         other = tmp_path / 'b' / '0000' / path.relative_to(folder)
@@ -166,15 +178,36 @@ def test_an_interrupted_sequence_is_rendered_again(tmp_path, renderer):
     left = tmp_path / '.0000.part' / 'images'
     left.mkdir(parents=True)
     (left / '000007.jpg').write_bytes(b'half')
-    synthesize.run(arguments('--out', tmp_path, '--frames', 1, '--width', WIDTH, '--height', HEIGHT,
-                             '--fast', '--png'))
+    synthesize.run(
+        arguments(
+            '--out',
+            tmp_path,
+            '--frames',
+            1,
+            '--width',
+            WIDTH,
+            '--height',
+            HEIGHT,
+            '--fast',
+            '--png',
+        )
+    )
     assert [p.name for p in tmp_path.iterdir()] == ['0000']
     assert [p.name for p in (tmp_path / '0000' / 'images').iterdir()] == ['000000.png']
 
 
-@pytest.mark.parametrize(('option', 'value'), [
-    ('--width', 0), ('--frames', -1), ('--rate', 'nan'), ('--seed', -1), ('--fy', -3),
-    ('--cx', 'inf'), ('--jpeg-quality', 0)])
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [
+        ('--width', 0),
+        ('--frames', -1),
+        ('--rate', 'nan'),
+        ('--seed', -1),
+        ('--fy', -3),
+        ('--cx', 'inf'),
+        ('--jpeg-quality', 0),
+    ],
+)
 def test_bad_options_are_refused(tmp_path, option, value):
     with pytest.raises(ValueError, match=option):
         synthesize.run(arguments('--out', tmp_path / 'out', f'{option}={value}'))
@@ -185,8 +218,11 @@ def test_without_opengl_the_remedy_is_named(tmp_path, repository):
     """EGL with no driver to load, as on a machine without Mesa."""
     result = subprocess.run(
         [sys.executable, '-m', 'train', 'synthesize', '--out', str(tmp_path / 'out')],
-        cwd=repository, text=True, capture_output=True,
-        env={**os.environ, '__EGL_VENDOR_LIBRARY_FILENAMES': str(tmp_path / 'none.json')})
+        cwd=repository,
+        text=True,
+        capture_output=True,
+        env={**os.environ, '__EGL_VENDOR_LIBRARY_FILENAMES': str(tmp_path / 'none.json')},
+    )
     assert result.returncode == 2
     assert 'apt install libegl1 libgl1-mesa-dri' in result.stderr
     assert 'Traceback' not in result.stderr

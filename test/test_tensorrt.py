@@ -60,10 +60,15 @@ def engine_file(onnx_file, **changed):
     path = onnx_file.with_suffix('.engine')
     path.write_bytes(onnx_file.read_bytes())
     record = EngineRecord(
-        contract=read_contract(onnx_file), source=onnx_file.name,
-        source_sha256=file_hash(onnx_file), precision='fp32',
-        tensorrt=standins.TensorRt.__version__, cuda=12060, gpu=GPU,
-        command=f'build_engine {onnx_file} --output {path}')
+        contract=read_contract(onnx_file),
+        source=onnx_file.name,
+        source_sha256=file_hash(onnx_file),
+        precision='fp32',
+        tensorrt=standins.TensorRt.__version__,
+        cuda=12060,
+        gpu=GPU,
+        command=f'build_engine {onnx_file} --output {path}',
+    )
     record_path(path).write_text(replace(record, **changed).to_json())
     return path
 
@@ -112,18 +117,36 @@ COPIED = ['cudaMemcpyAsync', 'execute_async_v3', 'cudaMemcpyAsync', 'cudaMemcpyA
 RELEASED = ['cudaStreamDestroy', '~IExecutionContext', '~ICudaEngine', '~Runtime']
 
 
-@pytest.mark.parametrize(('mapped', 'kernels', 'memory', 'freed'), [
-    (False, COPIED, ['cudaHostAlloc', 'cudaMalloc'], ['cudaFree', 'cudaFreeHost']),
-    (True, ['execute_async_v3'], ['cudaHostAlloc', 'cudaHostGetDevicePointer'],
-     ['cudaFreeHost'])])
+@pytest.mark.parametrize(
+    ('mapped', 'kernels', 'memory', 'freed'),
+    [
+        (False, COPIED, ['cudaHostAlloc', 'cudaMalloc'], ['cudaFree', 'cudaFreeHost']),
+        (
+            True,
+            ['execute_async_v3'],
+            ['cudaHostAlloc', 'cudaHostGetDevicePointer'],
+            ['cudaFreeHost'],
+        ),
+    ],
+)
 def test_order_of_calls(tmp_path, images, mapped, kernels, memory, freed):
     cuda = standins.Cuda()
     engine = load(engine_file(save_perception(tmp_path / 'net.onnx')), cuda, mapped=mapped)
     assert cuda.calls == [
-        'cudaGetDeviceCount', 'cudaGetDeviceProperties', 'Runtime', 'deserialize_cuda_engine',
-        'create_execution_context', 'cudaStreamCreateWithFlags',
-        *([*memory, 'set_tensor_address'] * 3), *kernels, 'cudaStreamSynchronize',
-        'cudaStreamBeginCapture', *kernels, 'cudaStreamEndCapture', 'cudaGraphInstantiate']
+        'cudaGetDeviceCount',
+        'cudaGetDeviceProperties',
+        'Runtime',
+        'deserialize_cuda_engine',
+        'create_execution_context',
+        'cudaStreamCreateWithFlags',
+        *([*memory, 'set_tensor_address'] * 3),
+        *kernels,
+        'cudaStreamSynchronize',
+        'cudaStreamBeginCapture',
+        *kernels,
+        'cudaStreamEndCapture',
+        'cudaGraphInstantiate',
+    ]
     cuda.calls.clear()
     engine.infer({'image': images[0]})
     assert cuda.calls == ['cudaGraphLaunch', 'cudaStreamSynchronize']
@@ -148,27 +171,51 @@ def test_nothing_leaks_over_many_runs(tmp_path, images, failing):
     assert cuda.held == {}
 
 
-@pytest.mark.parametrize(('name', 'calls'), [
-    ('cudaGetDeviceProperties', 0), ('cudaDeviceGetAttribute', 0), ('deserialize_cuda_engine', 0),
-    ('create_execution_context', 0), ('cudaStreamCreateWithFlags', 0), ('cudaHostAlloc', 0),
-    ('cudaHostAlloc', 2), ('cudaMalloc', 0), ('cudaMalloc', 2), ('set_tensor_address', 1),
-    ('cudaMemcpyAsync', 0), ('cudaMemcpyAsync', 2), ('execute_async_v3', 0),
-    ('cudaStreamSynchronize', 0), ('Runtime', 0), ('cudaHostGetDevicePointer', 0),
-    ('cudaHostGetDevicePointer', 2)])
+@pytest.mark.parametrize(
+    ('name', 'calls'),
+    [
+        ('cudaGetDeviceProperties', 0),
+        ('cudaDeviceGetAttribute', 0),
+        ('deserialize_cuda_engine', 0),
+        ('create_execution_context', 0),
+        ('cudaStreamCreateWithFlags', 0),
+        ('cudaHostAlloc', 0),
+        ('cudaHostAlloc', 2),
+        ('cudaMalloc', 0),
+        ('cudaMalloc', 2),
+        ('set_tensor_address', 1),
+        ('cudaMemcpyAsync', 0),
+        ('cudaMemcpyAsync', 2),
+        ('execute_async_v3', 0),
+        ('cudaStreamSynchronize', 0),
+        ('Runtime', 0),
+        ('cudaHostGetDevicePointer', 0),
+        ('cudaHostGetDevicePointer', 2),
+    ],
+)
 def test_a_failure_while_loading_names_the_call_and_leaves_nothing(tmp_path, name, calls):
     cuda = standins.Cuda(integrated='Pointer' in name)
     cuda.failing = (name, calls)
-    named = {'Runtime': 'no runtime .*no memory for a start',
-             'deserialize_cuda_engine': 'no engine .*damaged',
-             'create_execution_context': 'no context .*no reason given'}.get(name, name)
+    named = {
+        'Runtime': 'no runtime .*no memory for a start',
+        'deserialize_cuda_engine': 'no engine .*damaged',
+        'create_execution_context': 'no context .*no reason given',
+    }.get(name, name)
     with pytest.raises(EngineError, match=named):
         load(engine_file(save_perception(tmp_path / 'net.onnx')), cuda)
     assert cuda.held == {}
 
 
-@pytest.mark.parametrize(('failing', 'graphs'), [
-    (('cudaStreamBeginCapture', 0), 0), (('cudaMemcpyAsync', 3), 0), (('execute_async_v3', 1), 0),
-    (('cudaStreamEndCapture', 0), 0), (('cudaGraphInstantiate', 0), 1)])
+@pytest.mark.parametrize(
+    ('failing', 'graphs'),
+    [
+        (('cudaStreamBeginCapture', 0), 0),
+        (('cudaMemcpyAsync', 3), 0),
+        (('execute_async_v3', 1), 0),
+        (('cudaStreamEndCapture', 0), 0),
+        (('cudaGraphInstantiate', 0), 1),
+    ],
+)
 def test_without_a_graph_it_runs_all_the_same(tmp_path, images, caplog, failing, graphs):
     source = save_perception(tmp_path / 'net.onnx')
     cuda = standins.Cuda()
@@ -186,13 +233,17 @@ def test_without_a_graph_it_runs_all_the_same(tmp_path, images, caplog, failing,
     assert cuda.held == {}
 
 
-@pytest.mark.parametrize(('graph', 'name', 'calls', 'reason'), [
-    (True, 'cudaGraphLaunch', 0, 'cudaErrorIllegalAddress'),
-    (True, 'cudaStreamSynchronize', 0, 'cudaErrorIllegalAddress'),
-    (False, 'cudaMemcpyAsync', 0, 'cudaErrorIllegalAddress'),
-    (False, 'cudaMemcpyAsync', 2, 'cudaErrorIllegalAddress'),
-    (False, 'execute_async_v3', 0, 'no reason given'),
-    (False, 'cudaStreamSynchronize', 0, 'cudaErrorIllegalAddress')])
+@pytest.mark.parametrize(
+    ('graph', 'name', 'calls', 'reason'),
+    [
+        (True, 'cudaGraphLaunch', 0, 'cudaErrorIllegalAddress'),
+        (True, 'cudaStreamSynchronize', 0, 'cudaErrorIllegalAddress'),
+        (False, 'cudaMemcpyAsync', 0, 'cudaErrorIllegalAddress'),
+        (False, 'cudaMemcpyAsync', 2, 'cudaErrorIllegalAddress'),
+        (False, 'execute_async_v3', 0, 'no reason given'),
+        (False, 'cudaStreamSynchronize', 0, 'cudaErrorIllegalAddress'),
+    ],
+)
 def test_a_failure_while_running(tmp_path, images, graph, name, calls, reason):
     cuda = standins.Cuda()
     cuda.failing = None if graph else ('cudaStreamBeginCapture', 0)
@@ -225,31 +276,42 @@ def test_a_driver_that_is_missing_is_told_each_time(tmp_path, machine, capsys):
     assert load_engine(source).backend == installed_backends()[0]
 
 
-@pytest.mark.parametrize(('changed', 'problem'), [
-    ({'tensorrt': '10.7.0'}, 'built with TensorRT 10.7.0, this machine has 10.3.0'),
-    ({'gpu': 'Orin'}, 'built for Orin; this machine has Stand-in'),
-    ({'source_sha256': '0'}, "from another version of '.*net.onnx'")])
+@pytest.mark.parametrize(
+    ('changed', 'problem'),
+    [
+        ({'tensorrt': '10.7.0'}, 'built with TensorRT 10.7.0, this machine has 10.3.0'),
+        ({'gpu': 'Orin'}, 'built for Orin; this machine has Stand-in'),
+        ({'source_sha256': '0'}, "from another version of '.*net.onnx'"),
+    ],
+)
 def test_an_engine_that_does_not_fit_is_refused(tmp_path, commands, changed, problem):
     source = save_perception(tmp_path / 'net.onnx')
-    path = engine_file(source, **changed, command='build_engine /there/net.onnx --precision int8 '
-                       "--calibration '/my bag' --output /there/net.engine")
+    path = engine_file(
+        source,
+        **changed,
+        command='build_engine /there/net.onnx --precision int8 '
+        "--calibration '/my bag' --output /there/net.engine",
+    )
     with pytest.raises(EngineError, match=f'{problem}.*; build it again: ') as refused:
         load(path, standins.Cuda())
     # With the paths of this machine.
-    assert str(refused.value).endswith(f": {commands}build_engine {source} --precision int8 "
-                                       f"--calibration '/my bag' --output {path}")
+    assert str(refused.value).endswith(
+        f': {commands}build_engine {source} --precision int8 '
+        f"--calibration '/my bag' --output {path}"
+    )
 
 
 def test_a_command_is_told_as_this_machine_runs_it(tmp_path, commands, machine, caplog):
     source = save_perception(tmp_path / 'net.onnx')
     path = engine_file(source, source='other.onnx')
     load_engine(source).close()
-    assert f"or replace it: {commands}build_engine {source}" in caplog.text
+    assert f'or replace it: {commands}build_engine {source}' in caplog.text
     path.unlink()
     with pytest.raises(EngineError) as refused:
         read_record(path)
     assert str(refused.value).endswith(
-        f'; build it: {commands}build_engine {source} --output {path}')
+        f'; build it: {commands}build_engine {source} --output {path}'
+    )
     with pytest.raises(EngineError) as refused:
         measure(source, 'tensorrt', Effort(runs=1))
     assert str(refused.value).endswith(f'; build it: {commands}build_engine {source}')
@@ -265,8 +327,10 @@ def test_an_engine_without_its_onnx_file_runs(tmp_path, images):
 def test_tensors_other_than_the_contracts_are_refused(tmp_path):
     other = read_contract(save_perception(tmp_path / 'other.onnx', width=WIDTH * 2))
     cuda = standins.Cuda()
-    with pytest.raises(UnfitEngineError, match='tensors .*but its contract says.*; build it again: '
-                       '.*build_engine .*net.onnx'):
+    with pytest.raises(
+        UnfitEngineError,
+        match='tensors .*but its contract says.*; build it again: .*build_engine .*net.onnx',
+    ):
         load(engine_file(save_perception(tmp_path / 'net.onnx'), contract=other), cuda)
     assert cuda.held == {}
 
@@ -274,7 +338,7 @@ def test_tensors_other_than_the_contracts_are_refused(tmp_path):
 @pytest.mark.parametrize('share', [0, 0.5])
 def test_a_damaged_engine_is_to_be_built_again(tmp_path, share):
     path = engine_file(save_perception(tmp_path / 'net.onnx'))
-    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     cuda = standins.Cuda()
     with pytest.raises(UnfitEngineError, match="no engine of '.*damaged; build it again: .*build_"):
         load(path, cuda)
@@ -293,6 +357,7 @@ def test_what_a_build_does_not_mend_is_no_unfit_engine(tmp_path, name):
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     steps = []
     for call in (os.fsync, os.replace):
+
         def note(*arguments, call=call):
             size = os.fstat(arguments[0]).st_size if call.__name__ == 'fsync' else None
             steps.append((call.__name__, size))
@@ -307,8 +372,13 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 def test_missing_and_damaged_files(tmp_path):
     path = engine_file(save_perception(tmp_path / 'net.onnx'))
     record = record_path(path).read_text()
-    for text in ('', '[]', '{}', record.replace('"gpu"', '"gpus"'),
-                 record.replace('"version": 1', '"version": 2')):
+    for text in (
+        '',
+        '[]',
+        '{}',
+        record.replace('"gpu"', '"gpus"'),
+        record.replace('"version": 1', '"version": 2'),
+    ):
         record_path(path).write_text(text)
         with pytest.raises(EngineError, match="json' is damaged.*build_engine .*net.onnx"):
             read_record(path)
@@ -319,6 +389,7 @@ def test_missing_and_damaged_files(tmp_path):
 
 
 # Which runtime a file gets
+
 
 @pytest.fixture
 def machine(monkeypatch):
@@ -344,13 +415,22 @@ def test_a_fitting_engine_is_preferred(tmp_path, images, machine):
         load_engine(path, 'onnxruntime')
 
 
-@pytest.mark.parametrize(('changed', 'devices', 'reason'), [
-    ({'tensorrt': '10.7.0'}, 1, 'TensorRT 10.7.0.*build it again: .*build_engine'),
-    ({'source_sha256': '0'}, 1, 'another version.*build it again: .*build_engine'),
-    ({'source': 'other.onnx'}, 1, "built from 'other.onnx'.*replace it: .*build_engine .*net.onnx"),
-    ({}, None, 'needs an NVIDIA GPU')])
+@pytest.mark.parametrize(
+    ('changed', 'devices', 'reason'),
+    [
+        ({'tensorrt': '10.7.0'}, 1, 'TensorRT 10.7.0.*build it again: .*build_engine'),
+        ({'source_sha256': '0'}, 1, 'another version.*build it again: .*build_engine'),
+        (
+            {'source': 'other.onnx'},
+            1,
+            "built from 'other.onnx'.*replace it: .*build_engine .*net.onnx",
+        ),
+        ({}, None, 'needs an NVIDIA GPU'),
+    ],
+)
 def test_with_an_engine_that_does_not_fit_the_onnx_file_runs(
-        tmp_path, machine, caplog, changed, devices, reason):
+    tmp_path, machine, caplog, changed, devices, reason
+):
     source = save_perception(tmp_path / 'net.onnx')
     engine_file(source, **changed)
     machine.devices = devices
@@ -366,14 +446,17 @@ def test_what_is_not_installed_is_named(tmp_path, machine, monkeypatch):
     sys.modules['tensorrt'].__version__ = '8.6.1'
     with pytest.raises(EngineError, match='TensorRT 8.6.1 is too old; install 10.3'):
         load_engine(path)
-    for name, message in (('tensorrt', 'TensorRT is not installed'),
-                          ('cuda.bindings.runtime', 'CUDA bindings are not installed')):
+    for name, message in (
+        ('tensorrt', 'TensorRT is not installed'),
+        ('cuda.bindings.runtime', 'CUDA bindings are not installed'),
+    ):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(EngineError, match=f'{message}.*pip install'):
             load_engine(path)
 
 
 # The stand-ins and the real modules
+
 
 def real_cuda():
     return pytest.importorskip('cuda.bindings.runtime', reason='cuda-bindings is not installed')
@@ -385,8 +468,11 @@ def real_tensorrt():
 
 def functions(cls):
     """Public methods that a class defines, by name."""
-    return {name: value for name, value in vars(cls).items()
-            if inspect.isfunction(value) and not name.startswith('_')}
+    return {
+        name: value
+        for name, value in vars(cls).items()
+        if inspect.isfunction(value) and not name.startswith('_')
+    }
 
 
 def test_the_stand_in_for_cuda_is_like_the_real_one():
@@ -399,8 +485,12 @@ def test_the_stand_in_for_cuda_is_like_the_real_one():
     assert checked > 15
     for name in ('cudaHostAllocDefault', 'cudaHostAllocMapped', 'cudaStreamNonBlocking'):
         assert getattr(cudart, name) == getattr(standins.Cuda, name)
-    for enum in (standins.Error, standins.Cuda.cudaDeviceAttr, standins.Cuda.cudaMemcpyKind,
-                 standins.Cuda.cudaStreamCaptureMode):
+    for enum in (
+        standins.Error,
+        standins.Cuda.cudaDeviceAttr,
+        standins.Cuda.cudaMemcpyKind,
+        standins.Cuda.cudaStreamCaptureMode,
+    ):
         real = getattr(cudart, 'cudaError_t' if enum is standins.Error else enum.__name__)
         for member in enum:
             assert int(getattr(real, member.name)) == member, member
@@ -424,16 +514,24 @@ def real_parameters(method):
     return re.findall(r', (\w+):', text)
 
 
-@pytest.mark.parametrize('stand_in', [
-    standins.Runtime, standins.ICudaEngine, standins.IExecutionContext, tensorrt_machine.Builder,
-    tensorrt_machine.OnnxParser, tensorrt_machine.IBuilderConfig])
+@pytest.mark.parametrize(
+    'stand_in',
+    [
+        standins.Runtime,
+        standins.ICudaEngine,
+        standins.IExecutionContext,
+        tensorrt_machine.Builder,
+        tensorrt_machine.OnnxParser,
+        tensorrt_machine.IBuilderConfig,
+    ],
+)
 def test_the_stand_in_for_tensorrt_is_like_the_real_one(stand_in):
     real = getattr(real_tensorrt(), stand_in.__name__)
     for name, function in functions(stand_in).items():
         names = list(inspect.signature(function).parameters)[1:]
         found = real_parameters(getattr(real, name))
         # Some have more, which are optional.
-        assert found[:len(names)] == names, name
+        assert found[: len(names)] == names, name
     for name, value in vars(stand_in).items():
         assert not isinstance(value, property) or isinstance(getattr(real, name), property)
 
@@ -455,16 +553,25 @@ def test_the_logger_works_with_the_real_one(caplog):
 
 SOURCES = sorted((Path(__file__).parents[1] / 'depth_ros').glob('*.py'))
 OBJECTS = {  # the classes of TensorRT behind our variables
-    'builder': 'Builder', 'parser': 'OnnxParser', 'config': 'IBuilderConfig',
-    'cache': 'ITimingCache', '_runtime': 'Runtime', '_engine': 'ICudaEngine',
-    '_context': 'IExecutionContext'}
+    'builder': 'Builder',
+    'parser': 'OnnxParser',
+    'config': 'IBuilderConfig',
+    'cache': 'ITimingCache',
+    '_runtime': 'Runtime',
+    '_engine': 'ICudaEngine',
+    '_context': 'IExecutionContext',
+}
 USERS = ('tensorrt_engine.py', 'build_engine.py', 'bench_engine.py')
 
 
 def nodes(kind, files=SOURCES):
     """The nodes of a kind of our code's syntax trees."""
-    return [node for path in files for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, kind)]
+    return [
+        node
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, kind)
+    ]
 
 
 def names(node):
@@ -479,12 +586,17 @@ def is_self(node):
     return isinstance(node, ast.Name) and node.id == 'self'
 
 
-@pytest.mark.parametrize(('real', 'variables', 'least'), [
-    ('tensorrt_rtx', ('trt', '_trt'), 12), ('cuda.bindings.runtime', ('cudart', '_cudart'), 8)])
+@pytest.mark.parametrize(
+    ('real', 'variables', 'least'),
+    [('tensorrt_rtx', ('trt', '_trt'), 12), ('cuda.bindings.runtime', ('cudart', '_cudart'), 8)],
+)
 def test_every_name_that_is_used_exists_in_the_real_module(real, variables, least):
     module = pytest.importorskip(real)
-    used = {tuple(chain[1:]) for chain in map(names, nodes(ast.Attribute))
-            if len(chain) > 1 and chain[0] in variables}
+    used = {
+        tuple(chain[1:])
+        for chain in map(names, nodes(ast.Attribute))
+        if len(chain) > 1 and chain[0] in variables
+    }
     for chain in used:
         attrgetter('.'.join(chain))(module)
     assert len(used) >= least
@@ -493,8 +605,12 @@ def test_every_name_that_is_used_exists_in_the_real_module(real, variables, leas
 def test_every_cuda_function_gets_the_arguments_that_the_real_one_takes():
     cudart, checked = real_cuda(), set()
     for call in nodes(ast.Call):
-        named = [i for i, argument in enumerate(call.args) if isinstance(argument, ast.Constant)
-                 and re.fullmatch(r'cuda[A-Z]\w+', str(argument.value))]
+        named = [
+            i
+            for i, argument in enumerate(call.args)
+            if isinstance(argument, ast.Constant)
+            and re.fullmatch(r'cuda[A-Z]\w+', str(argument.value))
+        ]
         given = {call.args[i].value: len(call.args) - i - 1 for i in named}
         if len(named) == 2:  # what releases the result of the other one, and takes it alone
             given[call.args[named[0]].value] = 1
@@ -526,18 +642,27 @@ def test_every_method_of_tensorrt_gets_parameters_that_the_real_one_has():
     assert {'parse', 'create_network', 'set_timing_cache', 'execute_async_v3'} < checked
 
 
-@pytest.mark.parametrize(('base', 'method', 'parameters'), [
-    ('ILogger', 'log', ['severity', 'msg']),
-    ('IProfiler', 'report_layer_time', ['layer_name', 'ms']),
-    ('IProgressMonitor', 'phase_start', ['phase_name', 'parent_phase', 'num_steps']),
-    ('IProgressMonitor', 'step_complete', ['phase_name', 'step']),
-    ('IProgressMonitor', 'phase_finish', ['phase_name'])])
+@pytest.mark.parametrize(
+    ('base', 'method', 'parameters'),
+    [
+        ('ILogger', 'log', ['severity', 'msg']),
+        ('IProfiler', 'report_layer_time', ['layer_name', 'ms']),
+        ('IProgressMonitor', 'phase_start', ['phase_name', 'parent_phase', 'num_steps']),
+        ('IProgressMonitor', 'step_complete', ['phase_name', 'step']),
+        ('IProgressMonitor', 'phase_finish', ['phase_name']),
+    ],
+)
 def test_what_tensorrt_calls_has_the_parameters_that_it_gives(base, method, parameters):
     """By position: their names are free."""
     assert real_parameters(getattr(getattr(real_tensorrt(), base), method)) == parameters
-    ours = [function for cls in nodes(ast.ClassDef) for function in cls.body
-            if isinstance(function, ast.FunctionDef) and function.name == method
-            and any(names(parent)[-1:] == [base] for parent in cls.bases)]
+    ours = [
+        function
+        for cls in nodes(ast.ClassDef)
+        for function in cls.body
+        if isinstance(function, ast.FunctionDef)
+        and function.name == method
+        and any(names(parent)[-1:] == [base] for parent in cls.bases)
+    ]
     assert [len(function.args.args) - 1 for function in ours] == [len(parameters)]
 
 
@@ -560,11 +685,20 @@ def test_engine_and_record(tmp_path, capsys, precision):
     assert 'which kernels are fastest on Stand-in' in capsys.readouterr().err
     record = read_record(engine)
     assert record == EngineRecord(
-        contract=read_contract(source), source='net.onnx', source_sha256=file_hash(source),
-        precision=precision, tensorrt=real_tensorrt().__version__, cuda=12060, gpu=GPU,
-        command=f"build_engine {source} --precision {precision} --output '{engine}'")
+        contract=read_contract(source),
+        source='net.onnx',
+        source_sha256=file_hash(source),
+        precision=precision,
+        tensorrt=real_tensorrt().__version__,
+        cuda=12060,
+        gpu=GPU,
+        command=f"build_engine {source} --precision {precision} --output '{engine}'",
+    )
     assert {path.name for path in engine.parent.iterdir()} == {
-        'net.engine', 'net.engine.json', 'net.engine.timing'}
+        'net.engine',
+        'net.engine.json',
+        'net.engine.timing',
+    }
 
 
 @RTX_WARNINGS
@@ -590,8 +724,10 @@ def test_timings_of_earlier_builds_are_used_or_replaced(tmp_path):
     assert timing.read_bytes() == fresh
 
 
-@pytest.mark.parametrize(('accepted', 'tried'), [
-    ({b'mine', b''}, [b'mine']), ({b''}, [b'mine', b'']), (set(), [b'mine', b''])])
+@pytest.mark.parametrize(
+    ('accepted', 'tried'),
+    [({b'mine', b''}, [b'mine']), ({b''}, [b'mine', b'']), (set(), [b'mine', b''])],
+)
 def test_timings_of_another_gpu_are_left_out(accepted, tried):
     class Config:
         def __init__(self):
@@ -620,8 +756,10 @@ def test_an_output_that_cannot_be_is_told_before_the_build(tmp_path):
     source = save_perception(tmp_path / 'net.onnx')
     (tmp_path / 'folder.engine').mkdir()
     for name, message in (
-            ('net.plan', 'must end in .engine'), ('net.onnx/net.engine', "net.onnx' is a file"),
-            ('folder.engine', "folder.engine' is a folder; give a file")):
+        ('net.plan', 'must end in .engine'),
+        ('net.onnx/net.engine', "net.onnx' is a file"),
+        ('folder.engine', "folder.engine' is a folder; give a file"),
+    ):
         with pytest.raises((EngineError, OSError), match=message):
             build(source, tmp_path / name, trt=object(), cudart=standins.Cuda())
 
@@ -675,8 +813,11 @@ def test_the_command(tmp_path, images, builder, capsys):
 
 def test_a_build_without_a_timing_cache(tmp_path, builder, monkeypatch):
     """TensorRT refuses even an empty one."""
-    monkeypatch.setattr(tensorrt_machine.IBuilderConfig, 'set_timing_cache',
-                        lambda self, cache, ignore_mismatch: False)
+    monkeypatch.setattr(
+        tensorrt_machine.IBuilderConfig,
+        'set_timing_cache',
+        lambda self, cache, ignore_mismatch: False,
+    )
     source = save_perception(tmp_path / 'net.onnx')
     assert build_engine.main([str(source)]) == 0
     assert load_engine(source).backend == 'tensorrt'
@@ -730,16 +871,21 @@ def image_into_reduction(model):
 
 
 def smooth_resize(model):
-    model.graph.node.add(op_type='Resize', name='shrink', input=['real'], output=['small']
-                         ).attribute.append(helper.make_attribute('antialias', 1))
+    model.graph.node.add(
+        op_type='Resize', name='shrink', input=['real'], output=['small']
+    ).attribute.append(helper.make_attribute('antialias', 1))
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    (rename, 'no operator Unique; export'),
-    (add_domain, 'no operator com.microsoft.ReduceMean'),
-    (smooth_resize, r"no Resize with antialias 1 \('shrink'\)"),
-    (new_opset, 'opset 9 to 20, the model has 23; .*opset 18'),
-    (image_into_reduction, "bytes into Cast only, but ReduceMean .*cast it first")])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (rename, 'no operator Unique; export'),
+        (add_domain, 'no operator com.microsoft.ReduceMean'),
+        (smooth_resize, r"no Resize with antialias 1 \('shrink'\)"),
+        (new_opset, 'opset 9 to 20, the model has 23; .*opset 18'),
+        (image_into_reduction, 'bytes into Cast only, but ReduceMean .*cast it first'),
+    ],
+)
 def test_what_tensorrt_10_3_cannot_read_is_refused(tmp_path, capsys, change, message):
     path = save_perception(tmp_path / 'net.onnx')
     relabelled(path, change)
@@ -767,7 +913,10 @@ def test_an_interrupted_command(tmp_path, repository):
     real_tensorrt()
     process = subprocess.Popen(
         [sys.executable, '-c', INTERRUPTED, repository / 'models' / 'perception.onnx'],
-        stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130 and 'the build was stopped; nothing was written' in printed
 
@@ -788,20 +937,28 @@ sys.exit(build_engine.main([sys.argv[1], '--check']))
 
 # Half precision
 
+
 def agree(source, inputs):
     """Compare a model in fp16 with fp32, both by ONNX Runtime; returns the outputs by name."""
     model = onnx.load(source)
-    values = [onnxruntime.InferenceSession(m.SerializeToString()).run(None, inputs)
-              for m in (model, to_fp16(model))]
+    values = [
+        onnxruntime.InferenceSession(m.SerializeToString()).run(None, inputs)
+        for m in (model, to_fp16(model))
+    ]
     return {o.name: pair for o, *pair in zip(model.graph.output, *values, strict=True)}
 
 
 def smooth_images(contract, seed=0):
     """Images of soft blobs at network size, by input name."""
     random = np.random.default_rng(seed)
-    return {name: cv2.resize(random.integers(0, 256, (6, 20, 3), np.uint8), (
-        contract.input_width, contract.input_height), interpolation=cv2.INTER_CUBIC)[None]
-        for name in contract.inputs}
+    return {
+        name: cv2.resize(
+            random.integers(0, 256, (6, 20, 3), np.uint8),
+            (contract.input_width, contract.input_height),
+            interpolation=cv2.INTER_CUBIC,
+        )[None]
+        for name in contract.inputs
+    }
 
 
 def check_fp16(source):
@@ -820,32 +977,49 @@ def test_what_is_around_the_network_stays_in_fp32():
     names = ['image', 'small', 'whole', 'convolved', 'tiny', 'result']
     factors = {'down': 1e-10, 'up': 1e10}
     steps = zip(names, names[1:], ['down', 'up', 'kernel', 'down', 'up'], strict=False)
-    nodes = [helper.make_node('Conv' if factor == 'kernel' else 'Mul', [source, factor], [target])
-             for source, target, factor in steps]
+    nodes = [
+        helper.make_node('Conv' if factor == 'kernel' else 'Mul', [source, factor], [target])
+        for source, target, factor in steps
+    ]
     tensors = [numpy_helper.from_array(np.float32(v), n) for n, v in factors.items()]
     tensors.append(numpy_helper.from_array(np.full((1, 1, 1, 1), 0.5, np.float32), 'kernel'))
-    ends = [[helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, (1, 1, 2, 2))]
-            for n in ('image', 'result')]
-    model = helper.make_model(helper.make_graph(nodes, 'net', *ends, tensors), ir_version=8,
-                              opset_imports=[helper.make_opsetid('', 18)])
+    ends = [
+        [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, (1, 1, 2, 2))]
+        for n in ('image', 'result')
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, 'net', *ends, tensors),
+        ir_version=8,
+        opset_imports=[helper.make_opsetid('', 18)],
+    )
     half = to_fp16(model)
     assert {i.name: i.data_type for i in half.graph.initializer} == {
-        'down': onnx.TensorProto.FLOAT, 'up': onnx.TensorProto.FLOAT,
-        'kernel_fp16': onnx.TensorProto.FLOAT16}
+        'down': onnx.TensorProto.FLOAT,
+        'up': onnx.TensorProto.FLOAT,
+        'kernel_fp16': onnx.TensorProto.FLOAT16,
+    }
     image = np.full((1, 1, 2, 2), 3, np.float32)
-    found, = onnxruntime.InferenceSession(half.SerializeToString()).run(None, {'image': image})
+    (found,) = onnxruntime.InferenceSession(half.SerializeToString()).run(None, {'image': image})
     np.testing.assert_allclose(found, image / 2, rtol=1e-3)
 
 
 def test_a_network_that_ends_with_its_weights_gives_fp32():
     nodes = [helper.make_node('Conv', ['image', 'kernel'], ['result'])]
     kernel = numpy_helper.from_array(np.full((1, 1, 1, 1), 0.5, np.float32), 'kernel')
-    ends = [[helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, (1, 1, 2, 2))]
-            for n in ('image', 'result')]
-    half = to_fp16(helper.make_model(helper.make_graph(nodes, 'net', *ends, [kernel]), ir_version=8,
-                                     opset_imports=[helper.make_opsetid('', 18)]))
-    found, = onnxruntime.InferenceSession(half.SerializeToString()).run(
-        None, {'image': np.full((1, 1, 2, 2), 3, np.float32)})
+    ends = [
+        [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, (1, 1, 2, 2))]
+        for n in ('image', 'result')
+    ]
+    half = to_fp16(
+        helper.make_model(
+            helper.make_graph(nodes, 'net', *ends, [kernel]),
+            ir_version=8,
+            opset_imports=[helper.make_opsetid('', 18)],
+        )
+    )
+    (found,) = onnxruntime.InferenceSession(half.SerializeToString()).run(
+        None, {'image': np.full((1, 1, 2, 2), 3, np.float32)}
+    )
     assert found.dtype == np.float32 and (found == 1.5).all()
 
 
@@ -873,8 +1047,10 @@ def configurations():
     for path in sorted((Path(__file__).parents[1] / 'train/configs').glob('*.yaml')):
         settings = yaml.safe_load(path.read_text())
         equal.setdefault(tuple(settings.get(name) for name in decisive), []).append(path)
-    return [pytest.param(paths[0], id=' and '.join(path.stem for path in paths))
-            for paths in equal.values()]
+    return [
+        pytest.param(paths[0], id=' and '.join(path.stem for path in paths))
+        for paths in equal.values()
+    ]
 
 
 @pytest.fixture(scope='session', params=configurations())
@@ -905,17 +1081,29 @@ def export_networks(system, folder, labels, **contract):
     from train.networks.perception import fuse_for_inference
 
     width, height = system.config.width, system.config.height
-    common = {'name': 'net', 'input_width': width, 'input_height': height,
-              'intrinsics': (width / 2, width / 2, width / 2, height / 2), **contract}
+    common = {
+        'name': 'net',
+        'input_width': width,
+        'input_height': height,
+        'intrinsics': (width / 2, width / 2, width / 2, height / 2),
+        **contract,
+    }
     write_model(
         DeployedPerception(fuse_for_inference(system.perception, labels), 1.0, (height, width)),
-        ModelContract(task='perception', depth_range=(0.1, 100.0),
-                      outputs=('depth', 'labels') if labels else ('depth',),
-                      classes=CITYSCAPES if labels else (), **common), folder / 'perception.onnx')
+        ModelContract(
+            task='perception',
+            depth_range=(0.1, 100.0),
+            outputs=('depth', 'labels') if labels else ('depth',),
+            classes=CITYSCAPES if labels else (),
+            **common,
+        ),
+        folder / 'perception.onnx',
+    )
     write_model(
         DeployedPose(system.pose, 1.0, (height, width)),
         ModelContract(task='pose', outputs=('pose',), pose_convention=POSE_CONVENTION, **common),
-        folder / 'pose.onnx')
+        folder / 'pose.onnx',
+    )
 
 
 @pytest.mark.parametrize('precision', PRECISIONS)
@@ -930,18 +1118,31 @@ def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp('photos')
     for number in range(6):
         coarse = np.random.default_rng(number).integers(0, 256, (6, 20, 3), np.uint8)
-        cv2.imwrite(str(folder / f'{number}.png'),
-                    cv2.resize(coarse, (640, 192), interpolation=cv2.INTER_CUBIC))
+        cv2.imwrite(
+            str(folder / f'{number}.png'),
+            cv2.resize(coarse, (640, 192), interpolation=cv2.INTER_CUBIC),
+        )
     return folder
 
 
 @pytest.mark.parametrize('name', SHIPPED)
 def test_every_configuration_is_built_in_int8(exported, photos, name):
     """Whatever it says: what int8 costs untrained networks means nothing."""
-    anything = Bounds(depth_error=np.inf, invalid=1, label_agreement=0, translation_error=np.inf,
-                      rotation_error=np.inf)
-    model = quantize(exported[1] / name, photos, runtime='tensorrt', bounds=anything,
-                     calibration_images=2, held_out_images=2)
+    anything = Bounds(
+        depth_error=np.inf,
+        invalid=1,
+        label_agreement=0,
+        translation_error=np.inf,
+        rotation_error=np.inf,
+    )
+    model = quantize(
+        exported[1] / name,
+        photos,
+        runtime='tensorrt',
+        bounds=anything,
+        calibration_images=2,
+        held_out_images=2,
+    )
     check_plan(model)
 
 
@@ -962,14 +1163,16 @@ def test_every_configuration_computes_what_torch_does(exported):
     from train.export import DeployedPerception, DeployedPose
 
     system, folder = exported
-    for name, net in (('perception.onnx', DeployedPerception(system.perception, 1.0)),
-                      ('pose.onnx', DeployedPose(system.pose, 1.0))):
+    for name, net in (
+        ('perception.onnx', DeployedPerception(system.perception, 1.0)),
+        ('pose.onnx', DeployedPose(system.pose, 1.0)),
+    ):
         contract = read_contract(folder / name)
         inputs = smooth_images(contract)
         with torch.inference_mode():
             expected = net.eval()(*(torch.from_numpy(inputs[n]) for n in contract.inputs))
         if name == 'pose.onnx':
-            expected = expected,
+            expected = (expected,)
         found = OnnxRuntimeEngine(folder / name, contract, 2).infer(inputs)
         for output, value in zip(contract.outputs, expected, strict=True):
             if output == 'labels':  # ties may fall either way
@@ -990,6 +1193,7 @@ def test_nothing_is_exported_that_the_outputs_do_not_need(exported):
 
 
 # On a GPU: pytest -m gpu
+
 
 @pytest.mark.gpu
 @pytest.mark.parametrize('precision', [*PRECISIONS, 'int8'])
@@ -1046,7 +1250,8 @@ def test_memory_is_given_back_on_the_gpu(gpu, tmp_path, images, mapped):
     before = free()
     for _ in range(20):
         engine = TensorRtEngine(path, mapped=mapped)
-        np.testing.assert_allclose(engine.infer({'image': images[0]})['depth'], row_depth(),
-                                   rtol=1e-6)
+        np.testing.assert_allclose(
+            engine.infer({'image': images[0]})['depth'], row_depth(), rtol=1e-6
+        )
         engine.close()
     assert before - free() < 20 * 2**20

@@ -20,11 +20,18 @@ def test_prints_a_time_for_every_part(monkeypatch, capsys):
     monkeypatch.setattr(bench, 'ProcessPoolExecutor', lambda *_: ThreadPoolExecutor(1))
     bench.run(options('--runs', '1'))
     rows = capsys.readouterr().out.splitlines()[2:]
-    names = [row[:bench.NAME_WIDTH].strip() for row in rows]
-    for part in ('photometric', 'triplet', 'attention', 'network', 'exported', 'training step',
-                 'memory'):
+    names = [row[: bench.NAME_WIDTH].strip() for row in rows]
+    for part in (
+        'photometric',
+        'triplet',
+        'attention',
+        'network',
+        'exported',
+        'training step',
+        'memory',
+    ):
         assert any(part in name for name in names)
-    values = [float(row[bench.NAME_WIDTH:]) for row in rows]
+    values = [float(row[bench.NAME_WIDTH :]) for row in rows]
     assert min(values) > 0 and values[-2] > values[-1]
 
 
@@ -35,13 +42,16 @@ def test_works_take_turns():
         def timed():
             turns.append(name)
             return next(times)
+
         return timed
+
     found = bench.medians([work('a', iter([9, 9, 1, 3, 2])), work('b', iter([9, 9, 4, 4, 5]))], 3)
     assert turns == ['a', 'b'] * 5 and found == [2, 4]
 
 
-@pytest.mark.parametrize('words, message', [
-    (['--threads', '0'], 'at least 1'), (['--reference', '.'], 'is no clone of')])
+@pytest.mark.parametrize(
+    'words, message', [(['--threads', '0'], 'at least 1'), (['--reference', '.'], 'is no clone of')]
+)
 def test_options_are_checked(words, message):
     with pytest.raises(ValueError, match=message):
         bench.run(options(*words))

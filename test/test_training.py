@@ -66,14 +66,16 @@ def street(tmp_path_factory):
         frames = 6
         for i in range(frames):
             left = 2 * i  # 0.4 m at 10 m and focal length 50: 2 pixels
-            cv2.imwrite(str(folder / f'images/{i:06}.png'), wall[:, left:left + WIDTH])
-            cv2.imwrite(str(folder / f'depth/{i:06}.png'),
-                        np.full((HEIGHT, WIDTH), 10000, np.uint16))
+            cv2.imwrite(str(folder / f'images/{i:06}.png'), wall[:, left : left + WIDTH])
+            cv2.imwrite(
+                str(folder / f'depth/{i:06}.png'), np.full((HEIGHT, WIDTH), 10000, np.uint16)
+            )
             labels = np.full((HEIGHT, WIDTH), 2, np.uint8)
-            labels[HEIGHT // 2:] = 0
+            labels[HEIGHT // 2 :] = 0
             cv2.imwrite(str(folder / f'semantics/{i:06}.png'), labels)
-        np.savetxt(folder / 'intrinsics.txt',
-                   [[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
+        np.savetxt(
+            folder / 'intrinsics.txt', [[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]]
+        )
         poses = np.tile(np.eye(4)[:3].ravel(), (frames, 1))
         poses[:, 3] = 0.4 * np.arange(frames)
         np.savetxt(folder / 'poses.txt', poses)
@@ -82,27 +84,62 @@ def street(tmp_path_factory):
     return root
 
 
-LIGHT = {'network': 'light', 'encoder': 'efficientnet_lite0', 'pose_network': 'light',
-         'full_resolution': False, 'semantic': 0.3}
-FSRE = {'network': 'fsre', 'encoder': 'efficientnet_lite0', 'pose_network': 'light',
-        'attention': True, 'semantic': 0.3, 'triplet': 0.1}
-SFM = {'network': 'dispnet', 'semantics': False, 'pose_network': 'sfm', 'explainability': 0.2,
-       'ssim': 0.0, 'reduction': 'mean', 'automask': False, 'full_resolution': False,
-       'scale_decay': 1.0, 'smoothness': 0.5, 'smoothness_order': 2}
+LIGHT = {
+    'network': 'light',
+    'encoder': 'efficientnet_lite0',
+    'pose_network': 'light',
+    'full_resolution': False,
+    'semantic': 0.3,
+}
+FSRE = {
+    'network': 'fsre',
+    'encoder': 'efficientnet_lite0',
+    'pose_network': 'light',
+    'attention': True,
+    'semantic': 0.3,
+    'triplet': 0.1,
+}
+SFM = {
+    'network': 'dispnet',
+    'semantics': False,
+    'pose_network': 'sfm',
+    'explainability': 0.2,
+    'ssim': 0.0,
+    'reduction': 'mean',
+    'automask': False,
+    'full_resolution': False,
+    'scale_decay': 1.0,
+    'smoothness': 0.5,
+    'smoothness_order': 2,
+}
 
 
 def config(street, out, **changes):
-    values = {'data': str(street), 'val': str(street), 'out': str(out), 'width': WIDTH,
-              'height': HEIGHT, 'batch_size': 2, 'steps': 4, 'learning_rate': 1e-3,
-              'schedule': 'cosine', 'val_every': 2, 'workers': 0, **LIGHT}
+    values = {
+        'data': str(street),
+        'val': str(street),
+        'out': str(out),
+        'width': WIDTH,
+        'height': HEIGHT,
+        'batch_size': 2,
+        'steps': 4,
+        'learning_rate': 1e-3,
+        'schedule': 'cosine',
+        'val_every': 2,
+        'workers': 0,
+        **LIGHT,
+    }
     return Config(**{**values, **changes})
 
 
 def arguments(street, out, **changes):
     """The same on the command line."""
     values = vars(config(street, out, **changes))
-    return [word for name, value in values.items()
-            for word in (f'--{name.replace("_", "-")}', str(value))]
+    return [
+        word
+        for name, value in values.items()
+        for word in (f'--{name.replace("_", "-")}', str(value))
+    ]
 
 
 def batch_of(street, count=2, **options):
@@ -126,6 +163,7 @@ def exported(street, trained, tmp_path_factory):
 
 # Settings
 
+
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.yaml')), ids=lambda p: p.stem)
 def test_every_shipped_config_is_valid(path):
     parser = argparse.ArgumentParser()
@@ -145,26 +183,36 @@ def test_a_prepared_data_set_may_be_given_as_a_whole(tmp_path):
 
 
 def test_the_ablations_differ_in_their_lines_alone():
-    configs = {name: yaml.safe_load((CONFIGS / f'{name}.yaml').read_text())
-               for name in ('fsre', 'fsre_none', 'fsre_sgt', 'fsre_cma')}
-    differing = {name for name in configs['fsre']
-                 if len({str(c[name]) for c in configs.values()}) > 1}
+    configs = {
+        name: yaml.safe_load((CONFIGS / f'{name}.yaml').read_text())
+        for name in ('fsre', 'fsre_none', 'fsre_sgt', 'fsre_cma')
+    }
+    differing = {
+        name for name in configs['fsre'] if len({str(c[name]) for c in configs.values()}) > 1
+    }
     assert differing == {'out', 'semantics', 'attention', 'semantic', 'triplet'}
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    ({'width': 100}, 'multiples of 32'), ({'reduction': 'median'}, "'reduction'"),
-    ({'network': 'fsre', 'height': 32}, 'at least 64x64'),
-    ({'attention': True}, "'attention' needs network: fsre"),
-    ({'explainability': 0.2}, "'explainability' needs pose_network: sfm"),
-    ({'devices': 2, 'batch_size': 3}, 'batch_size 3 must be a multiple of the 2 processes'),
-    ({'steps': 0}, "'steps' is 0"), ({'train_perception': False}, 'needs init')])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'width': 100}, 'multiples of 32'),
+        ({'reduction': 'median'}, "'reduction'"),
+        ({'network': 'fsre', 'height': 32}, 'at least 64x64'),
+        ({'attention': True}, "'attention' needs network: fsre"),
+        ({'explainability': 0.2}, "'explainability' needs pose_network: sfm"),
+        ({'devices': 2, 'batch_size': 3}, 'batch_size 3 must be a multiple of the 2 processes'),
+        ({'steps': 0}, "'steps' is 0"),
+        ({'train_perception': False}, 'needs init'),
+    ],
+)
 def test_contradictions_are_named(street, change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         config(street, 'unused', **change)
 
 
 # The system
+
 
 def test_both_transforms_lead_from_the_target(street):
     """The first pair's pose leads from target to previous; the second's must be inverted."""
@@ -177,8 +225,9 @@ def test_both_transforms_lead_from_the_target(street):
     torch.testing.assert_close(to_next @ swapped, torch.eye(4)[None], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize('settings', [LIGHT, {**LIGHT, **SFM, 'semantic': 0.0}],
-                         ids=['pairs', 'sfm'])
+@pytest.mark.parametrize(
+    'settings', [LIGHT, {**LIGHT, **SFM, 'semantic': 0.0}], ids=['pairs', 'sfm']
+)
 def test_half_precision_bends_no_rotation(street, settings):
     system = System(config(street, 'unused', **settings))
     torch.nn.init.normal_(system.pose.head.bias, std=6.0)
@@ -189,21 +238,38 @@ def test_half_precision_bends_no_rotation(street, settings):
     assert all(p.grad.isfinite().all() for p in system.parameters() if p.grad is not None)
     rotation = transforms[:, :3, :3]
     assert (rotation - torch.eye(3)).abs().max() > 0.02
-    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(4, 3, 3),
-                               atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        rotation @ rotation.mT, torch.eye(3).expand(4, 3, 3), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize('views', [2, 3, 5])
 def test_terms_and_weights_make_the_loss(street, views):
     """Every optional term at once, for all numbers of views."""
     settings = config(
-        street, 'unused', views=views, triplet=0.1, consistency=0.2, velocity=0.3,
-        camera_height=1.6, height_weight=0.4, moving='consistency', network='fsre',
-        learn_intrinsics=True)
+        street,
+        'unused',
+        views=views,
+        triplet=0.1,
+        consistency=0.2,
+        velocity=0.3,
+        camera_height=1.6,
+        height_weight=0.4,
+        moving='consistency',
+        network='fsre',
+        learn_intrinsics=True,
+    )
     system = System(settings)
     terms = system.losses(batch_of(street, views=views)).terms
-    weights = {'photometric': 1, 'smoothness': 1e-3, 'semantic': 0.3, 'triplet': 0.1,
-               'consistency': 0.2, 'velocity': 0.3, 'height': 0.4}
+    weights = {
+        'photometric': 1,
+        'smoothness': 1e-3,
+        'semantic': 0.3,
+        'triplet': 0.1,
+        'consistency': 0.2,
+        'velocity': 0.3,
+        'height': 0.4,
+    }
     assert terms.keys() == weights.keys() | {'loss'}
     expected = sum(w * terms[n] for n, w in weights.items())
     torch.testing.assert_close(terms['loss'], expected)
@@ -224,9 +290,9 @@ def test_movable_classes_do_not_count(street):
     """Where every pixel is a car no pixel is left, which is an error and not a loss of zero."""
     system = System(config(street, 'unused', moving='semantic'))
     batch = batch_of(street)
-    batch['labels'][:, HEIGHT // 2:] = 13
+    batch['labels'][:, HEIGHT // 2 :] = 13
     moving = system.losses(batch).synthesis.moving
-    assert not moving[..., HEIGHT // 4:, :].any()
+    assert not moving[..., HEIGHT // 4 :, :].any()
     batch['labels'][:] = 13
     with pytest.raises(ValueError, match='no valid pixel'):
         system.losses(batch)
@@ -249,23 +315,36 @@ def test_networks_see_jittered_images_and_losses_clean_ones(street):
     dark = {**batch, 'inputs': batch['inputs'] // 4}
     a, b = (system.losses(x, torch.Generator().manual_seed(0)) for x in (batch, dark))
     assert not torch.equal(a.prediction.disparities[0], b.prediction.disparities[0])
-    assert torch.equal(system.losses(dark).synthesis.warped[0].amax().round(decimals=1),
-                       a.synthesis.warped[0].amax().round(decimals=1))
+    assert torch.equal(
+        system.losses(dark).synthesis.warped[0].amax().round(decimals=1),
+        a.synthesis.warped[0].amax().round(decimals=1),
+    )
 
 
 def test_pictures_show_every_part(street):
     system = System(config(street, 'unused', **{**FSRE, 'full_resolution': True}))
     panels = draw(system, batch_of(street))
     assert len(panels) == 2 and set(panels[0]) == {
-        'target', 'warped', 'error', 'disparity', 'moving', 'classes', 'classes given', 'anchors'}
-    assert panels[0]['anchors'][HEIGHT // 2, WIDTH // 2].tolist() != \
-        panels[0]['anchors'][0, 0].tolist()
+        'target',
+        'warped',
+        'error',
+        'disparity',
+        'moving',
+        'classes',
+        'classes given',
+        'anchors',
+    }
+    assert (
+        panels[0]['anchors'][HEIGHT // 2, WIDTH // 2].tolist()
+        != panels[0]['anchors'][0, 0].tolist()
+    )
     assert tile(panels[0]).shape == (4 * HEIGHT, 2 * WIDTH, 3)
     system = System(config(street, 'unused', **{**LIGHT, **SFM, 'semantic': 0.0}))
     assert 'trust' in draw(system, batch_of(street))[0]
 
 
 # Scale
+
 
 class Ground(nn.Module):
     """Sees a plane one unit under a camera that looks slightly down, and a car on it."""
@@ -275,7 +354,7 @@ class Ground(nn.Module):
         v, u = np.mgrid[:HEIGHT, :WIDTH]
         slopes = np.linalg.inv(intrinsics)[1] @ np.stack([u, v, np.ones_like(u)]).reshape(3, -1)
         disparity = np.cos(0.05) * slopes.reshape(HEIGHT, WIDTH) + np.sin(0.05)
-        disparity[-6:, WIDTH // 2 - 3:WIDTH // 2 + 3] *= 1.4
+        disparity[-6:, WIDTH // 2 - 3 : WIDTH // 2 + 3] *= 1.4
         self.disparity = torch.from_numpy(disparity.clip(0.01)).float()[None, None]
         self.logits = torch.zeros(1, 19, HEIGHT, WIDTH)
         self.logits[:, 0 if road else 1] = 1
@@ -291,11 +370,17 @@ def test_the_height_of_the_camera_gives_metres(street):
     scale, frames = metric_scale(system, ground, sequences, 1.5, frames=6)
     assert scale == pytest.approx(1.5, rel=0.02) and frames == 6
     with pytest.raises(ValueError, match='the road is seen in 0 of 6 frames'):
-        metric_scale(system, Ground(camera_matrix(system, sequences[0]), road=False), sequences,
-                     1.5, frames=6)
+        metric_scale(
+            system,
+            Ground(camera_matrix(system, sequences[0]), road=False),
+            sequences,
+            1.5,
+            frames=6,
+        )
 
 
 # Fit
+
 
 def test_training_lowers_the_loss(street, tmp_path):
     system = fit(config(street, tmp_path, steps=40, val_every=40, batch_size=4))
@@ -310,13 +395,20 @@ def test_training_lowers_the_loss(street, tmp_path):
     assert after < 0.8 * before
 
 
-@pytest.mark.parametrize(('settings', 'without', 'remedy'), [
-    ({'semantic': 0.3}, 'semantics', "setting 'semantic' needs labels.*train label"),
-    ({**FSRE, 'semantic': 0.0}, 'semantics', "setting 'triplet' needs labels"),
-    ({'semantic': 0.0, 'moving': 'semantic'}, 'semantics', "setting 'moving' needs labels"),
-    ({'semantic': 0.0, 'camera_height': 1.2}, 'semantics',
-     "setting 'camera_height' needs labels.*export --camera-height"),
-    ({'velocity': 0.1}, 'speed.txt', "setting 'velocity' needs distances.*speed.txt")])
+@pytest.mark.parametrize(
+    ('settings', 'without', 'remedy'),
+    [
+        ({'semantic': 0.3}, 'semantics', "setting 'semantic' needs labels.*train label"),
+        ({**FSRE, 'semantic': 0.0}, 'semantics', "setting 'triplet' needs labels"),
+        ({'semantic': 0.0, 'moving': 'semantic'}, 'semantics', "setting 'moving' needs labels"),
+        (
+            {'semantic': 0.0, 'camera_height': 1.2},
+            'semantics',
+            "setting 'camera_height' needs labels.*export --camera-height",
+        ),
+        ({'velocity': 0.1}, 'speed.txt', "setting 'velocity' needs distances.*speed.txt"),
+    ],
+)
 def test_a_loss_without_its_data_is_refused(street, tmp_path, settings, without, remedy):
     data = tmp_path / 'data'
     shutil.copytree(street, data, ignore=lambda *_: [without])
@@ -324,10 +416,12 @@ def test_a_loss_without_its_data_is_refused(street, tmp_path, settings, without,
         fit(config(data, tmp_path / 'run', **settings))
 
 
-@pytest.mark.parametrize(('by_depth', 'known', 'best'), [
-    (True, True, 2), (True, False, 1), (False, True, 1)])
-def test_the_best_is_chosen_by_depth_where_it_is_known(street, trained, tmp_path, monkeypatch,
-                                                        by_depth, known, best):
+@pytest.mark.parametrize(
+    ('by_depth', 'known', 'best'), [(True, True, 2), (True, False, 1), (False, True, 1)]
+)
+def test_the_best_is_chosen_by_depth_where_it_is_known(
+    street, trained, tmp_path, monkeypatch, by_depth, known, best
+):
     """The photometric error is best at the first validation, that of depth at the second."""
     errors = iter([(0.1, 0.5), (0.2, 0.3), (0.3, 0.4)])
     validated = KeepBest.on_validation_end
@@ -336,12 +430,24 @@ def test_the_best_is_chosen_by_depth_where_it_is_known(street, trained, tmp_path
         photometric, abs_rel = map(torch.tensor, next(errors))
         metrics = trainer.callback_metrics
         metrics.update({'val/photometric': photometric, 'val/abs_rel': abs_rel})
-        monkeypatch.setattr(type(trainer), 'callback_metrics', property(
-            lambda _: {k: v for k, v in metrics.items() if known or k != 'val/abs_rel'}))
+        monkeypatch.setattr(
+            type(trainer),
+            'callback_metrics',
+            property(lambda _: {k: v for k, v in metrics.items() if known or k != 'val/abs_rel'}),
+        )
         validated(self, trainer, system)
+
     monkeypatch.setattr(KeepBest, 'on_validation_end', with_errors)
-    fit(config(street, tmp_path, steps=3, val_every=1, train_perception=by_depth,
-               init='' if by_depth else str(trained / 'last.ckpt')))
+    fit(
+        config(
+            street,
+            tmp_path,
+            steps=3,
+            val_every=1,
+            train_perception=by_depth,
+            init='' if by_depth else str(trained / 'last.ckpt'),
+        )
+    )
     assert torch.load(tmp_path / 'best.ckpt', weights_only=True)['global_step'] == best
 
 
@@ -357,8 +463,13 @@ def loss_curve(out):
     curve = {}
     for path in sorted(out.glob('logs/version_*/metrics.csv')):
         with path.open() as file:
-            curve.update({int(row['step']): row['train/loss'] for row in csv.DictReader(file)
-                          if row.get('train/loss')})
+            curve.update(
+                {
+                    int(row['step']): row['train/loss']
+                    for row in csv.DictReader(file)
+                    if row.get('train/loss')
+                }
+            )
     return curve
 
 
@@ -367,13 +478,18 @@ def test_a_resumed_training_has_the_same_loss_curve(street, tmp_path, monkeypatc
     augmented = {'max_gap': 2, 'scale': 1.15, 'night': 0.5}
     whole = fit(config(street, tmp_path / 'whole', steps=6, **augmented))
     # The schedule knows the whole length; the interruption comes after step 3.
-    monkeypatch.setattr(KeepLast, 'on_train_batch_end', lambda self, trainer, *_: setattr(
-        trainer, 'should_stop', trainer.global_step == 3))
+    monkeypatch.setattr(
+        KeepLast,
+        'on_train_batch_end',
+        lambda self, trainer, *_: setattr(trainer, 'should_stop', trainer.global_step == 3),
+    )
     fit(config(street, tmp_path / 'parts', steps=6, **augmented))
     monkeypatch.undo()
     monkeypatch.setattr('train.fit.LOG_EVERY', 1)
-    parts = fit(config(street, tmp_path / 'parts', steps=6, **augmented),
-                resume_from=tmp_path / 'parts/last.ckpt')
+    parts = fit(
+        config(street, tmp_path / 'parts', steps=6, **augmented),
+        resume_from=tmp_path / 'parts/last.ckpt',
+    )
     curve = loss_curve(tmp_path / 'whole')
     assert len(curve) == 6 and loss_curve(tmp_path / 'parts') == curve
     for name, value in parts.state_dict().items():
@@ -402,11 +518,24 @@ def test_the_seed_decides_the_weights(street, trained, tmp_path):
 
 def test_two_processes_learn_what_one_does_with_the_whole_batch(street, tmp_path):
     """Networks without batch norm, whose statistics CPU processes cannot share."""
-    settings = {**LIGHT, **SFM, 'semantic': 0.0, 'batch_size': 4, 'steps': 2, 'val_every': 2,
-                'accelerator': 'cpu', 'batch_norm': False}
+    settings = {
+        **LIGHT,
+        **SFM,
+        'semantic': 0.0,
+        'batch_size': 4,
+        'steps': 2,
+        'val_every': 2,
+        'accelerator': 'cpu',
+        'batch_norm': False,
+    }
     one = fit(config(street, tmp_path / 'one', **settings))
-    command = [sys.executable, '-m', 'train', 'fit',
-               *arguments(street, tmp_path / 'two', **{**settings, 'devices': 2})]
+    command = [
+        sys.executable,
+        '-m',
+        'train',
+        'fit',
+        *arguments(street, tmp_path / 'two', **{**settings, 'devices': 2}),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
     two = torch.load(tmp_path / 'two/last.ckpt', weights_only=True)
@@ -420,8 +549,9 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(street, tmp_path
 def test_processes_judge_together_what_not_all_of_them_see(street, tmp_path):
     """Two frames are validated, one by each process: one has true depth, the other one labels."""
     val = tmp_path / 'val'
-    shutil.copytree(street, val, ignore=lambda folder, _: [
-        'semantics' if folder.endswith('0000') else 'depth'])
+    shutil.copytree(
+        street, val, ignore=lambda folder, _: ['semantics' if folder.endswith('0000') else 'depth']
+    )
     for folder in val.iterdir():
         for name in ('images', 'depth', 'semantics'):
             for path in (folder / name).glob('*'):
@@ -432,9 +562,22 @@ def test_processes_judge_together_what_not_all_of_them_see(street, tmp_path):
     found = {}
     for devices in (1, 2):
         out = tmp_path / str(devices)
-        command = [sys.executable, '-m', 'train', 'fit', *arguments(
-            street, out, val=str(val), steps=1, val_every=1, devices=devices, accelerator='cpu',
-            learning_rate=1e-12)]
+        command = [
+            sys.executable,
+            '-m',
+            'train',
+            'fit',
+            *arguments(
+                street,
+                out,
+                val=str(val),
+                steps=1,
+                val_every=1,
+                devices=devices,
+                accelerator='cpu',
+                learning_rate=1e-12,
+            ),
+        ]
         result = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert result.returncode == 0, result.stderr
         with (out / 'logs/version_0/metrics.csv').open() as file:
@@ -444,12 +587,20 @@ def test_processes_judge_together_what_not_all_of_them_see(street, tmp_path):
 
 
 def test_an_interrupted_training_goes_on(street, tmp_path):
-    command = [sys.executable, '-m', 'train', 'fit',
-               *arguments(street, tmp_path, steps=100000, val_every=100000)]
+    command = [
+        sys.executable,
+        '-m',
+        'train',
+        'fit',
+        *arguments(street, tmp_path, steps=100000, val_every=100000),
+    ]
     # A process that a shell starts in the background ignores interrupts, and its children with it.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     try:
         deadline = time.monotonic() + 600
         while not (tmp_path / 'last.ckpt').exists():  # after 100 steps
@@ -464,8 +615,10 @@ def test_an_interrupted_training_goes_on(street, tmp_path):
     assert os.stat(tmp_path / 'last.ckpt').st_mtime_ns > written
     step = torch.load(tmp_path / 'last.ckpt', weights_only=True)['global_step']
     assert step >= 100
-    system = fit(config(street, tmp_path, steps=step + 2, val_every=100000),
-                 resume_from=tmp_path / 'last.ckpt')
+    system = fit(
+        config(street, tmp_path, steps=step + 2, val_every=100000),
+        resume_from=tmp_path / 'last.ckpt',
+    )
     assert system.global_step == step + 2
 
 
@@ -479,8 +632,9 @@ def test_damaged_files_are_listed_and_left_out(street, tmp_path, capfd):
 
 
 def test_a_phase_for_the_pose_network_alone(street, trained, tmp_path):
-    system = fit(config(street, tmp_path, init=str(trained / 'last.ckpt'), max_gap=2,
-                        train_perception=False))
+    system = fit(
+        config(street, tmp_path, init=str(trained / 'last.ckpt'), max_gap=2, train_perception=False)
+    )
     before = torch.load(trained / 'last.ckpt', weights_only=True)['state_dict']
     same = {n: torch.equal(v, before[n]) for n, v in system.state_dict().items()}
     assert all(v for n, v in same.items() if n.startswith('perception.'))
@@ -490,8 +644,9 @@ def test_a_phase_for_the_pose_network_alone(street, trained, tmp_path):
 
 def test_bad_requests_are_named(street, tmp_path, capsys):
     for change, message in (
-            ({'data': str(tmp_path)}, 'no sequences'),
-            ({'init': str(tmp_path / 'no.ckpt')}, 'no.ckpt')):
+        ({'data': str(tmp_path)}, 'no sequences'),
+        ({'init': str(tmp_path / 'no.ckpt')}, 'no.ckpt'),
+    ):
         assert main(['fit', *arguments(street, tmp_path / 'out', **change)]) == 2
         assert message in capsys.readouterr().err
     (tmp_path / 'bad.yaml').write_text('stepz: 3\n')
@@ -502,6 +657,7 @@ def test_bad_requests_are_named(street, tmp_path, capsys):
 
 
 # Export
+
 
 def test_exported_models_describe_themselves(exported):
     contract = read_contract(exported / 'perception.onnx')
@@ -535,18 +691,33 @@ def compare(system, models, backend='onnxruntime', pose=True):
         with torch.inference_mode():
             expected = DeployedPose(system.pose, 1.0)(*map(torch.from_numpy, (previous, current)))
         found = load_engine(models / 'pose.onnx', backend).infer(
-            {'previous': previous, 'current': current})
+            {'previous': previous, 'current': current}
+        )
         np.testing.assert_allclose(found['pose'], expected, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize(('settings', 'outputs', 'pose'), [
-    (FSRE, ('depth', 'labels'), True),
-    ({**FSRE, 'semantics': False, 'attention': False, 'semantic': 0.0, 'triplet': 0.0,
-      'pose_network': 'resnet'}, ('depth',), True),
-    ({**SFM, 'semantic': 0.0}, ('depth',), False),
-    ({**SFM, 'semantic': 0.0, 'views': 2, 'explainability': 0.0}, ('depth',), True),
-    ({'learn_intrinsics': True, 'velocity': 0.1}, ('depth', 'labels'), True)],
-    ids=['fsre', 'fsre_none', 'sfmlearner', 'sfmlearner pairs', 'learnt camera'])
+@pytest.mark.parametrize(
+    ('settings', 'outputs', 'pose'),
+    [
+        (FSRE, ('depth', 'labels'), True),
+        (
+            {
+                **FSRE,
+                'semantics': False,
+                'attention': False,
+                'semantic': 0.0,
+                'triplet': 0.0,
+                'pose_network': 'resnet',
+            },
+            ('depth',),
+            True,
+        ),
+        ({**SFM, 'semantic': 0.0}, ('depth',), False),
+        ({**SFM, 'semantic': 0.0, 'views': 2, 'explainability': 0.0}, ('depth',), True),
+        ({'learn_intrinsics': True, 'velocity': 0.1}, ('depth', 'labels'), True),
+    ],
+    ids=['fsre', 'fsre_none', 'sfmlearner', 'sfmlearner pairs', 'learnt camera'],
+)
 def test_every_kind_of_network_can_be_deployed(street, tmp_path, capsys, settings, outputs, pose):
     fit(config(street, tmp_path, steps=1, **{**LIGHT, **settings}))
     checkpoint = tmp_path / 'last.ckpt'
@@ -566,9 +737,12 @@ def test_what_is_not_wanted_is_not_in_the_graphs(street, tmp_path, capsys):
     """Depth alone needs the semantic decoder only as far as its attention looks at it."""
     fit(config(street, tmp_path, steps=1, **{**LIGHT, **FSRE}))
     checkpoint, sizes = tmp_path / 'last.ckpt', {}
-    for outputs, files in (('depth,labels,pose', {'perception.onnx', 'pose.onnx'}),
-                           ('labels,depth', {'perception.onnx'}), ('depth', {'perception.onnx'}),
-                           ('pose', {'pose.onnx'})):
+    for outputs, files in (
+        ('depth,labels,pose', {'perception.onnx', 'pose.onnx'}),
+        ('labels,depth', {'perception.onnx'}),
+        ('depth', {'perception.onnx'}),
+        ('pose', {'pose.onnx'}),
+    ):
         out = tmp_path / outputs
         assert main(['export', str(checkpoint), '--out', str(out), '--outputs', outputs]) == 0
         assert {path.name for path in out.iterdir()} == files
@@ -589,36 +763,65 @@ def test_what_is_not_wanted_is_not_in_the_graphs(street, tmp_path, capsys):
 
 def test_outputs_that_the_networks_do_not_have_are_named(street, tmp_path, capsys):
     fit(config(street, tmp_path, steps=1, **{**LIGHT, **SFM, 'semantic': 0.0}))
-    for name, message in (('depth,labels', '--outputs labels: the network has no semantics'),
-                          ('pose', '--outputs pose: this pose network sees 3 frames')):
+    for name, message in (
+        ('depth,labels', '--outputs labels: the network has no semantics'),
+        ('pose', '--outputs pose: this pose network sees 3 frames'),
+    ):
         assert main(['export', str(tmp_path / 'last.ckpt'), '--outputs', name]) == 2
         assert message in capsys.readouterr().err
 
 
 def test_graphs_may_take_larger_images(trained, exported, tmp_path, capsys):
     size = 2 * WIDTH, 4 * HEIGHT
-    assert main(['export', str(trained / 'last.ckpt'), '--out', str(tmp_path),
-                 '--image-size', f'{size[0]}x{size[1]}']) == 0
+    assert (
+        main(
+            [
+                'export',
+                str(trained / 'last.ckpt'),
+                '--out',
+                str(tmp_path),
+                '--image-size',
+                f'{size[0]}x{size[1]}',
+            ]
+        )
+        == 0
+    )
     # Even numbers, so that no average needs rounding.
     halves = 2 * np.random.default_rng(0).integers(0, 128, (2, 2 * HEIGHT, WIDTH, 3), np.uint8)
     images = halves.repeat(2, 1).repeat(2, 2)
     small = np.stack([resize_image(image, WIDTH, HEIGHT) for image in halves])
     for name, inputs in (('perception', ('image',)), ('pose', ('previous', 'current'))):
-        whole, plain = (load_engine(folder / f'{name}.onnx', 'onnxruntime')
-                        for folder in (tmp_path, exported))
+        whole, plain = (
+            load_engine(folder / f'{name}.onnx', 'onnxruntime') for folder in (tmp_path, exported)
+        )
         assert whole.contract == replace(
-            plain.contract, image_size=size, provenance=whole.contract.provenance)
+            plain.contract, image_size=size, provenance=whole.contract.provenance
+        )
         found, expected = (
             engine.infer({n: image[None] for n, image in zip(inputs, given, strict=False)})
-            for engine, given in ((whole, images), (plain, small)))
+            for engine, given in ((whole, images), (plain, small))
+        )
         for output in plain.contract.outputs:
             if output == 'labels':
                 assert (found[output] == expected[output]).mean() > 0.999
             else:
                 np.testing.assert_allclose(found[output], expected[output], rtol=1e-4, atol=1e-7)
     # The network's own size is nothing to speak of.
-    assert main(['export', str(trained / 'last.ckpt'), '--out', str(tmp_path), '--outputs', 'pose',
-                 '--image-size', f'{WIDTH}x{HEIGHT}']) == 0
+    assert (
+        main(
+            [
+                'export',
+                str(trained / 'last.ckpt'),
+                '--out',
+                str(tmp_path),
+                '--outputs',
+                'pose',
+                '--image-size',
+                f'{WIDTH}x{HEIGHT}',
+            ]
+        )
+        == 0
+    )
     assert read_contract(tmp_path / 'pose.onnx').image_size is None
     for wrong in ('1280', '1280x', '2x2'):
         try:
@@ -629,8 +832,9 @@ def test_graphs_may_take_larger_images(trained, exported, tmp_path, capsys):
 
 
 def test_euler_angles_become_a_rotation_vector(tmp_path):
-    vectors = torch.tensor([[0.3, -0.2, 0.5], [0.0, 0.0, 0.0], [1e-4, 0.0, 0.0], [0.0, 1.5, 0.0]],
-                           dtype=torch.float64)
+    vectors = torch.tensor(
+        [[0.3, -0.2, 0.5], [0.0, 0.0, 0.0], [1e-4, 0.0, 0.0], [0.0, 1.5, 0.0]], dtype=torch.float64
+    )
     torch.testing.assert_close(vector_from_rotation(rotation_from_vector(vectors)), vectors)
     net = SfmPoseNet(views=2)
     torch.nn.init.normal_(net.head.bias, std=20.0)
@@ -668,11 +872,19 @@ def test_weights_to_start_from_must_be_a_checkpoint(street, tmp_path):
 
 def test_a_failed_export_leaves_the_old_file(tmp_path):
     from depth_ros.contract import ContractError, ModelContract
+
     path = tmp_path / 'perception.onnx'
     path.write_text('old')
-    wrong = ModelContract(task='perception', name='x', input_width=WIDTH + 32, input_height=HEIGHT,
-                          intrinsics=(1.0, 1.0, 0.0, 0.0), outputs=('depth',),
-                          depth_range=(0.1, 100.0), image_size=(WIDTH, HEIGHT))
+    wrong = ModelContract(
+        task='perception',
+        name='x',
+        input_width=WIDTH + 32,
+        input_height=HEIGHT,
+        intrinsics=(1.0, 1.0, 0.0, 0.0),
+        outputs=('depth',),
+        depth_range=(0.1, 100.0),
+        image_size=(WIDTH, HEIGHT),
+    )
     net = make_perception('light', 'efficientnet_lite0', semantics=False)
     with pytest.raises(ContractError, match="'depth'"):
         write_model(DeployedPerception(net, 1.0), wrong, path)
@@ -681,22 +893,67 @@ def test_a_failed_export_leaves_the_old_file(tmp_path):
 
 # Real footage
 
+
 def test_a_short_training_on_a_real_street_explains_it_better(data_dir, tmp_path, capsys):
     """From a folder of images to a trajectory that evaluates, with the config for own data."""
     recording, size = data_dir / 'kitti_odometry_00', ['--width', '192', '--height', '64']
-    assert main(['prepare', 'folder', str(recording), '--out', str(tmp_path / 'data'),
-                 '--without', 'semantics', *size]) == 0
-    options = ['--config', str(CONFIGS / 'own.yaml'), '--data', str(tmp_path / 'data/train'),
-               '--val', str(tmp_path / 'data/val'), '--out', str(tmp_path / 'run'), *size,
-               '--workers', '0', '--steps', '150', '--val-every', '25', '--learning-rate', '1e-3']
+    assert (
+        main(
+            [
+                'prepare',
+                'folder',
+                str(recording),
+                '--out',
+                str(tmp_path / 'data'),
+                '--without',
+                'semantics',
+                *size,
+            ]
+        )
+        == 0
+    )
+    options = [
+        '--config',
+        str(CONFIGS / 'own.yaml'),
+        '--data',
+        str(tmp_path / 'data/train'),
+        '--val',
+        str(tmp_path / 'data/val'),
+        '--out',
+        str(tmp_path / 'run'),
+        *size,
+        '--workers',
+        '0',
+        '--steps',
+        '150',
+        '--val-every',
+        '25',
+        '--learning-rate',
+        '1e-3',
+    ]
     assert main(['fit', *options]) == 0
     with (tmp_path / 'run/logs/version_0/metrics.csv').open() as file:
-        errors = [float(row['val/photometric']) for row in csv.DictReader(file)
-                  if row['val/photometric']]
+        errors = [
+            float(row['val/photometric']) for row in csv.DictReader(file) if row['val/photometric']
+        ]
     assert len(errors) == 6 and errors[-1] < 0.9 * errors[0]
     capsys.readouterr()
-    assert main(['evaluate', str(recording), '--model', str(tmp_path / 'run/best.ckpt'),
-                 '--tasks', 'odometry', '--json', str(tmp_path / 'metrics.json')]) == 0
-    numbers = next(iter(json.loads((tmp_path / 'metrics.json').read_text())
-                        ['trajectories'].values()))
+    assert (
+        main(
+            [
+                'evaluate',
+                str(recording),
+                '--model',
+                str(tmp_path / 'run/best.ckpt'),
+                '--tasks',
+                'odometry',
+                '--json',
+                str(tmp_path / 'metrics.json'),
+            ]
+        )
+        == 0
+    )
+    numbers = next(
+        iter(json.loads((tmp_path / 'metrics.json').read_text())['trajectories'].values())
+    )
     assert numbers['frames'] == 200 and 0 < numbers['ate_sim3'] < numbers['length']

@@ -17,15 +17,23 @@ from depth_ros import transport
 
 RELIABLE = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
-                     durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 
 
-@pytest.mark.parametrize('publishers, setting, reliable', [
-    ([], 'auto', False), ([RELIABLE], 'auto', True), ([BEST_EFFORT], 'auto', False),
-    ([RELIABLE, BEST_EFFORT], 'auto', False), ([RELIABLE, RELIABLE], 'auto', True),
-    ([RELIABLE], 'best_effort', False), ([BEST_EFFORT], 'reliable', True),
-])
+@pytest.mark.parametrize(
+    'publishers, setting, reliable',
+    [
+        ([], 'auto', False),
+        ([RELIABLE], 'auto', True),
+        ([BEST_EFFORT], 'auto', False),
+        ([RELIABLE, BEST_EFFORT], 'auto', False),
+        ([RELIABLE, RELIABLE], 'auto', True),
+        ([RELIABLE], 'best_effort', False),
+        ([BEST_EFFORT], 'reliable', True),
+    ],
+)
 def test_reliability_follows_the_publishers(publishers, setting, reliable):
     qos = transport.input_qos(publishers, setting)
     assert (qos.reliability == ReliabilityPolicy.RELIABLE) is reliable
@@ -45,12 +53,15 @@ def context():
     rclpy.try_shutdown()
 
 
-@pytest.mark.parametrize('step', [
-    lambda node, executor: executor.spin_once(timeout_sec=0.1),  # RCLError
-    lambda node, executor: rclpy.spin_once(node, executor=executor),
-    lambda node, executor: rclpy.create_node('late'),  # NotInitializedException
-    lambda node, executor: rclpy.spin(node, executor),
-])
+@pytest.mark.parametrize(
+    'step',
+    [
+        lambda node, executor: executor.spin_once(timeout_sec=0.1),  # RCLError
+        lambda node, executor: rclpy.spin_once(node, executor=executor),
+        lambda node, executor: rclpy.create_node('late'),  # NotInitializedException
+        lambda node, executor: rclpy.spin(node, executor),
+    ],
+)
 def test_a_shutdown_at_any_step_is_the_end_without_an_error(context, step):
     node, executor = rclpy.create_node('node'), SingleThreadedExecutor()
     executor.add_node(node)
@@ -77,8 +88,10 @@ def test_profile_has_a_large_segment_and_udp():
     path = Path(transport.profile_environment({})[transport.PROFILE_VARIABLE])
     name = '{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}'
     root = ElementTree.parse(path).getroot()
-    kinds = {d.findtext(f'{name}type'): d.findtext(f'{name}segment_size')
-             for d in root.iter(f'{name}transport_descriptor')}
+    kinds = {
+        d.findtext(f'{name}type'): d.findtext(f'{name}segment_size')
+        for d in root.iter(f'{name}transport_descriptor')
+    }
     assert kinds.keys() == {'SHM', 'UDPv4'} and int(kinds['SHM']) == transport.SEGMENT_SIZE
     used = {e.text for e in root.find(f'.//{name}userTransports')}
     defined = {e.text for e in root.iter(f'{name}transport_id')}
@@ -142,6 +155,7 @@ def test_large_best_effort_images_arrive(tmp_path):
 
         def settled():
             return peer.diagnostics('perception_node').get('input_silence_s', '0') > '1'
+
         peer.spin_until(settled, what='quiet diagnostics')
         found = peer.diagnostics('perception_node')
         received, processed = int(found['received']), int(found['processed'])

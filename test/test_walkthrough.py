@@ -27,16 +27,31 @@ FRAMES, RATE = 60, 10
 # What makes each command small.
 BUDGET = {
     'prepare': ['--width', '64', '--height', '64'],
-    'fit': ['--width', '64', '--height', '64', '--steps', '2', '--batch-size', '2', '--val-every',
-            '1', '--workers', '0', '--accelerator', 'cpu'],
+    'fit': [
+        '--width',
+        '64',
+        '--height',
+        '64',
+        '--steps',
+        '2',
+        '--batch-size',
+        '2',
+        '--val-every',
+        '1',
+        '--workers',
+        '0',
+        '--accelerator',
+        'cpu',
+    ],
     'export': [],
 }
 
 
 def readme_commands(marker):
     """The commands of the block after a marker, as lists of words."""
-    block = re.search(rf'<!-- {marker} -->\s+```sh\n(.*?)```',
-                      (ROOT / 'README.md').read_text(), re.DOTALL)[1]
+    block = re.search(
+        rf'<!-- {marker} -->\s+```sh\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL
+    )[1]
     return [shlex.split(line) for line in block.replace('\\\n', ' ').splitlines()]
 
 
@@ -44,7 +59,7 @@ def view(i):
     """What the camera sees: a wall that slides by 4 pixels a frame."""
     small = np.random.default_rng(0).integers(0, 255, (20, 100, 3), np.uint8)
     wide = cv2.resize(small, (1000, 200), interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(wide[40:40 + HEIGHT, 4 * i:4 * i + WIDTH])
+    return np.ascontiguousarray(wide[40 : 40 + HEIGHT, 4 * i : 4 * i + WIDTH])
 
 
 def record(path):
@@ -54,24 +69,45 @@ def record(path):
 
         def put(topic, kind, *fields):
             time = types['builtin_interfaces/msg/Time'](*divmod(ns, 10**9))
-            bag.write(topic, kind, ns, types[kind](
-                types['std_msgs/msg/Header'](time, 'camera'), *fields))
+            bag.write(
+                topic, kind, ns, types[kind](types['std_msgs/msg/Header'](time, 'camera'), *fields)
+            )
+
         vector, geometry = types['geometry_msgs/msg/Vector3'], 'geometry_msgs/msg/'
         k = np.array([FOCAL, 0, 79.5, 0, FOCAL, 59.5, 0, 0, 1])
         p = np.column_stack([k.reshape(3, 3), np.zeros(3)]).ravel()
         for i in range(FRAMES):
             ns = 10**18 + i * 10**9 // RATE
-            put('/camera/camera_info', CAMERA_INFO, HEIGHT, WIDTH, 'plumb_bob',
-                np.array([-0.1, 0.01, 0, 0, 0]), k, np.eye(3).ravel(), p, 0, 0,
-                types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False))
+            put(
+                '/camera/camera_info',
+                CAMERA_INFO,
+                HEIGHT,
+                WIDTH,
+                'plumb_bob',
+                np.array([-0.1, 0.01, 0, 0, 0]),
+                k,
+                np.eye(3).ravel(),
+                p,
+                0,
+                0,
+                types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False),
+            )
             put('/camera/image_raw', IMAGE, HEIGHT, WIDTH, 'rgb8', 0, 3 * WIDTH, view(i).ravel())
-            put('/odom', ODOMETRY, 'base_link',
+            put(
+                '/odom',
+                ODOMETRY,
+                'base_link',
                 types[f'{geometry}PoseWithCovariance'](
                     types[f'{geometry}Pose'](
                         types[f'{geometry}Point'](0.1 * i, 0.0, 0.0),
-                        types[f'{geometry}Quaternion'](0.0, 0.0, 0.0, 1.0)), np.zeros(36)),
+                        types[f'{geometry}Quaternion'](0.0, 0.0, 0.0, 1.0),
+                    ),
+                    np.zeros(36),
+                ),
                 types[f'{geometry}TwistWithCovariance'](
-                    types[f'{geometry}Twist'](vector(1.0, 0, 0), vector(0, 0, 0)), np.zeros(36)))
+                    types[f'{geometry}Twist'](vector(1.0, 0, 0), vector(0, 0, 0)), np.zeros(36)
+                ),
+            )
 
 
 def run_commands(marker, folder, **more):
@@ -87,8 +123,13 @@ def run_commands(marker, folder, **more):
             continue
         name = words[3]
         done = subprocess.run(
-            [sys.executable, *words[1:], *BUDGET[name], *more.get(name, [])], cwd=folder,
-            env=environment, capture_output=True, text=True, check=False)
+            [sys.executable, *words[1:], *BUDGET[name], *more.get(name, [])],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         printed[name] = done.stdout
     return printed
@@ -118,11 +159,16 @@ def test_the_nodes_run_the_models(trained):
     """With the models and topics of README's last command: depth, and odometry."""
     folder, _ = trained
     launch = dict(word.split(':=') for word in readme_commands('walk-through')[-1] if ':=' in word)
-    models = {name: launch[f'{name}_model'].replace('$PWD', str(folder))
-              for name in ('perception', 'odometry')}
+    models = {
+        name: launch[f'{name}_model'].replace('$PWD', str(folder))
+        for name in ('perception', 'odometry')
+    }
     remap = {'image': launch['image_topic'], 'camera_info': launch['camera_info_topic']}
-    with (Peer() as peer, NodeProcess('perception_node', {'model': models['perception']}, remap),
-          NodeProcess('odometry_node', {'model': models['odometry']}, remap)):
+    with (
+        Peer() as peer,
+        NodeProcess('perception_node', {'model': models['perception']}, remap),
+        NodeProcess('odometry_node', {'model': models['odometry']}, remap),
+    ):
         peer.listen(Image, '/depth/image_rect')
         peer.listen(Odometry, '/odom')
         camera = Camera(peer, *remap.values())
@@ -131,10 +177,13 @@ def test_the_nodes_run_the_models(trained):
         camera.wait_matched(nodes=2)
         depths, odom = peer.messages['/depth/image_rect'], peer.messages['/odom']
         for i in range(3):
-            camera.publish(image_message(view(i), 10 + i / RATE),
-                           info_message(WIDTH, HEIGHT, FOCAL))
-            peer.spin_until(lambda count=i: len(depths) > count and len(odom) >= count,
-                            what=f'outputs of frame {i}')
+            camera.publish(
+                image_message(view(i), 10 + i / RATE), info_message(WIDTH, HEIGHT, FOCAL)
+            )
+            peer.spin_until(
+                lambda count=i: len(depths) > count and len(odom) >= count,
+                what=f'outputs of frame {i}',
+            )
         depth = pixels(depths[0])
         assert depth.shape == (HEIGHT, WIDTH) and np.isfinite(depth).all() and depth.min() > 0
         assert [stamp(m) for m in odom] == pytest.approx([10.1, 10.2])
@@ -145,10 +194,13 @@ def test_the_nodes_run_the_models(trained):
 def film(path):
     """A video of the demo's street; returns its pictures (N, 64, 64, 3), at the networks' size."""
     with Bag(ROOT / 'demo/street') as bag:
-        pictures = [cv2.imdecode(bag.decode(message).data, cv2.IMREAD_COLOR)
-                    for message in bag.messages(['/camera/image_rect/compressed'])][:40]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10,
-                             pictures[0].shape[1::-1])
+        pictures = [
+            cv2.imdecode(bag.decode(message).data, cv2.IMREAD_COLOR)
+            for message in bag.messages(['/camera/image_rect/compressed'])
+        ][:40]
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10, pictures[0].shape[1::-1]
+    )
     for picture in pictures:
         writer.write(picture)
     writer.release()
@@ -169,7 +221,7 @@ def begin(path, pictures):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # pictures as small as these cost more to divide
     for step in range(40):
-        disparity = system.perception(images[step % 10::10]).disparities[0]
+        disparity = system.perception(images[step % 10 :: 10]).disparities[0]
         error = (disparity.log() - wanted[::2, ::2]).abs().mean()
         optimizer.zero_grad()
         error.backward()

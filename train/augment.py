@@ -50,13 +50,20 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ('flip', 'jitter', 'night', 'rain', 'blur'):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f'augmentation {name} is a probability, '
-                                 f'must be 0 to 1, is {getattr(self, name):g}')
+                raise ValueError(
+                    f'augmentation {name} is a probability, '
+                    f'must be 0 to 1, is {getattr(self, name):g}'
+                )
         if not 1 <= self.scale <= 4:
             raise ValueError(f'augmentation scale must be 1 to 4, is {self.scale:g}')
 
-    def view(self, images: list[np.ndarray], maps: list[np.ndarray], intrinsics: np.ndarray,
-             generator: torch.Generator) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    def view(
+        self,
+        images: list[np.ndarray],
+        maps: list[np.ndarray],
+        intrinsics: np.ndarray,
+        generator: torch.Generator,
+    ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
         """Mirror, scale and crop.
 
         Args:
@@ -73,17 +80,25 @@ class Augmentation:
         mirror = _chance(self.flip, generator)
         x, y, left, top = torch.rand(4, generator=generator).tolist()
         if mirror:
-            images, maps = ([np.ascontiguousarray(a[:, ::-1]) for a in group]
-                            for group in (images, maps))
+            images, maps = (
+                [np.ascontiguousarray(a[:, ::-1]) for a in group] for group in (images, maps)
+            )
             intrinsics = intrinsics.copy()
             intrinsics[0, 2] = width - 1 - intrinsics[0, 2]
         wide, high = (int(n * (1 + (self.scale - 1) * u)) for n, u in ((width, x), (height, y)))
         left, top = int(left * (wide - width + 1)), int(top * (high - height + 1))
         if (wide, high) != (width, height):
             images, maps = (
-                [np.ascontiguousarray(cv2.resize(a, (wide, high), interpolation=how)
-                                      [top:top + height, left:left + width]) for a in group]
-                for group, how in ((images, cv2.INTER_LINEAR), (maps, cv2.INTER_NEAREST_EXACT)))
+                [
+                    np.ascontiguousarray(
+                        cv2.resize(a, (wide, high), interpolation=how)[
+                            top : top + height, left : left + width
+                        ]
+                    )
+                    for a in group
+                ]
+                for group, how in ((images, cv2.INTER_LINEAR), (maps, cv2.INTER_NEAREST_EXACT))
+            )
             intrinsics = scale_intrinsics(intrinsics, wide / width, high / height)
             intrinsics[:2, 2] -= left, top
         return images, maps, intrinsics
@@ -98,8 +113,12 @@ class Augmentation:
         Returns:
             What the networks see instead; the same objects where nothing changes.
         """
-        for chance, change in ((self.jitter, jitter), (self.rain, rain), (self.blur, blur),
-                               (self.night, night)):
+        for chance, change in (
+            (self.jitter, jitter),
+            (self.rain, rain),
+            (self.blur, blur),
+            (self.night, night),
+        ):
             if _chance(chance, generator):
                 images = change(images, generator)
         return images
@@ -116,13 +135,14 @@ def _uniform(low: float, high: float, generator: torch.Generator) -> float:
 def jitter(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
     """One random change of brightness, contrast, saturation and hue for all ``images``."""
     brightness, contrast, saturation = (
-        _uniform(1 - most, 1 + most, generator) for most in (BRIGHTNESS, CONTRAST, SATURATION))
-    return change_colors(images, brightness, contrast, saturation,
-                         _uniform(-HUE, HUE, generator))
+        _uniform(1 - most, 1 + most, generator) for most in (BRIGHTNESS, CONTRAST, SATURATION)
+    )
+    return change_colors(images, brightness, contrast, saturation, _uniform(-HUE, HUE, generator))
 
 
-def change_colors(images: list[np.ndarray], brightness: float, contrast: float,
-                  saturation: float, hue: float) -> list[np.ndarray]:
+def change_colors(
+    images: list[np.ndarray], brightness: float, contrast: float, saturation: float, hue: float
+) -> list[np.ndarray]:
     """Change colours as torchvision's ColorJitter does, but all at once.
 
     All four are affine in RGB when hue is turned in YIQ instead of HSV: one 3x4 matrix, at a
@@ -149,16 +169,16 @@ def night(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarr
     deviation = _uniform(2, 10, generator)
     dark = (255 * gain * np.linspace(0, 1, 256) ** gamma).astype(np.float32)
     noise = torch.randn((len(images), *images[0].shape), generator=generator).numpy()
-    return [_bytes(cv2.LUT(image, dark) + deviation * n)
-            for image, n in zip(images, noise, strict=True)]
+    return [
+        _bytes(cv2.LUT(image, dark) + deviation * n) for image, n in zip(images, noise, strict=True)
+    ]
 
 
 def rain(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
     """Grey haze, and bright streaks at other places in each frame."""
     haze, strength = _uniform(0.1, 0.4, generator), _uniform(0.2, 0.7, generator)
     height, width = images[0].shape[:2]
-    streak = _line(int(_uniform(height / 20, height / 8, generator)),
-                   _uniform(-20, 20, generator))
+    streak = _line(int(_uniform(height / 20, height / 8, generator)), _uniform(-20, 20, generator))
     out = []
     for image in images:
         drops = torch.rand((height, width), generator=generator).numpy() < STREAKS
@@ -175,10 +195,11 @@ def blur(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarra
     moved, angle = _chance(0.5, generator), _uniform(0, 180, generator)
     if moved:
         line = _line(max(3, round(size)), angle)
-        return [cv2.filter2D(image, -1, line, borderType=cv2.BORDER_REPLICATE)
-                for image in images]
-    return [cv2.GaussianBlur(image, (0, 0), size / 4, borderType=cv2.BORDER_REPLICATE)
-            for image in images]
+        return [cv2.filter2D(image, -1, line, borderType=cv2.BORDER_REPLICATE) for image in images]
+    return [
+        cv2.GaussianBlur(image, (0, 0), size / 4, borderType=cv2.BORDER_REPLICATE)
+        for image in images
+    ]
 
 
 def _line(length: int, degrees: float) -> np.ndarray:

@@ -61,12 +61,21 @@ Code = Callable[[], Work]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument('--threads', type=int, default=1, help='1: processor time is measured; '
-                        'more: time on the clock (%(default)s)')
-    parser.add_argument('--runs', type=int, default=10, help='of which the median is taken '
-                        '(%(default)s)')
-    parser.add_argument('--reference', type=Path, metavar='FOLDER', help='clone of '
-                        'https://github.com/hyBlue/FSRE-Depth to compare with')
+    parser.add_argument(
+        '--threads',
+        type=int,
+        default=1,
+        help='1: processor time is measured; more: time on the clock (%(default)s)',
+    )
+    parser.add_argument(
+        '--runs', type=int, default=10, help='of which the median is taken (%(default)s)'
+    )
+    parser.add_argument(
+        '--reference',
+        type=Path,
+        metavar='FOLDER',
+        help='clone of https://github.com/hyBlue/FSRE-Depth to compare with',
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -78,8 +87,10 @@ def run(args: argparse.Namespace) -> None:
     if args.threads < 1 or args.runs < 1:
         raise ValueError('--threads and --runs must be at least 1')
     if args.reference and not (args.reference / 'trainer_parallel.py').is_file():
-        raise ValueError(f"'{args.reference}' is no clone of https://github.com/hyBlue/FSRE-Depth:"
-                         ' trainer_parallel.py is missing')
+        raise ValueError(
+            f"'{args.reference}' is no clone of https://github.com/hyBlue/FSRE-Depth:"
+            ' trainer_parallel.py is missing'
+        )
     print(f'{WIDTH}x{HEIGHT}, batch 1, {args.threads} threads, median of {args.runs} runs, ms')
     header = f'{"paper code":>12}{"ratio":>8}' if args.reference else ''
     print(f'{"":{NAME_WIDTH}}{"ours":>12}{header}')
@@ -121,8 +132,10 @@ def in_turns(codes: Sequence[Code], threads: int, runs: int) -> list[list[float]
     spawn = multiprocessing.get_context('spawn')
     with ExitStack() as stack:
         pools = [stack.enter_context(ProcessPoolExecutor(1, spawn)) for _ in codes]
-        libraries = [pool.submit(_prepare, code, threads).result()
-                     for pool, code in zip(pools, codes, strict=True)]
+        libraries = [
+            pool.submit(_prepare, code, threads).result()
+            for pool, code in zip(pools, codes, strict=True)
+        ]
         times = medians([lambda pool=pool: pool.submit(_take).result() for pool in pools], runs)
         peaks = [pool.submit(_memory, 'VmHWM').result() for pool in pools]
     return [times, peaks, libraries]
@@ -167,11 +180,17 @@ def works(folder: Path) -> Iterator[tuple[str, Code, str]]:
     yield 'inference: attention, 3 levels, both ways', attention, 'attention'
     for outputs, semantics in (('depth', False), ('depth and semantics', True)):
         yield f'inference: network, {outputs}', partial(network, semantics), 'network'
-        yield (f'inference: decoders with attention, {outputs}', partial(decoders, semantics),
-               'decoders')
+        yield (
+            f'inference: decoders with attention, {outputs}',
+            partial(decoders, semantics),
+            'decoders',
+        )
     for file, precision, backend in exported(folder):
-        yield (f'inference: exported, {precision}, {backend}', partial(engine, file, backend),
-               'network')
+        yield (
+            f'inference: exported, {precision}, {backend}',
+            partial(engine, file, backend),
+            'network',
+        )
     yield 'training step', training_step, 'training_step'
 
 
@@ -182,10 +201,16 @@ def photometric() -> Work:
 
     def work() -> None:
         # The paper's code counts what lies outside the view with the border's colour.
-        views = ViewSynthesis(scene.target, scene.sources, list(map(transform_from_pose,
-                              scene.poses)), scene.intrinsics, validity=False)
-        loss = sum(views(d).loss / 2 ** s for s, d in enumerate(scene.disparities))
+        views = ViewSynthesis(
+            scene.target,
+            scene.sources,
+            list(map(transform_from_pose, scene.poses)),
+            scene.intrinsics,
+            validity=False,
+        )
+        loss = sum(views(d).loss / 2**s for s, d in enumerate(scene.disparities))
         torch.autograd.grad(loss, leaves)
+
     return work
 
 
@@ -196,14 +221,17 @@ def triplet() -> Work:
     def work() -> None:
         loss, _ = semantic_triplet_loss(scene.features, scene.labels)
         torch.autograd.grad(loss, scene.features)
+
     return work
 
 
 def attention() -> Work:
     """Inference of all attention modules."""
     # As in the whole network: on processors, convolutions of channels-last features run faster.
-    pairs = [[x.contiguous(memory_format=torch.channels_last) for x in pair]
-             for pair in attention_inputs()]
+    pairs = [
+        [x.contiguous(memory_format=torch.channels_last) for x in pair]
+        for pair in attention_inputs()
+    ]
     with torch.no_grad():
         modules = nn.ModuleList(FusedAttention(CrossTaskAttention(c).eval()) for c, _ in ATTENTION)
     return inference(partial(attend, modules.to(memory_format=torch.channels_last), pairs))
@@ -248,9 +276,15 @@ def exported(folder: Path) -> Iterator[tuple[Path, str, str]]:
     from train.export import DeployedPerception, write_model
 
     contract = ModelContract(
-        task='perception', name='bench', input_width=WIDTH, input_height=HEIGHT,
+        task='perception',
+        name='bench',
+        input_width=WIDTH,
+        input_height=HEIGHT,
         intrinsics=(0.58 * WIDTH, 1.92 * HEIGHT, 0.5 * WIDTH, 0.5 * HEIGHT),
-        outputs=('depth', 'labels'), depth_range=(MIN_DEPTH, MAX_DEPTH), classes=CITYSCAPES)
+        outputs=('depth', 'labels'),
+        depth_range=(MIN_DEPTH, MAX_DEPTH),
+        classes=CITYSCAPES,
+    )
     net = make_perception('fsre', 'resnet18', '', CLASSES, True, True)
     file = folder / 'fsre.onnx'
     with redirect_stdout(io.StringIO()):
@@ -316,8 +350,9 @@ class Stored(nn.Module):
 def make_scene() -> SimpleNamespace:
     """Images that move, labels in patches, random disparities, poses and features."""
     torch.manual_seed(0)
-    texture = F.interpolate(torch.rand(1, 3, HEIGHT // 8, WIDTH // 8), (HEIGHT, WIDTH + 16),
-                            mode='bicubic')
+    texture = F.interpolate(
+        torch.rand(1, 3, HEIGHT // 8, WIDTH // 8), (HEIGHT, WIDTH + 16), mode='bicubic'
+    )
     texture = (texture + 0.1 * torch.rand_like(texture)).clamp(0, 1)
     centres = torch.rand(40, 2) * torch.tensor([HEIGHT, WIDTH])
     pixels = torch.cartesian_prod(torch.arange(HEIGHT), torch.arange(WIDTH)).float()
@@ -325,34 +360,59 @@ def make_scene() -> SimpleNamespace:
     labels = torch.randint(CLASSES, (40,))[nearest].view(1, HEIGHT, WIDTH)
     return SimpleNamespace(
         target=texture[..., 8:-8].contiguous(),
-        sources=[texture[..., k:k + WIDTH].contiguous() for k in (5, 11)],
+        sources=[texture[..., k : k + WIDTH].contiguous() for k in (5, 11)],
         labels=labels,
-        intrinsics=torch.tensor([[[0.58 * WIDTH, 0, 0.5 * WIDTH], [0, 1.92 * HEIGHT, 0.5 * HEIGHT],
-                                  [0, 0, 1]]]),
-        disparities=[(0.05 + 0.1 * torch.rand(1, 1, HEIGHT >> s, WIDTH >> s)).requires_grad_()
-                     for s in range(4)],
-        poses=[torch.tensor([[0.01, -0.01, 0.005, 0.1 * sign, 0.02, 0.3 * sign]]).requires_grad_()
-               for sign in (1, -1)],
-        features=[torch.randn(1, c, HEIGHT >> s, WIDTH >> s).requires_grad_()
-                  for s, c in ((1, 32), (2, 64), (3, 128))])
+        intrinsics=torch.tensor(
+            [[[0.58 * WIDTH, 0, 0.5 * WIDTH], [0, 1.92 * HEIGHT, 0.5 * HEIGHT], [0, 0, 1]]]
+        ),
+        disparities=[
+            (0.05 + 0.1 * torch.rand(1, 1, HEIGHT >> s, WIDTH >> s)).requires_grad_()
+            for s in range(4)
+        ],
+        poses=[
+            torch.tensor([[0.01, -0.01, 0.005, 0.1 * sign, 0.02, 0.3 * sign]]).requires_grad_()
+            for sign in (1, -1)
+        ],
+        features=[
+            torch.randn(1, c, HEIGHT >> s, WIDTH >> s).requires_grad_()
+            for s, c in ((1, 32), (2, 64), (3, 128))
+        ],
+    )
 
 
 def training_step() -> Work:
     """One optimiser step of the whole system, as :mod:`train.fit` trains it."""
     scene = make_scene()
-    system = System(Config(
-        data='', val='', out='', width=WIDTH, height=HEIGHT, attention=True, semantic=0.3,
-        triplet=0.1, batch_size=1, steps=1, learning_rate=1.5e-4))
+    system = System(
+        Config(
+            data='',
+            val='',
+            out='',
+            width=WIDTH,
+            height=HEIGHT,
+            attention=True,
+            semantic=0.3,
+            triplet=0.1,
+            batch_size=1,
+            steps=1,
+            learning_rate=1.5e-4,
+        )
+    )
     system.to(memory_format=torch.channels_last)
     optimizer = system.configure_optimizers()['optimizer']
     images = (torch.stack([scene.sources[0], scene.target, scene.sources[1]], 1) * 255).byte()
-    batch = {'images': images, 'inputs': images, 'intrinsics': scene.intrinsics,
-             'labels': scene.labels}
+    batch = {
+        'images': images,
+        'inputs': images,
+        'intrinsics': scene.intrinsics,
+        'labels': scene.labels,
+    }
 
     def step() -> None:
         optimizer.zero_grad()
         system.losses(batch).terms['loss'].backward()
         optimizer.step()
+
     return step
 
 
@@ -373,11 +433,27 @@ class Reference:
     def __init__(self, folder: Path) -> None:
         sys.path.insert(0, str(folder))
         self.options = SimpleNamespace(
-            num_layers=18, pretrained=False, no_cma=False, scales=[0, 1, 2, 3], batch_size=1,
-            height=HEIGHT, width=WIDTH, min_depth=0.1, max_depth=100.0, frame_ids=[0, -1, 1],
-            cma_layers=[3, 2, 1], num_head=4, head_ratio=2, reprojection=1.0,
-            disparity_smoothness=1e-3, semantic_distil=0.3, sgt=0.1, sgt_layers=[3, 2, 1],
-            sgt_kernel_size=[5, 5, 5], sgt_margin=0.3)
+            num_layers=18,
+            pretrained=False,
+            no_cma=False,
+            scales=[0, 1, 2, 3],
+            batch_size=1,
+            height=HEIGHT,
+            width=WIDTH,
+            min_depth=0.1,
+            max_depth=100.0,
+            frame_ids=[0, -1, 1],
+            cma_layers=[3, 2, 1],
+            num_head=4,
+            head_ratio=2,
+            reprojection=1.0,
+            disparity_smoothness=1e-3,
+            semantic_distil=0.3,
+            sgt=0.1,
+            sgt_layers=[3, 2, 1],
+            sgt_kernel_size=[5, 5, 5],
+            sgt_margin=0.3,
+        )
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             trainer = importlib.import_module('trainer_parallel').TrainerParallel
@@ -397,10 +473,12 @@ class Reference:
                 for frame, pose in zip((-1, 1), scene.poses, strict=True):
                     points = self.trainer.backproject_depth(1 / disparity, inverse)
                     outputs['sample', frame, s], _ = self.trainer.project_3d(
-                        points, camera, transform_from_pose(pose))
+                        points, camera, transform_from_pose(pose)
+                    )
             with _on_the_processor():
                 loss = self.trainer.compute_reprojection(inputs, outputs)
             torch.autograd.grad(loss, leaves)
+
         return work
 
     def triplet(self) -> Work:
@@ -408,14 +486,17 @@ class Reference:
         scene = make_scene()
         labels = {('seg', 0, 0): scene.labels[:, None].float()}
         features = {('d_feature', s + 1): f for s, f in enumerate(scene.features)}
-        return lambda: torch.autograd.grad(self.trainer.compute_sgt_loss(labels, features),
-                                           scene.features)
+        return lambda: torch.autograd.grad(
+            self.trainer.compute_sgt_loss(labels, features), scene.features
+        )
 
     def attention(self) -> Work:
         """Inference of all attention modules."""
         module = importlib.import_module('networks.multi_embedding').MultiEmbedding
-        modules = [module(channels, self.options.num_head, self.options.head_ratio).eval()
-                   for channels, _ in ATTENTION]
+        modules = [
+            module(channels, self.options.num_head, self.options.head_ratio).eval()
+            for channels, _ in ATTENTION
+        ]
         return inference(partial(attend, modules, attention_inputs()))
 
     def network(self) -> Work:
@@ -434,12 +515,17 @@ class Reference:
         """One optimiser step."""
         scene = make_scene()
         camera, inverse = _cameras(scene)
-        inputs = {**_colours(scene), 'K': camera, 'inv_K': inverse,
-                  ('seg', 0, 0): scene.labels[:, None].float()}
+        inputs = {
+            **_colours(scene),
+            'K': camera,
+            'inv_K': inverse,
+            ('seg', 0, 0): scene.labels[:, None].float(),
+        }
         inputs.update({('color_aug', f, 0): inputs['color', f, 0] for f in (-1, 0, 1)})
         for s in range(1, 4):
             inputs['color', 0, s] = F.interpolate(
-                scene.target, (HEIGHT >> s, WIDTH >> s), mode='area')
+                scene.target, (HEIGHT >> s, WIDTH >> s), mode='area'
+            )
         optimizer = torch.optim.Adam(self.trainer.parameters_to_train, 1.5e-4)
 
         def step() -> None:
@@ -449,6 +535,7 @@ class Reference:
                 losses, _ = self.trainer(inputs)
             losses['loss'].backward()
             optimizer.step()
+
         return step
 
 

@@ -45,12 +45,27 @@ def check_sequences(root: str | Path) -> set[Path]:
     sequences = find_sequences(root)
     known = _read_cache(root / CACHE)
     files = [_files(sequence, root) for sequence in sequences]
-    changed = [name for found in files for name, signature in found.items()
-               if known.get(name, [])[:2] != signature]
+    changed = [
+        name
+        for found in files
+        for name, signature in found.items()
+        if known.get(name, [])[:2] != signature
+    ]
     with ThreadPoolExecutor() as pool:
-        looks = dict(zip(changed, tqdm(
-            pool.map(lambda name: _look(root / name), changed), total=len(changed), unit='file',
-            desc=f'checking {root}', disable=None, leave=False), strict=True))
+        looks = dict(
+            zip(
+                changed,
+                tqdm(
+                    pool.map(lambda name: _look(root / name), changed),
+                    total=len(changed),
+                    unit='file',
+                    desc=f'checking {root}',
+                    disable=None,
+                    leave=False,
+                ),
+                strict=True,
+            )
+        )
     good: dict[str, list[int]] = {}  # size, time, width and height by path below the root
     bad: dict[Path, str] = {}
     totals, lacking = Counter(), Counter()
@@ -65,8 +80,10 @@ def check_sequences(root: str | Path) -> set[Path]:
             if not isinstance(look, str) and _kind(name) == 'images':
                 size = size or look
                 if look != size:
-                    look = (f"image '{root / name}' has {look[0]}x{look[1]} pixels, others of its "
-                            f'sequence have {size[0]}x{size[1]}')
+                    look = (
+                        f"image '{root / name}' has {look[0]}x{look[1]} pixels, others of its "
+                        f'sequence have {size[0]}x{size[1]}'
+                    )
             if isinstance(look, str):
                 bad[root / name] = look
             else:
@@ -128,8 +145,10 @@ def _report(root: Path, bad: dict[Path, str], totals: Counter[str], lacking: Cou
     """Print what is left out and why, and how many frames have no map."""
     if bad:
         counts = Counter(_kind(path.as_posix()) for path in bad)
-        print(f"{root}: left out {counts['images']} of {totals['images']} images, "
-              f"{counts['depth']} depth maps and {counts['semantics']} label images:")
+        print(
+            f'{root}: left out {counts["images"]} of {totals["images"]} images, '
+            f'{counts["depth"]} depth maps and {counts["semantics"]} label images:'
+        )
     for path in sorted(bad)[:LISTED]:
         print(f'  {bad[path]}')
     if len(bad) > LISTED:

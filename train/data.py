@@ -56,9 +56,17 @@ class FrameDataset(Dataset):
         DataError: if there is no sample, or a sequence is incomplete.
     """
 
-    def __init__(self, root: str | Path, width: int, height: int, *, views: int = 3,
-                 max_gap: int = 1, augment: Augmentation | None = None,
-                 exclude: Collection[Path] = ()) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        width: int,
+        height: int,
+        *,
+        views: int = 3,
+        max_gap: int = 1,
+        augment: Augmentation | None = None,
+        exclude: Collection[Path] = (),
+    ) -> None:
         if views not in VIEWS:
             raise ValueError(f'views must be one of {VIEWS}, is {views}')
         if max_gap < 1:
@@ -71,11 +79,11 @@ class FrameDataset(Dataset):
         # Sequence and, for each gap that is possible there, the sample's frames.
         self._items: list[tuple[int, list[np.ndarray]]] = []
         for number, sequence in enumerate(self.sequences):
-            self._items += [(number, samples)
-                            for samples in self._samples(sequence, max_gap)]
+            self._items += [(number, samples) for samples in self._samples(sequence, max_gap)]
         if not self._items:
-            raise DataError(f"'{root}' has no sequence with {views} successive images that can "
-                            'be used')
+            raise DataError(
+                f"'{root}' has no sequence with {views} successive images that can be used"
+            )
 
     def _samples(self, sequence: Sequence, max_gap: int) -> Iterator[list[np.ndarray]]:
         """For each target the frames, as indices, of the sample with each possible gap."""
@@ -83,13 +91,18 @@ class FrameDataset(Dataset):
         numbers, targets = np.arange(count), np.ones(count, bool)
         if sequence.frames is not None:
             numbers, targets = sequence.frames[:, 0], sequence.frames[:, 1] != 0
-        index = {int(n): i for i, n in enumerate(numbers)
-                 if sequence.images[i] not in self._exclude}
+        index = {
+            int(n): i for i, n in enumerate(numbers) if sequence.images[i] not in self._exclude
+        }
         for target in numbers[targets]:
-            wanted = [[int(target + gap * k) for k in self._offsets]
-                      for gap in range(1, max_gap + 1)]
-            samples = [np.array([index[n] for n in frames]) for frames in wanted
-                       if all(n in index for n in frames)]
+            wanted = [
+                [int(target + gap * k) for k in self._offsets] for gap in range(1, max_gap + 1)
+            ]
+            samples = [
+                np.array([index[n] for n in frames])
+                for frames in wanted
+                if all(n in index for n in frames)
+            ]
             if samples:
                 yield samples
 
@@ -108,8 +121,10 @@ class FrameDataset(Dataset):
         frames = samples[int(torch.randint(len(samples), (), generator=generator))]
         target = frames[len(frames) // 2]
         images = [read_image(sequence.images[i], self.width, self.height) for i in frames]
-        maps = [self._map(sequence.semantics_path(target), IGNORE, MAPS['semantics']),
-                self._map(sequence.depth_path(target), 0, MAPS['depth'])]
+        maps = [
+            self._map(sequence.semantics_path(target), IGNORE, MAPS['semantics']),
+            self._map(sequence.depth_path(target), 0, MAPS['depth']),
+        ]
         if number not in self._intrinsics:
             self._intrinsics[number] = scaled_intrinsics(sequence, self.width, self.height)
         intrinsics, inputs = self._intrinsics[number], images
@@ -123,8 +138,9 @@ class FrameDataset(Dataset):
             'intrinsics': torch.tensor(intrinsics, dtype=torch.float32),
             'labels': torch.from_numpy(maps[0].astype(np.int64)),
             'depth': torch.from_numpy(maps[1] * np.float32(sequence.depth_scale)),
-            'distance': torch.tensor([sequence.distance(target, i) for i in frames
-                                      if i != target], dtype=torch.float32),
+            'distance': torch.tensor(
+                [sequence.distance(target, i) for i in frames if i != target], dtype=torch.float32
+            ),
         }
 
     def _map(self, path: Path, missing: int, dtype: type[np.generic]) -> np.ndarray:
@@ -157,11 +173,22 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         start_step: the first step to yield.
     """
 
-    def __init__(self, size: int, batch_size: int, steps: int, seed: int, *, rank: int = 0,
-                 world_size: int = 1, start_step: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+    ) -> None:
         if min(size, batch_size, steps) < 1:
-            raise ValueError(f'a training needs at least one sample, a batch of one and one '
-                             f'step, has {size}, {batch_size} and {steps}')
+            raise ValueError(
+                f'a training needs at least one sample, a batch of one and one '
+                f'step, has {size}, {batch_size} and {steps}'
+            )
         if not 0 <= rank < world_size:
             raise ValueError(f'rank {rank} is not one of {world_size} processes')
         self.size, self.batch_size, self.steps, self.seed = size, batch_size, steps, seed

@@ -88,8 +88,14 @@ def vector_from_rotation(rotation: Tensor) -> Tensor:
     """
     trace = rotation[:, 0, 0] + rotation[:, 1, 1] + rotation[:, 2, 2]
     w = (1 + trace).sqrt() / 2
-    v = torch.stack([rotation[:, 2, 1] - rotation[:, 1, 2], rotation[:, 0, 2] - rotation[:, 2, 0],
-                     rotation[:, 1, 0] - rotation[:, 0, 1]], 1) / (4 * w[:, None])
+    v = torch.stack(
+        [
+            rotation[:, 2, 1] - rotation[:, 1, 2],
+            rotation[:, 0, 2] - rotation[:, 2, 0],
+            rotation[:, 1, 0] - rotation[:, 0, 1],
+        ],
+        1,
+    ) / (4 * w[:, None])
     length = ((v * v).sum(1, keepdim=True) + 1e-20).sqrt()
     return 2 * torch.atan(length / w[:, None]) / length * v
 
@@ -101,8 +107,10 @@ def _normalised(image: Tensor, size: tuple[int, int] | None) -> Tensor:
     height, width = image.shape[2:]
     if size not in (None, (height, width)):
         factor = 1
-        while (min(height // size[0], width // size[1]) >= 2 * factor
-               and height % (2 * factor) == width % (2 * factor) == 0):
+        while (
+            min(height // size[0], width // size[1]) >= 2 * factor
+            and height % (2 * factor) == width % (2 * factor) == 0
+        ):
             factor *= 2
         if factor > 1:
             image = avg_pool2d(image, factor)
@@ -122,7 +130,8 @@ def _outputs(text: str) -> tuple[str, ...]:
     names = text.split(',')
     if not set(names) <= set(OUTPUTS) or 'labels' in names and 'depth' not in names:
         raise argparse.ArgumentTypeError(
-            f"'{text}' must be some of {', '.join(OUTPUTS)}, with commas; labels come with depth")
+            f"'{text}' must be some of {', '.join(OUTPUTS)}, with commas; labels come with depth"
+        )
     return tuple(name for name in OUTPUTS if name in names)
 
 
@@ -130,17 +139,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument('checkpoint', type=Path, help='best.ckpt or last.ckpt of a run')
     parser.add_argument('--out', type=Path, default=Path('models'), help='folder (%(default)s)')
-    parser.add_argument('--data', type=Path,
-                        help='sequences of the camera, for its intrinsics and the metric scale '
-                             "(default: the run's training data)")
-    parser.add_argument('--camera-height', type=float, metavar='METRES',
-                        help='height of the camera over the road; makes the models metric')
-    parser.add_argument('--outputs', type=_outputs, metavar='NAME,...',
-                        help='what is wanted of depth, labels and pose; the rest is left out of '
-                             'the graphs (default: all that the checkpoint has)')
-    parser.add_argument('--image-size', type=_image_size, metavar='WxH',
-                        help="size of the camera's images, which the graphs then take whole and "
-                             'resize themselves, for a GPU (default: the nodes resize them)')
+    parser.add_argument(
+        '--data',
+        type=Path,
+        help='sequences of the camera, for its intrinsics and the metric scale '
+        "(default: the run's training data)",
+    )
+    parser.add_argument(
+        '--camera-height',
+        type=float,
+        metavar='METRES',
+        help='height of the camera over the road; makes the models metric',
+    )
+    parser.add_argument(
+        '--outputs',
+        type=_outputs,
+        metavar='NAME,...',
+        help='what is wanted of depth, labels and pose; the rest is left out of '
+        'the graphs (default: all that the checkpoint has)',
+    )
+    parser.add_argument(
+        '--image-size',
+        type=_image_size,
+        metavar='WxH',
+        help="size of the camera's images, which the graphs then take whole and "
+        'resize themselves, for a GPU (default: the nodes resize them)',
+    )
     parser.add_argument('--name', default='street', help='name of the networks (%(default)s)')
     parser.add_argument('--license', default='unknown', help='licence of the weights')
 
@@ -156,20 +180,27 @@ def run(args: argparse.Namespace) -> None:
     matrix = camera_matrix(system, sequences[0])
     scale, metric = 1.0, bool(config.velocity or config.camera_height)
     if args.camera_height is not None:
-        scale, frames = metric_scale(system, fuse_for_inference(system.perception), sequences,
-                                     args.camera_height)
+        scale, frames = metric_scale(
+            system, fuse_for_inference(system.perception), sequences, args.camera_height
+        )
         print(f'metric scale {scale:.3f} from the road in {frames} frames')
         metric = True
     provenance = {
-        'data': str(args.data or config.data), 'images': sum(len(s.images) for s in sequences),
-        'steps': system.trained_steps, 'date': date.today().isoformat(),
+        'data': str(args.data or config.data),
+        'images': sum(len(s.images) for s in sequences),
+        'steps': system.trained_steps,
+        'date': date.today().isoformat(),
         'software': f'depth_ros {depth_ros.__version__}, torch {torch.__version__}',
-        'license': args.license, 'metric_scale': scale, 'camera_height': args.camera_height,
+        'license': args.license,
+        'metric_scale': scale,
+        'camera_height': args.camera_height,
     }
     common = {
-        'input_width': config.width, 'input_height': config.height,
+        'input_width': config.width,
+        'input_height': config.height,
         'intrinsics': tuple(float(matrix[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2))),
-        'metric': metric, 'provenance': provenance,
+        'metric': metric,
+        'provenance': provenance,
     }
     size = config.height, config.width
     if args.image_size not in (None, size[::-1]):
@@ -178,17 +209,28 @@ def run(args: argparse.Namespace) -> None:
         labels = 'labels' in outputs
         write_model(
             DeployedPerception(fuse_for_inference(system.perception, labels), scale, size),
-            ModelContract(task='perception', name=f'{args.name}_perception',
-                          outputs=('depth', 'labels') if labels else ('depth',),
-                          classes=CITYSCAPES if labels else (),
-                          depth_range=(MIN_DEPTH * scale, MAX_DEPTH * scale), **common),
-            args.out / 'perception.onnx')
+            ModelContract(
+                task='perception',
+                name=f'{args.name}_perception',
+                outputs=('depth', 'labels') if labels else ('depth',),
+                classes=CITYSCAPES if labels else (),
+                depth_range=(MIN_DEPTH * scale, MAX_DEPTH * scale),
+                **common,
+            ),
+            args.out / 'perception.onnx',
+        )
     if 'pose' in outputs:
         write_model(
             DeployedPose(system.pose, scale, size),
-            ModelContract(task='pose', name=f'{args.name}_pose', outputs=('pose',),
-                          pose_convention=POSE_CONVENTION, **common),
-            args.out / 'pose.onnx')
+            ModelContract(
+                task='pose',
+                name=f'{args.name}_pose',
+                outputs=('pose',),
+                pose_convention=POSE_CONVENTION,
+                **common,
+            ),
+            args.out / 'pose.onnx',
+        )
 
 
 def _wanted(config: Config, asked: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -203,12 +245,13 @@ def _wanted(config: Config, asked: tuple[str, ...] | None) -> tuple[str, ...]:
     if config.pose_network == 'sfm' and config.views > 2:
         missing['pose'] = (
             f'this pose network sees {config.views} frames at once, the odometry node has two. '
-            'Train it with --views 2, or with --pose-network light or resnet')
+            'Train it with --views 2, or with --pose-network light or resnet'
+        )
     for name in asked or ():
         if name in missing:
             raise ValueError(f'--outputs {name}: {missing[name]}')
     if asked is None and 'pose' in missing:
-        print(f"no pose model: {missing['pose']}")
+        print(f'no pose model: {missing["pose"]}')
     return asked or tuple(name for name in OUTPUTS if name not in missing)
 
 
@@ -222,16 +265,21 @@ def camera_matrix(system: System, sequence: Sequence, samples: int = 20) -> np.n
     last = len(sequence.images) - config.views
     found = []
     for start in np.linspace(0, last, min(samples, last + 1), dtype=int):
-        frames = np.stack([read_image(path, config.width, config.height)
-                           for path in sequence.images[start:start + config.views]])
+        frames = np.stack(
+            [
+                read_image(path, config.width, config.height)
+                for path in sequence.images[start : start + config.views]
+            ]
+        )
         frames = torch.from_numpy(frames).permute(0, 3, 1, 2)[None] / 255
         found.append(system.motion(frames).intrinsics[0].double().numpy())
     return np.median(found, 0)
 
 
 @torch.inference_mode()
-def metric_scale(system: System, net: nn.Module, sequences: list[Sequence], height: float,
-                 frames: int = 200) -> tuple[float, int]:
+def metric_scale(
+    system: System, net: nn.Module, sequences: list[Sequence], height: float, frames: int = 200
+) -> tuple[float, int]:
     """Metres per model unit: the median, over frames, of true by estimated camera height.
 
     The road is where the network says so; without a semantic decoder, the ground ahead.
@@ -251,25 +299,35 @@ def metric_scale(system: System, net: nn.Module, sequences: list[Sequence], heig
             cameras[sequence.folder] = camera_matrix(system, sequence)
         depth, *labels = deployed(image)
         road = labels[0] == ROAD if labels else torch.ones_like(depth, dtype=torch.bool)
-        estimate = camera_height(1 / depth[None, None], road[None],
-                                 torch.from_numpy(cameras[sequence.folder])[None]).item()
+        estimate = camera_height(
+            1 / depth[None, None], road[None], torch.from_numpy(cameras[sequence.folder])[None]
+        ).item()
         if np.isfinite(estimate):
             ratios.append(height / estimate)
     if len(ratios) < max(3, len(images) // 10):
-        raise ValueError(f'the road is seen in {len(ratios)} of {len(images)} frames only: give '
-                         '--data with road in front of the camera, or leave out --camera-height')
+        raise ValueError(
+            f'the road is seen in {len(ratios)} of {len(images)} frames only: give '
+            '--data with road in front of the camera, or leave out --camera-height'
+        )
     return float(np.median(ratios)), len(ratios)
 
 
 def write_model(net: nn.Module, contract: ModelContract, path: Path) -> None:
     """Export ``net`` to ``path`` with its contract; the file appears whole or not at all."""
     # Of one tensor given twice the exporter would use one input only.
-    images = tuple(torch.zeros(1, *contract.image_shape, dtype=torch.uint8)
-                   for _ in contract.inputs)
+    images = tuple(
+        torch.zeros(1, *contract.image_shape, dtype=torch.uint8) for _ in contract.inputs
+    )
     program = torch.onnx.export(
-        net.eval(), images, dynamo=True, opset_version=OPSET, verbose=False,
-        input_names=list(contract.inputs), output_names=list(contract.outputs),
-        external_data=False)
+        net.eval(),
+        images,
+        dynamo=True,
+        opset_version=OPSET,
+        verbose=False,
+        input_names=list(contract.inputs),
+        output_names=list(contract.outputs),
+        external_data=False,
+    )
     model = program.model_proto
     found = {o.domain: o.version for o in model.opset_import}['']
     if found != OPSET:
@@ -286,7 +344,14 @@ def _strip(model: onnx.ModelProto) -> None:
     """Remove the exporter's debugging notes: each node carries its Python stack, with the paths of
     the machine that exported it."""
     graph = model.graph
-    for item in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input,
-                 *graph.output):
+    for item in (
+        model,
+        graph,
+        *graph.node,
+        *graph.initializer,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+    ):
         del item.metadata_props[:]
         item.doc_string = ''

@@ -104,7 +104,8 @@ class Projection:
     def __init__(self, transform: Tensor, intrinsics: Tensor, height: int, width: int) -> None:
         # As grid_sample has them.
         to_grid = intrinsics.new_tensor(
-            [[2 / (width - 1), 0, -1], [0, 2 / (height - 1), -1], [0, 0, 1]])
+            [[2 / (width - 1), 0, -1], [0, 2 / (height - 1), -1], [0, 0, 1]]
+        )
         camera = to_grid @ intrinsics
         rotated = camera @ transform[:, :3, :3] @ torch.linalg.inv(intrinsics)
         self.matrix = torch.cat([rotated, camera @ transform[:, :3, 3:]], 2)

@@ -33,28 +33,49 @@ NO_CLASS = '-'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommand's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f'''\
+    parser.epilog = f"""\
 The model takes float images [N, 3, H, W], normalised by --mean and --std, or uint8 images
 [N, H, W, 3] as they are. It returns scores (logits or probabilities) [N, classes, h, w], or class
 ids [N, h, w]. Classes are Cityscapes' 19 trainIds in order; --classes tells what others are, one
 for each class of the model: the name or trainId of the nearest of Cityscapes', or {NO_CLASS}.
 Cityscapes: {', '.join(c.name for c in CITYSCAPES)}.
-'''
+"""
     parser.add_argument('data', type=Path, help='a sequence folder, or a folder of them')
     parser.add_argument('--model', type=Path, required=True, help='segmentation network, .onnx')
-    parser.add_argument('--size', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
-                        help="input size (default: the model's; where it takes any, the images', "
-                        'to the nearest 32)')
-    parser.add_argument('--mean', type=float, nargs=3, default=IMAGENET_MEAN,
-                        help="of RGB in 0..1, in the order of --order (default: ImageNet's)")
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('WIDTH', 'HEIGHT'),
+        help="input size (default: the model's; where it takes any, the images', "
+        'to the nearest 32)',
+    )
+    parser.add_argument(
+        '--mean',
+        type=float,
+        nargs=3,
+        default=IMAGENET_MEAN,
+        help="of RGB in 0..1, in the order of --order (default: ImageNet's)",
+    )
     parser.add_argument('--std', type=float, nargs=3, default=IMAGENET_STD, help='likewise')
-    parser.add_argument('--order', choices=('rgb', 'bgr'), default='rgb',
-                        help='of the channels that the model takes (%(default)s)')
+    parser.add_argument(
+        '--order',
+        choices=('rgb', 'bgr'),
+        default='rgb',
+        help='of the channels that the model takes (%(default)s)',
+    )
     parser.add_argument('--output', help='name of the output (default: labels, or else the first)')
-    parser.add_argument('--classes', metavar='FILE|A,B,...',
-                        help='what the classes of the model are: a file of lines, or a list')
-    parser.add_argument('--confidence', type=float, default=0.0,
-                        help='pixels with a smaller probability become 255 (%(default)s)')
+    parser.add_argument(
+        '--classes',
+        metavar='FILE|A,B,...',
+        help='what the classes of the model are: a file of lines, or a list',
+    )
+    parser.add_argument(
+        '--confidence',
+        type=float,
+        default=0.0,
+        help='pixels with a smaller probability become 255 (%(default)s)',
+    )
     parser.add_argument('--flip', action='store_true', help='average over the mirror image, too')
     parser.add_argument('--threads', type=int, default=0, help='of the inference (default: all)')
 
@@ -68,24 +89,41 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.confidence < 1:
         raise DataError(f'--confidence must be at least 0 and below 1, is {args.confidence:g}')
     sequences = find_sequences(args.data, calibrated=False)
-    labeller = Labeller(args.model, size=args.size, mean=args.mean, std=args.std,
-                        order=args.order, output=args.output, classes=args.classes,
-                        confidence=args.confidence, flip=args.flip, threads=args.threads)
+    labeller = Labeller(
+        args.model,
+        size=args.size,
+        mean=args.mean,
+        std=args.std,
+        order=args.order,
+        output=args.output,
+        classes=args.classes,
+        confidence=args.confidence,
+        flip=args.flip,
+        threads=args.threads,
+    )
     source = {'model': file_hash(args.model)} | {
-        k: v for k, v in vars(args).items()
-        if k in ('size', 'mean', 'std', 'order', 'output', 'classes', 'confidence', 'flip')}
+        k: v
+        for k, v in vars(args).items()
+        if k in ('size', 'mean', 'std', 'order', 'output', 'classes', 'confidence', 'flip')
+    }
     source = json.loads(json.dumps(source))
     for sequence in sequences:
         _claim(sequence, source)
-    todo = [(sequence, i) for sequence in sequences for i in range(len(sequence.images))
-            if not sequence.semantics_path(i).exists()]
+    todo = [
+        (sequence, i)
+        for sequence in sequences
+        for i in range(len(sequence.images))
+        if not sequence.semantics_path(i).exists()
+    ]
     total = sum(len(s.images) for s in sequences)
     pixels, unknown, damaged = 0, 0, []
-    reads = ((n, partial(read_picture, sequence.images[i]))
-             for n, (sequence, i) in enumerate(todo))
-    with (ThreadPoolExecutor(2) as pool,
-          tqdm(total=total, initial=total - len(todo), unit='image', desc=str(args.data),
-               disable=None) as bar):
+    reads = ((n, partial(read_picture, sequence.images[i])) for n, (sequence, i) in enumerate(todo))
+    with (
+        ThreadPoolExecutor(2) as pool,
+        tqdm(
+            total=total, initial=total - len(todo), unit='image', desc=str(args.data), disable=None
+        ) as bar,
+    ):
         for n, result in in_order(reads, pool):
             sequence, index = todo[n]
             bar.update()
@@ -101,8 +139,10 @@ def run(args: argparse.Namespace) -> None:
     for problem in damaged[:20]:
         print(problem)
     share = f', {unknown / pixels:.1%} of the pixels unknown' if pixels else ''
-    print(f'{args.data}: labelled {len(todo) - len(damaged)} images{share}; '
-          f'{total - len(todo)} were labelled before, {len(damaged)} are damaged')
+    print(
+        f'{args.data}: labelled {len(todo) - len(damaged)} images{share}; '
+        f'{total - len(todo)} were labelled before, {len(damaged)} are damaged'
+    )
 
 
 def _claim(sequence: Sequence, source: dict) -> None:
@@ -113,8 +153,9 @@ def _claim(sequence: Sequence, source: dict) -> None:
         found = json.loads(path.read_text())
         other = sorted(k for k in source if source[k] != found.get(k))
         if other:
-            raise DataError(f"'{folder}' was labelled with another {other[0]}: remove it to label "
-                            'again')
+            raise DataError(
+                f"'{folder}' was labelled with another {other[0]}: remove it to label again"
+            )
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"'{folder}' holds labels of another origin: move it away to make others")
@@ -140,10 +181,20 @@ class Labeller:
         DataError: the model or an option cannot be used.
     """
 
-    def __init__(self, path: Path, *, size: tuple[int, int] | None = None,
-                 mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD,
-                 order: str = 'rgb', output: str | None = None, classes: str | None = None,
-                 confidence: float = 0.0, flip: bool = False, threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        size: tuple[int, int] | None = None,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        order: str = 'rgb',
+        output: str | None = None,
+        classes: str | None = None,
+        confidence: float = 0.0,
+        flip: bool = False,
+        threads: int = 0,
+    ) -> None:
         self._path, self._confidence, self._flip = path, confidence, flip
         self._swap = order == 'rgb'  # pictures are BGR
         self._mean, self._std = (np.array(v, np.float32) for v in (mean, std))
@@ -184,8 +235,11 @@ class Labeller:
             return resize_map(labels.astype(np.uint8), width, height)
         if mirrored is not None:
             found = (found + mirrored) / 2
-        scores = cv2.resize(np.ascontiguousarray(found.transpose(1, 2, 0)), (width, height),
-                            interpolation=cv2.INTER_LINEAR)
+        scores = cv2.resize(
+            np.ascontiguousarray(found.transpose(1, 2, 0)),
+            (width, height),
+            interpolation=cv2.INTER_LINEAR,
+        )
         labels = scores.argmax(2).astype(np.uint8)
         labels[(labels == CLASSES) | (scores.max(2) < self._confidence)] = IGNORE
         return labels
@@ -202,8 +256,10 @@ class Labeller:
         try:
             found = self._session.run([self._output], {self._input: batch})[0]
         except Exception as error:
-            raise DataError(f"model '{self._path}' fails on an image of {image.shape[1]}x"
-                            f'{image.shape[0]} (see --size): {error}') from error
+            raise DataError(
+                f"model '{self._path}' fails on an image of {image.shape[1]}x"
+                f'{image.shape[0]} (see --size): {error}'
+            ) from error
         if found.ndim == 4 and found.shape[:2] == (1, 1):
             found = found[:, 0]
         if found.ndim == 4:
@@ -211,20 +267,26 @@ class Labeller:
         if found.ndim == 3 and found.shape[0] == 1:
             found = found[0]
         if found.ndim != 2:
-            raise DataError(f"output '{self._output}' of '{self._path}' has the shape "
-                            f'{found.shape}: expected [1, classes, h, w] or [1, h, w]; choose '
-                            'another with --output')
+            raise DataError(
+                f"output '{self._output}' of '{self._path}' has the shape "
+                f'{found.shape}: expected [1, classes, h, w] or [1, h, w]; choose '
+                'another with --output'
+            )
         if self._confidence:
-            raise DataError(f"output '{self._output}' of '{self._path}' holds ids, so there is no "
-                            'probability for --confidence')
+            raise DataError(
+                f"output '{self._output}' of '{self._path}' holds ids, so there is no "
+                'probability for --confidence'
+            )
         return found.astype(np.int64)
 
     def _merge(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities (20, h, w) of Cityscapes' classes, and last of none of them."""
         targets = self._targets or list(range(CLASSES))
         if len(targets) != len(probabilities):
-            raise DataError(f"model '{self._path}' has {len(probabilities)} classes, but "
-                            f'{len(targets)} are known: say with --classes what they are')
+            raise DataError(
+                f"model '{self._path}' has {len(probabilities)} classes, but "
+                f'{len(targets)} are known: say with --classes what they are'
+            )
         merged = np.zeros((CLASSES + 1, *probabilities.shape[1:]), np.float32)
         for target, values in zip(targets, probabilities, strict=True):
             merged[CLASSES if target == IGNORE else target] += values
@@ -234,40 +296,48 @@ class Labeller:
         """TrainIds of the model's ids; 255 stays."""
         table = np.full(256, -1)
         targets = self._targets or list(range(CLASSES))
-        table[:len(targets)] = targets
+        table[: len(targets)] = targets
         table[IGNORE] = IGNORE
         labels = table[ids] if 0 <= ids.min() and ids.max() <= 255 else np.array([-1])
         if (labels < 0).any():
-            raise DataError(f"model '{self._path}' returns the class ids {ids.min()} to "
-                            f'{ids.max()}, but {len(targets)} classes are known: say with '
-                            '--classes what they are')
+            raise DataError(
+                f"model '{self._path}' returns the class ids {ids.min()} to "
+                f'{ids.max()}, but {len(targets)} classes are known: say with '
+                '--classes what they are'
+            )
         return labels
 
-    def _find_input(self, size: tuple[int, int] | None
-                    ) -> tuple[str, bool, tuple[int, int] | None]:
+    def _find_input(self, size: tuple[int, int] | None) -> tuple[str, bool, tuple[int, int] | None]:
         """The input's name, whether it takes bytes, and its width and height if they are fixed."""
         inputs = self._session.get_inputs()
         takes_bytes = inputs[0].type == 'tensor(uint8)'
         shape = inputs[0].shape
         channels = 3 if takes_bytes else 1
-        if (len(inputs) != 1 or len(shape) != 4 or shape[channels] not in (3, None)
-                and not isinstance(shape[channels], str)
-                or inputs[0].type not in ('tensor(uint8)', 'tensor(float)')):
+        if (
+            len(inputs) != 1
+            or len(shape) != 4
+            or shape[channels] not in (3, None)
+            and not isinstance(shape[channels], str)
+            or inputs[0].type not in ('tensor(uint8)', 'tensor(float)')
+        ):
             known = ', '.join(f'{i.name} {i.type} {i.shape}' for i in inputs)
-            raise DataError(f"model '{self._path}' takes {known}: expected one image, float "
-                            '[N, 3, H, W] or uint8 [N, H, W, 3]')
+            raise DataError(
+                f"model '{self._path}' takes {known}: expected one image, float "
+                '[N, 3, H, W] or uint8 [N, H, W, 3]'
+            )
         height, width = shape[1:3] if takes_bytes else shape[2:]
         fixed = (width, height) if isinstance(width, int) and isinstance(height, int) else None
         if fixed and size and tuple(size) != fixed:
-            raise DataError(f"model '{self._path}' takes images of {width}x{height} only, not "
-                            f'--size {size[0]} {size[1]}')
+            raise DataError(
+                f"model '{self._path}' takes images of {width}x{height} only, not "
+                f'--size {size[0]} {size[1]}'
+            )
         return inputs[0].name, takes_bytes, fixed or (tuple(size) if size else None)
 
     def _find_output(self, name: str | None) -> str:
         names = [o.name for o in self._session.get_outputs()]
         if name is not None and name not in names:
-            raise DataError(f"model '{self._path}' has no output '{name}', but "
-                            + ', '.join(names))
+            raise DataError(f"model '{self._path}' has no output '{name}', but " + ', '.join(names))
         return name or ('labels' if 'labels' in names else names[0])
 
     def _contract_targets(self) -> list[int] | None:
@@ -302,7 +372,9 @@ def _target(name: str) -> int:
     ids = {c.name: c.id for c in CITYSCAPES} | {str(c.id): c.id for c in CITYSCAPES}
     ids |= {NO_CLASS: IGNORE, str(IGNORE): IGNORE}
     if name not in ids:
-        raise DataError(f"class '{name}' is none of Cityscapes': expected "
-                        f'{", ".join(c.name for c in CITYSCAPES)}, a trainId, or {NO_CLASS} for '
-                        'none of them')
+        raise DataError(
+            f"class '{name}' is none of Cityscapes': expected "
+            f'{", ".join(c.name for c in CITYSCAPES)}, a trainId, or {NO_CLASS} for '
+            'none of them'
+        )
     return ids[name]

@@ -34,8 +34,9 @@ class Pictures(Callback):
     def __init__(self, samples: int = 3) -> None:
         self.samples = samples
 
-    def on_validation_end(self, trainer: lightning.Trainer, system: lightning.LightningModule
-                          ) -> None:
+    def on_validation_end(
+        self, trainer: lightning.Trainer, system: lightning.LightningModule
+    ) -> None:
         """Draw."""
         data = trainer.datamodule.val
         chosen = np.linspace(0, len(data) - 1, min(self.samples, len(data)), dtype=int)
@@ -47,13 +48,15 @@ class Pictures(Callback):
         if board is None or not trainer.is_global_zero:
             return
         for index, picture in enumerate(pictures):
-            board.experiment.add_image(f'validation/{index}', picture, trainer.global_step,
-                                       dataformats='HWC')
+            board.experiment.add_image(
+                f'validation/{index}', picture, trainer.global_step, dataformats='HWC'
+            )
 
 
 @torch.no_grad()
-def draw(system: lightning.LightningModule, batch: dict[str, Tensor]
-         ) -> list[dict[str, np.ndarray]]:
+def draw(
+    system: lightning.LightningModule, batch: dict[str, Tensor]
+) -> list[dict[str, np.ndarray]]:
     """Panels by name, uint8 (H, W, 3) RGB, of each sample of a batch."""
     terms = system.losses(batch)
     prediction, synthesis = terms.prediction, terms.synthesis
@@ -63,7 +66,7 @@ def draw(system: lightning.LightningModule, batch: dict[str, Tensor]
         anchors = boundary_anchors(batch['labels'], border=system.config.triplet_border)
     result = []
     for i in range(len(batch['images'])):
-        disparity = resize(prediction.disparities[0][i:i + 1].float(), height, width)[0, 0]
+        disparity = resize(prediction.disparities[0][i : i + 1].float(), height, width)[0, 0]
         panels = {
             'target': _rgb(batch['images'][i, system.target].float() / 255),
             'warped': _rgb(synthesis.warped[0][i]),
@@ -72,7 +75,7 @@ def draw(system: lightning.LightningModule, batch: dict[str, Tensor]
             'moving': _heat(synthesis.moving[i, 0].float(), 1.0),
         }
         if prediction.logits is not None:
-            labels = resize(prediction.logits[i:i + 1].float(), height, width)[0].argmax(0)
+            labels = resize(prediction.logits[i : i + 1].float(), height, width)[0].argmax(0)
             panels['classes'] = _PALETTE[labels.cpu().numpy()]
             panels['classes given'] = _PALETTE[batch['labels'][i].cpu().numpy()]
         if anchors is not None:
@@ -89,10 +92,13 @@ def tile(panels: dict[str, np.ndarray], columns: int = 2) -> np.ndarray:
     cells = []
     for name, panel in panels.items():
         cell = cv2.resize(panel, (width, height), interpolation=cv2.INTER_NEAREST)
-        cells.append(cv2.putText(cell, name, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
-                                 (255, 255, 255), 1, cv2.LINE_AA))
+        cells.append(
+            cv2.putText(
+                cell, name, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA
+            )
+        )
     cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
-    return np.vstack([np.hstack(cells[i:i + columns]) for i in range(0, len(cells), columns)])
+    return np.vstack([np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)])
 
 
 def _rgb(image: Tensor) -> np.ndarray:

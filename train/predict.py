@@ -108,8 +108,9 @@ class Predictor(ABC):
             if len(window) == self.views:
                 yield self._window(window)
         if len(window) < self.views:
-            raise DataError(f'the pose network sees {self.views} frames at once, given are '
-                            f'{len(window)}')
+            raise DataError(
+                f'the pose network sees {self.views} frames at once, given are {len(window)}'
+            )
 
     def motion(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
         """T_previous_current (4, 4), of a pose network that sees pairs; see :meth:`windows`."""
@@ -154,7 +155,7 @@ def chain(windows: Iterable[np.ndarray]) -> np.ndarray:
     for window in windows:
         local = np.linalg.inv(window[:-1]) @ window[1:]
         target = len(window) // 2
-        steps.extend(local[target - 1:target] if steps else local[:target])
+        steps.extend(local[target - 1 : target] if steps else local[:target])
     steps.extend(local[target:])
     poses = [np.eye(4)]
     for step in steps:
@@ -175,16 +176,18 @@ class OnnxPredictor(Predictor):
         self.perception_size, self.pose_size = sizes.get('perception'), sizes.get('pose')
         if 'perception' in engines:
             contract = engines['perception'].contract
-            self.camera = Intrinsics(*contract.intrinsics, contract.input_width,
-                                     contract.input_height)
+            self.camera = Intrinsics(
+                *contract.intrinsics, contract.input_width, contract.input_height
+            )
             self.classes = contract.classes
             self.affine = contract.affine_invariant
 
     def _perceive(self, image: np.ndarray) -> Perceived:
         outputs = self._engines['perception'].infer({'image': image[None]})
         # The engine may reuse its buffers.
-        return Perceived(*(outputs[name].copy() if name in outputs else None
-                           for name in ('depth', 'labels')))
+        return Perceived(
+            *(outputs[name].copy() if name in outputs else None for name in ('depth', 'labels'))
+        )
 
     def _window(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         previous, current = (frame[None] for frame in frames)
@@ -260,8 +263,10 @@ def load_predictor(path: str | Path, backend: str = 'auto', threads: int = 2) ->
     if path.is_dir():
         files = [f for f in (path / 'perception.onnx', path / 'pose.onnx') if f.exists()]
         if not files:
-            raise DataError(f"'{path}' has neither perception.onnx nor pose.onnx: export a "
-                            'checkpoint to it, or name a .ckpt file')
+            raise DataError(
+                f"'{path}' has neither perception.onnx nor pose.onnx: export a "
+                'checkpoint to it, or name a .ckpt file'
+            )
     engines = [load_engine(file, backend, threads) for file in files]
     return OnnxPredictor({engine.contract.task: engine for engine in engines})
 

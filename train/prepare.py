@@ -74,54 +74,105 @@ examples:
     --out data/kitti
   python -m train prepare walk.mp4 --rate 10 --out data/walk
 """
-    parser.add_argument('paths', nargs='+', metavar='PATH',
-                        help='recordings of one kind; the word before them may name it: '
-                        + ', '.join(SOURCES))
+    parser.add_argument(
+        'paths',
+        nargs='+',
+        metavar='PATH',
+        help='recordings of one kind; the word before them may name it: ' + ', '.join(SOURCES),
+    )
     parser.add_argument('--out', type=Path, required=True, help='folder of sequence folders')
     parser.add_argument('--width', type=int, default=640, help='pixels (%(default)s)')
     parser.add_argument('--height', type=int, default=192, help='pixels (%(default)s)')
     parser.add_argument('--png', action='store_true', help='pictures as PNG instead of JPEG')
     parser.add_argument('--jpeg-quality', type=int, default=95, help='1 to 100 (%(default)s)')
-    parser.add_argument('--without', nargs='+', choices=WITHOUT, default=(), metavar='WHAT',
-                        help=f'leave out some of {", ".join(WITHOUT)}')
-    parser.add_argument('--part', choices=PARTS, default='both',
-                        help='train: hold a random tenth of the targets out; val: that tenth; '
-                        'both: to OUT/train and OUT/val, bags by --shares; all: everything, to OUT '
-                        '(%(default)s)')
-    parser.add_argument('--shares', type=float, nargs=3, metavar=('TRAIN', 'VAL', 'TEST'),
-                        help="of each recording's frames, one after the other in time, with a gap "
-                        'between, to OUT/train, OUT/val and OUT/test, instead of a random tenth '
-                        f'(bag: {" ".join(f"{s:g}" for s in SHARES)})')
-    parser.add_argument('--min-motion', type=float, metavar='PIXELS',
-                        help='leave out frames whose picture has moved by less (median) since '
-                        f'the last one that was kept: the camera stands (default {STATIC:g}; 0, '
-                        'which keeps all, for kitti_odometry and where a list chooses the frames)')
-    parser.add_argument('--parallax', type=float, metavar='PIXELS',
-                        help='likewise, as the motion wanted between two frames: more are too '
-                        f'close to each other (bag: {PARALLAX * 640:g} at a width of 640; others: '
-                        '0)')
+    parser.add_argument(
+        '--without',
+        nargs='+',
+        choices=WITHOUT,
+        default=(),
+        metavar='WHAT',
+        help=f'leave out some of {", ".join(WITHOUT)}',
+    )
+    parser.add_argument(
+        '--part',
+        choices=PARTS,
+        default='both',
+        help='train: hold a random tenth of the targets out; val: that tenth; '
+        'both: to OUT/train and OUT/val, bags by --shares; all: everything, to OUT '
+        '(%(default)s)',
+    )
+    parser.add_argument(
+        '--shares',
+        type=float,
+        nargs=3,
+        metavar=('TRAIN', 'VAL', 'TEST'),
+        help="of each recording's frames, one after the other in time, with a gap "
+        'between, to OUT/train, OUT/val and OUT/test, instead of a random tenth '
+        f'(bag: {" ".join(f"{s:g}" for s in SHARES)})',
+    )
+    parser.add_argument(
+        '--min-motion',
+        type=float,
+        metavar='PIXELS',
+        help='leave out frames whose picture has moved by less (median) since '
+        f'the last one that was kept: the camera stands (default {STATIC:g}; 0, '
+        'which keeps all, for kitti_odometry and where a list chooses the frames)',
+    )
+    parser.add_argument(
+        '--parallax',
+        type=float,
+        metavar='PIXELS',
+        help='likewise, as the motion wanted between two frames: more are too '
+        f'close to each other (bag: {PARALLAX * 640:g} at a width of 640; others: '
+        '0)',
+    )
     parser.add_argument('--rate', type=float, help='take at most so many frames a second')
-    parser.add_argument('--workers', type=int, default=os.cpu_count(),
-                        help='pictures at a time (%(default)s)')
+    parser.add_argument(
+        '--workers', type=int, default=os.cpu_count(), help='pictures at a time (%(default)s)'
+    )
     bag = parser.add_argument_group('bag', 'topics, found by type and name where none is given')
     bag.add_argument('--image', '--image-topic', metavar='TOPIC', help='Image or CompressedImage')
     bag.add_argument('--camera-info', '--camera-info-topic', metavar='TOPIC', help='CameraInfo')
-    bag.add_argument('--odom', '--odom-topic', metavar='TOPIC',
-                     help='nav_msgs/Odometry as measured, for metric training')
-    bag.add_argument('--gps', metavar='TOPIC', help='NavSatFix, TwistStamped or '
-                     'TwistWithCovarianceStamped, for metric training')
-    bag.add_argument('--depth', metavar='TOPIC', help="depth from the camera's view, for "
-                     'evaluation: Image 32FC1 (m) or 16UC1 (mm), or compressedDepth')
+    bag.add_argument(
+        '--odom',
+        '--odom-topic',
+        metavar='TOPIC',
+        help='nav_msgs/Odometry as measured, for metric training',
+    )
+    bag.add_argument(
+        '--gps',
+        metavar='TOPIC',
+        help='NavSatFix, TwistStamped or TwistWithCovarianceStamped, for metric training',
+    )
+    bag.add_argument(
+        '--depth',
+        metavar='TOPIC',
+        help="depth from the camera's view, for "
+        'evaluation: Image 32FC1 (m) or 16UC1 (mm), or compressedDepth',
+    )
     folder = parser.add_argument_group('folder')
-    folder.add_argument('--intrinsics', type=float, nargs=4, metavar=('FX', 'FY', 'CX', 'CY'),
-                        help='of the pictures as they are, pixels; where none are known, the '
-                        'training learns them')
+    folder.add_argument(
+        '--intrinsics',
+        type=float,
+        nargs=4,
+        metavar=('FX', 'FY', 'CX', 'CY'),
+        help='of the pictures as they are, pixels; where none are known, the training learns them',
+    )
     kitti = parser.add_argument_group('kitti_raw, kitti_odometry')
-    kitti.add_argument('--cameras', type=int, nargs='+', choices=range(4), metavar='N',
-                       help='which (raw: 2 3; odometry: 2 where it is, or else 0)')
-    kitti.add_argument('--sequences', nargs='+', metavar='NN',
-                       help='which of odometry (all); published results train on 00 to 08 and test '
-                       'on 09 and 10')
+    kitti.add_argument(
+        '--cameras',
+        type=int,
+        nargs='+',
+        choices=range(4),
+        metavar='N',
+        help='which (raw: 2 3; odometry: 2 where it is, or else 0)',
+    )
+    kitti.add_argument(
+        '--sequences',
+        nargs='+',
+        metavar='NN',
+        help='which of odometry (all); published results train on 00 to 08 and test on 09 and 10',
+    )
     kitti.add_argument('--split', type=Path, help='list of target frames')
     kitti.add_argument('--val-split', type=Path, help='likewise, for OUT/val')
     kitti.add_argument('--test-scenes', type=Path, help='list of drives to leave out')
@@ -139,9 +190,17 @@ def run(args: argparse.Namespace) -> None:
     if not args.val_split:
         return _run(args)
     for part in ('train', 'val'):
-        _run(argparse.Namespace(**{
-            **vars(args), 'out': args.out / part, 'part': 'all', 'val_split': None,
-            'split': args.val_split if part == 'val' else args.split}))
+        _run(
+            argparse.Namespace(
+                **{
+                    **vars(args),
+                    'out': args.out / part,
+                    'part': 'all',
+                    'val_split': None,
+                    'split': args.val_split if part == 'val' else args.split,
+                }
+            )
+        )
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -157,10 +216,16 @@ def _run(args: argparse.Namespace) -> None:
         if stopped.is_set():
             raise InterruptedError
 
-    with (ThreadPoolExecutor(args.workers) as pool,
-          ThreadPoolExecutor(min(RECORDINGS, args.workers)) as drivers,
-          tqdm(total=sum(len(r.stems) for r in recordings), unit='frame', desc=str(args.out),
-               disable=None) as bar):
+    with (
+        ThreadPoolExecutor(args.workers) as pool,
+        ThreadPoolExecutor(min(RECORDINGS, args.workers)) as drivers,
+        tqdm(
+            total=sum(len(r.stems) for r in recordings),
+            unit='frame',
+            desc=str(args.out),
+            disable=None,
+        ) as bar,
+    ):
         tasks = [drivers.submit(prepare, r, args.out, options, pool, step) for r in recordings]
         try:
             reports += [task.result() for task in as_completed(tasks)]
@@ -189,12 +254,17 @@ def _say(out: Path, reports: list[Report], notes: list[str]) -> None:
         print(f'warning: {name}: {text}')
     for part in sorted({part for r in reports for part in r.parts}):
         counts = [r.parts[part] for r in reports if part in r.parts]
-        print(f'{out / part}: {len(counts)} sequences of {sum(c[0] for c in counts)} frames, '
-              f'{sum(c[1] for c in counts)} of them targets')
-    total, static, close, apart = (sum(getattr(r, name) for r in reports)
-                                   for name in ('frames', 'static', 'close', 'apart'))
-    print(f'{out}: of {total} frames left out {static} static, {close} too close to another, '
-          f'{apart} between the parts and {sum(len(r.damaged) for r in reports)} damaged')
+        print(
+            f'{out / part}: {len(counts)} sequences of {sum(c[0] for c in counts)} frames, '
+            f'{sum(c[1] for c in counts)} of them targets'
+        )
+    total, static, close, apart = (
+        sum(getattr(r, name) for r in reports) for name in ('frames', 'static', 'close', 'apart')
+    )
+    print(
+        f'{out}: of {total} frames left out {static} static, {close} too close to another, '
+        f'{apart} between the parts and {sum(len(r.damaged) for r in reports)} damaged'
+    )
 
 
 class Options(NamedTuple):
@@ -216,16 +286,30 @@ class Options(NamedTuple):
         listed = args.source == 'kitti_odometry' or args.split or args.static_frames
         is_bag = args.source == 'bag'
         motion = (0.0 if listed else STATIC) if args.min_motion is None else args.min_motion
-        parallax = (PARALLAX * args.width if is_bag else 0.0
-                    ) if args.parallax is None else args.parallax
+        parallax = (
+            (PARALLAX * args.width if is_bag else 0.0) if args.parallax is None else args.parallax
+        )
         shares = args.shares or (SHARES if is_bag and args.part == 'both' else None)
-        return cls(args.width, args.height, args.png, args.jpeg_quality,
-                   tuple(sorted(args.without)), args.part, shares and tuple(shares), motion,
-                   parallax)
+        return cls(
+            args.width,
+            args.height,
+            args.png,
+            args.jpeg_quality,
+            tuple(sorted(args.without)),
+            args.part,
+            shares and tuple(shares),
+            motion,
+            parallax,
+        )
 
 
-def prepare(recording: Recording, out: Path, options: Options, pool: ThreadPoolExecutor,
-            step: Callable[[int], object] = lambda _: None) -> Report:
+def prepare(
+    recording: Recording,
+    out: Path,
+    options: Options,
+    pool: ThreadPoolExecutor,
+    step: Callable[[int], object] = lambda _: None,
+) -> Report:
     """Write one recording's sequences, ``out / PART / recording.name``, or go on with them.
 
     Args:
@@ -279,33 +363,49 @@ def prepare(recording: Recording, out: Path, options: Options, pool: ThreadPoolE
     shutil.rmtree(work)
 
     report = Report(
-        recording.name, dict(recording.facts), list(recording.warnings), total, int(static.sum()),
-        int((dropped & ~static).sum()), int((keep & ~shown).sum()), damaged,
-        {name: (int(f.sum()), int(t.sum()), _samples(numbers, f, t))
-         for name, (f, t) in parts.items()},
+        recording.name,
+        dict(recording.facts),
+        list(recording.warnings),
+        total,
+        int(static.sum()),
+        int((dropped & ~static).sum()),
+        int((keep & ~shown).sum()),
+        damaged,
+        {
+            name: (int(f.sum()), int(t.sum()), _samples(numbers, f, t))
+            for name, (f, t) in parts.items()
+        },
         [round(float(x), 3) for x in flow[keep & np.isfinite(flow)]],
         [round(float(x), 2) for x in brightness[np.isfinite(brightness)]],
-        [round(float(x), 5) for x in sharpness[keep]], list(recording.size),
-        None if np.isnan(recording.intrinsics).any() else
-        _stored_intrinsics(recording, options).round(4).tolist())
+        [round(float(x), 5) for x in sharpness[keep]],
+        list(recording.size),
+        None
+        if np.isnan(recording.intrinsics).any()
+        else _stored_intrinsics(recording, options).round(4).tolist(),
+    )
     report.save(out / REPORTS)
     return report
 
 
-def _divide(recording: Recording, keep: np.ndarray, numbers: np.ndarray, options: Options
-            ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _divide(
+    recording: Recording, keep: np.ndarray, numbers: np.ndarray, options: Options
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By part (of the name '' where there are none) which frames it has, and which are targets."""
     targets = keep if recording.targets is None else recording.targets & keep
     if options.shares:
-        parts = {name: (frames, targets & frames)
-                 for name, frames in zip(SPANS, _spans(keep, options.shares), strict=True)}
+        parts = {
+            name: (frames, targets & frames)
+            for name, frames in zip(SPANS, _spans(keep, options.shares), strict=True)
+        }
     elif options.part == 'all':
         parts = {'': (keep, targets)}
     else:
         held_out = _held_out(recording, targets)
         near = np.unique(numbers[held_out, None] + np.arange(-REACH, REACH + 1))
-        parts = {'train': (keep, targets & ~held_out),
-                 'val': (keep & np.isin(numbers, near), held_out)}
+        parts = {
+            'train': (keep, targets & ~held_out),
+            'val': (keep & np.isin(numbers, near), held_out),
+        }
         if options.part != 'both':
             parts = {'': parts[options.part]}
     return {name: part for name, part in parts.items() if part[1].any()}
@@ -323,7 +423,7 @@ def _spans(keep: np.ndarray, shares: tuple[float, ...]) -> Iterator[np.ndarray]:
     start = 0
     for length in lengths:
         frames = np.zeros(len(keep), bool)
-        frames[kept[start:start + length]] = True
+        frames[kept[start : start + length]] = True
         yield frames
         start += length + gap * (length > 0)
 
@@ -348,8 +448,9 @@ def _gather(work: Path, folder: Path, stems: list[str]) -> None:
                 shutil.copyfile(path, folder / kind / path.name)
 
 
-def _tasks(recording: Recording, paths: list[Path], write: Callable[[int, Read], np.ndarray]
-           ) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+def _tasks(
+    recording: Recording, paths: list[Path], write: Callable[[int, Read], np.ndarray]
+) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
     """For each frame what is to be done: write it, or read again what is there."""
     there = {i for i, path in enumerate(paths) if path.exists()}
     pictures = recording.pictures([i for i in range(len(paths)) if i not in there])
@@ -361,8 +462,9 @@ def _tasks(recording: Recording, paths: list[Path], write: Callable[[int, Read],
             yield index, lambda index=index, read=read: write(index, read)
 
 
-def in_order(tasks: Iterable[tuple[int, Callable[[], T]]], pool: ThreadPoolExecutor
-              ) -> Iterator[tuple[int, Callable[[], T]]]:
+def in_order(
+    tasks: Iterable[tuple[int, Callable[[], T]]], pool: ThreadPoolExecutor
+) -> Iterator[tuple[int, Callable[[], T]]]:
     """Run tasks in a pool, few at a time, and yield their results' getters in order."""
     waiting: deque[tuple[int, Future[T]]] = deque()
     for index, task in tasks:
@@ -374,13 +476,16 @@ def in_order(tasks: Iterable[tuple[int, Callable[[], T]]], pool: ThreadPoolExecu
         yield index, future.result
 
 
-def _write_frame(recording: Recording, index: int, read: Read, folder: Path, path: Path,
-                 options: Options) -> np.ndarray:
+def _write_frame(
+    recording: Recording, index: int, read: Read, folder: Path, path: Path, options: Options
+) -> np.ndarray:
     """Write a frame's files, the picture last; returns it as :func:`_small` does."""
     image = read()
     if image.shape[1::-1] != recording.size:
-        raise DataError(f"frame '{recording.stems[index]}' has {image.shape[1]}x{image.shape[0]} "
-                        f'pixels, others have {recording.size[0]}x{recording.size[1]}')
+        raise DataError(
+            f"frame '{recording.stems[index]}' has {image.shape[1]}x{image.shape[0]} "
+            f'pixels, others have {recording.size[0]}x{recording.size[1]}'
+        )
     depth = None if 'depth' in options.without else recording.depth(index)
     labels = None if 'semantics' in options.without else recording.labels(index)
     if depth is not None:
@@ -389,14 +494,20 @@ def _write_frame(recording: Recording, index: int, read: Read, folder: Path, pat
         save(folder / 'depth' / f'{path.stem}.png', steps.astype(np.uint16))
     if labels is not None:
         save(folder / 'semantics' / f'{path.stem}.png', labels)
-    return _small(save(path, resize_image(image, options.width, options.height),
-                        options.jpeg_quality))
+    return _small(
+        save(path, resize_image(image, options.width, options.height), options.jpeg_quality)
+    )
 
 
 def save(path: Path, image: np.ndarray, jpeg_quality: int = 95) -> bytes:
     """Write an image file whole or not at all; returns its bytes."""
-    okay, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
-                              if path.suffix == '.jpg' else [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    okay, data = cv2.imencode(
+        path.suffix,
+        image,
+        [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+        if path.suffix == '.jpg'
+        else [cv2.IMWRITE_PNG_COMPRESSION, 3],
+    )
     if not okay:
         raise DataError(f"cannot encode '{path}'")
     path.parent.mkdir(exist_ok=True)
@@ -446,15 +557,25 @@ def _held_out(recording: Recording, targets: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _write_tables(recording: Recording, folder: Path, keep: np.ndarray, numbers: np.ndarray,
-                  targets: np.ndarray, options: Options) -> None:
+def _write_tables(
+    recording: Recording,
+    folder: Path,
+    keep: np.ndarray,
+    numbers: np.ndarray,
+    targets: np.ndarray,
+    options: Options,
+) -> None:
     """Write the text files of the frames with the indices ``keep``."""
     if np.isnan(recording.intrinsics).any():
         (folder / 'intrinsics.txt').write_text(UNKNOWN + '\n')
     else:
         np.savetxt(folder / 'intrinsics.txt', _stored_intrinsics(recording, options), fmt='%.9g')
-    tables = {'times': (recording.times, '%.9f'), 'speed': (recording.speeds, '%.9g'),
-              'odometry': (recording.odometry, '%.9g'), 'poses': (recording.poses, '%.9g')}
+    tables = {
+        'times': (recording.times, '%.9f'),
+        'speed': (recording.speeds, '%.9g'),
+        'odometry': (recording.odometry, '%.9g'),
+        'poses': (recording.poses, '%.9g'),
+    }
     for name, (table, form) in tables.items():
         if table is not None and name not in options.without:
             table = table[keep, :3].reshape(len(keep), -1) if table.ndim == 3 else table[keep]
@@ -468,31 +589,37 @@ def _write_tables(recording: Recording, folder: Path, keep: np.ndarray, numbers:
 
 def _stored_intrinsics(recording: Recording, options: Options) -> np.ndarray:
     """Of the pictures as they are stored (3, 3)."""
-    return scale_intrinsics(recording.intrinsics, options.width / recording.size[0],
-                            options.height / recording.size[1])
+    return scale_intrinsics(
+        recording.intrinsics, options.width / recording.size[0], options.height / recording.size[1]
+    )
 
 
 # What the command line asks for
+
 
 def _understand(args: argparse.Namespace) -> argparse.Namespace:
     """``args`` with ``source``, given or seen, and ``paths`` without it."""
     words = args.paths
     given = words[0] if words[0] in SOURCES and len(words) > 1 else None
-    paths = [Path(word) for word in words[given is not None:]]
+    paths = [Path(word) for word in words[given is not None :]]
     for path in paths:
         if not path.exists():
             raise DataError(f"there is no '{path}': check the path")
     kinds = {_kind(path): path for path in paths}
     if given is None and len(kinds) > 1:
-        raise DataError('recordings of one kind make a data set, these are '
-                        + ' and '.join(f"{kind} ('{path}')" for kind, path in kinds.items()))
-    return argparse.Namespace(**{**vars(args), 'source': given or next(iter(kinds)),
-                                 'paths': paths})
+        raise DataError(
+            'recordings of one kind make a data set, these are '
+            + ' and '.join(f"{kind} ('{path}')" for kind, path in kinds.items())
+        )
+    return argparse.Namespace(
+        **{**vars(args), 'source': given or next(iter(kinds)), 'paths': paths}
+    )
 
 
 def _kind(path: Path) -> str:
     """What a recording seems to be."""
     from train.readers.bag import find_bags
+
     if find_bags(path):
         return 'bag'
     if path.is_dir() and any(path.glob('sequences/*/calib.txt')):
@@ -505,6 +632,7 @@ def _read(args: argparse.Namespace) -> tuple[list[Recording], list[Report], list
     recordings, there, notes = [], [], []
     if args.source == 'bag':
         from train.readers.bag import Topics, bag_recording
+
         topics = Topics(args.image, args.camera_info, args.odom, args.depth, args.gps)
         for name, path in _named_bags(args.paths):
             source = str(path.resolve())
@@ -512,8 +640,12 @@ def _read(args: argparse.Namespace) -> tuple[list[Recording], list[Report], list
             if report:  # not even opened
                 there.append(report)
             else:
-                recordings.append(_from(source, bag_recording(
-                    path, topics, name, with_depth='depth' not in args.without)))
+                recordings.append(
+                    _from(
+                        source,
+                        bag_recording(path, topics, name, with_depth='depth' not in args.without),
+                    )
+                )
     for path in args.paths if args.source != 'bag' else ():
         found, remarks = _read_path(args, path)
         notes += remarks
@@ -536,6 +668,7 @@ def _from(source: str, recording: Recording) -> Recording:
 def _named_bags(paths: list[Path]) -> Iterator[tuple[str, Path]]:
     """Bags and their names; those that several have, with the folder's name before it."""
     from train.readers.bag import bag_name, find_bags
+
     found = list(dict.fromkeys(bag for path in paths for bag in find_bags(path) or [path]))
     names = Counter(map(bag_name, found))
     for bag in found:
@@ -547,12 +680,16 @@ def _read_path(args: argparse.Namespace, path: Path) -> tuple[list[Recording], l
     """Recordings of KITTI or in a folder, and remarks."""
     if args.source == 'kitti_raw':
         from train.readers.kitti import raw_recordings
-        return raw_recordings(path, args.cameras or (2, 3), args.split, args.test_scenes,
-                              args.static_frames)
+
+        return raw_recordings(
+            path, args.cameras or (2, 3), args.split, args.test_scenes, args.static_frames
+        )
     if args.source == 'kitti_odometry':
         from train.readers.kitti import odometry_recordings
+
         return odometry_recordings(path, args.cameras, args.sequences), []
     from train.readers.folder import folder_recordings
+
     matrix = None
     if args.intrinsics:
         fx, fy, cx, cy = args.intrinsics
@@ -562,8 +699,9 @@ def _read_path(args: argparse.Namespace, path: Path) -> tuple[list[Recording], l
 
 def _all_reports(out: Path) -> list[Report]:
     """Of every recording in a data set."""
-    return [Report.load(out / REPORTS, path.stem)
-            for path in sorted((out / REPORTS).glob('*.json'))]
+    return [
+        Report.load(out / REPORTS, path.stem) for path in sorted((out / REPORTS).glob('*.json'))
+    ]
 
 
 def _thin(recording: Recording, rate: float) -> Recording:
@@ -585,31 +723,44 @@ def _thin(recording: Recording, rate: float) -> Recording:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, low, high in (('width', 32, 8192), ('height', 32, 8192), ('jpeg_quality', 1, 100),
-                            ('workers', 1, 1024), ('rate', 1e-3, 1e4), ('min_motion', 0, 1e3),
-                            ('parallax', 0, 1e3)):
+    for name, low, high in (
+        ('width', 32, 8192),
+        ('height', 32, 8192),
+        ('jpeg_quality', 1, 100),
+        ('workers', 1, 1024),
+        ('rate', 1e-3, 1e4),
+        ('min_motion', 0, 1e3),
+        ('parallax', 0, 1e3),
+    ):
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
-            raise DataError(f'--{name.replace("_", "-")} must be {low:g} to {high:g}, '
-                            f'is {value:g}')
-    used = {'kitti_raw': ('cameras', 'split', 'val_split', 'test_scenes', 'static_frames'),
-            'kitti_odometry': ('cameras', 'sequences'), 'folder': ('intrinsics',),
-            'bag': ('image', 'camera_info', 'odom', 'gps', 'depth')}
+            raise DataError(f'--{name.replace("_", "-")} must be {low:g} to {high:g}, is {value:g}')
+    used = {
+        'kitti_raw': ('cameras', 'split', 'val_split', 'test_scenes', 'static_frames'),
+        'kitti_odometry': ('cameras', 'sequences'),
+        'folder': ('intrinsics',),
+        'bag': ('image', 'camera_info', 'odom', 'gps', 'depth'),
+    }
     for name in {n for names in used.values() for n in names} - set(used[args.source]):
         if getattr(args, name) is not None:
             raise DataError(f'--{name.replace("_", "-")} is not for {args.source}')
     if args.shares:
         if min(args.shares) < 0 or not args.shares[0] or abs(sum(args.shares) - 1) > 1e-6:
-            raise DataError('--shares must be three parts of one, the first more than zero, are '
-                            + ' '.join(f'{s:g}' for s in args.shares))
+            raise DataError(
+                '--shares must be three parts of one, the first more than zero, are '
+                + ' '.join(f'{s:g}' for s in args.shares)
+            )
         if args.part != 'both' or args.split:
-            raise DataError('--shares divides into train, val and test: leave out --part and '
-                            '--split')
+            raise DataError(
+                '--shares divides into train, val and test: leave out --part and --split'
+            )
     if args.val_split and not (args.split and args.part == 'both'):
         raise DataError('--val-split is for both parts, and needs --split for OUT/train')
     if args.split and (args.test_scenes or args.static_frames):
-        raise DataError('--split says which frames; --test-scenes and --static-frames are for '
-                        'another division: give one or the other')
+        raise DataError(
+            '--split says which frames; --test-scenes and --static-frames are for '
+            'another division: give one or the other'
+        )
 
 
 def _claim(args: argparse.Namespace) -> None:
@@ -618,8 +769,11 @@ def _claim(args: argparse.Namespace) -> None:
     Raises:
         DataError: if it was made with other options.
     """
-    wanted = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in vars(args).items()
-              if k not in ('out', 'paths', 'workers', 'run', 'command') and v is not None}
+    wanted = {
+        k: str(v.resolve()) if isinstance(v, Path) else v
+        for k, v in vars(args).items()
+        if k not in ('out', 'paths', 'workers', 'run', 'command') and v is not None
+    }
     wanted = json.loads(json.dumps(wanted))
     path = args.out / 'prepared.json'
     if path.exists():
@@ -627,8 +781,10 @@ def _claim(args: argparse.Namespace) -> None:
         other = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
         if other:
             k = other[0]
-            raise DataError(f"'{args.out}' was prepared with {k} {found.get(k)}, not "
-                            f'{wanted.get(k)}: choose another --out or remove it')
+            raise DataError(
+                f"'{args.out}' was prepared with {k} {found.get(k)}, not "
+                f'{wanted.get(k)}: choose another --out or remove it'
+            )
         return
     args.out.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(wanted, indent=2) + '\n')

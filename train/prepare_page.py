@@ -87,26 +87,38 @@ class Report:
         try:
             report = cls(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
-            raise DataError(f"'{path}' is damaged: remove it, to prepare '{name}' again"
-                            ) from error
+            raise DataError(f"'{path}' is damaged: remove it, to prepare '{name}' again") from error
         if source not in (None, report.facts['source']):
-            raise DataError(f"'{folder.parent}' has a '{name}' already, of "
-                            f"'{report.facts['source']}': rename '{source}'")
+            raise DataError(
+                f"'{folder.parent}' has a '{name}' already, of "
+                f"'{report.facts['source']}': rename '{source}'"
+            )
         return report
 
 
 def warnings(reports: list[Report]) -> list[tuple[str, str]]:
     """What may spoil a training with these recordings, and the name of the one concerned."""
     parts = {part for report in reports for part in report.parts}
-    samples = sum(part[2] for r in reports for name, part in r.parts.items()
-                  if name in ('', 'train'))
+    samples = sum(
+        part[2] for r in reports for name, part in r.parts.items() if name in ('', 'train')
+    )
     found = [(report.name, text) for report in reports for text in _warnings(report)]
     if samples < FEW:
-        found.append(('all', f'too few frames: {samples} to train on that have both neighbours, a '
-                      f'training wants {FEW} or more'))
+        found.append(
+            (
+                'all',
+                f'too few frames: {samples} to train on that have both neighbours, a '
+                f'training wants {FEW} or more',
+            )
+        )
     if parts == {'train'}:
-        found.append(('all', 'nothing for val: too short to be divided, or --shares leaves none; '
-                      'prepare another recording for it'))
+        found.append(
+            (
+                'all',
+                'nothing for val: too short to be divided, or --shares leaves none; '
+                'prepare another recording for it',
+            )
+        )
     return found
 
 
@@ -115,25 +127,32 @@ def _warnings(report: Report) -> list[str]:
     found = list(report.remarks)
     measured = max(1, report.frames - len(report.damaged))
     if report.static > STILL * measured:
-        found.append(f'camera looks mostly static: {100 * report.static / measured:.0f} % of the '
-                     'frames show no motion')
+        found.append(
+            f'camera looks mostly static: {100 * report.static / measured:.0f} % of the '
+            'frames show no motion'
+        )
     if (share := _flicker(np.array(report.brightness))) > FLICKERING:
-        found.append(f'rolling exposure: the brightness of {100 * share:.0f} % of the images jumps '
-                     'against those before and after: fix exposure and gain of the camera')
+        found.append(
+            f'rolling exposure: the brightness of {100 * share:.0f} % of the images jumps '
+            'against those before and after: fix exposure and gain of the camera'
+        )
     sharpness = np.array(report.sharpness)
     if len(sharpness) and np.median(sharpness) < SOFT:
         found.append('images look blurred: check focus and exposure time')
     elif len(sharpness) and (share := (sharpness < BLURRED * np.median(sharpness)).mean()) > BLURRY:
-        found.append(f'{100 * share:.0f} % of the images are much less sharp than the others: '
-                     'motion blur? Shorten the exposure time')
+        found.append(
+            f'{100 * share:.0f} % of the images are much less sharp than the others: '
+            'motion blur? Shorten the exposure time'
+        )
     if report.intrinsics is None:
         found.append('the camera is not calibrated: train with --learn-intrinsics true')
     elif report.flow and np.median(report.flow) > LARGE * 2 * report.intrinsics[0][2]:
-        found.append(f'the picture moves by {np.median(report.flow):.0f} pixels from one to the '
-                     'next: record at a higher rate, or drive slower')
+        found.append(
+            f'the picture moves by {np.median(report.flow):.0f} pixels from one to the '
+            'next: record at a higher rate, or drive slower'
+        )
     if report.damaged:
-        found.append(f'{len(report.damaged)} damaged images left out, such as: '
-                     f'{report.damaged[0]}')
+        found.append(f'{len(report.damaged)} damaged images left out, such as: {report.damaged[0]}')
     return found
 
 
@@ -145,7 +164,7 @@ def _flicker(brightness: np.ndarray) -> float:
     peaks = np.zeros(len(brightness), bool)
     for reach in (1, 2, 3):
         here = brightness[reach:-reach]
-        rise, fall = here - brightness[:-2 * reach], here - brightness[2 * reach:]
+        rise, fall = here - brightness[: -2 * reach], here - brightness[2 * reach :]
         peak = (rise * fall > 0) & (np.minimum(abs(rise), abs(fall)) > FLICKER * here.clip(10))
         peaks[reach:-reach] |= peak
     return float(peaks.mean()) if len(peaks) else 0.0
@@ -162,30 +181,55 @@ def write_page(out: Path, reports: list[Report]) -> Path:
     frames = sum(r.frames for r in reports)
     kept = frames - sum(r.static + r.close + r.apart + len(r.damaged) for r in reports)
     cards = [(f'{kept}', f'frames of {frames} kept')]
-    cards += [(f'{sum(r.parts[p][2] for r in reports if p in r.parts)}',
-               f'samples in {p or "all"}') for p in parts]
+    cards += [
+        (f'{sum(r.parts[p][2] for r in reports if p in r.parts)}', f'samples in {p or "all"}')
+        for p in parts
+    ]
     flow = np.array([f for r in reports for f in r.flow])
     if len(flow):
         cards.append((f'{np.median(flow):.1f} px', 'median motion between frames'))
     found = warnings(reports)
     cards.append((f'{len(found)}', 'warnings'))
-    rows = [(r.name, r.frames, r.static, r.close, r.apart, len(r.damaged),
-             *(r.parts.get(p, (0,))[0] for p in parts)) for r in reports]
+    rows = [
+        (
+            r.name,
+            r.frames,
+            r.static,
+            r.close,
+            r.apart,
+            len(r.damaged),
+            *(r.parts.get(p, (0,))[0] for p in parts),
+        )
+        for r in reports
+    ]
     total = ('all', *(sum(row[i] for row in rows) for i in range(1, len(rows[0]))))
-    head = ('recording', 'frames', 'static', 'too close', 'between parts', 'damaged',
-            *(p or 'kept' for p in parts))
+    head = (
+        'recording',
+        'frames',
+        'static',
+        'too close',
+        'between parts',
+        'damaged',
+        *(p or 'kept' for p in parts),
+    )
     sections = [
-        '<div class="cards">' + ''.join(f'<div><b>{value}</b>{text}</div>'
-                                        for value, text in cards) + '</div>',
-        _section('Warnings', ''.join(f'<li><b>{escape(name)}</b> {escape(text)}</li>'
-                                     for name, text in found) or '<li class="good">none</li>',
-                 'ul'),
-        _section('Frames', _table(head, rows + [total] * (len(rows) > 1)))]
+        '<div class="cards">'
+        + ''.join(f'<div><b>{value}</b>{text}</div>' for value, text in cards)
+        + '</div>',
+        _section(
+            'Warnings',
+            ''.join(f'<li><b>{escape(name)}</b> {escape(text)}</li>' for name, text in found)
+            or '<li class="good">none</li>',
+            'ul',
+        ),
+        _section('Frames', _table(head, rows + [total] * (len(rows) > 1))),
+    ]
     for part in parts:
         pictures = ''.join(_examples(out / part, [r.name for r in reports if part in r.parts]))
         sections.append(_section(f'Examples: {part or "all"}', pictures, 'div class="grid"'))
-    sections.append(_section(
-        'Motion', '<div class="charts">' + _histogram(flow) + _curve(reports) + '</div>'))
+    sections.append(
+        _section('Motion', '<div class="charts">' + _histogram(flow) + _curve(reports) + '</div>')
+    )
     sections.append(_section('Recordings', ''.join(map(_facts, reports))))
     page = _PAGE.format(title=escape(out.resolve().name), body='\n'.join(sections))
     write_file(out / 'summary.html', page)
@@ -193,32 +237,41 @@ def write_page(out: Path, reports: list[Report]) -> Path:
 
 
 def _section(title: str, content: str, element: str = 'div') -> str:
-    return (f'<section><h2>{escape(title)}</h2><{element}>{content}</{element.split()[0]}>'
-            '</section>')
+    return f'<section><h2>{escape(title)}</h2><{element}>{content}</{element.split()[0]}></section>'
 
 
 def _table(head: Iterable[str], rows: Iterable[tuple]) -> str:
     """A table; the first column is text, the others are numbers."""
     top = ''.join(f'<th>{escape(name)}</th>' for name in head)
-    body = ''.join('<tr>' + ''.join(f'<td>{escape(str(cell))}</td>' for cell in row) + '</tr>'
-                   for row in rows)
+    body = ''.join(
+        '<tr>' + ''.join(f'<td>{escape(str(cell))}</td>' for cell in row) + '</tr>' for row in rows
+    )
     return f'<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _examples(folder: Path, names: list[str]) -> Iterator[str]:
     """Pictures spread evenly over the sequences of a part."""
-    images = [path for name in names for path in sorted((folder / name / 'images').iterdir())
-              if path.suffix in IMAGE_SUFFIXES]
+    images = [
+        path
+        for name in names
+        for path in sorted((folder / name / 'images').iterdir())
+        if path.suffix in IMAGE_SUFFIXES
+    ]
     for index in np.unique(np.linspace(0, len(images) - 1, EXAMPLES).round().astype(int)):
         image = cv2.imread(str(images[index]))
         if image is None:
             continue
         size = 360, max(1, round(360 * image.shape[0] / image.shape[1]))
-        data = cv2.imencode('.jpg', cv2.resize(image, size, interpolation=cv2.INTER_AREA),
-                            [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+        data = cv2.imencode(
+            '.jpg',
+            cv2.resize(image, size, interpolation=cv2.INTER_AREA),
+            [cv2.IMWRITE_JPEG_QUALITY, 85],
+        )[1]
         label = escape(f'{images[index].parent.parent.name} {images[index].stem}')
-        yield (f'<figure><img src="data:image/jpeg;base64,{_base64(data.tobytes())}" '
-               f'alt="{label}"><figcaption>{label}</figcaption></figure>')
+        yield (
+            f'<figure><img src="data:image/jpeg;base64,{_base64(data.tobytes())}" '
+            f'alt="{label}"><figcaption>{label}</figcaption></figure>'
+        )
 
 
 def _base64(data: bytes) -> str:
@@ -242,8 +295,12 @@ def _curve(reports: list[Report]) -> str:
     figure = Figure(figsize=(5.4, 3))
     axes = figure.add_subplot()
     for report in reports[:8]:
-        axes.plot(np.linspace(0, 100, len(report.brightness)), report.brightness, linewidth=1,
-                  label=report.name)
+        axes.plot(
+            np.linspace(0, 100, len(report.brightness)),
+            report.brightness,
+            linewidth=1,
+            label=report.name,
+        )
     if 1 < len(reports):
         axes.legend(fontsize=7, frameon=False)
     axes.set_ylim(0, 255)
@@ -258,8 +315,10 @@ def _svg(figure: Figure, alt: str) -> str:
     stream = io.BytesIO()
     with rc_context({'svg.hashsalt': 'prepared', 'svg.fonttype': 'none'}):
         figure.savefig(stream, format='svg', metadata={'Date': None}, bbox_inches='tight')
-    return (f'<figure><img src="data:image/svg+xml;base64,{_base64(stream.getvalue())}" '
-            f'alt="{alt}"></figure>')
+    return (
+        f'<figure><img src="data:image/svg+xml;base64,{_base64(stream.getvalue())}" '
+        f'alt="{alt}"></figure>'
+    )
 
 
 def _facts(report: Report) -> str:
@@ -270,11 +329,18 @@ def _facts(report: Report) -> str:
     else:
         (fx, _, cx), (_, fy, cy), _ = report.intrinsics
         facts['intrinsics, as stored'] = f'fx {fx:.1f}, fy {fy:.1f}, cx {cx:.1f}, cy {cy:.1f}'
-    rows = ''.join(f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>'
-                   for key, value in facts.items())
+    rows = ''.join(
+        f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>' for key, value in facts.items()
+    )
     damaged = ''.join(f'<li>{escape(text)}</li>' for text in report.damaged)
-    more = (f'<details><summary>{len(report.damaged)} damaged images</summary><ul>{damaged}</ul>'
-            '</details>') if damaged else ''
+    more = (
+        (
+            f'<details><summary>{len(report.damaged)} damaged images</summary><ul>{damaged}</ul>'
+            '</details>'
+        )
+        if damaged
+        else ''
+    )
     return f'<h3>{escape(report.name)}</h3><dl>{rows}</dl>{more}'
 
 

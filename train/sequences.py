@@ -110,8 +110,9 @@ def find_sequences(root: str | Path, calibrated: bool = True) -> list[Sequence]:
     root = Path(root)
     if (root / 'images').is_dir():
         return [read_sequence(root, calibrated=calibrated)]
-    folders = sorted(p.parent for p in root.glob('*/images')
-                     if p.is_dir() and not p.parent.name.startswith('.'))  # not finished
+    folders = sorted(
+        p.parent for p in root.glob('*/images') if p.is_dir() and not p.parent.name.startswith('.')
+    )  # not finished
     if not folders:
         raise DataError(f"no sequences in '{root}': expected images/ in it or in its sub-folders")
     sequences, problems = [], []
@@ -121,13 +122,16 @@ def find_sequences(root: str | Path, calibrated: bool = True) -> list[Sequence]:
         except DataError as error:
             problems.append(str(error))
     if problems:
-        raise DataError(f'{len(problems)} of {len(folders)} sequences cannot be used:\n  '
-                        + '\n  '.join(problems))
+        raise DataError(
+            f'{len(problems)} of {len(folders)} sequences cannot be used:\n  '
+            + '\n  '.join(problems)
+        )
     return sequences
 
 
-def read_sequence(folder: str | Path, image_dir: str | None = None, *,
-                  calibrated: bool = True) -> Sequence:
+def read_sequence(
+    folder: str | Path, image_dir: str | None = None, *, calibrated: bool = True
+) -> Sequence:
     """Read the list of a sequence's files.
 
     Args:
@@ -157,11 +161,17 @@ def read_sequence(folder: str | Path, image_dir: str | None = None, *,
     frames = _read_table(folder / 'frames.txt', len(images), (2,))
     if frames is not None and (np.diff(frames[:, 0]) <= 0).any():
         raise DataError(f"'{folder / 'frames.txt'}': the frames' numbers must grow")
-    return Sequence(folder, images, _read_intrinsics(folder, where.name, calibrated),
-                    None if times is None else times[:, 0], poses, odometry,
-                    None if speeds is None else speeds[:, 0],
-                    None if frames is None else frames.astype(int),
-                    Sequence.depth_scale if scale is None else float(scale[0, 0]))
+    return Sequence(
+        folder,
+        images,
+        _read_intrinsics(folder, where.name, calibrated),
+        None if times is None else times[:, 0],
+        poses,
+        odometry,
+        None if speeds is None else speeds[:, 0],
+        None if frames is None else frames.astype(int),
+        Sequence.depth_scale if scale is None else float(scale[0, 0]),
+    )
 
 
 def _check_rows(folder: Path, images: tuple[Path, ...]) -> None:
@@ -169,20 +179,32 @@ def _check_rows(folder: Path, images: tuple[Path, ...]) -> None:
     for path in (folder / name for name in TABLES):
         if not path.exists():
             continue
-        rows = sum(bool(line.partition('#')[0].strip())
-                   for line in path.read_text(errors='replace').splitlines())
+        rows = sum(
+            bool(line.partition('#')[0].strip())
+            for line in path.read_text(errors='replace').splitlines()
+        )
         if rows == len(images):
             continue
         lost = ''
         there = {int(p.stem) for p in images if re.fullmatch('[0-9]+', p.stem)}
         if len(there) == len(images) and max(there) - min(there) + 1 == rows:
-            lost = ' (by the numbering: ' + ', '.join(
-                f'{n:0{len(images[0].stem)}d}{images[0].suffix}' for n in
-                [n for n in range(min(there), max(there)) if n not in there][:LISTED]) + ')'
-        what = (f'{rows - len(images)} images are missing{lost}: restore them'
-                if rows > len(images) else 'rows are missing, or images were added: remove these')
-        raise DataError(f"'{images[0].parent}' has {len(images)} images, but '{path}' has {rows} "
-                        f'rows. {what}, or prepare the sequence again')
+            lost = (
+                ' (by the numbering: '
+                + ', '.join(
+                    f'{n:0{len(images[0].stem)}d}{images[0].suffix}'
+                    for n in [n for n in range(min(there), max(there)) if n not in there][:LISTED]
+                )
+                + ')'
+            )
+        what = (
+            f'{rows - len(images)} images are missing{lost}: restore them'
+            if rows > len(images)
+            else 'rows are missing, or images were added: remove these'
+        )
+        raise DataError(
+            f"'{images[0].parent}' has {len(images)} images, but '{path}' has {rows} "
+            f'rows. {what}, or prepare the sequence again'
+        )
 
 
 def _find_images(folder: Path) -> Path:
@@ -193,8 +215,10 @@ def _find_images(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise DataError(f"'{folder}' has several folders of images: choose one of "
-                        + ', '.join(p.name for p in found))
+        raise DataError(
+            f"'{folder}' has several folders of images: choose one of "
+            + ', '.join(p.name for p in found)
+        )
     raise DataError(f"'{folder}' has no folder of images: expected images/")
 
 
@@ -212,9 +236,11 @@ def _read_intrinsics(folder: Path, images: str, calibrated: bool) -> np.ndarray:
     if not path.exists():
         if not calibrated:
             return unknown
-        raise DataError(f"'{folder}' has no intrinsics: write fx 0 cx / 0 fy cy / 0 0 1, in "
-                        f"pixels of the images, to its intrinsics.txt, or '{UNKNOWN}' to learn "
-                        'them')
+        raise DataError(
+            f"'{folder}' has no intrinsics: write fx 0 cx / 0 fy cy / 0 0 1, in "
+            f"pixels of the images, to its intrinsics.txt, or '{UNKNOWN}' to learn "
+            'them'
+        )
     # KITTI numbers cameras and folders alike: P2 belongs to image_2.
     number = re.search(r'_0?(\d)$', images)
     name = f'P{number[1] if number else 0}'
@@ -228,8 +254,10 @@ def _read_intrinsics(folder: Path, images: str, calibrated: bool) -> np.ndarray:
 
 def _pinhole(matrix: np.ndarray, path: Path) -> np.ndarray:
     if min(matrix[0, 0], matrix[1, 1]) <= 0 or (matrix[2] != [0, 0, 1]).any():
-        raise DataError(f"'{path}' is no camera matrix: expected fx 0 cx / 0 fy cy / 0 0 1 with "
-                        'positive fx and fy')
+        raise DataError(
+            f"'{path}' is no camera matrix: expected fx 0 cx / 0 fy cy / 0 0 1 with "
+            'positive fx and fy'
+        )
     return matrix
 
 
@@ -249,20 +277,23 @@ def read_poses(path: Path, count: int, gaps: bool = False) -> np.ndarray | None:
         return None
     matrices = np.tile(np.eye(4), (len(rows), 1, 1))
     known = np.isfinite(rows).all(1)
-    matrices[known, :rows.shape[1] // 4] = rows[known].reshape(known.sum(), -1, 4)
+    matrices[known, : rows.shape[1] // 4] = rows[known].reshape(known.sum(), -1, 4)
     rotations = matrices[:, :3, :3]
     skewed = np.abs(rotations.transpose(0, 2, 1) @ rotations - np.eye(3)).max((1, 2)) > 1e-2
     wrong = skewed | (np.linalg.det(rotations) < 0) | (matrices[:, 3] != [0, 0, 0, 1]).any(1)
     if wrong.any():
-        raise DataError(f"'{path}', row {wrong.argmax() + 1}, is no camera pose: expected a "
-                        'rotation and a translation, [R t]')
+        raise DataError(
+            f"'{path}', row {wrong.argmax() + 1}, is no camera pose: expected a "
+            'rotation and a translation, [R t]'
+        )
     matrices[known] = orthonormal(matrices[known])  # numbers in a text are rounded
     matrices[~known] = np.nan
     return matrices
 
 
-def _read_table(path: Path, rows: int, columns: tuple[int, ...],
-                gaps: bool = False) -> np.ndarray | None:
+def _read_table(
+    path: Path, rows: int, columns: tuple[int, ...], gaps: bool = False
+) -> np.ndarray | None:
     """Read a text table of known size, finite but for ``gaps``; ``None`` if there is no file."""
     if not path.exists():
         return None
@@ -270,11 +301,16 @@ def _read_table(path: Path, rows: int, columns: tuple[int, ...],
         table = np.loadtxt(path, ndmin=2)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read '{path}': {error}") from error
-    if (len(table) != rows or table.shape[1] not in columns
-            or not (gaps or np.isfinite(table).all())):
+    if (
+        len(table) != rows
+        or table.shape[1] not in columns
+        or not (gaps or np.isfinite(table).all())
+    ):
         wanted = ' or '.join(f'{rows}x{n}' for n in columns)
-        raise DataError(f"'{path}' holds {table.shape[0]}x{table.shape[1]} numbers, "
-                        f'needed are {wanted} finite ones')
+        raise DataError(
+            f"'{path}' holds {table.shape[0]}x{table.shape[1]} numbers, "
+            f'needed are {wanted} finite ones'
+        )
     return table
 
 
@@ -293,8 +329,9 @@ def scaled_intrinsics(sequence: Sequence, width: int, height: int) -> np.ndarray
     stored = stored_size(sequence)
     if stored is None:
         raise DataError(f"'{sequence.images[0].parent}' has no image that can be read")
-    return scale_intrinsics(sequence.intrinsics, width / stored[0],
-                            height / stored[1]).astype(np.float32)
+    return scale_intrinsics(sequence.intrinsics, width / stored[0], height / stored[1]).astype(
+        np.float32
+    )
 
 
 def stored_size(sequence: Sequence) -> tuple[int, int] | None:
@@ -310,8 +347,10 @@ def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     # Where a resize samples does not depend on the intrinsics.
-    fit = ImageFit.create(Intrinsics(1, 1, 0, 0, image.shape[1], image.shape[0]),
-                          Intrinsics(1, 1, 0, 0, width, height))
+    fit = ImageFit.create(
+        Intrinsics(1, 1, 0, 0, image.shape[1], image.shape[0]),
+        Intrinsics(1, 1, 0, 0, width, height),
+    )
     out = np.empty((height, width, 3), np.uint8)
     fit.to_network(image, out)
     return out
@@ -363,6 +402,7 @@ def read_map(path: Path, scale: float = 1.0, dtype: type[np.generic] | None = No
     if values.ndim != 2:
         raise DataError(f"map '{path}' has {values.shape[2]} channels, must have one")
     if dtype and values.dtype != dtype:
-        raise DataError(f"map '{path}' has values of {values.dtype}, must be "
-                        f'{np.dtype(dtype).name}')
+        raise DataError(
+            f"map '{path}' has values of {values.dtype}, must be {np.dtype(dtype).name}"
+        )
     return values if scale == 1.0 else values.astype(np.float32) * scale

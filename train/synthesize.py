@@ -17,8 +17,9 @@ def add_arguments(parser):
     parser.add_argument('--out', type=Path, required=True, help='folder of sequence folders')
     parser.add_argument('--sequences', type=int, default=1, help='how many streets (default 1)')
     parser.add_argument('--frames', type=int, default=100, help='frames a sequence (default 100)')
-    parser.add_argument('--seed', type=int, default=1, help='of the first street; the next has '
-                        'the next (default 1)')
+    parser.add_argument(
+        '--seed', type=int, default=1, help='of the first street; the next has the next (default 1)'
+    )
     parser.add_argument('--rate', type=float, default=10.0, help='frames a second (default 10)')
     parser.add_argument('--width', type=int, default=640, help='pixels (default 640)')
     parser.add_argument('--height', type=int, default=192, help='pixels (default 192)')
@@ -26,9 +27,12 @@ def add_arguments(parser):
     parser.add_argument('--fy', type=float, help='focal length, pixels (default: FX)')
     parser.add_argument('--cx', type=float, help='principal point, pixels (default WIDTH / 2)')
     parser.add_argument('--cy', type=float, help='principal point, pixels (default 0.47 HEIGHT)')
-    parser.add_argument('--fast', action='store_true',
-                        help='no supersampling: 45 instead of 95 ms of processor time a frame of '
-                        '640x192, without a GPU')
+    parser.add_argument(
+        '--fast',
+        action='store_true',
+        help='no supersampling: 45 instead of 95 ms of processor time a frame of '
+        '640x192, without a GPU',
+    )
     parser.add_argument('--png', action='store_true', help='pictures as PNG instead of JPEG')
     parser.add_argument('--jpeg-quality', type=int, default=95, help='1 to 100 (default 95)')
 
@@ -62,12 +66,20 @@ def run(args):
         print(f'{args.out}: all {args.sequences} sequences are there')
         return
     renderer = Renderer(intrinsics, args.width, args.height, 1 if args.fast else 2)
-    with tqdm(total=len(todo) * args.frames, unit='frame', desc=str(args.out),
-              disable=None) as progress:
+    with tqdm(
+        total=len(todo) * args.frames, unit='frame', desc=str(args.out), disable=None
+    ) as progress:
         for i in todo:
             folder = args.out / f'{i:04d}'
-            write_sequence(renderer, args.seed + i, folder, args.frames, args.rate,
-                           None if args.png else args.jpeg_quality, progress.update)
+            write_sequence(
+                renderer,
+                args.seed + i,
+                folder,
+                args.frames,
+                args.rate,
+                None if args.png else args.jpeg_quality,
+                progress.update,
+            )
 
 
 def write_sequence(renderer, seed, folder, frames, rate, jpeg_quality=95, step=lambda: None):
@@ -119,8 +131,10 @@ def _write_frame(folder, index, frame, jpeg_quality):
     options = [] if jpeg_quality is None else [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
     # Fast compression: deflate at its default level would take longer than the rendering.
     fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    for name, data, how in ((f'images/{index:06d}.{kind}', picture, options),
-                            (f'depth/{index:06d}.png', millimetres.astype(np.uint16), fast),
-                            (f'semantics/{index:06d}.png', frame.labels, fast)):
+    for name, data, how in (
+        (f'images/{index:06d}.{kind}', picture, options),
+        (f'depth/{index:06d}.png', millimetres.astype(np.uint16), fast),
+        (f'semantics/{index:06d}.png', frame.labels, fast),
+    ):
         if not cv2.imwrite(str(folder / name), data, how):
             raise OSError(f'cannot write {folder / name}')

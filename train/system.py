@@ -83,11 +83,22 @@ class System(lightning.LightningModule):
         self.config = config
         self.trained_steps = 0
         self.perception = make_perception(
-            config.network, config.encoder, config.weights if fresh else '', len(CITYSCAPES),
-            config.semantics, config.attention, config.batch_norm)
+            config.network,
+            config.encoder,
+            config.weights if fresh else '',
+            len(CITYSCAPES),
+            config.semantics,
+            config.attention,
+            config.batch_norm,
+        )
         self.pose = make_pose(
-            config.pose_network, config.pose_encoder, config.pose_weights if fresh else '',
-            config.views, config.explainability > 0, config.batch_norm)
+            config.pose_network,
+            config.pose_encoder,
+            config.pose_weights if fresh else '',
+            config.views,
+            config.explainability > 0,
+            config.batch_norm,
+        )
         self.camera = None
         if config.learn_intrinsics:
             self.camera = IntrinsicsHead(self.pose.feature_channels)
@@ -133,11 +144,11 @@ class System(lightning.LightningModule):
             weights: list[list[Tensor]] = []  # by scale, then source
             if config.explainability:
                 weights = [explainability_weights(m.float()) for m in motion.masks]
-                terms['explainability'] = sum(explainability_loss(m.float())
-                                              for m in motion.masks)
+                terms['explainability'] = sum(explainability_loss(m.float()) for m in motion.masks)
             if judged:
                 terms['consistency'], consistent = self._consistency(
-                    resize(disparities[0], *size), source_disparities, motion)
+                    resize(disparities[0], *size), source_disparities, motion
+                )
                 if config.moving == 'consistency':
                     weights = [consistent] * len(disparities)
             keep = None
@@ -151,26 +162,30 @@ class System(lightning.LightningModule):
                 if shape not in views:
                     views[shape] = self._view_synthesis(images, motion, keep, noise, shape)
                 synthesis = views[shape](disparity, weights[s] if weights else None)
-                photometric.append(synthesis.loss * config.scale_decay ** s)
+                photometric.append(synthesis.loss * config.scale_decay**s)
                 finest = finest or synthesis  # the images of the others would only take memory
             terms['photometric'] = sum(photometric)
             del views, synthesis
-            terms['smoothness'] = sum(self._smoothness(d, target) / 2 ** s
-                                      for s, d in enumerate(disparities))
+            terms['smoothness'] = sum(
+                self._smoothness(d, target) / 2**s for s, d in enumerate(disparities)
+            )
             if prediction.logits is not None:
                 terms['semantic'] = cross_entropy(prediction.logits.float(), batch['labels'])
             if config.triplet:
                 terms['triplet'], _ = semantic_triplet_loss(
-                    prediction.features, batch['labels'], border=config.triplet_border)
+                    prediction.features, batch['labels'], border=config.triplet_border
+                )
             if config.velocity:
                 terms['velocity'] = velocity_loss(motion.transforms, batch['distance'])
             if config.camera_height:
                 terms['height'] = camera_height_loss(
-                    resize(disparities[0], *size), batch['labels'] == ROAD, motion.intrinsics,
-                    disparities[0].new_full((len(images),), config.camera_height))
+                    resize(disparities[0], *size),
+                    batch['labels'] == ROAD,
+                    motion.intrinsics,
+                    disparities[0].new_full((len(images),), config.camera_height),
+                )
         factors = {'photometric': 1.0, 'height': config.height_weight}
-        terms['loss'] = sum(factors.get(n, getattr(config, n, None)) * v
-                            for n, v in terms.items())
+        terms['loss'] = sum(factors.get(n, getattr(config, n, None)) * v for n, v in terms.items())
         return Losses(terms, prediction, finest, weights[0] if weights else None)
 
     def _predict(self, inputs: Tensor, with_sources: bool) -> tuple[Prediction, list[Tensor]]:
@@ -185,13 +200,20 @@ class System(lightning.LightningModule):
         return Prediction(
             [d[:batch] for d in whole.disparities],
             None if whole.logits is None else whole.logits[:batch],
-            [f[:batch] for f in whole.features]), list(finest[batch:].split(batch))
+            [f[:batch] for f in whole.features],
+        ), list(finest[batch:].split(batch))
 
     def _sources(self) -> list[int]:
         return [k for k in range(self.config.views) if k != self.target]
 
-    def _view_synthesis(self, images: Tensor, motion: Motion, keep: Tensor | None,
-                        noise: torch.Generator | None, size: tuple[int, ...]) -> ViewSynthesis:
+    def _view_synthesis(
+        self,
+        images: Tensor,
+        motion: Motion,
+        keep: Tensor | None,
+        noise: torch.Generator | None,
+        size: tuple[int, ...],
+    ) -> ViewSynthesis:
         """The photometric term of images (B, views, 3, H, W), shrunk to ``size``."""
         config, (height, width) = self.config, images.shape[-2:]
         frames, intrinsics = images.unbind(1), motion.intrinsics
@@ -202,25 +224,38 @@ class System(lightning.LightningModule):
             if keep is not None:
                 keep = F.interpolate(keep.float(), size, mode='nearest-exact') > 0
         return ViewSynthesis(
-            frames[self.target], [frames[k] for k in self._sources()], motion.transforms,
-            intrinsics, ssim_weight=config.ssim, reduction=config.reduction,
-            automask=config.automask, keep=keep, validity=config.validity, noise=noise)
+            frames[self.target],
+            [frames[k] for k in self._sources()],
+            motion.transforms,
+            intrinsics,
+            ssim_weight=config.ssim,
+            reduction=config.reduction,
+            automask=config.automask,
+            keep=keep,
+            validity=config.validity,
+            noise=noise,
+        )
 
     def _smoothness(self, disparity: Tensor, target: Tensor) -> Tensor:
         """Smoothness of a disparity at its own scale."""
         if self.config.smoothness_order == 2:
             return second_order_smoothness(disparity)
         return edge_aware_smoothness(
-            disparity, F.interpolate(target, disparity.shape[2:], mode='area'))
+            disparity, F.interpolate(target, disparity.shape[2:], mode='area')
+        )
 
     @staticmethod
-    def _consistency(disparity: Tensor, source_disparities: list[Tensor], motion: Motion
-                     ) -> tuple[Tensor, list[Tensor]]:
+    def _consistency(
+        disparity: Tensor, source_disparities: list[Tensor], motion: Motion
+    ) -> tuple[Tensor, list[Tensor]]:
         """Mean inconsistency of the target's depth with each source's, and each one's weights."""
-        losses, weights = zip(*(
-            geometry_consistency(disparity, source, transform, motion.intrinsics)
-            for source, transform in zip(source_disparities, motion.transforms, strict=True)),
-            strict=True)
+        losses, weights = zip(
+            *(
+                geometry_consistency(disparity, source, transform, motion.intrinsics)
+                for source, transform in zip(source_disparities, motion.transforms, strict=True)
+            ),
+            strict=True,
+        )
         return torch.stack(losses).mean(), [w.detach() for w in weights]
 
     # Motion
@@ -248,8 +283,10 @@ class System(lightning.LightningModule):
         else:
             # All pairs in temporal order, as the robot sees them, in one pass.
             pairs = [sorted((k, self.target)) for k in sources]
-            bottleneck = self.pose.encode(torch.cat([frames[:, a] for a, _ in pairs]),
-                                          torch.cat([frames[:, b] for _, b in pairs]))
+            bottleneck = self.pose.encode(
+                torch.cat([frames[:, a] for a, _ in pairs]),
+                torch.cat([frames[:, b] for _, b in pairs]),
+            )
             poses = self.pose.decode(bottleneck)
         # Half precision would bend the rotations.
         with torch.autocast(self.device.type, enabled=False):
@@ -257,14 +294,18 @@ class System(lightning.LightningModule):
                 transforms = [transform_from_euler_pose(p) for p in poses.unbind(1)]
             else:
                 steps = transform_from_pose(poses).split(batch)
-                transforms = [step if k < self.target else invert_transform(step)
-                              for k, step in zip(sources, steps, strict=True)]
+                transforms = [
+                    step if k < self.target else invert_transform(step)
+                    for k, step in zip(sources, steps, strict=True)
+                ]
         if self.camera is not None:
             intrinsics = self.camera(bottleneck, width, height)
             intrinsics = intrinsics.unflatten(0, (-1, batch)).mean(0)  # over a sample's pairs
         elif intrinsics is not None and not intrinsics.isfinite().all():
-            raise ValueError("the data has sequences of unknown intrinsics: write them to their "
-                             "intrinsics.txt, or set learn_intrinsics: true")
+            raise ValueError(
+                'the data has sequences of unknown intrinsics: write them to their '
+                'intrinsics.txt, or set learn_intrinsics: true'
+            )
         return Motion(transforms, intrinsics, masks)
 
     # Training
@@ -284,8 +325,9 @@ class System(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Before each validation."""
         # Each a weighted sum and the sum of the weights.
-        self._judged = {name: torch.zeros(2, device=self.device)
-                        for name in ('abs_rel', 'scale', 'road_iou')}
+        self._judged = {
+            name: torch.zeros(2, device=self.device) for name in ('abs_rel', 'scale', 'road_iou')
+        }
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         """The photometric error; Abs Rel (scaled by the medians), scale and IoU of the road where
@@ -326,9 +368,12 @@ class System(lightning.LightningModule):
         config = self.config
         # The fused one undoes loss scaling by itself, which clipping would have to come after.
         fused = not (config.gradient_clip and config.precision == '16-mixed')
-        optimizer = torch.optim.AdamW([p for p in self.parameters() if p.requires_grad],
-                                      config.learning_rate, weight_decay=config.weight_decay,
-                                      fused=fused)
+        optimizer = torch.optim.AdamW(
+            [p for p in self.parameters() if p.requires_grad],
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=fused,
+        )
         warm_up = min(200, config.steps // 10 + 1) if config.schedule == 'cosine' else 0
 
         def factor(step: int) -> float:
@@ -341,9 +386,9 @@ class System(lightning.LightningModule):
                 progress = (step - warm_up) / max(1, config.steps - warm_up)
                 return 0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
             return 1.0
+
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {'optimizer': optimizer,
-                'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
+        return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
 
 
 def load_system(path: str | Path) -> System:
@@ -357,14 +402,17 @@ def load_system(path: str | Path) -> System:
     except FileNotFoundError as error:
         raise ValueError(f"checkpoint '{path}' does not exist") from error
     except Exception as error:  # pickle, zip and torch each have their own
-        raise ValueError(f"'{path}' is no checkpoint of python -m train fit; give best.ckpt or "
-                         'last.ckpt of a run') from error
+        raise ValueError(
+            f"'{path}' is no checkpoint of python -m train fit; give best.ckpt or "
+            'last.ckpt of a run'
+        ) from error
     try:
         system = System(Config(**checkpoint['hyper_parameters']), fresh=False)
         system.load_state_dict(checkpoint['state_dict'])
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"checkpoint '{path}' is of another version of the training; use that version, or "
-            f'train again ({shorten(str(error), 200)})') from error
+            f'train again ({shorten(str(error), 200)})'
+        ) from error
     system.trained_steps = checkpoint['global_step']
     return system.eval()

@@ -11,8 +11,9 @@ from train.sequences import DataError
 PROTOCOLS = ('eigen', 'camera')
 
 
-def project_velodyne(points: np.ndarray, projection: np.ndarray, shape: tuple[int, int],
-                     protocol: str = 'eigen') -> np.ndarray:
+def project_velodyne(
+    points: np.ndarray, projection: np.ndarray, shape: tuple[int, int], protocol: str = 'eigen'
+) -> np.ndarray:
     """Depth map of the points that a camera sees.
 
     ``eigen`` is the protocol of Eigen et al. as SfMLearner, monodepth2 and FSRE-Depth evaluate

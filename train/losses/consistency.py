@@ -76,10 +76,14 @@ def camera_height(disparity: Tensor, road: Tensor, intrinsics: Tensor) -> Tensor
     # Far road is seen at a grazing angle: its depth, and walls mistaken for it, would tilt the
     # plane. The trapezoid ahead of the car is enough.
     near = torch.zeros_like(road)
-    near[:, int(0.6 * height):, width // 4: width - width // 4] = True
+    near[:, int(0.6 * height) :, width // 4 : width - width // 4] = True
     inverses = torch.linalg.inv(intrinsics.double()).mT
-    return torch.stack([_plane_distance(*image) for image in zip(
-        disparity[:, 0], road & near, inverses, strict=True)])
+    return torch.stack(
+        [
+            _plane_distance(*image)
+            for image in zip(disparity[:, 0], road & near, inverses, strict=True)
+        ]
+    )
 
 
 def _plane_distance(disparity: Tensor, road: Tensor, inverse: Tensor) -> Tensor:

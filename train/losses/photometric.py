@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SSIM_C1 = 0.01 ** 2
-SSIM_C2 = 0.03 ** 2
+SSIM_C1 = 0.01**2
+SSIM_C2 = 0.03**2
 
 
 class PhotometricError:
@@ -44,8 +44,10 @@ class PhotometricError:
         """Structural dissimilarity (1 - SSIM) / 2 over 3x3 windows (B, C, h, W), in 0..1, of the
         same rows as :meth:`__call__`."""
         rows = slice(first, first + predicted.shape[2])
-        return _SsimError.apply(predicted, *(x[:, :, rows] for x in (
-            self.target, self.mean, self.mean_squared, self.variance)))
+        return _SsimError.apply(
+            predicted,
+            *(x[:, :, rows] for x in (self.target, self.mean, self.mean_squared, self.variance)),
+        )
 
 
 class _SsimError(torch.autograd.Function):
@@ -61,8 +63,9 @@ class _SsimError(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, y: Tensor, mean_y: Tensor, square_y: Tensor, variance_y: Tensor
-                ) -> Tensor:
+    def forward(
+        ctx, x: Tensor, y: Tensor, mean_y: Tensor, square_y: Tensor, variance_y: Tensor
+    ) -> Tensor:
         channels = x.shape[1]
         moments = x.new_empty((len(x), 3 * channels, *x.shape[2:]))
         first, second, third = moments.split(channels, 1)
@@ -128,8 +131,11 @@ def _add_neighbours(image: Tensor, axis: int) -> Tensor:
     """Each pixel plus those before and after it along an axis; nothing beyond the borders."""
     last = image.shape[axis] - 1
     result = torch.empty_like(image)
-    torch.add(image.narrow(axis, 0, last - 1), image.narrow(axis, 2, last - 1),
-              out=result.narrow(axis, 1, last - 1))
+    torch.add(
+        image.narrow(axis, 0, last - 1),
+        image.narrow(axis, 2, last - 1),
+        out=result.narrow(axis, 1, last - 1),
+    )
     result.select(axis, 0).copy_(image.select(axis, 1))
     result.select(axis, last).copy_(image.select(axis, last - 1))
     return result.add_(image)

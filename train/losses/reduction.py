@@ -43,7 +43,9 @@ def weight_of_each(count: Tensor, empty: str = 'error') -> Tensor:
         torch.distributed.all_reduce(count)
         processes = torch.distributed.get_world_size()
     if empty == 'error' and count == 0:
-        raise ValueError('a loss over no valid pixel: every pixel of the batch is out of view, '
-                         'masked or unknown; check the intrinsics, masks and labels, or lower the '
-                         'learning rate')
+        raise ValueError(
+            'a loss over no valid pixel: every pixel of the batch is out of view, '
+            'masked or unknown; check the intrinsics, masks and labels, or lower the '
+            'learning rate'
+        )
     return processes / count.clamp(min=1)

@@ -36,5 +36,6 @@ def second_order_smoothness(disparity: Tensor) -> Tensor:
         disparity: (B, 1, H, W), at least 3x3.
     """
     dx, dy = disparity.diff(dim=3), disparity.diff(dim=2)
-    return (dx.diff(dim=3).abs().mean() + 2 * dx.diff(dim=2).abs().mean()
-            + dy.diff(dim=2).abs().mean())
+    return (
+        dx.diff(dim=3).abs().mean() + 2 * dx.diff(dim=2).abs().mean() + dy.diff(dim=2).abs().mean()
+    )

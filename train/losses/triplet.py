@@ -17,8 +17,13 @@ MIN_SQUARED = 1e-9  # squared distances are held above, lest the root's slope be
 
 
 def semantic_triplet_loss(
-    features: Sequence[Tensor], labels: Tensor, *, margin: float = 0.3, patch: int = 5,
-    threshold: int = 4, border: str = 'valid',
+    features: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    margin: float = 0.3,
+    patch: int = 5,
+    threshold: int = 4,
+    border: str = 'valid',
 ) -> tuple[Tensor, Tensor]:
     """Sum over levels of 2^-s times the mean over boundary anchors of [d+ - d- + margin]+.
 
@@ -45,13 +50,14 @@ def semantic_triplet_loss(
         positive = (distances * same).sum(1) / (same.sum(1) + 1)
         negative = (distances * other).sum(1) / other.sum(1).clamp(min=1)
         hinge = (positive - negative + margin).clamp(min=0)
-        loss = loss + masked_mean(hinge, is_anchor, empty='zero') / 2 ** level
+        loss = loss + masked_mean(hinge, is_anchor, empty='zero') / 2**level
         anchors = anchors + is_anchor.sum()
     return loss, anchors
 
 
-def boundary_anchors(labels: Tensor, *, patch: int = 5, threshold: int = 4, border: str = 'valid'
-                     ) -> Tensor:
+def boundary_anchors(
+    labels: Tensor, *, patch: int = 5, threshold: int = 4, border: str = 'valid'
+) -> Tensor:
     """Pixels (B, H, W), bool, at a boundary of semantics: |P+| > T and |P-| > T.
 
     P+ and P- are the pixels of the patch of the anchor's class (itself included) and of others.
@@ -71,8 +77,9 @@ def boundary_anchors(labels: Tensor, *, patch: int = 5, threshold: int = 4, bord
     return _compare(labels, patch, threshold, border)[2]
 
 
-def _compare(labels: Tensor, patch: int, threshold: int, border: str
-             ) -> tuple[Tensor, Tensor, Tensor]:
+def _compare(
+    labels: Tensor, patch: int, threshold: int, border: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """Which neighbours are of the anchor's class, which of others; and the anchors themselves.
 
     Returns:
@@ -84,9 +91,13 @@ def _compare(labels: Tensor, patch: int, threshold: int, border: str
     radius = patch // 2
     padded = F.pad(labels, [radius] * 4, value=IGNORE if border == 'valid' else -1)
     height, width = labels.shape[1:]
-    neighbours = torch.stack([
-        padded[:, radius + dy:radius + dy + height, radius + dx:radius + dx + width]
-        for dy, dx in _shifts(patch)], 1)
+    neighbours = torch.stack(
+        [
+            padded[:, radius + dy : radius + dy + height, radius + dx : radius + dx + width]
+            for dy, dx in _shifts(patch)
+        ],
+        1,
+    )
     same = neighbours == labels[:, None]
     other = ~same
     if border == 'paper':
@@ -95,7 +106,7 @@ def _compare(labels: Tensor, patch: int, threshold: int, border: str
     same, other = same & known, other & known
     is_anchor = (same.sum(1) + 1 > threshold) & (other.sum(1) > threshold)
     inside = torch.zeros_like(is_anchor)
-    inside[:, radius:height - radius, radius:width - radius] = True
+    inside[:, radius : height - radius, radius : width - radius] = True
     return same, other, is_anchor & inside
 
 
@@ -132,7 +143,7 @@ class _PatchDistances(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         features, distances = ctx.saved_tensors
         # d sqrt(2 - 2 c) / dc = -1 / distance; none where it is held at its least value.
-        slope = (gradient / -distances).masked_fill_(distances ** 2 <= MIN_SQUARED, 0)
+        slope = (gradient / -distances).masked_fill_(distances**2 <= MIN_SQUARED, 0)
         result = torch.zeros_like(features)
         for k, (here, there) in enumerate(ctx.pairs):
             pair = (slope[:, k][here] + slope[:, len(ctx.pairs) + k][there])[:, None]
@@ -143,9 +154,12 @@ class _PatchDistances(torch.autograd.Function):
 
 def _pairs(patch: int, height: int, width: int) -> list[tuple[tuple, tuple]]:
     """Per shift of the first half, indices of the pixels and of their neighbours."""
+
     def span(shift: int, size: int) -> slice:
         return slice(max(0, -shift), size - max(0, shift))
 
     shifts = _shifts(patch)
-    return [((..., span(dy, height), span(dx, width)), (..., span(-dy, height), span(-dx, width)))
-            for dy, dx in shifts[:len(shifts) // 2]]
+    return [
+        ((..., span(dy, height), span(dx, width)), (..., span(-dy, height), span(-dx, width)))
+        for dy, dx in shifts[: len(shifts) // 2]
+    ]

@@ -47,16 +47,20 @@ class _MeanOfBands(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, function: Callable[..., tuple[Tensor, ...]], height: int, *inputs: Tensor
-                ) -> tuple[Tensor, ...]:
+    def forward(
+        ctx, function: Callable[..., tuple[Tensor, ...]], height: int, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
         needed = ctx.needs_input_grad[2:]
-        gradients = [torch.zeros_like(x) if n else None
-                     for x, n in zip(inputs, needed, strict=True)]
+        gradients = [
+            torch.zeros_like(x) if n else None for x, n in zip(inputs, needed, strict=True)
+        ]
         sums, found = [], []
         for band in _bands(height, inputs[0]):
             with torch.enable_grad():
-                leaves = [band.read(x).detach().requires_grad_(n)
-                          for x, n in zip(inputs, needed, strict=True)]
+                leaves = [
+                    band.read(x).detach().requires_grad_(n)
+                    for x, n in zip(inputs, needed, strict=True)
+                ]
                 total, count, *others = function(band, *leaves)
             if any(needed):
                 parts = iter(torch.autograd.grad(total, [x for x in leaves if x.requires_grad]))
@@ -88,11 +92,11 @@ class _Band(NamedTuple):
 
     def read(self, x: Tensor) -> Tensor:
         """The rows first to last of (B, C, H, W), or all of what has no rows."""
-        return x[:, :, self.first:self.last] if x.dim() == 4 else x
+        return x[:, :, self.first : self.last] if x.dim() == 4 else x
 
     def inner(self, x: Tensor) -> Tensor:
         """The rows top to bottom of the rows first to last."""
-        return x[:, :, self.top - self.first:self.bottom - self.first]
+        return x[:, :, self.top - self.first : self.bottom - self.first]
 
 
 def _bands(height: int, like: Tensor) -> Iterator[_Band]:
@@ -137,10 +141,20 @@ class ViewSynthesis:
         ValueError: if ``reduction`` is unknown.
     """
 
-    def __init__(self, target: Tensor, sources: Sequence[Tensor], transforms: Sequence[Tensor],
-                 intrinsics: Tensor, *, ssim_weight: float = 0.85, reduction: str = 'minimum',
-                 automask: bool = True, keep: Tensor | None = None, validity: bool = True,
-                 noise: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        target: Tensor,
+        sources: Sequence[Tensor],
+        transforms: Sequence[Tensor],
+        intrinsics: Tensor,
+        *,
+        ssim_weight: float = 0.85,
+        reduction: str = 'minimum',
+        automask: bool = True,
+        keep: Tensor | None = None,
+        validity: bool = True,
+        noise: torch.Generator | None = None,
+    ) -> None:
         if reduction not in REDUCTIONS:
             raise ValueError(f'reduction {reduction!r}, must be one of {REDUCTIONS}')
         self.size = target.shape[2:]
@@ -154,7 +168,8 @@ class ViewSynthesis:
         if automask:
             errors = torch.stack([self.photometric(source) for source in sources])
             errors = errors + 1e-5 * torch.randn(
-                errors.shape, generator=noise, dtype=errors.dtype, device=errors.device)
+                errors.shape, generator=noise, dtype=errors.dtype, device=errors.device
+            )
             self.identity = errors.amin(0, keepdim=True) if reduction == 'minimum' else errors
 
     def __call__(self, disparity: Tensor, weights: Sequence[Tensor] | None = None) -> Synthesis:
@@ -174,8 +189,12 @@ class ViewSynthesis:
             ValueError: if no pixel counts.
         """
         loss, error, moving, *images = _MeanOfBands.apply(
-            self._compare, self.size[0], self._resize(disparity),
-            *(p.matrix for p in self.projections), *map(self._resize, weights or ()))
+            self._compare,
+            self.size[0],
+            self._resize(disparity),
+            *(p.matrix for p in self.projections),
+            *map(self._resize, weights or ()),
+        )
         views = len(self.sources)
         return Synthesis(loss, error, images[:views], images[views:], moving)
 
@@ -188,7 +207,7 @@ class ViewSynthesis:
             disparity: (B, 1, rows, W), as are the others of all that the band reads.
             tensors: the projection matrix of each source, then the weights of each.
         """
-        matrices, weights = tensors[:len(self.sources)], tensors[len(self.sources):]
+        matrices, weights = tensors[: len(self.sources)], tensors[len(self.sources) :]
         warped, valid = [], []
         for source, matrix in zip(self.sources, matrices, strict=True):
             grid, _, counts = project(disparity, matrix, band.first)
@@ -201,8 +220,7 @@ class ViewSynthesis:
         errors = torch.stack([band.inner(self.photometric(image, band.first)) for image in warped])
         seen = torch.stack(valid)
         factors = torch.stack([band.inner(w) for w in weights]) if weights else None
-        identity = None if self.identity is None else \
-            self.identity[..., band.top:band.bottom, :]
+        identity = None if self.identity is None else self.identity[..., band.top : band.bottom, :]
         if self.reduction == 'minimum':
             # A source that does not see the pixel must not win.
             errors, best = errors.masked_fill(~seen, torch.inf).min(0, keepdim=True)
@@ -215,8 +233,14 @@ class ViewSynthesis:
         if identity is not None:
             errors = torch.where(moving, errors, identity).masked_fill(~seen, 0)
         sources = seen.sum(0)
-        return (errors.sum(), sources.sum(), errors.sum(0) / sources.clamp(min=1), moving.any(0),
-                *map(band.inner, warped), *valid)
+        return (
+            errors.sum(),
+            sources.sum(),
+            errors.sum(0) / sources.clamp(min=1),
+            moving.any(0),
+            *map(band.inner, warped),
+            *valid,
+        )
 
     def _resize(self, x: Tensor) -> Tensor:
         if x.shape[2:] == self.size:

@@ -120,8 +120,18 @@ class _Attend(torch.autograd.Function):
         def of_conv(of_output: Tensor, weight: Tensor, of_own: bool = True) -> list[Tensor | None]:
             """The gradients by input, weight and bias of a 1x1 convolution of ``own``."""
             return torch.ops.aten.convolution_backward(
-                of_output.to(own.dtype), own, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False,
-                [0, 0], 1, [of_own, True, True])
+                of_output.to(own.dtype),
+                own,
+                weight,
+                [len(weight)],
+                [1, 1],
+                [0, 0],
+                [1, 1],
+                False,
+                [0, 0],
+                1,
+                [of_own, True, True],
+            )
 
         def times(features: Tensor, factors: Tensor) -> Tensor:
             """(B, C, h, w) by each of (B, heads, h, w): (B, heads C, h, w)."""
@@ -157,7 +167,8 @@ class CrossTaskAttention(nn.Module):
     def __init__(self, channels: int, ratio: int = 2) -> None:
         super().__init__()
         self.query, self.key, self.value = (
-            PixelConv(channels, HEADS * ratio * channels) for _ in range(3))
+            PixelConv(channels, HEADS * ratio * channels) for _ in range(3)
+        )
         self.project = PixelConv(ratio * channels, channels, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         self.fuse = ReflectConv(2 * channels, channels)
@@ -181,9 +192,11 @@ class CrossTaskAttention(nn.Module):
 
     def _embed(self, own: Tensor, other: Tensor) -> Tensor:
         """The attended values (B, C, h, w) by the embeddings themselves."""
-        query, key, value = (layer(x).unflatten(1, (HEADS, -1)) for layer, x in (
-            (self.query, other), (self.key, own), (self.value, own)))
-        scores = (query * key).sum(2) / self.query.out_channels ** 0.5
+        query, key, value = (
+            layer(x).unflatten(1, (HEADS, -1))
+            for layer, x in ((self.query, other), (self.key, own), (self.value, own))
+        )
+        scores = (query * key).sum(2) / self.query.out_channels**0.5
         return self.project((F.softmax(scores, 1)[:, :, None] * value).sum(1))
 
     def merge(self) -> tuple[Merged, Tensor, Tensor]:
@@ -191,17 +204,27 @@ class CrossTaskAttention(nn.Module):
         head's value P Wv (C, C, 1, 1) and value bias P bv (C,) themselves."""
         with torch.autocast(self.query.weight.device.type, enabled=False):
             (wq, bq), (wk, bk), (wv, bv) = (
-                (layer.weight.flatten(1).unflatten(0, (HEADS, -1)),
-                 layer.bias.view(HEADS, -1, 1)) for layer in (self.query, self.key, self.value))
-            scale = self.query.out_channels ** -0.5
+                (layer.weight.flatten(1).unflatten(0, (HEADS, -1)), layer.bias.view(HEADS, -1, 1))
+                for layer in (self.query, self.key, self.value)
+            )
+            scale = self.query.out_channels**-0.5
             wq, bq = scale * wq.transpose(1, 2), scale * bq.transpose(1, 2)
             projection = self.project.weight.flatten(1)
-            products = (wq @ wk, (wq @ bk)[..., 0], bq @ wk, (bq @ bk)[..., 0],
-                        projection @ wv, (projection @ bv)[..., 0])
+            products = (
+                wq @ wk,
+                (wq @ bk)[..., 0],
+                bq @ wk,
+                (bq @ bk)[..., 0],
+                projection @ wv,
+                (projection @ bv)[..., 0],
+            )
             merged = ((x[1:] - x[0]).flatten(0, 1) for x in products)
             value, value_bias = (x[0] for x in products[4:])
-            return (Merged(*(x[:, :, None, None] if x.dim() == 2 else x for x in merged)),
-                    value[:, :, None, None], value_bias)
+            return (
+                Merged(*(x[:, :, None, None] if x.dim() == 2 else x for x in merged)),
+                value[:, :, None, None],
+                value_bias,
+            )
 
 
 class FusedAttention(nn.Module):
@@ -222,11 +245,12 @@ class FusedAttention(nn.Module):
         conv.bias += torch.einsum('oikl,i->o', of_attended, shift)
         conv.weight.copy_(torch.cat([of_own + of_first, of_attended], 1))
         factor = factor.repeat(HEADS - 1)
-        merged = merged._replace(value=factor.view(-1, 1, 1, 1) * merged.value,
-                                 value_bias=factor * merged.value_bias)
+        merged = merged._replace(
+            value=factor.view(-1, 1, 1, 1) * merged.value, value_bias=factor * merged.value_bias
+        )
         # For each head a convolution of its own: int8 runtimes go back to floats to split tensors.
         self.score = _convolutions(merged.score, merged.score_bias, HEADS - 1)
-        self.offset, = _convolutions(merged.offset, merged.offset_bias, 1)
+        (self.offset,) = _convolutions(merged.offset, merged.offset_bias, 1)
         self.value = _convolutions(merged.value, merged.value_bias, HEADS - 1)
         self.fuse, self.out = attention.fuse, attention.out
         self.to(dtype)

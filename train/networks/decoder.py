@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def conv_block(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1
-               ) -> nn.Sequential:
+def conv_block(
+    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1
+) -> nn.Sequential:
     """Convolution with zero padding, batch norm (folded away at export), ReLU.
 
     Zero padding rather than the reflection padding of the papers: it is free on every runtime,
@@ -18,7 +19,9 @@ def conv_block(in_channels: int, out_channels: int, kernel: int = 3, stride: int
     """
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
 
 
 class Decoder(nn.Module):
@@ -36,12 +39,13 @@ class Decoder(nn.Module):
         super().__init__()
         self.reduce = conv_block(encoder_channels[4], self.widths[3], kernel=1)
         below = (*self.widths[1:], self.widths[3])
-        self.up = nn.ModuleList(
-            conv_block(below[i], self.widths[i]) for i in range(4))
+        self.up = nn.ModuleList(conv_block(below[i], self.widths[i]) for i in range(4))
         self.fuse = nn.ModuleList(
-            conv_block(self.widths[i] + encoder_channels[i], self.widths[i]) for i in range(4))
+            conv_block(self.widths[i] + encoder_channels[i], self.widths[i]) for i in range(4)
+        )
         self.heads = nn.ModuleList(
-            nn.Conv2d(self.widths[i], out_channels, 3, padding=1) for i in range(heads))
+            nn.Conv2d(self.widths[i], out_channels, 3, padding=1) for i in range(heads)
+        )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Head outputs (B, out_channels, H/2^(i+1), W/2^(i+1)), finest first."""

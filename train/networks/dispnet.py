@@ -27,19 +27,25 @@ class DispNet(nn.Module):
         super().__init__()
         inputs = (3, *self.widths)
         self.down = nn.ModuleList(
-            nn.Sequential(conv_relu(inputs[i], inputs[i + 1], self.kernels[i], 2, batch_norm),
-                          conv_relu(inputs[i + 1], inputs[i + 1], self.kernels[i], 1, batch_norm))
-            for i in range(7))
+            nn.Sequential(
+                conv_relu(inputs[i], inputs[i + 1], self.kernels[i], 2, batch_norm),
+                conv_relu(inputs[i + 1], inputs[i + 1], self.kernels[i], 1, batch_norm),
+            )
+            for i in range(7)
+        )
         below = (self.widths[-1], *self.decoder_widths)
         self.up = nn.ModuleList(
-            deconv_relu(below[i], below[i + 1], batch_norm=batch_norm) for i in range(7))
+            deconv_relu(below[i], below[i + 1], batch_norm=batch_norm) for i in range(7)
+        )
         skips = (*self.widths[5::-1], 0)
         # The last three stages see the coarser disparity.
         self.merge = nn.ModuleList(
             conv_relu(below[i + 1] + skips[i] + (i > 3), below[i + 1], batch_norm=batch_norm)
-            for i in range(7))
+            for i in range(7)
+        )
         self.heads = nn.ModuleList(
-            nn.Conv2d(width, 1, 3, padding=1) for width in self.decoder_widths[3:])
+            nn.Conv2d(width, 1, 3, padding=1) for width in self.decoder_widths[3:]
+        )
         init_xavier(self)
 
     def forward(self, image: Tensor) -> Prediction:

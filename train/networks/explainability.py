@@ -24,10 +24,12 @@ class ExplainabilityDecoder(nn.Module):
         super().__init__()
         inputs = (256, *self.widths)
         self.up = nn.ModuleList(
-            deconv_relu(inputs[i], inputs[i + 1], self.kernels[i], batch_norm) for i in range(5))
+            deconv_relu(inputs[i], inputs[i + 1], self.kernels[i], batch_norm) for i in range(5)
+        )
         self.heads = nn.ModuleList(
             nn.Conv2d(self.widths[i], 2 * sources, self.kernels[i], padding=self.kernels[i] // 2)
-            for i in range(1, 5))
+            for i in range(1, 5)
+        )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Logits (B, 2 sources, H/2^s, W/2^s), s = 0..3, of the input and its first five features

@@ -9,8 +9,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def conv_relu(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1,
-              batch_norm: bool = False) -> nn.Sequential:
+def conv_relu(
+    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, batch_norm: bool = False
+) -> nn.Sequential:
     """Convolution with zero padding on all sides, batch norm if asked for, ReLU.
 
     For even sizes TensorFlow pads strided ones less above and left than below and right: its
@@ -20,11 +21,13 @@ def conv_relu(in_channels: int, out_channels: int, kernel: int = 3, stride: int 
     return _activated(layer, batch_norm)
 
 
-def deconv_relu(in_channels: int, out_channels: int, kernel: int = 3, batch_norm: bool = False
-                ) -> nn.Sequential:
+def deconv_relu(
+    in_channels: int, out_channels: int, kernel: int = 3, batch_norm: bool = False
+) -> nn.Sequential:
     """Transposed convolution to twice the size, batch norm if asked for, ReLU."""
-    layer = nn.ConvTranspose2d(in_channels, out_channels, kernel, 2, kernel // 2,
-                               output_padding=1, bias=not batch_norm)
+    layer = nn.ConvTranspose2d(
+        in_channels, out_channels, kernel, 2, kernel // 2, output_padding=1, bias=not batch_norm
+    )
     return _activated(layer, batch_norm)
 
 

@@ -14,13 +14,28 @@ from train.networks.encoder import make_encoder
 from train.networks.prediction import MAX_DEPTH, MIN_DEPTH, Prediction, disparity, resize
 from train.networks.unet import UNetDecoder
 
-__all__ = ['MAX_DEPTH', 'MIN_DEPTH', 'FsreNet', 'PerceptionNet', 'Prediction', 'disparity',
-           'fuse_for_inference', 'make_perception', 'resize']
+__all__ = [
+    'MAX_DEPTH',
+    'MIN_DEPTH',
+    'FsreNet',
+    'PerceptionNet',
+    'Prediction',
+    'disparity',
+    'fuse_for_inference',
+    'make_perception',
+    'resize',
+]
 
 
-def make_perception(network: str, encoder: str = 'resnet18', weights: str = '', classes: int = 19,
-                    semantics: bool = True, attention: bool = False, batch_norm: bool = False
-                    ) -> nn.Module:
+def make_perception(
+    network: str,
+    encoder: str = 'resnet18',
+    weights: str = '',
+    classes: int = 19,
+    semantics: bool = True,
+    attention: bool = False,
+    batch_norm: bool = False,
+) -> nn.Module:
     """The depth network that a training names; its ``forward(image)`` returns a Prediction.
 
     Args:
@@ -90,8 +105,11 @@ class PerceptionNet(nn.Module):
             :func:`~train.networks.prediction.disparity`), and class logits at 1/2.
         """
         features = self.encoder(image)
-        return Prediction([disparity(x) for x in self.depth(features)],
-                          self.semantics(features)[0] if self.semantics else None, [])
+        return Prediction(
+            [disparity(x) for x in self.depth(features)],
+            self.semantics(features)[0] if self.semantics else None,
+            [],
+        )
 
     def prune(self, semantics: bool) -> None:
         """Drop what the finest disparity (and the logits) do not need."""
@@ -111,8 +129,9 @@ class FsreNet(nn.Module):
             image size; needs ``semantics``.
     """
 
-    def __init__(self, encoder: nn.Module, classes: int = 19, semantics: bool = True,
-                 attention: bool = False) -> None:
+    def __init__(
+        self, encoder: nn.Module, classes: int = 19, semantics: bool = True, attention: bool = False
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.depth = UNetDecoder(encoder.channels, 1, heads=4)
@@ -149,7 +168,9 @@ class FsreNet(nn.Module):
             logits = self.semantics.heads[0](semantic)
         return Prediction(
             [disparity(head(x)) for head, x in zip(self.depth.heads, decoded, strict=False)],
-            logits, decoded[1:4])
+            logits,
+            decoded[1:4],
+        )
 
     def prune(self, semantics: bool) -> None:
         """Drop what the finest disparity (and the logits) do not need, and merge attention."""
@@ -162,8 +183,10 @@ class FsreNet(nn.Module):
                 self.refine_semantics = self.refine_semantics[:2]
             else:
                 self.semantics = None
-        for modules, decoder in ((self.refine_depth, self.depth),
-                                 (self.refine_semantics, self.semantics)):
+        for modules, decoder in (
+            (self.refine_depth, self.depth),
+            (self.refine_semantics, self.semantics),
+        ):
             for i, module in enumerate(modules):
                 modules[i] = FusedAttention(module)
                 # Attention reads what comes before it: only the next stage sees refined features.

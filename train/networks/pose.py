@@ -16,8 +16,14 @@ from train.networks.explainability import ExplainabilityDecoder
 from train.networks.layers import conv_relu, init_xavier
 
 
-def make_pose(network: str, encoder: str = 'resnet18', weights: str = '', views: int = 3,
-              explainability: bool = False, batch_norm: bool = False) -> nn.Module:
+def make_pose(
+    network: str,
+    encoder: str = 'resnet18',
+    weights: str = '',
+    views: int = 3,
+    explainability: bool = False,
+    batch_norm: bool = False,
+) -> nn.Module:
     """The pose network that a training names.
 
     Args:
@@ -67,8 +73,9 @@ class PoseNet(PairNet):
         super().__init__()
         kernels = (7, 5, 3, 3, 3, 3, 3)
         channels = (6, *self.widths)
-        self.layers = nn.Sequential(*(
-            conv_block(channels[i], channels[i + 1], kernels[i], stride=2) for i in range(7)))
+        self.layers = nn.Sequential(
+            *(conv_block(channels[i], channels[i + 1], kernels[i], stride=2) for i in range(7))
+        )
         self.head = nn.Conv2d(channels[-1], 6, 1)
 
     def encode(self, previous: Tensor, current: Tensor) -> Tensor:
@@ -92,9 +99,14 @@ class ResNetPose(PairNet):
         self.encoder = make_encoder(encoder, weights, in_channels=6)
         self.feature_channels = self.encoder.channels[-1]
         self.head = nn.Sequential(
-            nn.Conv2d(self.feature_channels, 256, 1), nn.ReLU(inplace=True),
-            nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(inplace=True),
-            nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(256, 6, 1))
+            nn.Conv2d(self.feature_channels, 256, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 6, 1),
+        )
 
     def encode(self, previous: Tensor, current: Tensor) -> Tensor:
         """Bottleneck features (B, feature_channels, H/32, W/32) of images (B, 3, H, W) in 0..1."""
@@ -118,17 +130,20 @@ class SfmPoseNet(nn.Module):
     kernels = (7, 5, 3, 3, 3, 3, 3)
     feature_channels = widths[-1]
 
-    def __init__(self, views: int = 3, explainability: bool = False, batch_norm: bool = False
-                 ) -> None:
+    def __init__(
+        self, views: int = 3, explainability: bool = False, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         self.views = views
         channels = (3 * views, *self.widths)
         self.layers = nn.ModuleList(
             conv_relu(channels[i], channels[i + 1], self.kernels[i], 2, batch_norm)
-            for i in range(7))
+            for i in range(7)
+        )
         self.head = nn.Conv2d(channels[-1], 6 * (views - 1), 1)
         self.explainability = (
-            ExplainabilityDecoder(views - 1, batch_norm) if explainability else None)
+            ExplainabilityDecoder(views - 1, batch_norm) if explainability else None
+        )
         init_xavier(self)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:

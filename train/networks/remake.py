@@ -27,8 +27,11 @@ def remaking(net: nn.Module) -> Iterator[None]:
     or where ReLU and sum do not write over their input, as those of timm's ResNets do.
     """
     recipes = _Recipes()
-    hooks = [module.register_forward_hook(recipes.learn) for module in net.modules()
-             if type(module) in (nn.BatchNorm2d, nn.MaxPool2d)]
+    hooks = [
+        module.register_forward_hook(recipes.learn)
+        for module in net.modules()
+        if type(module) in (nn.BatchNorm2d, nn.MaxPool2d)
+    ]
     try:
         with saved_tensors_hooks(recipes.pack, _unpack):
             yield
@@ -80,8 +83,15 @@ class _Recipes:
         elif module.training and hasattr(node, '_saved_result2'):
             mean, factor = node._saved_result1, node._saved_result2
             # In the order of batch norm itself, so that not even the last bit differs on CPUs.
-            make = partial(F.batch_norm, x.detach(), mean, torch.ones_like(mean),
-                           factor * module.weight.detach(), module.bias.detach().clone(), eps=0.0)
+            make = partial(
+                F.batch_norm,
+                x.detach(),
+                mean,
+                torch.ones_like(mean),
+                factor * module.weight.detach(),
+                module.bias.detach().clone(),
+                eps=0.0,
+            )
         else:
             return
         if node is not None:

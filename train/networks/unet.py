@@ -35,8 +35,15 @@ class ReflectConv(nn.Conv2d):
 
 class _ReflectConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, skip: Tensor | None, weight: Tensor, bias: Tensor, double: bool,
-                activate: bool) -> Tensor:
+    def forward(
+        ctx,
+        x: Tensor,
+        skip: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        double: bool,
+        activate: bool,
+    ) -> Tensor:
         y = F.conv2d(_padded(x, skip, double), weight, bias)
         ctx.double = double
         return _activated(ctx, x, skip, weight, y, activate)
@@ -64,8 +71,9 @@ class _DoubledConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, skip: Tensor | None, weight: Tensor, bias: Tensor, activate: bool
-                ) -> Tensor:
+    def forward(
+        ctx, x: Tensor, skip: Tensor | None, weight: Tensor, bias: Tensor, activate: bool
+    ) -> Tensor:
         of_x, of_skip = weight.tensor_split((x.shape[1],), 1)
         y = _doubled_conv(x, of_x, bias)
         if skip is not None:
@@ -82,8 +90,15 @@ class _DoubledConv(torch.autograd.Function):
         with torch.enable_grad():
             padded = [*_padded_for_phases(leaves[0]), *map(_padded, leaves[1:])]
         # Of x four times, and then of ``skip``, if there is one.
-        of_padded, of_kernels = zip(*map(_conv_backward, (*_of_phases(gradient), gradient), padded,
-                                         (*_of_phases(sums), of_skip)), strict=True)
+        of_padded, of_kernels = zip(
+            *map(
+                _conv_backward,
+                (*_of_phases(gradient), gradient),
+                padded,
+                (*_of_phases(sums), of_skip),
+            ),
+            strict=True,
+        )
         of_x, of_skip = (*torch.autograd.grad(padded, leaves, of_padded), None)[:2]
         of_sums = torch.empty_like(sums)
         for of_phase, of_kernel in zip(_of_phases(of_sums), of_kernels[:4], strict=True):
@@ -126,8 +141,18 @@ def _window_sums(x: Tensor) -> Tensor:
 def _conv_backward(gradient: Tensor, x: Tensor, weight: Tensor) -> list[Tensor]:
     """Gradients of x and weight of their convolution."""
     return torch.ops.aten.convolution_backward(
-        gradient, x.detach(), weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1,
-        [True, True, False])[:2]
+        gradient,
+        x.detach(),
+        weight,
+        None,
+        [1, 1],
+        [0, 0],
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        [True, True, False],
+    )[:2]
 
 
 def _padded(x: Tensor, skip: Tensor | None = None, double: bool = False) -> Tensor:
@@ -159,8 +184,9 @@ def autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
     return [t if t is None else t.to(dtype) for t in tensors]
 
 
-def _activated(ctx, x: Tensor, skip: Tensor | None, weight: Tensor, y: Tensor, activate: bool
-               ) -> Tensor:
+def _activated(
+    ctx, x: Tensor, skip: Tensor | None, weight: Tensor, y: Tensor, activate: bool
+) -> Tensor:
     """What a forward pass returns of its convolution's output, and keeps."""
     if activate:
         y = _elu(y)
@@ -204,7 +230,7 @@ class UNetDecoder(nn.Module):
         super().__init__()
         inputs = (encoder_channels[4], *self.widths)
         skips = (*encoder_channels[3::-1], 0)
-        self.stages = nn.ModuleList(
-            Stage(inputs[i], skips[i], self.widths[i]) for i in range(5))
+        self.stages = nn.ModuleList(Stage(inputs[i], skips[i], self.widths[i]) for i in range(5))
         self.heads = nn.ModuleList(
-            ReflectConv(self.widths[4 - s], out_channels, activate=False) for s in range(heads))
+            ReflectConv(self.widths[4 - s], out_channels, activate=False) for s in range(heads)
+        )

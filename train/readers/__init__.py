@@ -59,16 +59,25 @@ class Recording:
 
     def only(self, indices: np.ndarray) -> Recording:
         """The recording reduced to the frames with these growing ``indices``."""
+
         def pictures(wanted: Collection[int]) -> Iterator[tuple[int, Read]]:
-            for new, (_, read) in zip(wanted, self.pictures([int(indices[i]) for i in wanted]),
-                                      strict=True):
+            for new, (_, read) in zip(
+                wanted, self.pictures([int(indices[i]) for i in wanted]), strict=True
+            ):
                 yield new, read
 
-        tables = {name: None if getattr(self, name) is None else getattr(self, name)[indices]
-                  for name in ('times', 'poses', 'odometry', 'speeds', 'numbers', 'targets')}
-        return replace(self, stems=[self.stems[i] for i in indices], pictures=pictures,
-                       depth=lambda i: self.depth(indices[i]),
-                       labels=lambda i: self.labels(indices[i]), **tables)
+        tables = {
+            name: None if getattr(self, name) is None else getattr(self, name)[indices]
+            for name in ('times', 'poses', 'odometry', 'speeds', 'numbers', 'targets')
+        }
+        return replace(
+            self,
+            stems=[self.stems[i] for i in indices],
+            pictures=pictures,
+            depth=lambda i: self.depth(indices[i]),
+            labels=lambda i: self.labels(indices[i]),
+            **tables,
+        )
 
 
 def files(paths: list[Path]) -> Pictures:

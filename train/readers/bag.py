@@ -44,8 +44,10 @@ PINHOLE = ('', 'plumb_bob', 'rational_polynomial', 'thin_prism')
 # Encodings of sensor_msgs/Image: type, channels, OpenCV's conversion to BGR. OpenCV names Bayer
 # patterns by their second row.
 _ENCODINGS: dict[str, tuple[str, int, int | None]] = {
-    'bgr8': ('u1', 3, None), 'rgb8': ('u1', 3, cv2.COLOR_RGB2BGR),
-    'bgra8': ('u1', 4, cv2.COLOR_BGRA2BGR), 'rgba8': ('u1', 4, cv2.COLOR_RGBA2BGR),
+    'bgr8': ('u1', 3, None),
+    'rgb8': ('u1', 3, cv2.COLOR_RGB2BGR),
+    'bgra8': ('u1', 4, cv2.COLOR_BGRA2BGR),
+    'rgba8': ('u1', 4, cv2.COLOR_RGBA2BGR),
     'mono8': ('u1', 1, cv2.COLOR_GRAY2BGR),
     'bayer_rggb8': ('u1', 1, cv2.COLOR_BayerBG2BGR),
     'bayer_bggr8': ('u1', 1, cv2.COLOR_BayerRG2BGR),
@@ -57,8 +59,14 @@ _ENCODINGS |= dict.fromkeys(('uyvy', 'yuv422'), ('u1', 2, cv2.COLOR_YUV2BGR_UYVY
 _ENCODINGS |= dict.fromkeys(('yuyv', 'yuv422_yuy2'), ('u1', 2, cv2.COLOR_YUV2BGR_YUYV))
 _ENCODINGS |= {'nv12': ('u1', 1, cv2.COLOR_YUV2BGR_NV12), 'nv21': ('u1', 1, cv2.COLOR_YUV2BGR_NV21)}
 # OpenCV's type names say nothing about colour; drivers that use them follow its BGR order.
-_ALIASES = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16', '16UC3': 'bgr16',
-            '16UC4': 'bgra16'}
+_ALIASES = {
+    '8UC1': 'mono8',
+    '8UC3': 'bgr8',
+    '8UC4': 'bgra8',
+    '16UC1': 'mono16',
+    '16UC3': 'bgr16',
+    '16UC4': 'bgra16',
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,8 @@ def find_bags(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix in SUFFIXES else []
     if (path / 'metadata.yaml').is_file() or any(
-            p for s in ('.mcap', '.db3') for p in path.glob(f'*{s}')):
+        p for s in ('.mcap', '.db3') for p in path.glob(f'*{s}')
+    ):
         return [path]
     return sorted([*path.glob('*.bag'), *(p.parent for p in path.glob('*/metadata.yaml'))])
 
@@ -99,8 +108,9 @@ def bag_name(path: Path) -> str:
     return path.stem if path.is_file() else path.name
 
 
-def bag_recording(path: Path, topics: Topics, name: str | None = None,
-                  with_depth: bool = True) -> Recording:
+def bag_recording(
+    path: Path, topics: Topics, name: str | None = None, with_depth: bool = True
+) -> Recording:
     """One camera of a recording.
 
     Pictures, and depth, are rectified by the camera_info's K, D, R and P unless all of D is zero
@@ -117,8 +127,9 @@ def bag_recording(path: Path, topics: Topics, name: str | None = None,
     """
     try:
         with Bag(path) as bag:
-            streams = find_streams(bag, image=topics.image, camera_info=topics.camera_info,
-                                   depth=topics.depth)
+            streams = find_streams(
+                bag, image=topics.image, camera_info=topics.camera_info, depth=topics.depth
+            )
             if not with_depth:
                 streams = replace(streams, depth=None)
             info = bag.first(streams.camera_info)
@@ -128,7 +139,8 @@ def bag_recording(path: Path, topics: Topics, name: str | None = None,
             if len(stamps) < 2:
                 raise DataError(
                     f"the {len(recorded)} images on {streams.image} of '{path}' have the same "
-                    'stamp, or there is but one: set header.stamp in the camera driver')
+                    'stamp, or there is but one: set header.stamp in the camera driver'
+                )
             odom, odometry = _odometry(bag, topics.odom, stamps)
             gps, speeds = _speeds(bag, topics.gps, stamps)
             depths = _depth_stamps(bag, streams.depth, stamps)
@@ -138,13 +150,16 @@ def bag_recording(path: Path, topics: Topics, name: str | None = None,
             lens = _Lens(info, size)
             damage = bag.damage
     except (BagError, CameraError) as error:
-        raise DataError(f"'{path}': {error}" if isinstance(error, CameraError) else str(error)
-                        ) from error
+        raise DataError(
+            f"'{path}': {error}" if isinstance(error, CameraError) else str(error)
+        ) from error
     if damage:
         warnings.append(f'the recording is damaged: {damage}')
     if odom is None and gps is None:
-        warnings.append('no wheel odometry and no GPS: metric scale needs the height of the camera '
-                        '(--camera-height of fit or export)')
+        warnings.append(
+            'no wheel odometry and no GPS: metric scale needs the height of the camera '
+            '(--camera-height of fit or export)'
+        )
     if streams.depth is not None and not depths:
         warnings.append(f'no depth on {streams.depth} within {MAX_LAG * 1e3:g} ms of an image')
     seconds = (stamps - stamps[0]) * 1e-9
@@ -155,29 +170,50 @@ def bag_recording(path: Path, topics: Topics, name: str | None = None,
 
     facts = {
         'images': f'{streams.image} ({encoding}, {size[0]}x{size[1]})',
-        'calibration': streams.camera_info, 'rectification': lens.describe(streams.image),
-        'duration': f'{seconds[-1]:.1f} s', 'rate': f'{1 / np.median(steps):.1f} Hz',
-        'odometry': 'none' if odom is None else
-        f'{odom}, of {100 * np.isfinite(odometry[:, 0, 0]).mean():.0f} % of the images',
-        'GPS': 'none' if gps is None else
-        f'{gps}, of {100 * np.isfinite(speeds).mean():.0f} % of the images',
-        'depth': 'none' if streams.depth is None else
-        f'{streams.depth}, of {100 * len(depths) / len(stamps):.0f} % of the images',
+        'calibration': streams.camera_info,
+        'rectification': lens.describe(streams.image),
+        'duration': f'{seconds[-1]:.1f} s',
+        'rate': f'{1 / np.median(steps):.1f} Hz',
+        'odometry': 'none'
+        if odom is None
+        else f'{odom}, of {100 * np.isfinite(odometry[:, 0, 0]).mean():.0f} % of the images',
+        'GPS': 'none'
+        if gps is None
+        else f'{gps}, of {100 * np.isfinite(speeds).mean():.0f} % of the images',
+        'depth': 'none'
+        if streams.depth is None
+        else f'{streams.depth}, of {100 * len(depths) / len(stamps):.0f} % of the images',
     }
     frames = _Frames(path, streams, size, lens, {int(s): i for i, s in enumerate(stamps)}, depths)
     matrix = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
     return Recording(
-        name or bag_name(path), [f'{i:06d}' for i in range(len(stamps))], size, matrix,
-        frames.pictures, stamps * 1e-9, odometry=odometry, speeds=speeds,
+        name or bag_name(path),
+        [f'{i:06d}' for i in range(len(stamps))],
+        size,
+        matrix,
+        frames.pictures,
+        stamps * 1e-9,
+        odometry=odometry,
+        speeds=speeds,
         numbers=np.arange(len(stamps)) + np.concatenate([[0], np.cumsum(pauses)]),
-        depth=frames.depth if depths else lambda _: None, facts=facts, warnings=tuple(warnings))
+        depth=frames.depth if depths else lambda _: None,
+        facts=facts,
+        warnings=tuple(warnings),
+    )
 
 
 class _Frames:
     """Reads the pictures of a recording in order, and each one's depth beside it."""
 
-    def __init__(self, path: Path, streams: Streams, size: tuple[int, int], lens: _Lens,
-                 order: dict[int, int], depths: dict[int, int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        streams: Streams,
+        size: tuple[int, int],
+        lens: _Lens,
+        order: dict[int, int],
+        depths: dict[int, int],
+    ) -> None:
         """Take the index of each image's stamp, and the stamp of the depth of each index."""
         self._path, self._streams, self._size, self._lens = path, streams, size, lens
         self._order, self._depths = order, depths
@@ -185,8 +221,9 @@ class _Frames:
 
     def pictures(self, wanted: Collection[int]) -> Iterator[tuple[int, Read]]:
         """As :class:`Recording`'s."""
-        topics = [t for t in (self._streams.image, self._streams.depth if self._depths else None)
-                  if t]
+        topics = [
+            t for t in (self._streams.image, self._streams.depth if self._depths else None) if t
+        ]
         frame_of_depth = {self._depths[i]: i for i in wanted if i in self._depths}
         left, missing = set(wanted), set(frame_of_depth.values())
         waiting: dict[int, Any] = {}
@@ -260,8 +297,9 @@ def decode_picture(message: Any) -> np.ndarray:
         return _decode_compressed(message)
     encoding = _ALIASES.get(message.encoding, message.encoding)
     if encoding not in _ENCODINGS:
-        raise ValueError(f"has the encoding '{message.encoding}': record one of "
-                         f'{", ".join(_ENCODINGS)}')
+        raise ValueError(
+            f"has the encoding '{message.encoding}': record one of {', '.join(_ENCODINGS)}"
+        )
     kind, channels, code = _ENCODINGS[encoding]
     dtype = np.dtype(kind).newbyteorder('>' if message.is_bigendian else '<')
     height, width, step = message.height, message.width, message.step
@@ -269,12 +307,17 @@ def decode_picture(message: Any) -> np.ndarray:
     rows = height * 3 // 2 if encoding.startswith('nv') else height
     needed = step * (rows - 1) + width * channels * dtype.itemsize
     if not width or not height or step < width * channels * dtype.itemsize:
-        raise ValueError(f'is {width}x{height} {encoding} with a step of {step} bytes: check the '
-                         'camera driver')
+        raise ValueError(
+            f'is {width}x{height} {encoding} with a step of {step} bytes: check the camera driver'
+        )
     if len(message.data) < needed:
         raise ValueError(f'is cut short: {len(message.data)} of {needed} bytes')
-    pixels = np.ndarray((rows, width, channels), dtype, np.asarray(message.data),
-                        strides=(step, channels * dtype.itemsize, dtype.itemsize))
+    pixels = np.ndarray(
+        (rows, width, channels),
+        dtype,
+        np.asarray(message.data),
+        strides=(step, channels * dtype.itemsize, dtype.itemsize),
+    )
     pixels = np.ascontiguousarray(pixels, dtype.newbyteorder('='))
     image = pixels if code is None else cv2.cvtColor(pixels, code)
     return image if kind == 'u1' else (image * (255 / 65535)).astype(np.uint8)
@@ -286,8 +329,12 @@ def _decode_compressed(message: Any) -> np.ndarray:
         raise ValueError('is empty')
     # OpenCV fills what is missing with grey.
     head, tail = data[:8].tobytes(), data[-64:].tobytes()
-    if (head.startswith(b'\xff\xd8') and b'\xff\xd9' not in tail
-            or head.startswith(b'\x89PNG') and b'IEND' not in tail):
+    if (
+        head.startswith(b'\xff\xd8')
+        and b'\xff\xd9' not in tail
+        or head.startswith(b'\x89PNG')
+        and b'IEND' not in tail
+    ):
         raise ValueError('is cut short: its end marker is missing')
     image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
@@ -301,8 +348,10 @@ def _first_picture(bag: Bag, topic: str) -> tuple[tuple[int, int], str]:
     for message in bag.messages([topic]):
         try:
             message = bag.decode(message)
-            return (decode_picture(message).shape[1::-1],
-                    getattr(message, 'encoding', None) or message.format)
+            return (
+                decode_picture(message).shape[1::-1],
+                getattr(message, 'encoding', None) or message.format,
+            )
         except (BagError, ValueError, cv2.error) as error:
             problem = str(error)
     raise DataError(f"not one image on {topic} of '{bag.path}' can be read; the last {problem}")
@@ -320,8 +369,10 @@ def _in_order_of_time(recorded: np.ndarray) -> tuple[np.ndarray, list[str]]:
     warnings = []
     if not usable.all():
         back = (latest - recorded).max() * 1e-9
-        warnings.append(f'{(~usable).sum()} images left out whose stamps go back by up to '
-                        f'{back:.1f} s: was the clock set, or the recording played twice?')
+        warnings.append(
+            f'{(~usable).sum()} images left out whose stamps go back by up to '
+            f'{back:.1f} s: was the clock set, or the recording played twice?'
+        )
     twice = usable.sum() - len(stamps)
     if twice:
         warnings.append(f'{twice} images have the stamp of another: left out')
@@ -344,9 +395,11 @@ class _Lens:
         # An equidistant lens bends without any coefficient, too.
         self.bends = bool(np.any(info.d)) or self.model in FISHEYE
         if self.bends and self.model not in FISHEYE + PINHOLE:
-            raise DataError(f"camera_info has the distortion model '{self.model}', which is not "
-                            f'supported: calibrate as one of {", ".join(PINHOLE[1:] + FISHEYE)}, '
-                            'or record rectified images')
+            raise DataError(
+                f"camera_info has the distortion model '{self.model}', which is not "
+                f'supported: calibrate as one of {", ".join(PINHOLE[1:] + FISHEYE)}, '
+                'or record rectified images'
+            )
         if self.bends and info.k[0] <= 0:
             raise DataError('camera_info has distortion but no K: calibrate the camera')
         self.maps = cache(self.maps)  # a recording has one size, or two with depth
@@ -376,8 +429,9 @@ class _Lens:
         target = self._at(target, width, height) if target[0, 0] > 0 else matrix
         lens = cv2.fisheye if self.model in FISHEYE else cv2
         distortion = np.array(info.d if len(info.d) else [0.0] * 4, float)
-        return lens.initUndistortRectifyMap(matrix, distortion, turn, target, (width, height),
-                                            cv2.CV_32FC1)
+        return lens.initUndistortRectifyMap(
+            matrix, distortion, turn, target, (width, height), cv2.CV_32FC1
+        )
 
     def _at(self, matrix: np.ndarray, width: int, height: int) -> np.ndarray:
         """A matrix of camera_info for the region of interest at another resolution."""
@@ -391,24 +445,34 @@ class _Lens:
 
 # What was measured beside the pictures
 
-def _choose(bag: Bag, given: str | None, found: list[str], types: Collection[str], option: str
-            ) -> str | None:
+
+def _choose(
+    bag: Bag, given: str | None, found: list[str], types: Collection[str], option: str
+) -> str | None:
     """The topic that was given, or else the only one that was found."""
     if given is not None:
         if given not in bag.topics or bag.topics[given].msgtype not in types:
             raise DataError(f"recording '{bag.path}' has no {' or '.join(types)} on {given}")
         return given
     if len(found) > 1:
-        raise DataError(f"recording '{bag.path}' has several topics for --{option}: choose one of "
-                        f'{", ".join(sorted(found))}')
+        raise DataError(
+            f"recording '{bag.path}' has several topics for --{option}: choose one of "
+            f'{", ".join(sorted(found))}'
+        )
     return found[0] if found else None
 
 
-def _odometry(bag: Bag, topic: str | None, stamps: np.ndarray
-              ) -> tuple[str | None, np.ndarray | None]:
+def _odometry(
+    bag: Bag, topic: str | None, stamps: np.ndarray
+) -> tuple[str | None, np.ndarray | None]:
     """Topic, and body poses (N, 4, 4) at ``stamps`` (ns), NaN where the odometry has gaps."""
-    found = [name for name, t in bag.topics.items() if t.msgtype == ODOMETRY and t.count
-             and not re.search(r'ground_?truth|(^|[/_])gt([/_]|$)', name)]
+    found = [
+        name
+        for name, t in bag.topics.items()
+        if t.msgtype == ODOMETRY
+        and t.count
+        and not re.search(r'ground_?truth|(^|[/_])gt([/_]|$)', name)
+    ]
     topic = _choose(bag, topic, found, [ODOMETRY], 'odom')
     if topic is None:
         return None, None
@@ -419,8 +483,9 @@ def _odometry(bag: Bag, topic: str | None, stamps: np.ndarray
     times = np.array(sorted(measured))
     poses = [measured[t] for t in times]
     positions = np.array([(p.position.x, p.position.y, p.position.z) for p in poses])
-    turns = Rotation.from_quat([(p.orientation.x, p.orientation.y, p.orientation.z,
-                                 p.orientation.w) for p in poses])
+    turns = Rotation.from_quat(
+        [(p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w) for p in poses]
+    )
     known = _covered(times, stamps, MAX_GAP)
     result = np.full((len(stamps), 4, 4), np.nan)
     at = stamps[known] - times[0]
@@ -437,20 +502,27 @@ def _is_pose(pose: Any) -> bool:
     return bool(np.isfinite([place.x, place.y, place.z]).all() and 0.5 < length < 2)
 
 
-def _speeds(bag: Bag, topic: str | None, stamps: np.ndarray
-            ) -> tuple[str | None, np.ndarray | None]:
+def _speeds(
+    bag: Bag, topic: str | None, stamps: np.ndarray
+) -> tuple[str | None, np.ndarray | None]:
     """Topic, and speeds (N,) in m/s by GPS at ``stamps`` (ns), NaN where it has gaps."""
     fixes = [n for n, t in bag.topics.items() if t.msgtype == FIX and t.count]
     # Many a TwistStamped is a command, not a measurement.
-    velocities = [n for n, t in bag.topics.items() if t.msgtype in VELOCITIES and t.count
-                  and re.search(r'gps|gnss|navsat|fix', n)]
+    velocities = [
+        n
+        for n, t in bag.topics.items()
+        if t.msgtype in VELOCITIES and t.count and re.search(r'gps|gnss|navsat|fix', n)
+    ]
     topic = _choose(bag, topic, velocities or fixes, [FIX, *VELOCITIES], 'gps')
     if topic is None:
         return None, None
     messages = {header_stamp(m.data): bag.decode(m) for m in bag.messages([topic])}
     if bag.topics[topic].msgtype == FIX:
-        messages = {t: m for t, m in messages.items()
-                    if m.status.status >= 0 and np.isfinite([m.latitude, m.longitude]).all()}
+        messages = {
+            t: m
+            for t, m in messages.items()
+            if m.status.status >= 0 and np.isfinite([m.latitude, m.longitude]).all()
+        }
     if len(messages) < 2:
         return None, None
     times = np.array(sorted(messages))
@@ -458,14 +530,16 @@ def _speeds(bag: Bag, topic: str | None, stamps: np.ndarray
     speeds = np.full(len(stamps), np.nan)
     seconds, at = (times - times[0]) * 1e-9, (stamps[known] - times[0]) * 1e-9
     if bag.topics[topic].msgtype == FIX:
-        latitude, longitude = np.radians([[messages[t].latitude, messages[t].longitude]
-                                          for t in times]).T
+        latitude, longitude = np.radians(
+            [[messages[t].latitude, messages[t].longitude] for t in times]
+        ).T
         north = EARTH_RADIUS * (latitude - latitude[0])
         east = EARTH_RADIUS * np.cos(latitude[0]) * (np.unwrap(longitude) - longitude[0])
         # Over a second: what a position is off by, divided by a frame's time, would be a lot.
         before, after = (at - BASELINE).clip(0), (at + BASELINE).clip(max=seconds[-1])
-        moved = [np.interp(after, seconds, x) - np.interp(before, seconds, x)
-                 for x in (north, east)]
+        moved = [
+            np.interp(after, seconds, x) - np.interp(before, seconds, x) for x in (north, east)
+        ]
         speeds[known] = np.hypot(*moved) / (after - before)
     else:
         linear = [getattr(messages[t].twist, 'twist', messages[t].twist).linear for t in times]
@@ -476,8 +550,9 @@ def _speeds(bag: Bag, topic: str | None, stamps: np.ndarray
 def _covered(times: np.ndarray, stamps: np.ndarray, gap: float) -> np.ndarray:
     """Which ``stamps`` lie between ``times`` that are at most ``gap`` seconds apart (all ns)."""
     after = np.searchsorted(times, stamps).clip(1, len(times) - 1)
-    return ((stamps >= times[0]) & (stamps <= times[-1])
-            & (times[after] - times[after - 1] < gap * 1e9))
+    return (
+        (stamps >= times[0]) & (stamps <= times[-1]) & (times[after] - times[after - 1] < gap * 1e9)
+    )
 
 
 def _depth_stamps(bag: Bag, topic: str | None, stamps: np.ndarray) -> dict[int, int]:

@@ -39,8 +39,15 @@ def folder_recordings(path: Path, intrinsics: np.ndarray | None = None) -> list[
     if images:
         name = path.resolve()
         name = name.parent.name if name.name == 'images' else name.name
-        return [Recording(name, [p.stem for p in images], first_size(images),
-                          _or_unknown(intrinsics), files(images))]
+        return [
+            Recording(
+                name,
+                [p.stem for p in images],
+                first_size(images),
+                _or_unknown(intrinsics),
+                files(images),
+            )
+        ]
     try:
         return [_recording(read_sequence(path, calibrated=False), intrinsics)]
     except DataError:
@@ -61,14 +68,25 @@ def _recording(sequence: Sequence, intrinsics: np.ndarray | None) -> Recording:
         def read(index: int) -> np.ndarray | None:
             path = sequence.folder / folder / f'{paths[index].stem}.png'
             return read_map(path, scale) if path.exists() else None
+
         return read
 
     return Recording(
-        sequence.folder.resolve().name, [p.stem for p in paths], first_size(paths),
-        sequence.intrinsics if intrinsics is None else intrinsics, files(paths),
-        sequence.times, sequence.poses, sequence.odometry, sequence.speeds,
-        None if frames is None else frames[:, 0], None if frames is None else frames[:, 1] != 0,
-        maps('depth', sequence.depth_scale), maps('semantics', 1.0), sequence.depth_scale)
+        sequence.folder.resolve().name,
+        [p.stem for p in paths],
+        first_size(paths),
+        sequence.intrinsics if intrinsics is None else intrinsics,
+        files(paths),
+        sequence.times,
+        sequence.poses,
+        sequence.odometry,
+        sequence.speeds,
+        None if frames is None else frames[:, 0],
+        None if frames is None else frames[:, 1] != 0,
+        maps('depth', sequence.depth_scale),
+        maps('semantics', 1.0),
+        sequence.depth_scale,
+    )
 
 
 def _video(path: Path, intrinsics: np.ndarray | None) -> Recording:
@@ -91,8 +109,14 @@ def _video(path: Path, intrinsics: np.ndarray | None) -> Recording:
             yield index, partial(_decoded, picture, path, index)
         capture.release()
 
-    return Recording(path.stem, [f'{n:06d}' for n in range(count)], image.shape[1::-1],
-                     _or_unknown(intrinsics), pictures, np.arange(count) / fps)
+    return Recording(
+        path.stem,
+        [f'{n:06d}' for n in range(count)],
+        image.shape[1::-1],
+        _or_unknown(intrinsics),
+        pictures,
+        np.arange(count) / fps,
+    )
 
 
 def _decoded(picture: np.ndarray | None, path: Path, index: int) -> np.ndarray:

@@ -30,16 +30,24 @@ EARTH_RADIUS = 6378137.0
 
 _LISTED = (
     # monodepth2, FSRE-Depth: folder, frame, side; SfMLearner's test list: path.
-    re.compile(r'\S*?(?P<drive>\d{4}_\d\d_\d\d_drive_\d{4}_sync)/?\s+(?P<frame>\d+)'
-               r'(?:\s+(?P<side>[lr]))?\s*$'),
-    re.compile(r'\S*?(?P<drive>\d{4}_\d\d_\d\d_drive_\d{4}_sync)/image_(?P<camera>0[23])/data/'
-               r'(?P<frame>\d+)\.\w+'),
+    re.compile(
+        r'\S*?(?P<drive>\d{4}_\d\d_\d\d_drive_\d{4}_sync)/?\s+(?P<frame>\d+)'
+        r'(?:\s+(?P<side>[lr]))?\s*$'
+    ),
+    re.compile(
+        r'\S*?(?P<drive>\d{4}_\d\d_\d\d_drive_\d{4}_sync)/image_(?P<camera>0[23])/data/'
+        r'(?P<frame>\d+)\.\w+'
+    ),
 )
 
 
-def raw_recordings(root: Path, cameras: Collection[int] = (2, 3), split: Path | None = None,
-                   test_scenes: Path | None = None,
-                   static_frames: Path | None = None) -> tuple[list[Recording], list[str]]:
+def raw_recordings(
+    root: Path,
+    cameras: Collection[int] = (2, 3),
+    split: Path | None = None,
+    test_scenes: Path | None = None,
+    static_frames: Path | None = None,
+) -> tuple[list[Recording], list[str]]:
     """The drives of KITTI raw, ``DATE/DATE_drive_NNNN_sync``, once for each camera.
 
     Args:
@@ -60,8 +68,10 @@ def raw_recordings(root: Path, cameras: Collection[int] = (2, 3), split: Path | 
     """
     drives = sorted(p for p in root.glob('*/*_drive_*_sync') if p.is_dir())
     if not drives:
-        raise DataError(f"'{root}' holds no DATE/DATE_drive_NNNN_sync folders: expected KITTI raw "
-                        'data (synced and rectified) as published')
+        raise DataError(
+            f"'{root}' holds no DATE/DATE_drive_NNNN_sync folders: expected KITTI raw "
+            'data (synced and rectified) as published'
+        )
     left_out = {name.removesuffix('_sync') for name in _lines(test_scenes)}
     static = _read_static(static_frames)
     listed = None if split is None else _read_split(split)
@@ -96,8 +106,9 @@ def raw_recordings(root: Path, cameras: Collection[int] = (2, 3), split: Path | 
         if missing:
             notes.append(f"{missing} frames of '{split}' are not in '{root}'")
     if not recordings:
-        raise DataError(f"'{root}' holds no images that the lists ask for"
-                        + (f' ({notes[0]})' if notes else ''))
+        raise DataError(
+            f"'{root}' holds no images that the lists ask for" + (f' ({notes[0]})' if notes else '')
+        )
     return recordings, notes
 
 
@@ -112,15 +123,29 @@ def _raw_recording(drive: Path, camera: int, paths: list[Path]) -> Recording:
     imu_camera = _camera_in_imu(date, projection)
     if poses is not None:
         poses = None if imu_camera is None else inverse(poses[0] @ imu_camera) @ poses @ imu_camera
-    depth = _velodyne(drive / 'velodyne_points' / 'data', paths, first_size(paths),
-                      lambda: raw_projection(date, camera))
-    return Recording(f'{drive.name}_{camera:02d}', [p.stem for p in paths], first_size(paths),
-                     projection[:, :3], files(paths), times, poses, speeds=speeds, depth=depth,
-                     depth_scale=DEPTH_SCALE)
+    depth = _velodyne(
+        drive / 'velodyne_points' / 'data',
+        paths,
+        first_size(paths),
+        lambda: raw_projection(date, camera),
+    )
+    return Recording(
+        f'{drive.name}_{camera:02d}',
+        [p.stem for p in paths],
+        first_size(paths),
+        projection[:, :3],
+        files(paths),
+        times,
+        poses,
+        speeds=speeds,
+        depth=depth,
+        depth_scale=DEPTH_SCALE,
+    )
 
 
-def _velodyne(folder: Path, paths: list[Path], size: tuple[int, int],
-              projection: Callable[[], np.ndarray]) -> Map:
+def _velodyne(
+    folder: Path, paths: list[Path], size: tuple[int, int], projection: Callable[[], np.ndarray]
+) -> Map:
     """Depth of each frame whose Velodyne file exists, by Eigen's protocol.
 
     ``projection`` is called for the matrix only if there are any: it needs more calibration.
@@ -132,6 +157,7 @@ def _velodyne(folder: Path, paths: list[Path], size: tuple[int, int],
     def depth(index: int) -> np.ndarray | None:
         path = folder / f'{paths[index].stem}.bin'
         return project_velodyne(read_points(path), matrix, size[::-1]) if path.exists() else None
+
     return depth
 
 
@@ -140,8 +166,10 @@ def _timestamps(path: Path, numbers: tuple[int, ...]) -> np.ndarray | None:
     if not path.exists():
         return None
     try:
-        stamps = np.array([line.strip().replace(' ', 'T') for line in path.open() if line.strip()],
-                          'datetime64[ns]')
+        stamps = np.array(
+            [line.strip().replace(' ', 'T') for line in path.open() if line.strip()],
+            'datetime64[ns]',
+        )
         return stamps[list(numbers)].astype(np.int64) * 1e-9
     except (ValueError, IndexError) as error:
         raise DataError(f"'{path}' does not hold the time of each image ({error})") from error
@@ -155,8 +183,12 @@ def _camera_in_imu(date: Path, projection: np.ndarray) -> np.ndarray | None:
     path = date / 'calib_cam_to_cam.txt'
     rectify = np.eye(4)
     rectify[:3, :3] = row(read_calibration(path), 'R_rect_00', path).reshape(3, 3)
-    return inverse(_offset(projection) @ rectify @ rigid(read_calibration(velo), velo)
-                   @ rigid(read_calibration(imu), imu))
+    return inverse(
+        _offset(projection)
+        @ rectify
+        @ rigid(read_calibration(velo), velo)
+        @ rigid(read_calibration(imu), imu)
+    )
 
 
 def _offset(projection: np.ndarray) -> np.ndarray:
@@ -185,16 +217,16 @@ def _oxts(drive: Path, numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray
     poses[:, 0, 3] = scale * np.radians(longitude)
     poses[:, 1, 3] = scale * np.log(np.tan(np.pi / 4 + np.radians(latitude) / 2))
     poses[:, 2, 3] = altitude
-    poses[:, :3, :3] = Rotation.from_euler(
-        'ZYX', np.stack([yaw, pitch, roll], 1)).as_matrix()
+    poses[:, :3, :3] = Rotation.from_euler('ZYX', np.stack([yaw, pitch, roll], 1)).as_matrix()
     return poses, np.linalg.norm(values[:, 8:11], axis=1)  # forward, left, up
 
 
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir()
-                  if p.suffix.lower() in IMAGE_SUFFIXES and p.stem.isdigit())
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.stem.isdigit()
+    )
 
 
 def _lines(path: Path | None) -> Iterator[str]:
@@ -214,8 +246,10 @@ def _read_split(path: Path) -> dict[tuple[str, int], set[int]]:
     for number, line in enumerate(_lines(path), 1):
         match = _LISTED[0].match(line) or _LISTED[1].match(line)
         if match is None:
-            raise DataError(f"'{path}', line {number}: expected 'DATE/DATE_drive_NNNN_sync FRAME "
-                            f"l' or a path of an image, is {line[:80]!r}")
+            raise DataError(
+                f"'{path}', line {number}: expected 'DATE/DATE_drive_NNNN_sync FRAME "
+                f"l' or a path of an image, is {line[:80]!r}"
+            )
         fields = match.groupdict()
         camera = int(fields.get('camera') or {'r': 3}.get(fields.get('side'), 2))
         found.setdefault((fields['drive'], camera), set()).add(int(fields['frame']))
@@ -228,14 +262,16 @@ def _read_static(path: Path | None) -> dict[str, set[int]]:
     for number, line in enumerate(_lines(path), 1):
         fields = line.split()
         if len(fields) != 3 or not fields[2].isdigit():
-            raise DataError(f"'{path}', line {number}: expected 'DATE DRIVE FRAME', is "
-                            f'{line[:80]!r}')
+            raise DataError(
+                f"'{path}', line {number}: expected 'DATE DRIVE FRAME', is {line[:80]!r}"
+            )
         found.setdefault(fields[1].removesuffix('_sync'), set()).add(int(fields[2]))
     return found
 
 
-def odometry_recordings(root: Path, cameras: Collection[int] | None = None,
-                        sequences: Collection[str] | None = None) -> list[Recording]:
+def odometry_recordings(
+    root: Path, cameras: Collection[int] | None = None, sequences: Collection[str] | None = None
+) -> list[Recording]:
     """The sequences of KITTI odometry, ``sequences/NN`` with ``poses/NN.txt``.
 
     Args:
@@ -248,8 +284,9 @@ def odometry_recordings(root: Path, cameras: Collection[int] | None = None,
     """
     folders = {p.name: p for p in sorted(root.glob('sequences/*')) if p.is_dir()}
     if folders and (unknown := sorted(set(sequences or ()) - folders.keys())):
-        raise DataError(f"--sequences: '{root}' has no {', '.join(unknown)}, but "
-                        + ', '.join(folders))
+        raise DataError(
+            f"--sequences: '{root}' has no {', '.join(unknown)}, but " + ', '.join(folders)
+        )
     recordings = []
     for name, folder in folders.items():
         if sequences and name not in sequences:
@@ -262,8 +299,9 @@ def odometry_recordings(root: Path, cameras: Collection[int] | None = None,
             several = '' if len(wanted) == 1 else f'_{camera}'
             recordings.append(_odometry_recording(root, sequence, camera, several))
     if not recordings:
-        raise DataError(f"'{root}' has no sequences/NN/image_2 or image_0: expected KITTI odometry "
-                        'as published')
+        raise DataError(
+            f"'{root}' has no sequences/NN/image_2 or image_0: expected KITTI odometry as published"
+        )
     return recordings
 
 
@@ -278,7 +316,17 @@ def _odometry_recording(root: Path, sequence: Sequence, camera: int, suffix: str
         poses = read_poses(path, len(paths)) @ inverse(_offset(projection))
         poses = inverse(poses[0]) @ poses
     size = first_size(paths)
-    depth = _velodyne(folder / 'velodyne', paths, size,
-                      lambda: file_projection(calibration, camera))
-    return Recording(folder.name + suffix, [p.stem for p in paths], size, sequence.intrinsics,
-                     files(paths), sequence.times, poses, depth=depth, depth_scale=DEPTH_SCALE)
+    depth = _velodyne(
+        folder / 'velodyne', paths, size, lambda: file_projection(calibration, camera)
+    )
+    return Recording(
+        folder.name + suffix,
+        [p.stem for p in paths],
+        size,
+        sequence.intrinsics,
+        files(paths),
+        sequence.times,
+        poses,
+        depth=depth,
+        depth_scale=DEPTH_SCALE,
+    )

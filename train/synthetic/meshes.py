@@ -50,17 +50,24 @@ def quads(corners, uv, texture, color, label, normals=None):
 def box(low, high, texture, color, label, tile=2.0, sides=6, stretch=False):
     """Axis-aligned box between two corners; ``tile`` metres a texture tile; 4 sides = no lids."""
     (x0, y0, z0), (x1, y1, z1) = low, high
-    faces = np.array([
-        [[x1, y0, z0], [x1, y1, z0], [x1, y1, z1], [x1, y0, z1]],
-        [[x0, y1, z0], [x0, y0, z0], [x0, y0, z1], [x0, y1, z1]],
-        [[x1, y1, z0], [x0, y1, z0], [x0, y1, z1], [x1, y1, z1]],
-        [[x0, y0, z0], [x1, y0, z0], [x1, y0, z1], [x0, y0, z1]],
-        [[x0, y0, z1], [x1, y0, z1], [x1, y1, z1], [x0, y1, z1]],
-        [[x0, y1, z0], [x1, y1, z0], [x1, y0, z0], [x0, y0, z0]],
-    ])[:sides]
+    faces = np.array(
+        [
+            [[x1, y0, z0], [x1, y1, z0], [x1, y1, z1], [x1, y0, z1]],
+            [[x0, y1, z0], [x0, y0, z0], [x0, y0, z1], [x0, y1, z1]],
+            [[x1, y1, z0], [x0, y1, z0], [x0, y1, z1], [x1, y1, z1]],
+            [[x0, y0, z0], [x1, y0, z0], [x1, y0, z1], [x0, y0, z1]],
+            [[x0, y0, z1], [x1, y0, z1], [x1, y1, z1], [x0, y1, z1]],
+            [[x0, y1, z0], [x1, y1, z0], [x1, y0, z0], [x0, y0, z0]],
+        ]
+    )[:sides]
     unit = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], float)
-    edges = np.stack([np.linalg.norm(faces[:, 1] - faces[:, 0], axis=-1),
-                      np.linalg.norm(faces[:, 3] - faces[:, 0], axis=-1)], -1)
+    edges = np.stack(
+        [
+            np.linalg.norm(faces[:, 1] - faces[:, 0], axis=-1),
+            np.linalg.norm(faces[:, 3] - faces[:, 0], axis=-1),
+        ],
+        -1,
+    )
     uv = unit[None] * (1.0 if stretch else edges[:, None] / tile)
     return quads(faces, uv, texture, color, label)
 
@@ -79,8 +86,15 @@ def tube(base, top, r0, r1, texture, color, label, sides=7, tile=1.0):
     normals = np.stack([ring[:-1], ring[1:], ring[1:], ring[:-1]], 1)
     u = np.linspace(0, max(1, round(2 * np.pi * max(r0, r1) / tile)), sides + 1)
     v = np.linalg.norm(top - base) / tile
-    uv = np.stack([np.stack([u[:-1], 0 * u[1:] + v], -1), np.stack([u[1:], 0 * u[1:] + v], -1),
-                   np.stack([u[1:], 0 * u[1:]], -1), np.stack([u[:-1], 0 * u[1:]], -1)], 1)
+    uv = np.stack(
+        [
+            np.stack([u[:-1], 0 * u[1:] + v], -1),
+            np.stack([u[1:], 0 * u[1:] + v], -1),
+            np.stack([u[1:], 0 * u[1:]], -1),
+            np.stack([u[:-1], 0 * u[1:]], -1),
+        ],
+        1,
+    )
     return quads(corners, uv, texture, color, label, normals)
 
 
@@ -88,8 +102,14 @@ def blob(center, radii, texture, color, label, rng=None, rough=0.0, tile=2.0, ri
     """An ellipsoid, its surface moved in and out by up to ``rough`` of its radius."""
     theta = np.linspace(0, np.pi, rings + 1)
     phi = np.linspace(0, 2 * np.pi, sides + 1)
-    n = np.stack([np.outer(np.sin(theta), np.cos(phi)), np.outer(np.sin(theta), np.sin(phi)),
-                  np.outer(np.cos(theta), np.ones_like(phi))], -1)
+    n = np.stack(
+        [
+            np.outer(np.sin(theta), np.cos(phi)),
+            np.outer(np.sin(theta), np.sin(phi)),
+            np.outer(np.cos(theta), np.ones_like(phi)),
+        ],
+        -1,
+    )
     swell = np.ones((rings + 1, sides + 1, 1))
     if rng is not None:
         swell = 1 + rough * rng.uniform(-1, 1, swell.shape)
@@ -98,8 +118,12 @@ def blob(center, radii, texture, color, label, rng=None, rough=0.0, tile=2.0, ri
     p = np.asarray(center) + n * radii * swell
     scale = np.mean(radii) / tile
     u = np.stack(np.meshgrid(phi * scale, theta * scale), -1)
-    take = lambda a: np.stack(  # noqa: E731
-        [a[1:, :-1], a[1:, 1:], a[:-1, 1:], a[:-1, :-1]], 2).reshape(-1, 4, a.shape[-1])
+
+    def take(a):
+        return np.stack([a[1:, :-1], a[1:, 1:], a[:-1, 1:], a[:-1, :-1]], 2).reshape(
+            -1, 4, a.shape[-1]
+        )
+
     return quads(take(p), take(u), texture, color, label, take(n))
 
 
@@ -123,21 +147,62 @@ def join(parts):
 # Cars: stations along x (rear to front) as fractions of the length: x, shoulder z, roof z, half
 # width at shoulder, half width at roof.
 CAR_SHAPES = {
-    'hatch': (4.0, 1.76, [(0, .55, .6, .8, .75), (.02, .9, .95, .9, .8), (.1, .95, 1.3, .95, .78),
-                          (.2, .95, 1.48, 1, .74), (.5, .93, 1.5, 1, .74), (.74, .9, .96, 1, .82),
-                          (.95, .74, .78, .93, .8), (1, .5, .55, .85, .75)]),
-    'sedan': (4.6, 1.8, [(0, .55, .6, .8, .75), (.02, .92, .97, .9, .8), (.14, .95, 1.0, .97, .8),
-                         (.28, .94, 1.42, 1, .72), (.55, .93, 1.44, 1, .72), (.75, .9, .96, 1, .82),
-                         (.96, .72, .76, .93, .8), (1, .5, .55, .85, .75)]),
-    'suv': (4.6, 1.9, [(0, .6, .66, .85, .8), (.02, 1.0, 1.05, .95, .85),
-                       (.06, 1.08, 1.55, .97, .8),
-                       (.14, 1.08, 1.7, 1, .78), (.55, 1.06, 1.72, 1, .78),
-                       (.74, 1.02, 1.1, 1, .85), (.96, .9, .95, .95, .82),
-                       (1, .6, .66, .88, .8)]),
-    'van': (5.2, 1.98, [(0, .7, .76, .95, .92), (.01, 1.2, 2.2, .98, .92), (.02, 1.2, 2.35, 1, .9),
-                        (.3, 1.2, 2.38, 1, .9), (.72, 1.18, 2.36, 1, .88),
-                        (.88, 1.14, 1.25, 1, .85),
-                        (.98, .95, 1.0, .95, .85), (1, .6, .66, .9, .85)]),
+    'hatch': (
+        4.0,
+        1.76,
+        [
+            (0, 0.55, 0.6, 0.8, 0.75),
+            (0.02, 0.9, 0.95, 0.9, 0.8),
+            (0.1, 0.95, 1.3, 0.95, 0.78),
+            (0.2, 0.95, 1.48, 1, 0.74),
+            (0.5, 0.93, 1.5, 1, 0.74),
+            (0.74, 0.9, 0.96, 1, 0.82),
+            (0.95, 0.74, 0.78, 0.93, 0.8),
+            (1, 0.5, 0.55, 0.85, 0.75),
+        ],
+    ),
+    'sedan': (
+        4.6,
+        1.8,
+        [
+            (0, 0.55, 0.6, 0.8, 0.75),
+            (0.02, 0.92, 0.97, 0.9, 0.8),
+            (0.14, 0.95, 1.0, 0.97, 0.8),
+            (0.28, 0.94, 1.42, 1, 0.72),
+            (0.55, 0.93, 1.44, 1, 0.72),
+            (0.75, 0.9, 0.96, 1, 0.82),
+            (0.96, 0.72, 0.76, 0.93, 0.8),
+            (1, 0.5, 0.55, 0.85, 0.75),
+        ],
+    ),
+    'suv': (
+        4.6,
+        1.9,
+        [
+            (0, 0.6, 0.66, 0.85, 0.8),
+            (0.02, 1.0, 1.05, 0.95, 0.85),
+            (0.06, 1.08, 1.55, 0.97, 0.8),
+            (0.14, 1.08, 1.7, 1, 0.78),
+            (0.55, 1.06, 1.72, 1, 0.78),
+            (0.74, 1.02, 1.1, 1, 0.85),
+            (0.96, 0.9, 0.95, 0.95, 0.82),
+            (1, 0.6, 0.66, 0.88, 0.8),
+        ],
+    ),
+    'van': (
+        5.2,
+        1.98,
+        [
+            (0, 0.7, 0.76, 0.95, 0.92),
+            (0.01, 1.2, 2.2, 0.98, 0.92),
+            (0.02, 1.2, 2.35, 1, 0.9),
+            (0.3, 1.2, 2.38, 1, 0.9),
+            (0.72, 1.18, 2.36, 1, 0.88),
+            (0.88, 1.14, 1.25, 1, 0.85),
+            (0.98, 0.95, 1.0, 0.95, 0.85),
+            (1, 0.6, 0.66, 0.9, 0.85),
+        ],
+    ),
 }
 
 
@@ -170,35 +235,79 @@ def car(shape):
     c = np.stack([right[:-1], right[1:], left[1:], left[:-1]], 1)
     uv = np.stack([c[..., 0] / length + 0.5, 0.25 + 0.2 * c[..., 1]], -1)
     glass = (np.abs(np.diff(st[:, 2])) > 0.25) & (st[:-1, 0] > 0.015)
-    parts += [quads(c[~glass], uv[~glass], 'paint', ANY, CAR),
-              quads(c[glass], uv[glass], 'glass', (1, 1, 1), CAR)]
+    parts += [
+        quads(c[~glass], uv[~glass], 'paint', ANY, CAR),
+        quads(c[glass], uv[glass], 'glass', (1, 1, 1), CAR),
+    ]
     for end, sign in ((0, -1), (-1, 1)):
-        face = np.array([[[x[end], -ws[end], 0.4], [x[end], ws[end], 0.4],
-                          [x[end], wr[end], st[end, 2]], [x[end], -wr[end], st[end, 2]]]])
-        parts.append(quads(face, [[[0, 1], [1, 1], [1, .5], [0, .5]]], 'paint', ANY, CAR))
+        face = np.array(
+            [
+                [
+                    [x[end], -ws[end], 0.4],
+                    [x[end], ws[end], 0.4],
+                    [x[end], wr[end], st[end, 2]],
+                    [x[end], -wr[end], st[end, 2]],
+                ]
+            ]
+        )
+        parts.append(quads(face, [[[0, 1], [1, 1], [1, 0.5], [0, 0.5]]], 'paint', ANY, CAR))
         lamp = (1.5, 1.45, 1.3) if sign > 0 else (1.6, 0.15, 0.12)
         px = x[end] + sign * 0.01
         z = st[1 if end == 0 else -2, 1]
         for y in (-0.68, 0.68):
-            parts.append(box([px - 0.12, (y - 0.16) * half, z - 0.26],
-                             [px + 0.02, (y + 0.16) * half, z - 0.08], 'metal', lamp, CAR, 0.5))
-        parts.append(box([px - 0.03, -0.27, 0.5], [px + 0.03, 0.27, 0.62], 'poster0',
-                         (1.4, 1.4, 1.3), CAR, 0.6))
-    parts.append(box([x[0] + 0.1, -half * 0.9, 0.2], [x[-1] - 0.1, half * 0.9, 0.42], 'tyre',
-                     (1, 1, 1), CAR))
+            parts.append(
+                box(
+                    [px - 0.12, (y - 0.16) * half, z - 0.26],
+                    [px + 0.02, (y + 0.16) * half, z - 0.08],
+                    'metal',
+                    lamp,
+                    CAR,
+                    0.5,
+                )
+            )
+        parts.append(
+            box(
+                [px - 0.03, -0.27, 0.5],
+                [px + 0.03, 0.27, 0.62],
+                'poster0',
+                (1.4, 1.4, 1.3),
+                CAR,
+                0.6,
+            )
+        )
+    parts.append(
+        box([x[0] + 0.1, -half * 0.9, 0.2], [x[-1] - 0.1, half * 0.9, 0.42], 'tyre', (1, 1, 1), CAR)
+    )
     t = np.linspace(0, 2 * np.pi, 13)
     for wx in (-0.31 * length, 0.31 * length):
         for side in (1, -1):
             y = side * (half + 0.01)
-            parts.append(tube([wx, y - side * 0.2, 0.32], [wx, y, 0.32], 0.32, 0.32, 'tyre',
-                              (1, 1, 1), CAR, 12))
+            parts.append(
+                tube(
+                    [wx, y - side * 0.2, 0.32],
+                    [wx, y, 0.32],
+                    0.32,
+                    0.32,
+                    'tyre',
+                    (1, 1, 1),
+                    CAR,
+                    12,
+                )
+            )
             rim = np.stack([wx + 0.32 * np.cos(t), 0 * t + y, 0.32 + 0.32 * np.sin(t)], -1)
             tex = np.stack([0.5 + 0.5 * np.cos(t), 0.5 + 0.5 * np.sin(t)], -1)
             hub = np.broadcast_to([wx, y, 0.32], rim[1:].shape)
             half_uv = np.full_like(tex[1:], 0.5)
-            parts.append(quads(np.stack([hub, rim[:-1], rim[1:], hub], 1),
-                               np.stack([half_uv, tex[:-1], tex[1:], half_uv], 1), 'wheel',
-                               (1, 1, 1), CAR, np.array([[[0, side, 0]]])))
+            parts.append(
+                quads(
+                    np.stack([hub, rim[:-1], rim[1:], hub], 1),
+                    np.stack([half_uv, tex[:-1], tex[1:], half_uv], 1),
+                    'wheel',
+                    (1, 1, 1),
+                    CAR,
+                    np.array([[[0, side, 0]]]),
+                )
+            )
     return join(parts)
 
 
@@ -214,10 +323,19 @@ def truck():
     ]
     for x in (-2.4, 2.4):
         for y in (-1.15, 0.85):
-            parts.append(tube([x, y, 0.45], [x, y + 0.3, 0.45], 0.45, 0.45, 'tyre', (1, 1, 1),
-                              TRUCK, 12))
-            parts.append(box([x - 0.3, y - 0.01, 0.15], [x + 0.3, y + 0.31, 0.75], 'wheel',
-                             (1, 1, 1), TRUCK, stretch=True))
+            parts.append(
+                tube([x, y, 0.45], [x, y + 0.3, 0.45], 0.45, 0.45, 'tyre', (1, 1, 1), TRUCK, 12)
+            )
+            parts.append(
+                box(
+                    [x - 0.3, y - 0.01, 0.15],
+                    [x + 0.3, y + 0.31, 0.75],
+                    'wheel',
+                    (1, 1, 1),
+                    TRUCK,
+                    stretch=True,
+                )
+            )
     return join(parts)
 
 
@@ -256,7 +374,8 @@ def leaf_cards(rng, centers, normals, size, leaves):
     sign = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     scale = size * rng.uniform(0.7, 1.3, (n, 1, 1))
     corners = centers[:, None] + scale * (
-        sign[None, :, :1] * a[:, None] + sign[None, :, 1:] * b[:, None])
+        sign[None, :, :1] * a[:, None] + sign[None, :, 1:] * b[:, None]
+    )
     uv = np.broadcast_to(sign * 0.5 + 0.5, (n, 4, 2))
     return quads(corners, uv, leaves, ANY, VEGETATION, normals[:, None])
 
@@ -265,13 +384,15 @@ def leaf_cards(rng, centers, normals, size, leaves):
 def bush(variant):
     """A bush about 1.2 m high: (opaque mesh, leaf cards)."""
     rng = np.random.default_rng([32, variant])
-    body = blob([0, 0, 0.5], [0.75, 0.75, 0.6], f'foliage{variant % 2}', ANY, VEGETATION, rng, 0.2,
-                1.2)
+    body = blob(
+        [0, 0, 0.5], [0.75, 0.75, 0.6], f'foliage{variant % 2}', ANY, VEGETATION, rng, 0.2, 1.2
+    )
     n = rng.standard_normal((22, 3))
     n[:, 2] = np.abs(n[:, 2])
     n /= np.linalg.norm(n, axis=-1, keepdims=True)
-    return body, leaf_cards(rng, [0, 0, 0.5] + n * [0.75, 0.75, 0.6], n, 0.35,
-                            f'leaves{variant % 3}')
+    return body, leaf_cards(
+        rng, [0, 0, 0.5] + n * [0.75, 0.75, 0.6], n, 0.35, f'leaves{variant % 3}'
+    )
 
 
 @cache
@@ -301,21 +422,25 @@ def person(variant):
 @cache
 def lamp_post():
     """A street lamp, 6.5 m high, its arm towards +x."""
-    return join([
-        tube([0, 0, -0.2], [0, 0, 1.0], 0.11, 0.09, 'metal', ANY, POLE),
-        tube([0, 0, 1.0], [0, 0, 6.5], 0.075, 0.05, 'metal', ANY, POLE),
-        tube([0, 0, 6.4], [1.6, 0, 6.7], 0.04, 0.035, 'metal', ANY, POLE, 5),
-        box([1.3, -0.14, 6.6], [2.0, 0.14, 6.75], 'metal', ANY, POLE, 1.0),
-    ])
+    return join(
+        [
+            tube([0, 0, -0.2], [0, 0, 1.0], 0.11, 0.09, 'metal', ANY, POLE),
+            tube([0, 0, 1.0], [0, 0, 6.5], 0.075, 0.05, 'metal', ANY, POLE),
+            tube([0, 0, 6.4], [1.6, 0, 6.7], 0.04, 0.035, 'metal', ANY, POLE, 5),
+            box([1.3, -0.14, 6.6], [2.0, 0.14, 6.75], 'metal', ANY, POLE, 1.0),
+        ]
+    )
 
 
 @cache
 def utility_pole():
     """A wooden pole with a cross-arm, 8 m high."""
-    return join([
-        tube([0, 0, -0.3], [0, 0, 8.0], 0.15, 0.1, 'bark', (1.1, 1.05, 1.0), POLE),
-        box([-0.07, -0.9, 7.3], [0.07, 0.9, 7.45], 'wood', (1, 1, 1), POLE),
-    ])
+    return join(
+        [
+            tube([0, 0, -0.3], [0, 0, 8.0], 0.15, 0.1, 'bark', (1.1, 1.05, 1.0), POLE),
+            box([-0.07, -0.9, 7.3], [0.07, 0.9, 7.45], 'wood', (1, 1, 1), POLE),
+        ]
+    )
 
 
 @cache
@@ -340,8 +465,11 @@ def traffic_light():
         box([-0.14, -0.3, 2.4], [-0.12, 0.3, 3.6], 'tyre', (1.2, 1.2, 1.2), LIGHT, 1.0),
     ]
     for z, color in ((3.28, (2.0, 0.2, 0.15)), (3.0, (0.5, 0.4, 0.1)), (2.72, (0.1, 0.45, 0.2))):
-        parts.append(blob([-0.2, 0, z], [0.05, 0.11, 0.11], 'metal', color, LIGHT, tile=0.3,
-                          rings=4, sides=8))
+        parts.append(
+            blob(
+                [-0.2, 0, z], [0.05, 0.11, 0.11], 'metal', color, LIGHT, tile=0.3, rings=4, sides=8
+            )
+        )
     return join(parts)
 
 
@@ -369,8 +497,14 @@ def building(rng, width, depth, floors, shop, gable):
     blind = rng.uniform() < 0.4
     for face in (front, *flanks):
         plain = face is not front and blind
-        walls(ground, top, wall if plain else facade, 3.0 if plain else 12.0,
-              3.0 if plain else 9.0, face)
+        walls(
+            ground,
+            top,
+            wall if plain else facade,
+            3.0 if plain else 12.0,
+            3.0 if plain else 9.0,
+            face,
+        )
         texture = f'shop{rng.integers(5)}' if shop else facade
         a, b = face
         z = [-1.5, 0.0, ground]
@@ -385,28 +519,57 @@ def building(rng, width, depth, floors, shop, gable):
     trim = tint * rng.uniform(0.7, 1.25)
     out = rng.uniform(0.15, 0.45)
     if shop or rng.uniform() < 0.5:
-        parts.append(box([0, -out * 0.6, ground - 0.15], [width, 0, ground + 0.12], 'concrete',
-                         trim, BUILDING, 3.0))
+        parts.append(
+            box(
+                [0, -out * 0.6, ground - 0.15],
+                [width, 0, ground + 0.12],
+                'concrete',
+                trim,
+                BUILDING,
+                3.0,
+            )
+        )
     if shop and rng.uniform() < 0.6:
         x = rng.uniform(0, width / 2)
         c = [[[x, -1.3, 2.6], [x + width / 2, -1.3, 2.6], [x + width / 2, 0, 3.2], [x, 0, 3.2]]]
-        parts.append(quads(c, np.array([[[0, 1], [3, 1], [3, 0], [0, 0]]]), 'cloth',
-                           rng.uniform(0.2, 1.1, 3), BUILDING))
+        parts.append(
+            quads(
+                c,
+                np.array([[[0, 1], [3, 1], [3, 0], [0, 0]]]),
+                'cloth',
+                rng.uniform(0.2, 1.1, 3),
+                BUILDING,
+            )
+        )
     if rng.uniform() < 0.35:
         for floor in range(1, floors):
             for k in range(int(axes)):
                 if rng.uniform() < 0.6:
                     x, z = 3 * k + 0.5, ground + 3 * floor
-                    parts.append(box([x, -0.95, z - 0.1], [x + 2.0, 0, z + 0.95], 'concrete', trim,
-                                     BUILDING, 2.0))
+                    parts.append(
+                        box(
+                            [x, -0.95, z - 0.1],
+                            [x + 2.0, 0, z + 0.95],
+                            'concrete',
+                            trim,
+                            BUILDING,
+                            2.0,
+                        )
+                    )
     if gable:
         ridge = top + rng.uniform(0.3, 0.5) * depth
         over = 0.4
         roof = f'roof{rng.integers(2)}'
         mid = depth / 2
         for y0, sign in ((-over, 1), (depth + over, -1)):
-            c = [[[-over, y0, top - 0.2], [width + over, y0, top - 0.2], [width + over, mid, ridge],
-                  [-over, mid, ridge]]]
+            c = [
+                [
+                    [-over, y0, top - 0.2],
+                    [width + over, y0, top - 0.2],
+                    [width + over, mid, ridge],
+                    [-over, mid, ridge],
+                ]
+            ]
             slope = np.hypot(mid + over, ridge - top)
             uv = np.array([[[0, slope], [width, slope], [width, 0], [0, 0]]]) / 5.0
             n = np.array([[[0, -sign * (ridge - top), mid]]]) / np.hypot(mid, ridge - top)
@@ -416,13 +579,37 @@ def building(rng, width, depth, floors, shop, gable):
             uv = np.array([[[0, 1], [depth / 3, 1], [depth / 6, 0], [depth / 6, 0]]])
             parts.append(quads(c, uv, wall, tint, BUILDING, np.array([[[sign, 0.0, 0.0]]])))
         x = rng.uniform(0.2, 0.8) * width
-        parts.append(box([x, mid - 1.5, top], [x + 0.7, mid - 0.8, ridge + 0.8], 'wall4', (1, 1, 1),
-                         BUILDING, 3.0))
+        parts.append(
+            box(
+                [x, mid - 1.5, top],
+                [x + 0.7, mid - 0.8, ridge + 0.8],
+                'wall4',
+                (1, 1, 1),
+                BUILDING,
+                3.0,
+            )
+        )
     else:
-        parts.append(box([-out, -out, top], [width + out, depth + out, top + 0.5], 'concrete', trim,
-                         BUILDING, 3.0))
+        parts.append(
+            box(
+                [-out, -out, top],
+                [width + out, depth + out, top + 0.5],
+                'concrete',
+                trim,
+                BUILDING,
+                3.0,
+            )
+        )
         for _ in range(rng.integers(0, 3)):
             x, y = rng.uniform(0.1, 0.7) * width, rng.uniform(0.1, 0.6) * depth
-            parts.append(box([x, y, top + 0.5], [x + 2.5, y + 2, top + rng.uniform(1.2, 3)], wall,
-                             tint, BUILDING, 3.0))
+            parts.append(
+                box(
+                    [x, y, top + 0.5],
+                    [x + 2.5, y + 2, top + rng.uniform(1.2, 3)],
+                    wall,
+                    tint,
+                    BUILDING,
+                    3.0,
+                )
+            )
     return join(parts)

@@ -129,12 +129,14 @@ def projection(intrinsics, width, height):
         width, height: pixels. Row 0 of the picture is row 0 of the framebuffer.
     """
     fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
-    return np.array([
-        [2 * fx / width, 0, 2 * (cx + 0.5) / width - 1, 0],
-        [0, 2 * fy / height, 2 * (cy + 0.5) / height - 1, 0],
-        [0, 0, (FAR + NEAR) / (FAR - NEAR), -2 * FAR * NEAR / (FAR - NEAR)],
-        [0, 0, 1, 0],
-    ])
+    return np.array(
+        [
+            [2 * fx / width, 0, 2 * (cx + 0.5) / width - 1, 0],
+            [0, 2 * fy / height, 2 * (cy + 0.5) / height - 1, 0],
+            [0, 0, (FAR + NEAR) / (FAR - NEAR), -2 * FAR * NEAR / (FAR - NEAR)],
+            [0, 0, 1, 0],
+        ]
+    )
 
 
 class Renderer:
@@ -156,7 +158,7 @@ class Renderer:
             self._gl = gl = moderngl.create_standalone_context(backend='egl')
         except Exception as error:  # what EGL raises depends on what is missing
             raise RendererError(
-                f"cannot make an off-screen OpenGL context ({error}): install the Python package "
+                f'cannot make an off-screen OpenGL context ({error}): install the Python package '
                 "moderngl and, on Debian or Ubuntu, 'apt install libegl1 libgl1-mesa-dri'"
             ) from error
         self._moderngl = moderngl
@@ -171,8 +173,13 @@ class Renderer:
         # Not multisampled, and no anisotropic filter below: Mesa's llvmpipe 22.3 hung at both
         # together. Supersampling replaces them, and keeps depth and ids exact.
         self._target = gl.framebuffer(
-            [gl.renderbuffer(size, 4), gl.renderbuffer(size, 1, dtype='f4'),
-             gl.renderbuffer(size, 1, dtype='u1')], gl.depth_renderbuffer(size))
+            [
+                gl.renderbuffer(size, 4),
+                gl.renderbuffer(size, 1, dtype='f4'),
+                gl.renderbuffer(size, 1, dtype='u1'),
+            ],
+            gl.depth_renderbuffer(size),
+        )
         _, images = m.bank()
         self._bank = gl.texture_array((*images.shape[2:0:-1], len(images)), 4, images.tobytes())
         self._variation = gl.texture((512, 512), 4, make_noise().tobytes())
@@ -181,8 +188,9 @@ class Renderer:
             texture.filter = (gl.LINEAR_MIPMAP_LINEAR, gl.LINEAR)
         self._bank.use(0)
         self._variation.use(1)
-        self._programs = {cut: gl.program(VERTEX, SURFACE % (CUT if cut else ''))
-                          for cut in (False, True)}
+        self._programs = {
+            cut: gl.program(VERTEX, SURFACE % (CUT if cut else '')) for cut in (False, True)
+        }
         # Every mesh is made of quads: one index buffer serves all.
         quad = 4 * np.arange(MAX_QUADS, dtype=np.int32)[:, None]
         corner = np.array([0, 1, 2, 0, 2, 3], np.int32) + quad
@@ -199,10 +207,18 @@ class Renderer:
         self._meshes = {}
         self._world = world
         style = world.style
-        values = {'bank': 0, 'variation': 1, 'sun': style.sun, 'sun_color': style.sun_color,
-                  'ambient': style.ambient, 'sky_top': style.sky_top, 'sky_low': style.sky_low,
-                  'clouds': style.clouds, 'shift': style.sky_shift,
-                  'hills': style.ambient * style.leaf_tint * [0.26, 0.36, 0.2]}
+        values = {
+            'bank': 0,
+            'variation': 1,
+            'sun': style.sun,
+            'sun_color': style.sun_color,
+            'ambient': style.ambient,
+            'sky_top': style.sky_top,
+            'sky_low': style.sky_low,
+            'clouds': style.clouds,
+            'shift': style.sky_shift,
+            'hills': style.ambient * style.leaf_tint * [0.26, 0.36, 0.2],
+        }
         for program in (*self._programs.values(), self._sky):
             for name, value in values.items():
                 if name in program:
@@ -216,7 +232,8 @@ class Renderer:
         array = gl.vertex_array(
             self._programs[cut],
             [(buffer, '3f 3f 3f 4f', 'in_position', 'in_normal', 'in_uv', 'in_tint')],
-            index_buffer=self._indices)
+            index_buffer=self._indices,
+        )
         return [(cut, len(mesh) // 4 * 6, array, buffer)]
 
     @staticmethod
@@ -229,7 +246,9 @@ class Renderer:
         if key not in self._meshes:
             chunk = make()
             self._meshes[key] = (
-                chunk, self._upload(chunk.opaque, False) + self._upload(chunk.cutout, True))
+                chunk,
+                self._upload(chunk.opaque, False) + self._upload(chunk.cutout, True),
+            )
         return self._meshes[key]
 
     def _scene(self, pose, s):
@@ -306,10 +325,13 @@ class Renderer:
                         drawable[2].render(vertices=drawable[1])
         self._sky_corners.render()
         image, depth, labels = (
-            np.frombuffer(self._target.read(components=c, attachment=i, alignment=1, dtype=dtype),
-                          kind).reshape(self._target.height, self._target.width, c)
+            np.frombuffer(
+                self._target.read(components=c, attachment=i, alignment=1, dtype=dtype), kind
+            ).reshape(self._target.height, self._target.width, c)
             for i, (c, dtype, kind) in enumerate(
-                ((3, 'f1', np.uint8), (1, 'f4', np.float32), (1, 'u1', np.uint8))))
+                ((3, 'f1', np.uint8), (1, 'f4', np.float32), (1, 'u1', np.uint8))
+            )
+        )
         k = self._supersample
         if k > 1:
             image = cv2.sepFilter2D(image, -1, TENT, TENT)[k - 1 :: k, k - 1 :: k]

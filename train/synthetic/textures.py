@@ -65,8 +65,11 @@ def _cells(rng, rows, columns, stagger, joint, face, mortar, spread):
     row = np.floor(y * rows).astype(int)
     u = x * columns + (row % 2) * stagger
     column = np.floor(u).astype(int) % columns
-    tint = 1 + spread * rng.uniform(-1, 1, (rows, columns, 1)) + 0.06 * rng.uniform(
-        -1, 1, (rows, columns, 3))
+    tint = (
+        1
+        + spread * rng.uniform(-1, 1, (rows, columns, 1))
+        + 0.06 * rng.uniform(-1, 1, (rows, columns, 3))
+    )
     image = _grainy(rng, face, 0.2, 0.15) * tint[row, column]
     jx, jy = joint * columns, joint * rows
     gap = (u % 1 < jx) | (y * rows % 1 < jy)
@@ -149,7 +152,8 @@ def _shop(rng, wall):
         if door:
             color = rng.uniform(0.1, 0.6, 3)
             image[top : SIZE - 4, x : x + w] = _color(
-                color, noise(rng, 1)[top : SIZE - 4, x : x + w], 0.3)
+                color, noise(rng, 1)[top : SIZE - 4, x : x + w], 0.3
+            )
             image[top + 30 : top + 180, x + 12 : x + w - 12] *= 0.5
             image[top + 220 : SIZE - 40, x + 12 : x + w - 12] *= 0.75
         else:
@@ -157,7 +161,8 @@ def _shop(rng, wall):
             goods = image[top + 120 : SIZE - 100, x + 4 : x + w - 4]
             small = rng.uniform(0.05, 0.9, (7, 1 + w // 14, 3))
             goods[:] = 0.4 * goods + 0.6 * cv2.resize(
-                small, goods.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+                small, goods.shape[1::-1], interpolation=cv2.INTER_NEAREST
+            )
         if rng.uniform() < 0.6:
             _text(rng, image, x, 60, w, 60)
         x += w + int(rng.uniform(14, 50))
@@ -358,6 +363,7 @@ def make_bank():
 def make_noise():
     """Large-scale variation: uint8 (512, 512, 4), four independent tileable noises."""
     rng = np.random.default_rng(21)
-    field = np.stack([noise(rng, slope, low) for slope, low in
-                      ((1.1, 2), (1.1, 2), (1.5, 1), (1.7, 2))], -1)
+    field = np.stack(
+        [noise(rng, slope, low) for slope, low in ((1.1, 2), (1.1, 2), (1.5, 1), (1.7, 2))], -1
+    )
     return (np.clip(field * 0.5 + 0.5, 0, 1) * 255).astype(np.uint8)

@@ -14,9 +14,19 @@ from train.synthetic.path import Drive, RoadPath
 
 CHUNK = 40.0
 VIEW = 260.0  # metres of road drawn ahead
-CAR_COLORS = np.array([[.95, .95, .95], [.15, .15, .16], [.5, .52, .54], [.7, .72, .74],
-                       [.6, .1, .1], [.12, .2, .45], [.2, .3, .25], [.75, .65, .4],
-                       [.35, .22, .16]])
+CAR_COLORS = np.array(
+    [
+        [0.95, 0.95, 0.95],
+        [0.15, 0.15, 0.16],
+        [0.5, 0.52, 0.54],
+        [0.7, 0.72, 0.74],
+        [0.6, 0.1, 0.1],
+        [0.12, 0.2, 0.45],
+        [0.2, 0.3, 0.25],
+        [0.75, 0.65, 0.4],
+        [0.35, 0.22, 0.16],
+    ]
+)
 UV_PERIOD = 1000.0
 
 
@@ -61,7 +71,7 @@ class Style:
         self.road_tint = rng.uniform(0.75, 1.2) * rng.uniform(0.95, 1.05, 3)
         self.walk_tint = rng.uniform(0.8, 1.15) * rng.uniform(0.95, 1.05, 3)
         self.ground_tint = rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, 3)
-        self.leaf_tint = rng.uniform(0.7, 1.25) * rng.uniform([.85, .9, .8], [1.25, 1.1, 1.1])
+        self.leaf_tint = rng.uniform(0.7, 1.25) * rng.uniform([0.85, 0.9, 0.8], [1.25, 1.1, 1.1])
         self.center_line = rng.uniform() < 0.8
         self.center_dashed = rng.uniform() < 0.7
         self.edge_line = rng.uniform() < 0.5
@@ -76,16 +86,18 @@ class Style:
         self.leader = rng.uniform(2.0, 3.2) if rng.uniform() < 0.25 else None
         self.people_gap = rng.uniform(12, 60)
         azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 1.1)
-        self.sun = np.array([np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height),
-                             np.sin(height)])
+        self.sun = np.array(
+            [np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height)]
+        )
         warm = rng.uniform(0, 1)
         overcast = rng.uniform(0, 1)
-        self.sun_color = (0.95 - 0.55 * overcast) * np.array([1.0, 0.97 - 0.1 * warm,
-                                                               0.92 - 0.25 * warm])
+        self.sun_color = (0.95 - 0.55 * overcast) * np.array(
+            [1.0, 0.97 - 0.1 * warm, 0.92 - 0.25 * warm]
+        )
         self.ambient = (0.48 + 0.32 * overcast) * np.array([0.95, 0.98, 1.05])
-        blue, grey = np.array([.25, .45, .8]), np.array([.68, .72, .78])
+        blue, grey = np.array([0.25, 0.45, 0.8]), np.array([0.68, 0.72, 0.78])
         self.sky_top = (1 - overcast) * blue + overcast * grey
-        self.sky_low = np.array([.78, .83, .88]) * rng.uniform(0.9, 1.1)
+        self.sky_low = np.array([0.78, 0.83, 0.88]) * rng.uniform(0.9, 1.1)
         self.clouds = rng.uniform(0.2, 0.9)
         self.sky_shift = rng.uniform(0, 1, 2)
 
@@ -131,10 +143,13 @@ class World:
             for i in range(int((near - walked) // gap), int((far - walked) // gap) + 1):
                 rng = np.random.default_rng([self.seed, 7, side + 1, i + 100000])
                 s = (i + rng.uniform(0, 0.9)) * gap + walked
-                d = side * (style.edge(side) + rng.uniform(0.7, max(0.8, style.corridor(side)
-                                                                     - style.edge(side) - 0.4)))
-                mesh = m.place(m.person(int(rng.integers(8))), [0, 0, style.kerb],
-                               scale=rng.uniform(0.9, 1.08))
+                d = side * (
+                    style.edge(side)
+                    + rng.uniform(0.7, max(0.8, style.corridor(side) - style.edge(side) - 0.4))
+                )
+                mesh = m.place(
+                    m.person(int(rng.integers(8))), [0, 0, style.kerb], scale=rng.uniform(0.9, 1.08)
+                )
                 out.append(self._actor(mesh, s, d, way < 0))
         return out
 
@@ -189,10 +204,15 @@ class World:
         away = self._distance(world, center)
         z = self.path.elevation(world) - np.interp(away, [20, 30], [0.7, 0.0])
         z = z + np.interp(away, [60, 200], [0, 6]) * (
-            0.5 + 0.5 * np.sin(world[:, 0] / 37 + self.seed) * np.sin(world[:, 1] / 53))
+            0.5 + 0.5 * np.sin(world[:, 0] / 37 + self.seed) * np.sin(world[:, 1] / 53)
+        )
         p = np.concatenate([xy, z.reshape(9, 9, 1)], -1)
-        take = lambda a: np.stack(  # noqa: E731
-            [a[:-1, :-1], a[1:, :-1], a[1:, 1:], a[:-1, 1:]], 2).reshape(-1, 4, a.shape[-1])
+
+        def take(a):
+            return np.stack([a[:-1, :-1], a[1:, :-1], a[1:, 1:], a[:-1, 1:]], 2).reshape(
+                -1, 4, a.shape[-1]
+            )
+
         uv = _wrap((xy + np.mod(origin[:2], 4.0 * UV_PERIOD)) / 4.0)
         mesh = m.quads(take(p), take(uv), self.style.grass, self.style.ground_tint, m.TERRAIN)
         return Chunk(origin, np.array([*center, z.mean()]), size * 0.75, mesh, m.join([]))
@@ -235,8 +255,12 @@ class _Builder:
         across = np.concatenate([[0], np.cumsum(np.hypot(np.diff(d), np.diff(h)))]) - d[0]
         p = self.points(s[:, None], d[None], h[None])
         uv = np.stack(np.broadcast_arrays(s[:, None], across[None]), -1) / tile
-        take = lambda a: np.stack(  # noqa: E731
-            [a[:-1, :-1], a[:-1, 1:], a[1:, 1:], a[1:, :-1]], 2).reshape(-1, 4, a.shape[-1])
+
+        def take(a):
+            return np.stack([a[:-1, :-1], a[:-1, 1:], a[1:, 1:], a[1:, :-1]], 2).reshape(
+                -1, 4, a.shape[-1]
+            )
+
         self.opaque.append(m.quads(take(p), _wrap(take(uv)), texture, color, label))
 
     def put(self, mesh, s, d, turn=0.0, h=None, **how):
@@ -282,8 +306,10 @@ class _Builder:
                 dashed = style.center_dashed
                 on = np.floor(s[:-1] / 3.75) % 2 == 0 if dashed else on
                 on &= style.center_line
-            for flag, texture, tint in ((True, 'marking', np.ones(3)),
-                                        (False, style.asphalt, style.road_tint)):
+            for flag, texture, tint in (
+                (True, 'marking', np.ones(3)),
+                (False, style.asphalt, style.road_tint),
+            ):
                 for i in np.flatnonzero(on == flag):
                     self.strip(s[i : i + 2], [(a, 0), (b, 0)], texture, tint, m.ROAD)
         if rng.uniform() < 0.12:
@@ -305,8 +331,13 @@ class _Builder:
         s = self.s0 + self.rng.uniform(6, CHUNK - 10)
         left, right = style.edge(1), style.edge(-1)
         for d in np.arange(-right + 0.4, left - 0.8, 1.0):
-            self.strip(np.array([s, s + 1.5, s + 3.0]), [(d + 0.5, 0.006), (d, 0.006)], 'marking',
-                       np.ones(3), m.ROAD)
+            self.strip(
+                np.array([s, s + 1.5, s + 3.0]),
+                [(d + 0.5, 0.006), (d, 0.006)],
+                'marking',
+                np.ones(3),
+                m.ROAD,
+            )
         if self.rng.uniform() < 0.6:
             self.put(m.traffic_light(), s - 1.0, -right - 0.5)
             self.put(m.traffic_light(), s + 4.0, left + 0.5, np.pi)
@@ -320,9 +351,13 @@ class _Builder:
             while s < s0 + CHUNK - 4.5:
                 if rng.uniform() < style.parked:
                     flip = np.pi * ((side > 0) ^ (rng.uniform() < 0.15))
-                    self.put(self.world._vehicle(rng, 0.02), s + 2.3,
-                             side * (edge - style.parking[side < 0] / 2 + rng.uniform(-.1, .1)),
-                             flip + rng.normal(0, 0.02), 0.0)
+                    self.put(
+                        self.world._vehicle(rng, 0.02),
+                        s + 2.3,
+                        side * (edge - style.parking[side < 0] / 2 + rng.uniform(-0.1, 0.1)),
+                        flip + rng.normal(0, 0.02),
+                        0.0,
+                    )
                 s += rng.uniform(5.3, 7.0)
         gap = style.lamp_gap
         for k in range(int(np.ceil(s0 / gap)), int(np.ceil((s0 + CHUNK) / gap))):
@@ -330,12 +365,21 @@ class _Builder:
                 if side > 0:
                     self.put(m.utility_pole(), k * gap, side * (edge + 0.5))
             elif (k % 2 == 0) == (side > 0):
-                self.put(m.lamp_post(), k * gap, side * (edge + 0.4), -side * np.pi / 2,
-                         color=style.pole_tint)
+                self.put(
+                    m.lamp_post(),
+                    k * gap,
+                    side * (edge + 0.4),
+                    -side * np.pi / 2,
+                    color=style.pole_tint,
+                )
         for _ in range(rng.poisson(0.8)):
             turn = 0.0 if side < 0 else np.pi
-            self.put(m.traffic_sign(int(rng.integers(5))), s0 + rng.uniform(0, CHUNK),
-                     side * (edge + rng.uniform(0.35, 0.7)), turn + rng.normal(0, 0.1))
+            self.put(
+                m.traffic_sign(int(rng.integers(5))),
+                s0 + rng.uniform(0, CHUNK),
+                side * (edge + rng.uniform(0.35, 0.7)),
+                turn + rng.normal(0, 0.1),
+            )
         if style.trees > 0.4 and style.sidewalk[int(side < 0)] > 2.2:
             for s in np.arange(s0 + 3, s0 + CHUNK - 2, 9.0):
                 if rng.uniform() < style.trees:
@@ -345,17 +389,29 @@ class _Builder:
 
     def tree(self, s, d, scale):
         tint = self.style.leaf_tint * self.rng.uniform(0.8, 1.2) * self.rng.uniform(0.92, 1.08, 3)
-        size = scale * self.rng.uniform([.9, .9, .9], [1.15, 1.15, 1.25])
-        self.put(m.tree(int(self.rng.integers(8))), s, d, self.rng.uniform(0, 6.28), scale=size,
-                 color=tint)
+        size = scale * self.rng.uniform([0.9, 0.9, 0.9], [1.15, 1.15, 1.25])
+        self.put(
+            m.tree(int(self.rng.integers(8))),
+            s,
+            d,
+            self.rng.uniform(0, 6.28),
+            scale=size,
+            color=tint,
+        )
 
     def border(self, side, d):
         """Fence, wall, hedge or nothing between sidewalk and lots."""
         rng, style = self.rng, self.style
-        kind = rng.choice(['none', 'wall', 'wood', 'railing', 'hedge'],
-                          p=[0.25 + 0.35 * style.urban, 0.2 - 0.08 * style.urban,
-                             0.2 - 0.12 * style.urban, 0.15 - 0.05 * style.urban,
-                             0.2 - 0.1 * style.urban])
+        kind = rng.choice(
+            ['none', 'wall', 'wood', 'railing', 'hedge'],
+            p=[
+                0.25 + 0.35 * style.urban,
+                0.2 - 0.08 * style.urban,
+                0.2 - 0.12 * style.urban,
+                0.15 - 0.05 * style.urban,
+                0.2 - 0.1 * style.urban,
+            ],
+        )
         self.setback = 0.0 if kind == 'none' else 1.5
         if kind == 'none':
             return
@@ -374,21 +430,35 @@ class _Builder:
             h = rng.uniform(1.0, 1.8)
             self.strip(s, [(x0, k - 0.2), (x0, k + h)][order], 'wood', tint, m.FENCE, 3.0)
             for at in s:
-                self.put(m.box([-.06, -.06, -.3], [.06, .06, h + 0.1], 'wood', tint, m.FENCE), at,
-                         side * (d + 0.08))
+                self.put(
+                    m.box([-0.06, -0.06, -0.3], [0.06, 0.06, h + 0.1], 'wood', tint, m.FENCE),
+                    at,
+                    side * (d + 0.08),
+                )
         elif kind == 'railing':
             h = rng.uniform(1.0, 1.6)
             before = len(self.opaque)
             self.strip(s, [(x0, k), (x0, k + h)][order], 'railing', tint, m.FENCE, h)
             self.cutout.append(self.opaque.pop(before))
-            self.strip(s, [(x0, k - 0.3), (x0, k + 0.2), (x1, k + 0.2), (x1, -0.3)][order], 'stone',
-                       tint, m.WALL, 3.0)
+            self.strip(
+                s,
+                [(x0, k - 0.3), (x0, k + 0.2), (x1, k + 0.2), (x1, -0.3)][order],
+                'stone',
+                tint,
+                m.WALL,
+                3.0,
+            )
         else:
             h = rng.uniform(0.9, 1.8)
             tint = style.leaf_tint * rng.uniform(0.8, 1.15)
             x1 = side * (d + 0.9)
-            profile = [(x0, k - 0.2), (x0 - 0.05 * side, k + 0.7 * h), (x0 + 0.15 * side, k + h),
-                       (x1, k + h), (x1, k - 0.2)]
+            profile = [
+                (x0, k - 0.2),
+                (x0 - 0.05 * side, k + 0.7 * h),
+                (x0 + 0.15 * side, k + h),
+                (x1, k + h),
+                (x1, k - 0.2),
+            ]
             self.strip(s, profile[order], f'foliage{rng.integers(2)}', tint, m.VEGETATION, 2.0)
             n = 60
             along, up = rng.uniform(a, b, n) + self.s0, rng.uniform(0.1, 1, n) * h
@@ -452,5 +522,11 @@ class _Builder:
             p = self.points(np.array([at]), np.array([d]), 0.0)[:, :2]
             if self.clear(p, base - 0.2):
                 tint = style.leaf_tint * rng.uniform(0.75, 1.2)
-                self.put(m.bush(int(rng.integers(6))), at, d, rng.uniform(0, 6.28),
-                         scale=rng.uniform(0.6, 1.4), color=tint)
+                self.put(
+                    m.bush(int(rng.integers(6))),
+                    at,
+                    d,
+                    rng.uniform(0, 6.28),
+                    scale=rng.uniform(0.6, 1.4),
+                    color=tint,
+                )
