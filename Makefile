@@ -51,7 +51,7 @@ help: ## show this list
 
 .PHONY: demo
 demo: $(demo_venv)/.complete ## replay a recording through the nodes; writes out/demo/
-	@$(call in,$(demo_venv)) python -m depth_ros.demo $(if $(BAG),--bag '$(BAG)') $(ARGS)
+	@$(call in,$(demo_venv)) python -m depth_ros.commands.demo $(if $(BAG),--bag '$(BAG)') $(ARGS)
 
 .PHONY: test
 test: .venv/.complete ## everything that CI checks
@@ -59,7 +59,7 @@ test: .venv/.complete ## everything that CI checks
 
 .PHONY: bench
 bench: .venv/.complete ## inference time, node overhead, end-to-end latency
-	@$(call in,.venv) python -m depth_ros.bench $(ARGS)
+	@$(call in,.venv) python -m depth_ros.commands.bench $(ARGS)
 
 .PHONY: env
 env: .venv/.complete ## the development environment with everything, in .venv

@@ -6,7 +6,7 @@ Name, version and licence come from package.xml; dependencies and tools are in p
 from glob import glob
 from xml.etree import ElementTree
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 manifest = ElementTree.parse('package.xml')
 name = manifest.findtext('name')
@@ -17,27 +17,27 @@ setup(
     version=manifest.findtext('version'),
     license=manifest.findtext('license'),
     python_requires='>=3.10',
-    packages=[name],
+    packages=find_packages(include=[name, f'{name}.*']),
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{name}']),
         (share, ['package.xml']),
         (f'{share}/launch', glob('launch/*.launch.py')),
         (f'{share}/config', glob('config/*')),
-        (f'{share}/frames', glob('frames/*')),
-        (f'{share}/models', glob('models/*')),
+        (f'{share}/models/frames', glob('models/frames/*')),
+        (f'{share}/models', glob('models/*.*')),
     ],
     entry_points={
         'console_scripts': [
-            f'perception_node = {name}.perception_node:main',
-            f'odometry_node = {name}.odometry_node:main',
-            f'evaluate_bag = {name}.evaluate_bag:main',
-            f'depth_ros_demo = {name}.demo:main',
-            f'depth_ros_bench = {name}.bench:main',
-            f'adopt_model = {name}.adopt_model:main',
-            f'build_engine = {name}.build_engine:main',
-            f'compare_engines = {name}.compare_engines:main',
-            f'quantize = {name}.int8:main',
-            f'bench_engine = {name}.bench_engine:main',
+            f'perception_node = {name}.nodes.perception_node:main',
+            f'odometry_node = {name}.nodes.odometry_node:main',
+            f'evaluate_bag = {name}.commands.evaluate_bag:main',
+            f'depth_ros_demo = {name}.commands.demo:main',
+            f'depth_ros_bench = {name}.commands.bench:main',
+            f'adopt_model = {name}.commands.adopt_model:main',
+            f'build_engine = {name}.deploy.build:main',
+            f'compare_engines = {name}.deploy.compare:main',
+            f'quantize = {name}.deploy.quantize:main',
+            f'bench_engine = {name}.deploy.bench:main',
         ],
     },
     zip_safe=False,

@@ -12,7 +12,8 @@ from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from depth_ros import transport
+from depth_ros.ros import transport
+from depth_ros.share import share_path
 
 BOOLEAN = ['true', 'false']
 
@@ -42,7 +43,7 @@ ARGUMENTS = (
     ),
     (
         'params_file',
-        str(transport.share_path('config/depth_ros.yaml')),
+        str(share_path('config/depth_ros.yaml')),
         None,
         'Parameters of both nodes.',
     ),
@@ -105,7 +106,7 @@ def generate_launch_description():
         namespace=LaunchConfiguration('namespace'),
         arguments=[
             '-d',
-            str(transport.share_path('config/depth_ros.rviz')),
+            str(share_path('config/depth_ros.rviz')),
             '-f',
             LaunchConfiguration('fixed_frame'),
         ],

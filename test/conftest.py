@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from depth_ros.domain import claim_domain
+from depth_ros.ros.domain import claim_domain
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -46,8 +46,8 @@ def data_dir():
 @pytest.fixture(scope='session')
 def gpu():
     """Name of the GPU; tests that need one are skipped without it or TensorRT, with the reason."""
-    from depth_ros.engine import EngineError
-    from depth_ros.tensorrt_engine import check_machine
+    from depth_ros.inference.engine import EngineError
+    from depth_ros.inference.runtimes.tensorrt import check_machine
 
     try:
         return check_machine()[1]

@@ -73,7 +73,7 @@ def test_package_xml_names_what_the_nodes_import(repository):
         'onnxruntime': 'python3-onnxruntime-pip',
     }
     used = set()
-    for path in tracked(repository, 'depth_ros/*.py', 'launch/*.py'):
+    for path in tracked(repository, 'depth_ros/**.py', 'depth_ros/*.py', 'launch/*.py'):
         used |= imports(path)
     used -= set(sys.stdlib_module_names) | {'depth_ros'} | NO_ROSDEP_KEY
     assert {keys.get(name, name) for name in used} - depends == set()
@@ -82,7 +82,8 @@ def test_package_xml_names_what_the_nodes_import(repository):
 def test_modules_that_training_shares_need_no_ros(repository):
     """train/ takes these from depth_ros, on machines without ROS 2."""
     code = (
-        'import sys, depth_ros.contract, depth_ros.camera, depth_ros.metrics, depth_ros.bag\n'
+        'import sys, depth_ros.inference.contract, depth_ros.core.camera, '
+        'depth_ros.core.metrics, depth_ros.bags.bag\n'
         f'print(sorted({ROS_WORLD} & set(sys.modules)))'
     )
     result = subprocess.run(
@@ -141,7 +142,7 @@ def test_public_names_are_documented(repository):
 
 @pytest.mark.parametrize('node', ['perception_node', 'odometry_node'])
 def test_readme_has_the_parameters(repository, node):
-    from depth_ros import parameters
+    from depth_ros.ros import parameters
 
     readme = (repository / 'README.md').read_text()
     section = re.search(rf'<!-- parameters of {node} -->\n(.*?)\n<!-- end -->', readme, re.DOTALL)

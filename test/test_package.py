@@ -41,8 +41,8 @@ SHARED = (
     'models/perception.onnx',
     'models/pose.onnx',
     'package.xml',
-    'frames/street_0.jpg',
-    'frames/street_1.jpg',
+    'models/frames/street_0.jpg',
+    'models/frames/street_1.jpg',
 )
 
 
@@ -78,7 +78,7 @@ def check_share(prefix):
 
 def starts(node, command, folder, environment):
     """An installed node becomes active with the installed model, far from the repository."""
-    from ros_process import Peer
+    from support.ros_process import Peer
 
     process = subprocess.Popen(
         ['bash', '-c', command],

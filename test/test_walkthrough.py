@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from nav_msgs.msg import Odometry
-from ros_process import ROOT, Camera, NodeProcess, Peer, image_message, info_message, stamp
-from scene import pixels
 from sensor_msgs.msg import Image
+from support.ros_process import ROOT, Camera, NodeProcess, Peer, image_message, info_message, stamp
+from support.scene import pixels
 
-from depth_ros.bag import CAMERA_INFO, IMAGE, ODOMETRY, Bag, BagWriter
-from depth_ros.contract import read_contract
-from train.config import add_config_arguments, read_config
-from train.system import System
+from depth_ros.bags.bag import CAMERA_INFO, IMAGE, ODOMETRY, Bag, BagWriter
+from depth_ros.inference.contract import read_contract
+from train.training.config import add_config_arguments, read_config
+from train.training.system import System
 
 WIDTH, HEIGHT, FOCAL = 160, 120, 120.0
 FRAMES, RATE = 60, 10

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=summary, description=summary)
         # Only the command that is asked for is imported: torch alone takes seconds.
         if name in argv[:1]:
-            module = importlib.import_module(f'train.{name}')
+            module = importlib.import_module(f'train.commands.{name}')
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """The nineteen classes of Cityscapes (trainIds) with their usual colours."""
 
-from depth_ros.contract import SemanticClass
+from depth_ros.inference.contract import SemanticClass
 
 _NAMES_AND_COLORS = (
     ('road', (128, 64, 128)),

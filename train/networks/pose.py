@@ -54,7 +54,7 @@ class PairNet(nn.Module):
         """Pose (B, 6) T_previous_current of images (B, 3, H, W) in 0..1, in temporal order.
 
         Rotation vector in radians, then translation in model units (see
-        ``depth_ros.contract.POSE_CONVENTION``).
+        ``depth_ros.inference.contract.POSE_CONVENTION``).
         """
         return self.decode(self.encode(previous, current))
 

@@ -1,0 +1,1 @@
+"""Recordings: reading, writing, recovery, topics, ground truth."""

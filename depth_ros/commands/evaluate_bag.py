@@ -1,0 +1,307 @@
+"""How good the models are on a recording: `evaluate_bag RECORDING [--model ...]`.
+
+offline: every image through the networks, as fast as it goes; the same recording and models give
+the same numbers. live: the recording is played with /clock into the real nodes over DDS, and what
+they published is judged, with latencies and drops. Ground truth is used where there is some;
+without it, the frames are judged against each other.
+
+Each recording leaves a folder: metrics.json, frames.csv, trajectory/, recording/ (for RViz and
+Foxglove) and report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from depth_ros.bags.bag import BagError
+from depth_ros.core.camera import FIT_MODES
+from depth_ros.core.trajectory import OPTICAL_IN_BASE
+from depth_ros.evaluation.compare import comparison_text, write_comparison
+from depth_ros.evaluation.live import OUTPUT_TOPICS, LiveError
+from depth_ros.evaluation.offline import Settings
+from depth_ros.evaluation.results import summary_text
+from depth_ros.evaluation.session import EvaluationError, Job, evaluate_recording
+from depth_ros.files import write_file
+from depth_ros.inference.classes import KNOWN
+from depth_ros.inference.contract import ContractError
+from depth_ros.inference.engine import BACKENDS, EngineError
+from depth_ros.inference.model_files import add_model_option, chosen_models
+from depth_ros.ros.player import count, positive
+
+_POSE = ('x', 'y', 'z', 'qx', 'qy', 'qz', 'qw')
+FAILURES = (LiveError, BagError, ContractError, EngineError, EvaluationError, ValueError)
+"""What ends one evaluation with a message."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    try:
+        return _compare(arguments) if arguments.compare else _run(arguments)
+    except FAILURES as error:
+        print(f'evaluate_bag: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('evaluate_bag: interrupted', file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='evaluate_bag',
+        description=__doc__.split('\n\n')[0].split(': ')[0] + '.',
+        epilog=__doc__.split('\n\n', 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'bags',
+        nargs='+',
+        type=Path,
+        metavar='RECORDING',
+        help='recordings; with --compare, result folders',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='folder for the results; for several recordings, '
+        'of a folder each (default: out/NAME, out/evaluation)',
+    )
+    parser.add_argument(
+        '--mode', choices=('offline', 'live'), default='offline', help='(default: %(default)s)'
+    )
+    parser.add_argument(
+        '--compare',
+        action='store_true',
+        help='put the results in folders side by side, in OUT/comparison.html',
+    )
+    add_model_option(parser)
+    topics = parser.add_argument_group(
+        'topics', 'found by type and name if not given; as ground truth, what calls itself so'
+    )
+    topics.add_argument('--image', metavar='TOPIC', help='camera images, raw or compressed')
+    topics.add_argument('--camera-info', metavar='TOPIC', help='their camera_info')
+    topics.add_argument(
+        '--depth-gt',
+        metavar='TOPIC',
+        help='true depth: depth images, raw or compressedDepth, or the PointCloud2 of a lidar',
+    )
+    topics.add_argument(
+        '--odom-gt',
+        metavar='TOPIC',
+        help='true poses: Odometry, PoseStamped or '
+        'PoseWithCovarianceStamped; or two TF frames as tf:odom>base_link',
+    )
+    topics.add_argument('--semantics-gt', metavar='TOPIC', help='true class ids')
+    truth = parser.add_argument_group('ground truth')
+    truth.add_argument(
+        '--tolerance',
+        type=positive,
+        metavar='SECONDS',
+        help='how far in time truth may be from an image (default: half an image period)',
+    )
+    truth.add_argument(
+        '--lidar-pose',
+        type=float,
+        nargs=7,
+        metavar=_POSE,
+        help="pose of the lidar in the camera's optical frame (default: from TF)",
+    )
+    truth.add_argument(
+        '--classes',
+        default='cityscapes',
+        metavar='SET',
+        help='what true class ids '
+        f'mean: {", ".join(KNOWN)}, model, or a YAML file with names and map '
+        '(default: %(default)s)',
+    )
+    run = parser.add_argument_group("the nodes' parameters")
+    run.add_argument('--fit', choices=FIT_MODES, default='stretch', help='(default: %(default)s)')
+    run.add_argument('--max-depth', type=float, default=0.0, help='metres, 0 for no limit')
+    run.add_argument('--depth-scale', type=float, default=0.0, help='metres per unit of depth')
+    run.add_argument(
+        '--translation-scale', type=float, default=0.0, help='metres per unit of motion'
+    )
+    run.add_argument(
+        '--max-gap',
+        type=positive,
+        default=Settings.max_gap,
+        metavar='SECONDS',
+        help='images farther apart are not chained (%(default)s)',
+    )
+    run.add_argument(
+        '--camera-pose',
+        type=float,
+        nargs=7,
+        default=OPTICAL_IN_BASE,
+        metavar=_POSE,
+        help='optical frame in the base frame (default: at its origin, facing forward)',
+    )
+    run.add_argument('--backend', choices=BACKENDS, default='auto', help='(default: %(default)s)')
+    run.add_argument('--threads', type=count, default=2, help='of an inference (%(default)s)')
+    live = parser.add_argument_group('live mode')
+    live.add_argument('--rate', type=positive, default=1.0, help='speed, 1 = as recorded')
+    live.add_argument('--points', action='store_true', help='record the point cloud, too')
+    live.add_argument('--domain', type=int, help='ROS_DOMAIN_ID (default: a free one)')
+    parser.add_argument('--no-recording', action='store_true', help='leave no recording/ (offline)')
+    many = parser.add_argument_group('several recordings')
+    many.add_argument(
+        '--jobs',
+        type=count,
+        default=1,
+        help='recordings at the same time, each in a process (%(default)s)',
+    )
+    many.add_argument(
+        '--cluster',
+        metavar='ADDRESS',
+        help='scheduler of a Dask cluster to spread '
+        'the recordings over, such as tcp://host:8786; all must see the same files',
+    )
+    return parser
+
+
+def _jobs(arguments: argparse.Namespace) -> list[Job]:
+    models = chosen_models(arguments.model)
+    topics = {
+        'image': arguments.image,
+        'camera_info': arguments.camera_info,
+        'depth': arguments.depth_gt,
+        'labels': arguments.semantics_gt,
+        'odom': arguments.odom_gt,
+    }
+    settings = Settings(
+        arguments.fit,
+        arguments.max_depth,
+        arguments.depth_scale,
+        arguments.translation_scale,
+        tuple(arguments.camera_pose),
+        arguments.max_gap,
+    )
+    names = _names(arguments.bags)
+    single = len(arguments.bags) == 1
+    out = arguments.out or Path('out') / (names[0] if single else 'evaluation')
+    outputs = (*OUTPUT_TOPICS, 'points') if arguments.points else OUTPUT_TOPICS
+    return [
+        Job(
+            bag=bag,
+            out=out if single else out / name,
+            models=models,
+            topics={k: v for k, v in topics.items() if v},
+            settings=settings,
+            mode=arguments.mode,
+            rate=arguments.rate,
+            backend=arguments.backend,
+            threads=arguments.threads,
+            classes=None if arguments.classes == 'model' else arguments.classes,
+            tolerance=arguments.tolerance,
+            lidar_pose=tuple(arguments.lidar_pose) if arguments.lidar_pose else None,
+            record=not arguments.no_recording,
+            outputs=outputs,
+            domain=arguments.domain,
+        )
+        for bag, name in zip(arguments.bags, names, strict=True)
+    ]
+
+
+def _names(bags: Sequence[Path]) -> list[str]:
+    """A name for each recording's folder, each another one."""
+    found: list[str] = []
+    for bag in bags:
+        name = bag.resolve().name.removesuffix('.mcap').removesuffix('.db3').removesuffix('.bag')
+        number = sum(n == name or n.startswith(f'{name}_') for n in found)
+        found.append(f'{name}_{number + 1}' if number else name)
+    return found
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    jobs = _jobs(arguments)
+    if len(jobs) == 1:
+        found = evaluate_recording(jobs[0])
+        print(f'\n{summary_text(found)}\nReport      {jobs[0].out / "report.html"}')
+        return 0
+    failed: dict[str, str] = {}
+    results = (
+        _on_cluster(jobs, arguments.cluster)
+        if arguments.cluster
+        else _in_processes(jobs, arguments.jobs)
+    )
+    for job, error in tqdm(results, total=len(jobs), unit='recording'):
+        if error:
+            failed[str(job.bag)] = error
+            tqdm.write(f'{job.bag}: {error}', file=sys.stderr)
+    done = [job.out for job in jobs if str(job.bag) not in failed]
+    out = jobs[0].out.parent
+    write_file(out / 'failed.json', json.dumps(failed, indent=2) + '\n')
+    if done:
+        print(comparison_text(write_comparison(out, done)))
+        print(f'Summary     {out / "comparison.html"}')
+    print(f'{len(done)} of {len(jobs)} recordings evaluated', file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _in_processes(jobs: Sequence[Job], count: int) -> Iterator[tuple[Job, str]]:
+    """Evaluate in processes of their own; yields each job with its error, '' for none."""
+    # Not forked: inference runtimes and DDS do not survive it.
+    with ProcessPoolExecutor(count, get_context('spawn')) as pool:
+        waiting = {pool.submit(_attempt, job): job for job in jobs}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, str]]:
+    """The same on the machines of a Dask cluster."""
+    try:
+        import distributed
+    except ImportError as error:
+        raise EvaluationError(
+            "--cluster needs Dask: pip install 'depth_ros[cluster]' on every machine"
+        ) from error
+    try:
+        client = distributed.Client(address, timeout=30)
+    except OSError as error:
+        raise EvaluationError(f'no Dask scheduler answers at {address}: {error}') from error
+    with client:
+        here = [
+            replace(
+                j,
+                bag=j.bag.resolve(),
+                out=j.out.resolve(),
+                models={n: p.resolve() for n, p in j.models.items()},
+            )
+            for j in jobs
+        ]
+        waiting = {client.submit(_attempt, job, pure=False): job for job in here}
+        for future in distributed.as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+def _attempt(job: Job) -> str:
+    """Evaluate; returns what went wrong: one recording must not stop the others."""
+    try:
+        evaluate_recording(job, lambda text: None, bar=False)
+    except FAILURES as error:
+        return str(error)
+    return ''
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    out = arguments.out or Path('out/comparison')
+    out.mkdir(parents=True, exist_ok=True)
+    print(comparison_text(write_comparison(out, arguments.bags)))
+    print(f'Comparison  {out / "comparison.html"}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Pure maths of cameras, motion, depth and metrics: numpy and OpenCV only."""

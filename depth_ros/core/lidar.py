@@ -1,0 +1,283 @@
+"""True depth from a lidar: point clouds, transforms between frames, projection into a camera.
+
+Takes the messages of a recording as `depth_ros.bags.bag` decodes them; needs no ROS. A transform
+``T_a_b`` is a 4x4 matrix that takes points from frame b to frame a, in metres.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from depth_ros.core.camera import Intrinsics
+from depth_ros.core.trajectory import (
+    inverse,
+    pose,
+    pose_from_list,
+    rotation_from_vector,
+    vector_from_rotation,
+)
+
+_FLOATS = {7: 'f4', 8: 'f8'}
+"""NumPy's names of the datatypes FLOAT32 and FLOAT64 of sensor_msgs/PointField."""
+
+
+class TransformError(LookupError):
+    """A transform is not known; the message says which frames are there and what to do."""
+
+
+def points_from_cloud(message: Any) -> np.ndarray:
+    """Positions of the points of a sensor_msgs/PointCloud2.
+
+    Points that are not finite, or exactly at the sensor, are left out: drivers fill in these for
+    rays that came back from nowhere.
+
+    Returns:
+        float32 (N, 3), x y z in the message's frame, metres.
+
+    Raises:
+        ValueError: The message lacks x, y or z as floats, or its sizes do not fit its data.
+    """
+    count = message.height * message.width
+    fields = {f.name: f for f in message.fields}
+    order = '>' if message.is_bigendian else '<'
+    formats, offsets = [], []
+    for name in 'xyz':
+        if name not in fields or fields[name].datatype not in _FLOATS:
+            listed = ', '.join(f'{f.name} (datatype {f.datatype})' for f in message.fields)
+            raise ValueError(
+                f"point cloud in frame '{message.header.frame_id}' has no field "
+                f"'{name}' of FLOAT32 (7) or FLOAT64 (8); it has {listed or 'none'}: "
+                'record the cloud that the lidar driver publishes in x, y, z'
+            )
+        formats.append(order + _FLOATS[fields[name].datatype])
+        offsets.append(fields[name].offset)
+    if not count:
+        return np.empty((0, 3), np.float32)
+    step, row = message.point_step, message.row_step
+    if message.height == 1:  # then some drivers leave it at 0
+        row = message.width * step
+    end = max(
+        offset + np.dtype(kind).itemsize for kind, offset in zip(formats, offsets, strict=True)
+    )
+    if (
+        step < end
+        or row < message.width * step
+        or len(message.data) < (message.height - 1) * row + message.width * step
+    ):
+        raise ValueError(
+            f"point cloud in frame '{message.header.frame_id}' has {message.width}x"
+            f'{message.height} points of {step} bytes in rows of {row}, but {len(message.data)} '
+            f'bytes of data, and coordinates up to byte {end}: check what publishes it'
+        )
+    kind = np.dtype(
+        {'names': list('xyz'), 'formats': formats, 'offsets': offsets, 'itemsize': step}
+    )
+    cloud = np.ndarray((message.height, message.width), kind, message.data, strides=(row, step))
+    points = np.stack([cloud[name].ravel() for name in 'xyz'], axis=1).astype(np.float32)
+    return points[np.isfinite(points).all(axis=1) & points.any(axis=1)]
+
+
+def project_points(points: np.ndarray, camera_lidar: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    """Depth of the points that a camera sees; of several in one pixel the nearest counts.
+
+    What the lidar sees past an obstacle from where it is mounted shows through between the
+    obstacle's points.
+
+    Args:
+        points: (N, 3), metres, in the lidar's frame.
+        camera_lidar: T_camera_lidar 4x4, to the camera's optical frame.
+        camera: The rectified camera.
+
+    Returns:
+        float32 (H, W), along the optical axis, metres; NaN where there is no point.
+    """
+    x, y, z = camera_lidar[:3, :3] @ np.asarray(points, np.float64).T + camera_lidar[:3, 3:]
+    ahead = z > 0
+    x, y, z = x[ahead], y[ahead], z[ahead]
+    # A pixel's centre is a whole number, so that it reaches half a pixel to all sides.
+    u = np.floor(camera.fx * x / z + camera.cx + 0.5)
+    v = np.floor(camera.fy * y / z + camera.cy + 0.5)
+    inside = (u >= 0) & (v >= 0) & (u < camera.width) & (v < camera.height)
+    depth = np.full((camera.height, camera.width), np.inf, np.float32)
+    pixels = v[inside].astype(np.intp), u[inside].astype(np.intp)
+    np.minimum.at(depth, pixels, z[inside].astype(np.float32))
+    depth[np.isinf(depth)] = np.nan
+    return depth
+
+
+@dataclass
+class _Edge:
+    """The transform from a frame to its parent, over time.
+
+    Attributes:
+        fixed: x y z qx qy qz qw of a static transform; None without.
+        samples: (stamp in nanoseconds, the seven numbers) of a moving one, by stamp.
+    """
+
+    fixed: tuple[float, ...] | None = None
+    samples: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
+
+
+class TransformTree:
+    """The transforms between the frames of a recording, from its /tf and /tf_static.
+
+        tree = TransformTree()
+        for message in bag.messages(['/tf', '/tf_static']):
+            tree.add(bag.decode(message), static=message.topic == '/tf_static')
+        t_camera_lidar = tree.lookup('camera_optical', 'lidar', stamp_ns)
+
+    A mistake in the tree, such as a frame with two parents, is an error only where a transform
+    through that frame is looked up.
+
+    Args:
+        tolerance: Seconds before the first and after the last sample of a moving transform for
+            which that sample is still taken.
+    """
+
+    def __init__(self, tolerance: float = 0.2) -> None:
+        self.tolerance = tolerance
+        self._edges: dict[str, dict[str, _Edge]] = {}  # by frame and parent
+
+    def add(self, message: Any, static: bool) -> None:
+        """Take over the transforms of a tf2_msgs/TFMessage.
+
+        Args:
+            message: The message.
+            static: Whether it comes from /tf_static and so holds at all times.
+        """
+        for transform in message.transforms:
+            parents = self._edges.setdefault(_name(transform.child_frame_id), {})
+            edge = parents.setdefault(_name(transform.header.frame_id), _Edge())
+            t, q = transform.transform.translation, transform.transform.rotation
+            values = (t.x, t.y, t.z, q.x, q.y, q.z, q.w)
+            if static:
+                edge.fixed = values
+            else:
+                insort(edge.samples, (_nanoseconds(transform.header.stamp), values))
+
+    def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
+        """Return T_target_source 4x4, which takes points from `source` to `target`, at an instant.
+
+        Moving transforms are interpolated between the samples before and after.
+
+        Raises:
+            TransformError: A frame is unknown, the frames are not connected (perhaps by a frame
+                with two parents or a loop), or a transform between them is not valid or was not
+                recorded at this instant.
+        """
+        target, source = _name(target), _name(source)
+        up, top = self._ancestors(source)
+        down, other_top = self._ancestors(target)
+        common = next((frame for frame in up if frame in down), None)
+        if common is None:
+            raise TransformError(
+                f"frames '{source}' and '{target}' are not connected: above the first, {top}; "
+                f'above the second, {other_top}. Record /tf and /tf_static of the whole robot, and '
+                'let every frame have one parent'
+            )
+        return inverse(self._to_ancestor(down[: down.index(common)], stamp_ns)) @ self._to_ancestor(
+            up[: up.index(common)], stamp_ns
+        )
+
+    def _ancestors(self, frame: str) -> tuple[list[str], str]:
+        """A frame, its parent, and so on up, and why it ends there.
+
+        Raises:
+            TransformError: The frame is unknown.
+        """
+        known = set(self._edges).union(*self._edges.values())
+        if frame not in known:
+            raise TransformError(
+                f"there is no frame '{frame}'; there are "
+                f'{", ".join(sorted(known)) or "none"}: choose one of them, or '
+                'record /tf and /tf_static of the whole robot'
+            )
+        chain = [frame]
+        while parents := self._edges.get(chain[-1]):
+            if len(parents) > 1:
+                return chain, f"'{chain[-1]}' has several parents, {', '.join(sorted(parents))}"
+            (parent,) = parents
+            if parent in chain:
+                return chain, f"'{chain[-1]}' has the parent '{parent}', which is a loop"
+            chain.append(parent)
+        return chain, f"'{chain[-1]}' has no parent"
+
+    def _to_ancestor(self, frames: list[str], stamp_ns: int) -> np.ndarray:
+        """The transform from the first of a row of frames, each below the next, out of the last."""
+        result = np.eye(4)
+        for frame in frames:
+            ((parent, edge),) = self._edges[frame].items()
+            try:
+                result = self._at(edge, stamp_ns) @ result
+            except ValueError as error:
+                raise TransformError(f"transform from '{frame}' to '{parent}': {error}") from error
+        return result
+
+    def _at(self, edge: _Edge, stamp_ns: int) -> np.ndarray:
+        """The transform of an edge at an instant.
+
+        Raises:
+            ValueError: It is not valid, or nothing was recorded near the instant.
+        """
+        if edge.fixed is not None:
+            return pose_from_list(edge.fixed)
+        samples = edge.samples
+        first, last = samples[0][0], samples[-1][0]
+        slack = self.tolerance * 1e9
+        if stamp_ns < first - slack or stamp_ns > last + slack:
+            raise ValueError(
+                f'{stamp_ns / 1e9:.3f} s is outside of the recorded {first / 1e9:.3f}'
+                f' to {last / 1e9:.3f} s: leave this message out, or check the '
+                'clocks'
+            )
+        after = bisect_right(samples, stamp_ns, key=itemgetter(0))
+        if after in (0, len(samples)):
+            return pose_from_list(samples[min(after, len(samples) - 1)][1])
+        (start, a), (end, b) = samples[after - 1 : after + 1]
+        return interpolate(pose_from_list(a), pose_from_list(b), (stamp_ns - start) / (end - start))
+
+
+def interpolate(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
+    """The pose at a share, 0..1, of the way from one pose to another.
+
+    The translation is interpolated linearly, the rotation about a fixed axis (slerp).
+    """
+    turn = vector_from_rotation(a[:3, :3].T @ b[:3, :3])
+    return pose(
+        a[:3, :3] @ rotation_from_vector(share * turn), (1 - share) * a[:3, 3] + share * b[:3, 3]
+    )
+
+
+def lidar_depth(message: Any, tree: TransformTree, camera: Intrinsics, frame: str) -> np.ndarray:
+    """Depth image of a point cloud, at the cloud's own stamp.
+
+    Args:
+        message: A sensor_msgs/PointCloud2.
+        tree: Transforms of the recording.
+        camera: The rectified camera.
+        frame: Its optical frame, the frame_id of its images.
+
+    Returns:
+        float32 (H, W), along the optical axis, metres; NaN where there is no point.
+
+    Raises:
+        ValueError: The cloud is not usable.
+        TransformError: The transform from its frame to the camera's is not known.
+    """
+    header = message.header
+    camera_lidar = tree.lookup(frame, header.frame_id, _nanoseconds(header.stamp))
+    return project_points(points_from_cloud(message), camera_lidar, camera)
+
+
+def _nanoseconds(stamp: Any) -> int:
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
+def _name(frame: str) -> str:
+    """A frame's name without the slash in front that ROS 1 drivers gave it."""
+    return frame.removeprefix('/')

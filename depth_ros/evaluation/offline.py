@@ -1,0 +1,252 @@
+"""Runs the networks on the images of a recording, one after the other, as the nodes would.
+
+No node, no DDS, no dropped frame: the same recording and the same models give the same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CompressedImage, Image
+
+from depth_ros.bags.bag import COMPRESSED_IMAGE, Message, header_stamp
+from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
+from depth_ros.core.depth import camera_depth, depth_factor
+from depth_ros.core.trajectory import (
+    OPTICAL_IN_BASE,
+    NoiseModel,
+    Trajectory,
+    pose,
+    pose_from_list,
+    rotation_from_vector,
+)
+from depth_ros.evaluation.frame_evaluator import Judgeable
+from depth_ros.inference.contract import ModelContract
+from depth_ros.inference.engine import Engine, EngineError
+from depth_ros.ros.messages import ConversionError, compressed_to_rgb, image_to_rgb
+
+AHEAD = 4
+"""Images that are decoded ahead of the networks."""
+
+LOOP_EVERY = 10
+"""One frame in so many has its motion checked over two steps at once."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The nodes' parameters that change what comes out; see config/."""
+
+    fit: str = 'stretch'
+    max_depth: float = 0.0
+    depth_scale: float = 0.0
+    translation_scale: float = 0.0
+    camera_pose: tuple[float, ...] = OPTICAL_IN_BASE
+    max_gap: float = 1.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a recording.
+
+    Attributes:
+        stamp: Header stamp, ns.
+        frame_id: Of the camera.
+        rgb: uint8 (H, W, 3).
+    """
+
+    stamp: int
+    frame_id: str
+    rgb: np.ndarray
+
+
+def decode(message: Message) -> Picture:
+    """Decode an Image or CompressedImage as the nodes do.
+
+    Raises:
+        ConversionError: The image cannot be decoded.
+    """
+    compressed = message.msgtype == COMPRESSED_IMAGE
+    try:
+        received = deserialize_message(message.data, CompressedImage if compressed else Image)
+    except Exception as error:  # rclpy raises several kinds
+        raise ConversionError(f'the message is no {message.msgtype}: {error}') from error
+    rgb = (compressed_to_rgb if compressed else image_to_rgb)(received)
+    return Picture(header_stamp(message.data), received.header.frame_id, rgb)
+
+
+def decoded(
+    messages: Iterable[Message], pool: Executor
+) -> Iterator[tuple[Message, Picture | Exception]]:
+    """Decode messages ahead of time, in order; one that cannot be decoded gives its error."""
+    waiting: deque[tuple[Message, Future]] = deque()
+
+    def finish() -> tuple[Message, Picture | Exception]:
+        message, future = waiting.popleft()
+        try:
+            return message, future.result()
+        except ConversionError as error:
+            return message, error
+
+    for message in messages:
+        waiting.append((message, pool.submit(decode, message)))
+        if len(waiting) > AHEAD:
+            yield finish()
+    while waiting:
+        yield finish()
+
+
+class Runner:
+    """The work of both nodes on one image after the other.
+
+    Args:
+        perception, odometry: The loaded networks; either may be None.
+        settings: The nodes' parameters.
+
+    Attributes:
+        missed: Motions between neighbours that are missing from the trajectory, by reason.
+    """
+
+    def __init__(
+        self, perception: Engine | None, odometry: Engine | None, settings: Settings
+    ) -> None:
+        self.missed: dict[str, int] = {}
+        self._perception, self._odometry, self._settings = perception, odometry, settings
+        self._extrinsic = pose_from_list(settings.camera_pose)
+        self._trajectory = Trajectory(self._extrinsic, NoiseModel(0.0, 0.0, 0.0, 0.0))
+        self._recent: deque[tuple[int, tuple[int, int], np.ndarray]] = deque(maxlen=3)
+        self._steps: deque[np.ndarray | None] = deque(maxlen=2)
+        self._count = 0
+        # How the perception network samples the image, and what it sees: often both see the same.
+        self._resized: tuple[tuple[int, ...], np.ndarray] | None = None
+
+    def __call__(self, picture: Picture, info: Any) -> Judgeable:
+        """Run the networks.
+
+        Args:
+            picture: The image, rectified.
+            info: Its CameraInfo.
+
+        Raises:
+            CameraError: The calibration does not fit the image.
+            EngineError: A network fails.
+        """
+        height, width = picture.rgb.shape[:2]
+        camera = intrinsics_from_info(info, width, height)
+        output = Judgeable(picture.stamp, camera, picture.frame_id, picture.rgb, camera)
+        if self._perception:
+            self._perceive(output, picture, camera)
+        if self._odometry:
+            self._move(output, picture, camera)
+        self._count += 1
+        return output
+
+    def _perceive(self, output: Judgeable, picture: Picture, camera: Intrinsics) -> None:
+        contract = self._perception.contract
+        fit = _fit(camera, contract, self._settings.fit)
+        image = _resized(picture.rgb, fit, contract.image_shape)
+        self._resized = _sampling(fit, contract), image
+        output.view = fit.network
+        output.rgb = image
+        if contract.image_size is not None:
+            output.rgb = _resized(picture.rgb, fit, (fit.network.height, fit.network.width, 3))
+        start = time.perf_counter()
+        found = self._perception.infer({'image': image[None]})
+        output.numbers['perception_ms'] = 1e3 * (time.perf_counter() - start)
+        if 'labels' in found:
+            output.labels = found['labels'].copy()
+        if 'depth' in found:
+            factor = depth_factor(contract, fit.depth_factor, self._settings.depth_scale)
+            output.depth = found['depth'] * np.float32(factor)
+            output.published = camera_depth(
+                found['depth'], output.labels, contract, factor, self._settings.max_depth
+            )
+
+    def _move(self, output: Judgeable, picture: Picture, camera: Intrinsics) -> None:
+        contract = self._odometry.contract
+        fit = _fit(camera, contract, self._settings.fit)
+        sampling, resized = self._resized or (None, None)
+        if sampling != _sampling(fit, contract):
+            resized = _resized(picture.rgb, fit, contract.image_shape)
+        image = resized[None]
+        size = picture.rgb.shape[:2]
+        last = self._recent[-1] if self._recent else None
+        gap = (picture.stamp - last[0]) / 1e9 if last else 0.0
+        if last is None:
+            output.pose = self._trajectory.pose
+        elif gap == 0:
+            self._miss('an image has the stamp of the one before')
+            return
+        elif gap < 0:
+            self._miss('the clock went back')
+        elif gap > self._settings.max_gap:
+            self._miss('a gap is over max_gap')
+            self._trajectory.miss(gap)
+        elif size != last[1]:
+            self._miss('the size of the images changed')
+            self._trajectory.miss(gap)
+        else:
+            start = time.perf_counter()
+            output.step = self._infer(last[2], image)
+            output.numbers['odometry_ms'] = 1e3 * (time.perf_counter() - start)
+            self._trajectory.advance(output.step, gap)
+            output.pose = self._trajectory.pose
+        self._recent.append((picture.stamp, size, image))
+        self._steps.append(output.step)
+        steps = tuple(self._steps)
+        if self._count % LOOP_EVERY == 0 and len(steps) == 2 and not any(s is None for s in steps):
+            output.loop = (*steps, self._infer(self._recent[0][2], image))
+
+    def _infer(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
+        """T_previous_current of the camera."""
+        vector = self._odometry.infer({'previous': previous, 'current': current})['pose'].astype(
+            float
+        )
+        if not np.isfinite(vector).all():
+            raise EngineError(
+                f'the pose network returned {vector.tolist()}; the model is damaged: '
+                'export it again'
+            )
+        scale = 1.0
+        if not self._odometry.contract.metric:
+            scale = self._settings.translation_scale or 1.0
+        return pose(rotation_from_vector(vector[:3]), scale * vector[3:])
+
+    def _miss(self, reason: str) -> None:
+        self.missed[reason] = self.missed.get(reason, 0) + 1
+
+
+def network_image(
+    picture: Picture, info: Any, contract: ModelContract, mode: str = 'stretch'
+) -> np.ndarray:
+    """What a network gets of an image, uint8 of its contract's ``image_shape``.
+
+    Raises:
+        CameraError: The calibration does not fit the image.
+    """
+    height, width = picture.rgb.shape[:2]
+    fit = _fit(intrinsics_from_info(info, width, height), contract, mode)
+    return _resized(picture.rgb, fit, contract.image_shape)
+
+
+def _fit(camera: Intrinsics, contract: ModelContract, mode: str) -> ImageFit:
+    model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
+    return ImageFit.create(camera, model, mode)
+
+
+def _sampling(fit: ImageFit, contract: ModelContract) -> tuple[int, ...]:
+    """All that decides which image a network gets."""
+    return fit.x, fit.y, fit.width, fit.height, *contract.image_shape
+
+
+def _resized(image: np.ndarray, fit: ImageFit, shape: tuple[int, int, int]) -> np.ndarray:
+    """What the network sees of an image, uint8 (h, w, 3)."""
+    out = np.empty(shape, np.uint8)
+    fit.to_network(image, out)
+    return out

@@ -1,0 +1,145 @@
+"""What an evaluation leaves behind: files of numbers and trajectories, and a summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from depth_ros.core.metrics import DepthMetrics
+from depth_ros.evaluation.frame_evaluator import COLUMNS, Evaluation
+from depth_ros.files import kitti_text, tum_text, write_file
+
+GAP = 3.0
+"""Times the usual period from which a pause between images counts as a gap."""
+
+
+def percentiles(values: np.ndarray | None) -> dict[str, float] | None:
+    """Return p50, p95, p99 and max of the known ones of some values, None if there are none."""
+    values = np.empty(0) if values is None else values[np.isfinite(values)]
+    if not values.size:
+        return None
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return {'p50': float(p50), 'p95': float(p95), 'p99': float(p99), 'max': float(values.max())}
+
+
+def timing(stamps: Sequence[int]) -> dict:
+    """How the images follow each other: period, gaps, jumps of the clock."""
+    steps = np.diff(np.asarray(stamps, np.int64)) / 1e9
+    forward = steps[steps > 0]
+    period = float(np.median(forward)) if len(forward) else None
+    gaps = []
+    if period:
+        gaps = [
+            [(stamps[i] - stamps[0]) / 1e9, float(steps[i])]
+            for i in np.flatnonzero(steps > GAP * period)
+        ]
+    return {
+        'duration_s': float(forward.sum()),
+        'median_period_s': period,
+        'gaps': gaps,
+        'clock_jumps': int((steps < 0).sum()),
+        'duplicate_stamps': int((steps == 0).sum()),
+    }
+
+
+def write_results(out: Path, evaluation: Evaluation, found: dict) -> None:
+    """Write frames.csv, trajectory/ and, last, metrics.json."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    columns = [c for c in COLUMNS if c in evaluation.frames]
+    writer.writerow(columns)
+    for row in zip(*(evaluation.frames[c].tolist() for c in columns), strict=True):
+        writer.writerow(['' if math.isnan(v) else repr(v) for v in row])
+    write_file(out / 'frames.csv', text.getvalue())
+    stamps, poses, truth = evaluation.poses
+    if len(poses):
+        folder = out / 'trajectory'
+        folder.mkdir(exist_ok=True)
+        known = np.isfinite(truth).all(axis=(1, 2))
+        for name, chosen, matrices in (
+            ('estimate', np.ones(len(poses), bool), poses),
+            ('truth', known, truth),
+        ):
+            if chosen.any():
+                write_file(
+                    folder / f'{name}.tum', tum_text(matrices[chosen], _seconds(stamps[chosen]))
+                )
+                write_file(folder / f'{name}.kitti', kitti_text(matrices[chosen]))
+        if len(evaluation.aligned_poses):
+            write_file(
+                folder / 'estimate_aligned.tum',
+                tum_text(evaluation.aligned_poses, _seconds(stamps[known])),
+            )
+    write_file(out / 'metrics.json', json.dumps(found, indent=2, allow_nan=False) + '\n')
+
+
+def _seconds(stamps: np.ndarray) -> list[str]:
+    """Stamps in ns as seconds, with all of their digits."""
+    return [f'{s // 10**9}.{s % 10**9:09d}' for s in stamps.tolist()]
+
+
+def summary_text(found: dict) -> str:
+    """Return the summary for the terminal."""
+    frames = found['frames']
+    line = f'Frames      {frames["recorded"]} in, {frames["judged"]} out'
+    if found['dropped_percent'] is not None:
+        line += f', {found["dropped_percent"]:.1f} % dropped'
+    lines = [f'{line}; {found["odometry"]["poses"]} poses']
+    lines += [f'Skipped     {count}: {reason}' for reason, count in frames['skipped'].items()]
+    if found['speed']:
+        lines.append(
+            f'Speed       {found["speed"]["frames_per_s"]:.1f} frames/s, without '
+            f'inference {found["speed"]["frames_per_s_without_inference"]:.0f}'
+        )
+    title = 'Latency' if found['mode'] == 'live' else 'Inference'
+    for name, values in {**found['latency_ms'], 'age of data': found['age_ms']}.items():
+        if values:
+            lines.append(
+                f'{title:11} {name}: p50 {values["p50"]:.0f} ms, p95 {values["p95"]:.0f} '
+                f'ms, p99 {values["p99"]:.0f} ms, max {values["max"]:.0f} ms'
+            )
+            title = ''
+    if depth := found['depth']:
+        names = DepthMetrics._fields
+        lines.append('Depth'.ljust(32) + ''.join(f'{name:>9}' for name in names))
+        for name, row in depth['rows'].items():
+            lines.append(f'            {name:20}' + ''.join(f'{row[n]:9.3f}' for n in names))
+        lines.append(
+            f'            scale {depth["scale_median"]:.3f}, spread '
+            f'{depth["scale_spread"]:.3f}, published where true depth is known '
+            f'{100 * depth["coverage"]:.0f} %'
+        )
+    if semantics := found['semantics']:
+        road = semantics['iou'].get('road')
+        lines.append(
+            ('Semantics   ' + (f'road IoU {road:.3f}, ' if road is not None else ''))
+            + f'mean IoU {semantics["mean_iou"]:.3f}'
+        )
+    if t := found['trajectory']:
+        lines.append(
+            f'Trajectory  ATE {t["ate_se3"]:.2f} m (SE3), {t["ate_sim3"]:.2f} m (Sim3, '
+            f'scale {t["scale"]:.3f}) over {t["length"]:.1f} m'
+        )
+    if c := found['consistency']:
+        parts = []
+        if 'explained_percent' in c:
+            parts.append(
+                f'depth and motion explain {c["explained_percent"]:.0f} % of the change '
+                'between frames'
+            )
+        if 'inconsistency' in c:
+            parts.append(f'depths disagree by {100 * c["inconsistency"]:.1f} %')
+        if 'loop_translation_percent' in c:
+            parts.append(
+                f'loops do not close by {c["loop_translation_percent"]:.1f} %, '
+                f'{c["loop_rotation_deg"]:.2f} deg'
+            )
+        lines.append('Consistency ' + '; '.join(parts))
+    lines += [f'Note        {note}' for note in found['notes']]
+    return '\n'.join(lines)

@@ -1,0 +1,1 @@
+"""Models that describe themselves, and the runtimes that run them."""

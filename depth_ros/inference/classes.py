@@ -1,0 +1,133 @@
+"""Which of the ground truth's classes each of a model's classes is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from depth_ros.core.metrics import IGNORE
+from depth_ros.inference.contract import SemanticClass
+
+_CITYSCAPES = (
+    'road',
+    'sidewalk',
+    'building',
+    'wall',
+    'fence',
+    'pole',
+    'traffic light',
+    'traffic sign',
+    'vegetation',
+    'terrain',
+    'sky',
+    'person',
+    'rider',
+    'car',
+    'truck',
+    'bus',
+    'train',
+    'motorcycle',
+    'bicycle',
+)
+
+KNOWN = {
+    # Its trainIds 0..18.
+    'cityscapes': {'names': _CITYSCAPES, 'map': {name: name for name in _CITYSCAPES}},
+    # The eleven classes of Badrinarayanan et al. (SegNet), and Cityscapes' classes in them.
+    'camvid': {
+        'names': (
+            'sky',
+            'building',
+            'pole',
+            'road',
+            'pavement',
+            'tree',
+            'sign',
+            'fence',
+            'car',
+            'pedestrian',
+            'bicyclist',
+        ),
+        'map': {
+            'sky': 'sky',
+            'building': 'building',
+            'wall': 'building',
+            'pole': 'pole',
+            'road': 'road',
+            'sidewalk': 'pavement',
+            'vegetation': 'tree',
+            'terrain': 'tree',
+            'traffic sign': 'sign',
+            'traffic light': 'sign',
+            'fence': 'fence',
+            'car': 'car',
+            'truck': 'car',
+            'bus': 'car',
+            'train': 'car',
+            'person': 'pedestrian',
+            'rider': 'bicyclist',
+            'bicycle': 'bicyclist',
+            'motorcycle': 'bicyclist',
+        },
+    },
+}
+"""Label sets that have a name here."""
+
+_GREY = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """The classes of ground truth, and which of them a model's are.
+
+    Attributes:
+        classes: the true classes, with colours.
+        lookup: uint8 (256,), true class of each of the model's ids; 255 = none.
+    """
+
+    classes: tuple[SemanticClass, ...]
+    lookup: np.ndarray
+
+    @classmethod
+    def read(cls, source: str | None, model: Sequence[SemanticClass]) -> ClassMap:
+        """Find or read a label set.
+
+        Args:
+            source: a name in :data:`KNOWN`, a YAML file with the same two entries, or ``None``
+                where the truth has the ids of the model.
+            model: the model's classes.
+
+        Raises:
+            ValueError: if the file cannot be used.
+        """
+        lookup = np.full(256, IGNORE, np.uint8)
+        if source is None:
+            lookup[: len(model)] = range(len(model))
+            return cls(tuple(model), lookup)
+        try:
+            given = KNOWN.get(source) or yaml.safe_load(Path(source).read_text())
+            names, pairs = list(given['names']), dict(given['map'])
+            ids = {item.name: item.id for item in model}
+            colors = dict.fromkeys(names, _GREY)
+            for ours, theirs in reversed(pairs.items()):
+                if ours in ids:
+                    lookup[ids[ours]] = names.index(theirs)
+                    colors[theirs] = model[ids[ours]].color
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"cannot use --classes '{source}': {error}; it is one of {', '.join(KNOWN)}, or a "
+                "file with names, a list, and map, the model's classes with one of the names each"
+            ) from error
+        return cls(tuple(SemanticClass(i, n, colors[n]) for i, n in enumerate(names)), lookup)
+
+    def predicted(self, labels: np.ndarray) -> np.ndarray:
+        """True classes uint8 (H, W) of the model's labels."""
+        return self.lookup[labels]
+
+    def truth(self, labels: np.ndarray) -> np.ndarray:
+        """True labels (H, W) with ids that are no class as 255, uint8."""
+        return np.where(labels < len(self.classes), labels, IGNORE).astype(np.uint8)

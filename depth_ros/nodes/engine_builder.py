@@ -1,0 +1,178 @@
+"""Builds a model's TensorRT engine beside a running node, in a process of its own.
+
+TensorRT can crash or run out of memory while it builds; that must not cost the node. One build at
+a time on a machine: each measures which kernels are fastest, and two would spoil that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from depth_ros.files import part_file
+from depth_ros.inference.engine import (
+    EngineError,
+    UnfitEngineError,
+    engine_output,
+    load_built_engine,
+)
+from depth_ros.inference.runtimes.tensorrt import record_path, timing_path
+
+GRACE = 2.0
+"""Seconds that a build has to end by itself before it is killed."""
+
+NICENESS = 10
+"""The build gets the processor that the node leaves."""
+
+
+class EngineBuild:
+    """A build under way.
+
+    Args:
+        source: the model's ONNX file.
+        precision: one of :data:`depth_ros.deploy.build.PRECISIONS`.
+        say: called with each line of progress.
+        end: called when the engine is there, with an empty text, or has failed, with the reason;
+            not after :meth:`stop`.
+
+    Both are called in the build's own thread.
+    """
+
+    def __init__(
+        self, source: Path, precision: str, say: Callable[[str], None], end: Callable[[str], None]
+    ) -> None:
+        self._source, self._precision, self._say, self._end = source, precision, say, end
+        self._output = engine_output(source)
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()  # of _process, so that no build starts after the stop
+        self._process: subprocess.Popen | None = None
+        self._thread = threading.Thread(target=self._run, name='build', daemon=True)
+        self._thread.start()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Give up; on return no process and no half-written file is left."""
+        with self._lock:
+            self._stopping.set()
+            process = self._process
+        if process is not None:
+            _signal(process, signal.SIGINT)
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:  # a step of TensorRT can take minutes
+                _signal(process, signal.SIGKILL)
+        self._thread.join()
+
+    def _run(self) -> None:
+        # On Linux that is this thread's alone, and the process that it starts inherits it. A node
+        # that is nicer already may not take that back.
+        thread = os.PRIO_PROCESS, threading.get_native_id()
+        os.setpriority(*thread, max(NICENESS, os.getpriority(*thread)))
+        try:
+            with self._turn() as lock:
+                if not self.stopping and not self._is_built():
+                    self._build(lock)
+            problem = ''
+        except (EngineError, OSError) as error:
+            problem = str(error)
+        if not self.stopping:
+            self._end(problem)
+
+    @contextmanager
+    def _turn(self) -> Iterator[int]:
+        """Hold the machine's lock, of which this is the file descriptor."""
+        path = Path(tempfile.gettempdir(), f'depth_ros_build_{os.getuid()}.lock')
+        waited = False
+        with path.open('w') as lock:
+            while not self.stopping:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not waited:
+                        self._say('waiting for another build on this machine')
+                    waited = True
+                    self._stopping.wait(0.5)
+            yield lock.fileno()
+
+    def _is_built(self) -> bool:
+        """Whether another node, or somebody, has built the engine since it was missed."""
+        try:  # a damaged engine shows only when it is loaded
+            load_built_engine(self._source, 1).close()
+        except UnfitEngineError:
+            return False
+        except EngineError:  # which building does not help; the node finds out too, and tells
+            pass
+        return True
+
+    def _build(self, lock: int) -> None:
+        """Build in another process.
+
+        Raises:
+            EngineError: with the reason, if that fails.
+        """
+        command = [
+            sys.executable,
+            '-m',
+            'depth_ros.deploy.build',
+            str(self._source),
+            '--precision',
+            self._precision,
+            '--output',
+            str(self._output),
+        ]
+        package = str(Path(__file__).resolve().parents[2])
+        search = os.pathsep.join(filter(None, [package, os.environ.get('PYTHONPATH')]))
+        with self._lock:
+            if self.stopping:
+                return
+            # Its own session: Ctrl-C is for the node, which ends the build. It inherits the lock,
+            # which so outlives a node that is killed.
+            self._process = process = subprocess.Popen(
+                command,
+                env={**os.environ, 'PYTHONPATH': search},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors='replace',
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+        last = ''
+        with process.stdout:
+            for line in map(str.strip, process.stdout):
+                if line and not self.stopping:
+                    self._say(line)
+                    last = line
+        status = process.wait()
+        if status == 0:
+            return
+        for file in (self._output, record_path(self._output), timing_path(self._output)):
+            part_file(file).unlink(missing_ok=True)
+        how = f'exit status {status}' if status > 0 else signal.Signals(-status).name
+        raise EngineError(
+            f'build_engine ended with {how}'
+            + (f': {last.removeprefix("build_engine: ")}' if last else '')
+        )
+
+
+def _signal(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to a build and whatever it started."""
+    if process.poll() is None:
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:  # it has just ended
+            pass

@@ -1,0 +1,244 @@
+"""Depth and semantic masks of a camera's images, as a ROS 2 node.
+
+Subscribes ``image`` (or ``image/compressed``) and ``camera_info``; publishes ``depth/image_rect``,
+``depth/camera_info``, ``depth/color``, ``semantics/labels``, ``semantics/color`` and ``points``.
+What nobody listens to is not computed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+import numpy as np
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from depth_ros.core.camera import ImageFit
+from depth_ros.core.depth import camera_depth, depth_factor
+from depth_ros.inference.contract import UNLABELED
+from depth_ros.nodes.camera_node import CameraNode, Frame, run
+from depth_ros.ros import messages as conversions
+from depth_ros.ros.messages import ImageBuffer
+from depth_ros.ros.parameters import PERCEPTION
+from depth_ros.ros.transport import OUTPUT_QOS
+
+DEPTH_TOPICS = {
+    'depth': ('depth/image_rect', Image),
+    'depth_info': ('depth/camera_info', CameraInfo),
+    'depth_color': ('depth/color', Image),
+    'points': ('points', PointCloud2),
+}
+LABEL_TOPICS = {
+    'labels': ('semantics/labels', Image),
+    'color': ('semantics/color', Image),
+}
+
+# RGB of 1 (far, dark blue) to 255 (near, red); 0 is black. OpenCV's own tables are BGR.
+_COLORMAP = np.ascontiguousarray(
+    cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+)
+_COLORMAP[0] = 0
+
+
+class Canvas:
+    """Output images of one geometry, made when first needed and filled again for every frame.
+
+    Attributes:
+        camera: intrinsics of the outputs.
+        fit: how camera and network lie on each other; another fit needs another canvas.
+    """
+
+    _KINDS = {
+        'depth': ('32FC1', np.nan),
+        'labels': ('mono8', UNLABELED),
+        'depth_color': ('rgb8', 0),
+        'color': ('rgb8', 0),
+    }
+
+    def __init__(self, fit: ImageFit, at_network_size: bool) -> None:
+        """Prepare for images of the camera's or the network's geometry."""
+        self.camera = fit.network if at_network_size else fit.camera
+        self.fit = fit
+        self._resize = not at_network_size
+        self._buffers: dict[str, ImageBuffer] = {}
+        self._fresh: set[str] = set()
+
+    def next_frame(self) -> None:
+        """Let every image be filled again."""
+        self._fresh.clear()
+
+    def fill(self, name: str, image: np.ndarray) -> ImageBuffer:
+        """Output ``name`` from its image at network size; the work is done once a frame."""
+        encoding, outside = self._KINDS[name]
+        if name not in self._buffers:
+            self._buffers[name] = ImageBuffer(
+                encoding, self.camera.width, self.camera.height, outside
+            )
+        buffer = self._buffers[name]
+        if name not in self._fresh:
+            self._fresh.add(name)
+            if self._resize:
+                self.fit.to_camera(image, buffer.array, nearest=name != 'depth')
+            else:
+                np.copyto(buffer.array, image)
+        return buffer
+
+
+class DepthColors:
+    """Colours for depth: inverse depth from far (dark blue) to near (red), invalid black.
+
+    The near end follows the scene slowly, so that colours neither flicker nor depend on the
+    model's range.
+    """
+
+    def __init__(self) -> None:
+        """Start without a scene."""
+        self._near = 0.0
+
+    def __call__(self, depth: np.ndarray) -> np.ndarray:
+        """Colour float32 [H, W] depth as uint8 [H, W, 3] RGB."""
+        inverse = 1.0 / depth
+        sample = inverse[::4, ::4]
+        sample = sample[np.isfinite(sample)]
+        if sample.size:
+            near = float(np.percentile(sample, 98))
+            self._near = near if self._near == 0 else 0.95 * self._near + 0.05 * near
+        inverse *= 254.0 / max(self._near, 1e-9)
+        np.minimum(inverse, 254.0, out=inverse)
+        inverse += 1.0
+        inverse[np.isnan(inverse)] = 0.0
+        return cv2.applyColorMap(inverse.astype(np.uint8), _COLORMAP)
+
+
+class PerceptionNode(CameraNode):
+    """Runs the depth and semantics network on the newest image."""
+
+    task = 'perception'
+    default_model = 'models/perception.onnx'
+
+    def __init__(self) -> None:
+        """Declare the parameters; publishers come with the model on configure."""
+        self._outputs: dict = {}
+        super().__init__('perception_node', PERCEPTION)
+
+    def set_up(self) -> None:
+        """Create the publishers of what the model gives."""
+        contract = self.engine.contract
+        topics = dict(DEPTH_TOPICS) if 'depth' in contract.outputs else {}
+        if contract.affine_invariant:
+            topics = {'depth_color': topics['depth_color']}  # no number that looks like metres
+        if 'labels' in contract.outputs:
+            topics.update(LABEL_TOPICS)
+        self._outputs = {
+            name: self.create_lifecycle_publisher(kind, topic, OUTPUT_QOS)
+            for name, (topic, kind) in topics.items()
+        }
+        self._palette = np.zeros((256, 1, 3), np.uint8)
+        for item in contract.classes:
+            self._palette[item.id] = item.color
+        shape = contract.tensor_shapes()['image'][1]
+        self._input = np.empty(shape, np.uint8)
+        self._canvas: Canvas | None = None
+        self._colors = DepthColors()
+        if contract.affine_invariant:
+            self.get_logger().warning(
+                f"model '{contract.name}' tells near from far, but no distances: scale and shift "
+                'of its depth are unknown and change from image to image. depth/color shows it; '
+                'depth/image_rect, depth/camera_info and points are not published, and depth_scale '
+                'does not help. For distances take a metric model'
+            )
+        elif 'depth' in contract.outputs and not contract.metric and not self.settings.depth_scale:
+            self.get_logger().warning(
+                f"model '{contract.name}' is not metric: depth and points are in model units, not "
+                'metres. To calibrate, compare with a known distance and set depth_scale to metres '
+                'per unit'
+            )
+
+    def tear_down(self) -> None:
+        """Remove the publishers."""
+        for publisher in self._outputs.values():
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs = {}
+
+    def wanted(self) -> set[str]:
+        """Names of the outputs that somebody listens to."""
+        return {name for name, p in self._outputs.items() if p.get_subscription_count() > 0}
+
+    def process(self, frame: Frame) -> None:
+        """Run the network and publish what is wanted."""
+        wanted = self.wanted()
+        with self.times.stage('preprocess'):
+            frame.fit.to_network(frame.rgb, self._input[0])
+        with self.times.stage('inference'):
+            outputs = self.engine.infer({'image': self._input})
+        with self.times.stage('postprocess'):
+            messages = self._messages(wanted, outputs, frame)
+        with self.times.stage('publish'):
+            for name, message in messages.items():
+                self._outputs[name].publish(message)
+
+    def _messages(
+        self, wanted: set[str], outputs: dict[str, np.ndarray], frame: Frame
+    ) -> dict[str, Image | CameraInfo | PointCloud2]:
+        """What to publish, all of it: once the first is out, its way through the middleware and its
+        receivers compete for the processor with whatever is still to be computed."""
+        canvas = self._next_canvas(frame)
+        labels = outputs.get('labels')
+        images = {'labels': labels}
+        if wanted & {'depth', 'depth_color', 'points'}:
+            images['depth'] = self._depth(outputs['depth'], labels, frame)
+        if 'depth_color' in wanted:
+            images['depth_color'] = self._colors(images['depth'])
+        if 'color' in wanted:
+            images['color'] = cv2.applyColorMap(labels, self._palette)
+        messages = {}
+        for name in ('depth', 'labels', 'depth_color', 'color'):
+            if name in wanted:
+                messages[name] = canvas.fill(name, images[name]).message
+                messages[name].header = frame.header
+        if 'depth_info' in wanted:
+            messages['depth_info'] = conversions.camera_info(
+                frame.info, frame.header, canvas.camera
+            )
+        if 'points' in wanted:
+            messages['points'] = self._points(frame, canvas, images['depth'], labels)
+        return messages
+
+    def _next_canvas(self, frame: Frame) -> Canvas:
+        """The canvas for a frame: the last one while the geometry stays."""
+        if self._canvas is None or self._canvas.fit != frame.fit:
+            self._canvas = Canvas(frame.fit, self.settings.output_size == 'network')
+        self._canvas.next_frame()
+        return self._canvas
+
+    def _depth(self, depth: np.ndarray, labels: np.ndarray | None, frame: Frame) -> np.ndarray:
+        """Depth of this camera, in metres or model units, at network size; NaN = invalid."""
+        factor = depth_factor(
+            self.engine.contract, frame.fit.depth_factor, self.settings.depth_scale
+        )
+        return camera_depth(depth, labels, self.engine.contract, factor, self.settings.max_depth)
+
+    def _points(
+        self, frame: Frame, canvas: Canvas, depth: np.ndarray, labels: np.ndarray | None
+    ) -> PointCloud2:
+        """Every n-th pixel of the output geometry as a point."""
+        stride = self.settings.points_stride
+        pixels = np.s_[::stride, ::stride]
+        rgb = self._input[0] if self.settings.output_size == 'network' else frame.rgb
+        cloud = conversions.make_cloud(
+            canvas.fill('depth', depth).array[pixels],
+            rgb[pixels],
+            None if labels is None else canvas.fill('labels', labels).array[pixels],
+            canvas.camera.rays(stride),
+            UNLABELED,
+        )
+        return conversions.cloud_message(frame.header, cloud)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node."""
+    return run(PerceptionNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

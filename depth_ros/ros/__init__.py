@@ -1,0 +1,1 @@
+"""What the nodes share of ROS 2: transport, parameters, messages, player, recorder."""

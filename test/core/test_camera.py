@@ -1,0 +1,170 @@
+import math
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo
+
+from depth_ros.core.camera import CameraError, ImageFit, Intrinsics, intrinsics_from_info, unproject
+
+CAMERA = Intrinsics(100.0, 120.0, 49.5, 29.5, 100, 60)
+
+
+def info(width=100, height=60, fx=100.0, fy=120.0, cx=49.5, cy=29.5, rectified=None):
+    """camera_info with these values in K, and in P those of ``rectified``, or none."""
+    message = CameraInfo(width=width, height=height)
+    message.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
+    if rectified is not None:
+        fx, fy, cx, cy = rectified
+        message.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return message
+
+
+def test_resizing_keeps_the_directions_of_the_image_borders():
+    small = CAMERA.resized(50, 15)
+    # The image spans -0.5 .. width - 0.5; the tangents of its borders must not change.
+    assert (-0.5 - small.cx) / small.fx == pytest.approx((-0.5 - 49.5) / 100)
+    assert (49.5 - small.cx) / small.fx == pytest.approx((99.5 - 49.5) / 100)
+    assert (14.5 - small.cy) / small.fy == pytest.approx((59.5 - 29.5) / 120)
+    assert (small.fx, small.fy) == (50, 30)
+
+
+def test_unprojection_by_hand():
+    camera = Intrinsics(2.0, 4.0, 1.0, 0.0, 3, 2)
+    points = unproject(np.array([[2, 2, 2], [8, 8, 8]]), camera)
+    np.testing.assert_allclose(points[0, 0], [-1, 0, 2])  # (0 - 1) / 2 * 2
+    np.testing.assert_allclose(points[1, 2], [4, 2, 8])  # (2 - 1) / 2 * 8, (1 - 0) / 4 * 8
+    with pytest.raises(CameraError, match='2x2.*3x2'):
+        unproject(np.ones((2, 2)), camera)
+
+
+def test_rays_of_every_second_pixel():
+    x, y = CAMERA.rays(2)
+    all_x, all_y = CAMERA.rays()
+    np.testing.assert_array_equal(x, all_x[::2])
+    np.testing.assert_array_equal(y, all_y[::2])
+
+
+def test_intrinsics_come_from_p_of_a_rectified_camera_else_from_k():
+    message = info(rectified=(90.0, 110.0, 48.0, 28.0))
+    assert intrinsics_from_info(message, 100, 60) == Intrinsics(90, 110, 48, 28, 100, 60)
+    assert intrinsics_from_info(info(), 100, 60) == CAMERA
+
+
+def test_intrinsics_of_a_binned_image_are_resized():
+    assert intrinsics_from_info(info(), 50, 30) == CAMERA.resized(50, 30)
+    # 1242x375 halved is 621x187, not exactly the same aspect ratio.
+    assert intrinsics_from_info(info(1242, 375), 621, 187).width == 621
+
+
+def test_intrinsics_of_a_region_of_interest_are_moved():
+    message = info()
+    message.roi.x_offset, message.roi.y_offset = 10, 20
+    message.roi.width, message.roi.height = 40, 20
+    camera = intrinsics_from_info(message, 40, 20)
+    assert camera == Intrinsics(100, 120, 39.5, 9.5, 40, 20)
+    message.binning_x = message.binning_y = 2
+    assert intrinsics_from_info(message, 20, 10) == camera.resized(20, 10)
+
+
+@pytest.mark.parametrize('values', [{'fx': 0.0}, {'fy': -1.0}, {'fx': math.nan}, {'cx': math.inf}])
+def test_unusable_intrinsics_are_refused(values):
+    with pytest.raises(CameraError, match='no usable intrinsics.*calibrate'):
+        intrinsics_from_info(info(**values), 100, 60)
+
+
+def test_calibration_of_another_view_is_refused_naming_both_sizes():
+    with pytest.raises(CameraError, match='100x60.*100x80'):
+        intrinsics_from_info(info(), 100, 80)
+    with pytest.raises(CameraError, match='0x60'):
+        intrinsics_from_info(info(width=0), 100, 60)
+
+
+def test_stretch_takes_the_whole_image():
+    model = Intrinsics(30.0, 30.0, 24.5, 14.5, 50, 30)
+    fit = ImageFit.create(CAMERA, model)
+    assert (fit.x, fit.y, fit.width, fit.height) == (0, 0, 100, 60) and fit.whole
+    assert fit.network == CAMERA.resized(50, 30)  # fx = 50, fy = 60
+    assert fit.depth_factor == pytest.approx(math.sqrt(50 / 30 * 60 / 30))
+    assert fit.anisotropy == pytest.approx(60 / 50)
+
+
+def test_depth_factor_of_square_pixels_is_the_ratio_of_focal_lengths():
+    camera = Intrinsics(720.0, 720.0, 620.0, 187.0, 1242, 375)
+    model = camera.resized(640, 192)
+    twice = Intrinsics(1440.0, 1440.0, 620.0, 187.0, 1242, 375)
+    assert ImageFit.create(camera, model).depth_factor == pytest.approx(1)
+    assert ImageFit.create(twice, model).depth_factor == pytest.approx(2)
+
+
+def test_crop_keeps_the_pixel_aspect_and_places_the_principal_point():
+    # A wide network on a tall camera: rows are cut off.
+    camera = Intrinsics(500.0, 500.0, 320.0, 240.0, 640, 480)
+    model = Intrinsics(200.0, 200.0, 159.5, 39.5, 320, 96)  # horizon above the middle
+    fit = ImageFit.create(camera, model, 'crop')
+    assert (fit.width, fit.height, fit.x) == (640, 192, 0)
+    assert fit.anisotropy == pytest.approx(1)
+    assert fit.network.cy == pytest.approx(39.5, abs=0.5)
+    assert fit.network.fx == pytest.approx(250) and fit.network.fy == pytest.approx(250)
+    # A narrow network on a wide camera: columns are cut off.
+    narrow = ImageFit.create(camera, Intrinsics(50.0, 50.0, 15.5, 47.5, 32, 96), 'crop')
+    assert (narrow.width, narrow.height) == (160, 480)
+    assert narrow.network.cx == pytest.approx(15.5, abs=0.2)
+
+
+def test_crop_stays_in_the_image():
+    camera = Intrinsics(500.0, 500.0, 320.0, 20.0, 640, 480)  # principal point near the top
+    fit = ImageFit.create(camera, Intrinsics(200.0, 200.0, 159.5, 47.5, 320, 96), 'crop')
+    assert fit.y == 0 and fit.y + fit.height <= 480
+
+
+def test_unknown_fit_is_refused():
+    with pytest.raises(ValueError, match="'zoom'.*stretch, crop"):
+        ImageFit.create(CAMERA, CAMERA, 'zoom')
+
+
+def test_images_go_to_the_network_and_back_onto_their_region():
+    camera = Intrinsics(500.0, 500.0, 319.5, 239.5, 640, 480)
+    model = Intrinsics(250.0, 250.0, 159.5, 47.5, 320, 96)
+    fit = ImageFit.create(camera, model, 'crop')
+    # A smooth ramp survives shrinking and enlarging; the network's pixel (0, 0) covers four.
+    ramp = np.repeat((np.arange(480) // 2).astype(np.uint8)[:, None, None], 640, 1).repeat(3, 2)
+    small = np.zeros((96, 320, 3), np.uint8)
+    fit.to_network(ramp, small)
+    np.testing.assert_array_equal(small[:, 7, 1], ramp[fit.y : fit.y + 192 : 2, 0, 0])
+
+    back = np.full((480, 640), np.nan, np.float32)
+    fit.to_camera(small[..., 0].astype(np.float32), back)
+    inside = slice(fit.y, fit.y + fit.height)
+    assert np.isnan(np.delete(back, np.r_[inside], axis=0)).all()
+    assert np.abs(back[inside, 5] - ramp[inside, 5, 0]).max() <= 1
+
+
+@pytest.mark.parametrize('shape', [(96, 320), (96, 320, 3)])
+@pytest.mark.parametrize(
+    'mode, size', [('stretch', (640, 480)), ('crop', (640, 480)), ('stretch', (333, 70))]
+)
+def test_nearest_takes_the_pixel_that_the_centre_falls_on(mode, size, shape):
+    width, height = size
+    camera = Intrinsics(500.0, 500.0, (width - 1) / 2, (height - 1) / 2, width, height)
+    fit = ImageFit.create(camera, Intrinsics(250.0, 250.0, 159.5, 47.5, 320, 96), mode)
+    image = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    out = np.full((height, width, *shape[2:]), 255, np.uint8)
+    fit.to_camera(image, out, nearest=True)
+
+    inside = np.s_[fit.y : fit.y + fit.height, fit.x : fit.x + fit.width]
+    row = (np.arange(fit.height) + 0.5) * 96 / fit.height
+    column = (np.arange(fit.width) + 0.5) * 320 / fit.width
+    clear = np.ix_(row % 1 != 0, column % 1 != 0)  # a centre on a border may go either way
+    expected = image[np.ix_(row.astype(int), column.astype(int))]
+    np.testing.assert_array_equal(out[inside][clear], expected[clear])
+    out[inside] = 255
+    assert (out == 255).all()  # nothing outside the region was touched
+
+
+def test_shrinking_averages_over_the_pixels_that_it_merges():
+    camera = Intrinsics(500.0, 500.0, 319.5, 239.5, 640, 480)
+    fit = ImageFit.create(camera, camera.resized(80, 60))
+    checker = (255 * (np.indices((480, 640)).sum(0) % 2)).astype(np.uint8)
+    small = np.zeros((60, 80, 3), np.uint8)
+    fit.to_network(np.repeat(checker[..., None], 3, 2), small)
+    assert small.min() >= 127 and small.max() <= 129

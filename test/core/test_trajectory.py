@@ -1,0 +1,175 @@
+import math
+
+import numpy as np
+import pytest
+
+from depth_ros.core.trajectory import (
+    OPTICAL_IN_BASE,
+    NoiseModel,
+    Trajectory,
+    inverse,
+    pose,
+    pose_from_list,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+    rotation_from_vector,
+    vector_from_rotation,
+)
+
+QUIET = NoiseModel(0.01, 0.1, 0.001, 0.05)
+BASE = pose_from_list(OPTICAL_IN_BASE)
+
+
+def forward(distance, yaw=0.0):
+    """Motion of a camera: ``distance`` along its z axis, then a left turn about its -y axis."""
+    return pose(rotation_from_vector([0, -yaw, 0]), [0, 0, distance])
+
+
+def random_vectors(count=50):
+    rng = np.random.default_rng(1)
+    axes = rng.normal(size=(count, 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    return axes * rng.uniform(0, math.pi - 1e-6, (count, 1))
+
+
+def test_quarter_turn_about_z():
+    rotation = rotation_from_vector([0, 0, math.pi / 2])
+    np.testing.assert_allclose(rotation, [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-15)
+    half = math.sqrt(0.5)
+    np.testing.assert_allclose(quaternion_from_rotation(rotation), [0, 0, half, half])
+
+
+@pytest.mark.parametrize(
+    'vector', [*random_vectors(), np.zeros(3), np.array([1e-9, 0, 0]), np.array([1e-5, -2e-5, 0])]
+)
+def test_rotation_vector_there_and_back(vector):
+    rotation = rotation_from_vector(vector)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(rotation) == pytest.approx(1)
+    np.testing.assert_allclose(vector_from_rotation(rotation), vector, atol=1e-9)
+
+
+@pytest.mark.parametrize('axis', np.eye(3))
+def test_half_turns(axis):
+    rotation = rotation_from_vector(math.pi * axis)
+    quaternion = quaternion_from_rotation(rotation)
+    np.testing.assert_allclose(np.abs(quaternion), [*axis, 0], atol=1e-12)
+    np.testing.assert_allclose(rotation_from_quaternion(quaternion), rotation, atol=1e-12)
+    assert np.linalg.norm(vector_from_rotation(rotation)) == pytest.approx(math.pi)
+
+
+def test_quaternions_are_normalised_and_zero_is_refused():
+    np.testing.assert_allclose(
+        rotation_from_quaternion([0, 0, 2, 2]),
+        rotation_from_vector([0, 0, math.pi / 2]),
+        atol=1e-15,
+    )
+    with pytest.raises(ValueError, match='no direction'):
+        rotation_from_quaternion([0, 0, 0, 0])
+    with pytest.raises(ValueError, match='seven'):
+        pose_from_list((0, 0, 0))
+
+
+def test_optical_axes_in_base_axes():
+    # Optical z is forward (x), optical x is right (-y), optical y is down (-z).
+    np.testing.assert_allclose(BASE[:3, :3], [[0, 0, 1], [-1, 0, 0], [0, -1, 0]], atol=1e-15)
+
+
+def test_inverse():
+    motion = pose(rotation_from_vector([0.1, -0.5, 0.3]), [1, 2, 3])
+    np.testing.assert_allclose(motion @ inverse(motion), np.eye(4), atol=1e-12)
+
+
+def test_a_square_drive_returns_to_the_start():
+    trajectory = Trajectory(BASE, QUIET)
+    corners = []
+    for _ in range(4):
+        trajectory.advance(forward(2.0, math.pi / 2), 1.0)
+        corners.append(trajectory.pose[:3, 3].copy())
+    # Forward is x of the base, left is y.
+    np.testing.assert_allclose(corners, [[2, 0, 0], [2, 2, 0], [0, 2, 0], [0, 0, 0]], atol=1e-12)
+    np.testing.assert_allclose(trajectory.pose, np.eye(4), atol=1e-12)
+    assert trajectory.distance == pytest.approx(8)
+
+
+def test_velocity_is_the_body_motion_over_time():
+    trajectory = Trajectory(BASE, QUIET)
+    trajectory.advance(forward(1.0, 0.3), 0.1)
+    motion = trajectory.advance(forward(1.0, 0.2), 0.1)
+    np.testing.assert_allclose(motion.linear, [10, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(motion.angular, [0, 0, 2], atol=1e-12)
+    np.testing.assert_allclose(np.diag(motion.covariance)[:3], (0.01 + 0.1) ** 2 / 0.01)
+
+
+def test_a_camera_off_the_centre_moves_when_the_body_turns():
+    # Camera 1 m in front of the body; the body turns left on the spot.
+    extrinsic = pose_from_list((1.0, 0, 0, *OPTICAL_IN_BASE[3:]))
+    turn = pose(rotation_from_vector([0, 0, 0.4]), [0, 0, 0])
+    trajectory = Trajectory(extrinsic, QUIET)
+    trajectory.advance(inverse(extrinsic) @ turn @ extrinsic, 1.0)
+    np.testing.assert_allclose(trajectory.pose, turn, atol=1e-12)
+    assert trajectory.distance == pytest.approx(0, abs=1e-12)
+
+
+def test_covariance_of_a_straight_drive_by_hand():
+    noise = NoiseModel(0.01, 0.1, 0.002, 0.0)
+    trajectory = Trajectory(BASE, noise)
+    trajectory.covariance = np.zeros((6, 6))
+    trajectory.advance(forward(1.0), 1.0)
+    trajectory.advance(forward(1.0), 1.0)
+    step, turn = 0.11**2, 0.002**2
+    # Along the drive: two steps. Across: two steps, and the first turn's error times 1 m.
+    np.testing.assert_allclose(
+        np.diag(trajectory.covariance),
+        [2 * step, 2 * step + turn, 2 * step + turn, 2 * turn, 2 * turn, 2 * turn],
+    )
+    np.testing.assert_allclose(trajectory.covariance[1, 5], turn)  # left is error of yaw
+    np.testing.assert_allclose(trajectory.covariance, trajectory.covariance.T)
+
+
+def test_covariance_agrees_with_simulation():
+    rng = np.random.default_rng(0)
+    noise = NoiseModel(0.02, 0.0, 0.01, 0.0)
+    steps = [forward(1.0, 0.1)] * 10
+    truth = Trajectory(BASE, noise)
+    for step in steps:
+        truth.advance(step, 1.0)
+    ends = []
+    for _ in range(800):
+        run = np.eye(4)
+        for step in steps:
+            body = BASE @ step @ inverse(BASE)
+            error = pose(rotation_from_vector(rng.normal(0, 0.01, 3)), [0, 0, 0])
+            body = pose((body @ error)[:3, :3], body[:3, 3] + rng.normal(0, 0.02, 3))
+            run = run @ body
+        ends.append(run[:3, 3])
+    spread = np.cov(np.array(ends).T)
+    assert np.linalg.norm(spread - truth.covariance[:3, :3]) < 0.25 * np.linalg.norm(spread)
+
+
+def test_a_gap_widens_the_covariance_but_keeps_the_pose():
+    trajectory = Trajectory(BASE, QUIET)
+    trajectory.advance(forward(2.0), 1.0)
+    before = trajectory.covariance.copy()
+    place = trajectory.pose.copy()
+    trajectory.miss(3.0)
+    np.testing.assert_array_equal(trajectory.pose, place)
+    np.testing.assert_allclose(np.diag(trajectory.covariance - before)[:3], (2.0 * 3) ** 2)
+
+
+def test_covariance_is_never_zero_and_reset_starts_again():
+    trajectory = Trajectory(BASE, QUIET)
+    assert (np.diag(trajectory.covariance) > 0).all()
+    motion = trajectory.advance(pose(np.eye(3), np.zeros(3)), 1.0)
+    assert (np.diag(motion.covariance) > 0).all()
+    trajectory.reset()
+    np.testing.assert_array_equal(trajectory.pose, np.eye(4))
+    assert trajectory.distance == 0 and (np.diag(trajectory.covariance) > 0).all()
+
+
+def test_long_chains_stay_rotations():
+    trajectory = Trajectory(BASE, QUIET)
+    for _ in range(2000):
+        trajectory.advance(forward(0.5, 0.01).astype(np.float32), 0.1)
+    rotation = trajectory.pose[:3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)

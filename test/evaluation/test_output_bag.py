@@ -1,0 +1,205 @@
+"""What an evaluation records reads back as it was."""
+
+import cv2
+import numpy as np
+import pytest
+
+from depth_ros.bags import bag as bags
+from depth_ros.bags.bag import (
+    Bag,
+    BagWriter,
+    decode_depth,
+    decode_labels,
+    decode_pose,
+    header_stamp,
+)
+from depth_ros.core.camera import Intrinsics, intrinsics_from_info
+from depth_ros.core.lidar import TransformTree
+from depth_ros.core.trajectory import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
+from depth_ros.evaluation.frame_evaluator import Judgeable
+from depth_ros.evaluation.output_recording import WIDEST, WORST_ERROR, OutputBag
+from depth_ros.inference.contract import SemanticClass
+
+CLASSES = (SemanticClass(0, 'road', (128, 64, 128)), SemanticClass(1, 'car', (0, 0, 142)))
+VIEW = Intrinsics(30.5, 31.25, 15.5, 11.75, 32, 24)
+STAMP = 1_700_000_000_123_456_789  # more digits than a float has
+MOUNT = pose_from_list((0.3, -0.1, 1.2, *OPTICAL_IN_BASE[3:]))
+POSE = pose(rotation_from_vector([0.1, -0.2, 2.5]), [4.0, -5.0, 0.25])
+JPEG_ERROR = 6
+
+
+def frame(index=0, frame_id='camera', **outputs):
+    rgb = np.zeros((VIEW.height, VIEW.width, 3), np.uint8)
+    return Judgeable(STAMP + index, VIEW, frame_id, rgb, VIEW, **outputs)
+
+
+def depths():
+    """As a network gives it, and as it is published."""
+    depth = np.random.default_rng(0).uniform(1, 90, (24, 32)).astype(np.float32)
+    published = depth.copy()
+    published[:8] = np.nan
+    return depth, published
+
+
+def recorded(tmp_path, *frames, camera_pose=None, namespace='', errors=()):
+    """The messages of each topic, with those that were read."""
+    with BagWriter(tmp_path / 'b') as writer:
+        output = OutputBag(writer, CLASSES, namespace, camera_pose)
+        for i, one in enumerate(frames):
+            output.write(one, 1000 + i)
+        for i, error in enumerate(errors):
+            output.write_error(STAMP + i, 'camera', 2000 + i, error)
+    with Bag(tmp_path / 'b') as bag:
+        found = {}
+        for message in bag.messages():
+            found.setdefault(message.topic, []).append((message, bag.decode(message)))
+        return found
+
+
+def picture(message):
+    """RGB pixels of a JPEG image."""
+    assert bytes(message.data[:3]) == b'\xff\xd8\xff' and 'jpeg' in message.format
+    return cv2.imdecode(message.data, cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+
+
+def test_depth_reads_back_bit_by_bit(tmp_path):
+    depth, published = depths()
+    found = recorded(tmp_path, frame(depth=depth, published=published))
+    assert set(found) == {'/depth/image_rect', '/depth/camera_info', '/depth/color/compressed'}
+    ((raw, message),) = found['/depth/image_rect']
+    assert raw.log_ns == 1000 and header_stamp(raw.data) == STAMP
+    assert (message.encoding, message.is_bigendian, message.step) == ('32FC1', 0, 32 * 4)
+    assert message.header.frame_id == 'camera'
+    assert message.data.tobytes() == published.tobytes()
+    np.testing.assert_array_equal(decode_depth(message), published)
+    ((raw, info),) = found['/depth/camera_info']
+    assert header_stamp(raw.data) == STAMP and info.header.frame_id == 'camera'
+    assert intrinsics_from_info(info, 32, 24) == VIEW
+    assert info.k.tolist() == [30.5, 0, 15.5, 0, 31.25, 11.75, 0, 0, 1]
+
+
+def test_depth_that_was_not_published(tmp_path):
+    depth, _ = depths()
+    found = recorded(tmp_path, frame(depth=depth[:, ::-1]))  # not contiguous
+    np.testing.assert_array_equal(decode_depth(found['/depth/image_rect'][0][1]), depth[:, ::-1])
+
+
+def test_colours_of_depth(tmp_path):
+    depth = np.full((24, 32), 40, np.float32)
+    depth[:, :16] = 2
+    depth[16:] = np.nan
+    nothing = np.full((24, 32), np.nan, np.float32)
+    found = recorded(tmp_path, frame(depth=depth), frame(1, depth=nothing), frame(2, depth=depth))
+    first, unknown, last = (picture(m) for _, m in found['/depth/color/compressed'])
+    near, far = first[:8, :8], first[:8, 24:]
+    assert (near[..., 0] > near[..., 2] + 50).all() and (far[..., 2] > far[..., 0]).all()
+    assert first[20:].max() <= JPEG_ERROR and unknown.max() <= JPEG_ERROR
+    np.testing.assert_array_equal(first, last)  # a frame without depth does not shift the colours
+
+
+def test_labels(tmp_path):
+    labels = np.zeros((24, 32), np.uint8)
+    labels[:, 16:], labels[16:] = 1, 255
+    found = recorded(tmp_path, frame(labels=labels))
+    assert set(found) == {'/semantics/labels', '/semantics/color/compressed'}
+    ((raw, message),) = found['/semantics/labels']
+    assert header_stamp(raw.data) == STAMP and message.encoding == 'mono8'
+    np.testing.assert_array_equal(decode_labels(message), labels)
+    colors = picture(found['/semantics/color/compressed'][0][1])
+    for where, color in (
+        (np.s_[4, 4], (128, 64, 128)),
+        (np.s_[4, 28], (0, 0, 142)),
+        (np.s_[20, 4], (0, 0, 0)),
+    ):
+        np.testing.assert_allclose(colors[where], color, atol=JPEG_ERROR)
+
+
+def test_odometry_and_transforms(tmp_path):
+    found = recorded(
+        tmp_path,
+        frame(pose=np.eye(4)),
+        frame(1, pose=POSE),
+        frame(2, 'other', pose=POSE),
+        frame(3),
+        camera_pose=MOUNT,
+    )
+    assert {topic: len(messages) for topic, messages in found.items()} == {
+        '/odom': 3,
+        '/tf': 3,
+        '/tf_static': 2,
+    }
+    raw, message = found['/odom'][1]
+    assert header_stamp(raw.data) == STAMP + 1
+    assert (message.header.frame_id, message.child_frame_id) == ('odom', 'base_link')
+    np.testing.assert_allclose(decode_pose(message), POSE, atol=1e-12)
+    tree = TransformTree()
+    for topic in ('/tf', '/tf_static'):
+        for _, message in found[topic]:
+            tree.add(message, static=topic == '/tf_static')
+    np.testing.assert_allclose(tree.lookup('odom', 'base_link', STAMP), np.eye(4), atol=1e-12)
+    for camera in ('camera', 'other'):
+        np.testing.assert_allclose(tree.lookup('odom', camera, STAMP + 2), POSE @ MOUNT, atol=1e-12)
+    with Bag(tmp_path / 'b') as bag:
+        assert bag.topics['/tf_static'] == (bags.TF, 2, True)  # latched
+
+
+def test_a_recording_with_transforms_of_its_own(tmp_path):
+    assert set(recorded(tmp_path, frame(pose=POSE))) == {'/odom'}
+
+
+def test_namespace(tmp_path):
+    depth, published = depths()
+    one = frame(depth=depth, published=published, pose=POSE, labels=np.zeros((24, 32), np.uint8))
+    found = recorded(tmp_path, one, camera_pose=MOUNT, namespace='/depth_ros', errors=[depth])
+    assert set(found) == {'/tf', '/tf_static'} | {
+        f'/depth_ros/{name}'
+        for name in (
+            'depth/image_rect',
+            'depth/camera_info',
+            'depth/color/compressed',
+            'semantics/labels',
+            'semantics/color/compressed',
+            'odom',
+            'depth/error/compressed',
+        )
+    }
+
+
+def test_errors_in_colours(tmp_path):
+    error = np.full((24, 48), np.nan, np.float32)
+    error[:, 16:32], error[:, 32:] = 0, WORST_ERROR
+    error[12:, 32:] = 7
+    ((raw, message),) = recorded(tmp_path, errors=[error])['/depth/error/compressed']
+    assert raw.log_ns == 2000 and header_stamp(raw.data) == STAMP
+    assert message.header.frame_id == 'camera'
+    colors = picture(message)
+    unknown, none, most = colors[:, :14], colors[:, 18:30], colors[:, 34:]
+    assert unknown.max() <= JPEG_ERROR
+    assert (none[..., 2] > none[..., 0]).all() and (most[..., 0] > most[..., 2] + 50).all()
+    np.testing.assert_allclose(
+        most, most[0, 0][None, None].repeat(24, 0).repeat(14, 1), atol=JPEG_ERROR
+    )
+
+
+@pytest.mark.parametrize('width', [WIDEST, 1242])
+def test_errors_at_single_pixels_keep_their_colour(tmp_path, width):
+    known = np.random.default_rng(0).uniform(size=(375, width)) < 0.05  # as a lidar's
+    error = np.where(known, WORST_ERROR, np.nan)
+    ((_, message),) = recorded(tmp_path, errors=[error])['/depth/error/compressed']
+    colors = picture(message)
+    scale = WIDEST / width
+    assert colors.shape == (round(375 * scale), WIDEST, 3)
+    rows, columns = (((i + 0.5) * scale).astype(int) for i in np.nonzero(known))
+    red, _, blue = colors[rows, columns].T
+    assert (red > blue + 15).mean() > 0.95
+
+
+def test_large_errors_are_averaged_over_what_is_known(tmp_path):
+    error = np.full((8, 2 * WIDEST), np.nan, np.float32)
+    error[::2] = WORST_ERROR
+    error[4::2, ::2] = 0
+    small = np.full((4, WIDEST), WORST_ERROR, np.float32)
+    small[2:] = WORST_ERROR / 2
+    found = recorded(tmp_path, errors=[error, small])['/depth/error/compressed']
+    large, expected = (picture(m) for _, m in found)
+    np.testing.assert_array_equal(large, expected)

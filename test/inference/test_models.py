@@ -1,0 +1,105 @@
+"""The shipped models: small, described, and as good as their card says on a held-out street."""
+
+import cv2
+import numpy as np
+import pytest
+
+from depth_ros.bags.bag import Bag, decode_depth, decode_labels, find_streams, header_stamp
+from depth_ros.core.metrics import (
+    confusion,
+    depth_metrics,
+    iou,
+    mean_depth_metrics,
+    trajectory_metrics,
+)
+from depth_ros.core.trajectory import pose, rotation_from_vector
+from depth_ros.inference.contract import read_contract
+from depth_ros.inference.engine import load_engine
+
+
+@pytest.fixture(scope='module')
+def street(repository):
+    """The shipped recording: images, and its ground truth by stamp."""
+    images, depths, labels, positions = {}, {}, {}, {}
+    with Bag(repository / 'demo' / 'street') as bag:
+        streams = find_streams(bag)
+        for message in bag.messages():
+            stamp, decoded = header_stamp(message.data), bag.decode(message)
+            if message.topic == streams.image:
+                bgr = cv2.imdecode(np.asarray(decoded.data), cv2.IMREAD_COLOR)
+                images[stamp] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+            elif message.topic == streams.depth:
+                depths[stamp] = decode_depth(decoded)
+            elif message.topic == streams.labels:
+                labels[stamp] = decode_labels(decoded)
+            elif message.topic == streams.odom:
+                p = decoded.pose.pose.position
+                positions[stamp] = p.x, p.y, p.z
+    return images, depths, labels, np.array([positions[s] for s in images])
+
+
+@pytest.fixture(scope='module')
+def predictions(repository, street):
+    engine = load_engine(repository / 'models' / 'perception.onnx')
+    size = engine.contract.input_width, engine.contract.input_height
+    return engine.contract, {
+        stamp: {k: v.copy() for k, v in engine.infer({'image': resized(image, size)[None]}).items()}
+        for stamp, image in street[0].items()
+    }
+
+
+def resized(image, size):
+    return (
+        image
+        if image.shape[1::-1] == size
+        else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    )
+
+
+def test_models_are_small_and_say_where_they_come_from(repository):
+    files = [repository / 'models' / f'{name}.onnx' for name in ('perception', 'pose')]
+    assert sum(f.stat().st_size for f in files) < 15e6
+    card = (repository / 'models' / 'README.md').read_text()
+    for file in files:
+        contract = read_contract(file)
+        assert contract.metric and contract.provenance['license'] == 'Apache-2.0'
+        assert contract.provenance['steps'] > 0
+        assert contract.name in card
+
+
+def test_depth_is_as_good_as_promised(street, predictions):
+    depths, (_, outputs) = street[1], predictions
+    pairs = [(1 / cv2.resize(1 / outputs[s]['depth'], d.shape[::-1]), d) for s, d in depths.items()]
+    assert len(pairs) == 50
+    scaled = mean_depth_metrics(depth_metrics(p, d, median_scaling=True) for p, d in pairs)
+    assert scaled.abs_rel < 0.20
+    # Metres, as published: no ground truth was used to find the scale.
+    assert mean_depth_metrics(depth_metrics(p, d) for p, d in pairs).abs_rel < 0.20
+
+
+def test_road_is_found(street, predictions):
+    contract, outputs = predictions
+    matrix = sum(
+        confusion(
+            cv2.resize(outputs[s]['labels'], t.shape[::-1], interpolation=cv2.INTER_NEAREST),
+            t,
+            len(contract.classes),
+        )
+        for s, t in street[2].items()
+    )
+    assert iou(matrix)[contract.class_id('road')] > 0.9
+
+
+def test_trajectory_follows_the_path(repository, street):
+    images, _, _, truth = street
+    engine = load_engine(repository / 'models' / 'pose.onnx')
+    size = engine.contract.input_width, engine.contract.input_height
+    frames = [resized(image, size)[None] for image in images.values()]
+    where, path = np.eye(4), [np.zeros(3)]
+    for previous, current in zip(frames, frames[1:], strict=False):
+        step = engine.infer({'previous': previous, 'current': current})['pose']
+        where = where @ pose(rotation_from_vector(step[:3]), step[3:])
+        path.append(where[:3, 3])
+    found = trajectory_metrics(np.array(path), truth)
+    assert found.length > 90
+    assert found.ate_se3 < 0.05 * found.length  # in metres, as published

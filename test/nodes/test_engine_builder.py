@@ -1,0 +1,775 @@
+"""Nodes that build their TensorRT engine by themselves and check it before they rely on it.
+
+Real nodes over real DDS, and real processes that build; CUDA and TensorRT are stand-ins, see
+tensorrt_machine.py, but in the tests marked ``gpu``.
+"""
+
+import inspect
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import Image
+from support import tensorrt_machine
+from support.onnx_models import row_depth, save_perception, save_pose
+from support.quantizable import save_network, write_pictures
+from support.ros_process import NodeProcess, Peer, image_message, stamp
+from support.scene import Scene
+
+from depth_ros.deploy.build import PRECISIONS, build
+from depth_ros.deploy.quantize import quantize
+from depth_ros.files import file_hash
+from depth_ros.inference import self_test as engine_check
+from depth_ros.inference.contract import read_contract
+from depth_ros.inference.engine import (
+    Engine,
+    EngineError,
+    UnfitEngineError,
+    engine_files,
+    engine_output,
+    installed_backends,
+    load_built_engine,
+    load_engine,
+)
+from depth_ros.inference.runtimes import tensorrt as tensorrt_engine
+from depth_ros.inference.runtimes.tensorrt import (
+    EngineRecord,
+    find_gpu,
+    read_record,
+    record_path,
+)
+from depth_ros.inference.self_test import BOUNDS, check_engine, load_checked, stored_inputs
+from depth_ros.nodes.engine_builder import EngineBuild
+
+CPU = installed_backends()[0]
+NODES = {'perception_node': save_perception, 'odometry_node': save_pose}
+TOPICS = {'perception_node': ('/depth/image_rect', Image), 'odometry_node': ('/odom', Odometry)}
+
+
+class Machine:
+    """A machine with stand-ins for a GPU and TensorRT, and the nodes that run on it."""
+
+    def __init__(self, folder):
+        self.folder, self.models = folder / 'machine', folder / 'models'
+        self.folder.mkdir()
+        self.models.mkdir()
+        self.environment = {
+            **tensorrt_machine.environment(self.folder),
+            'ROS_HOME': str(folder / 'ros'),
+        }
+
+    def model(self, node, **options):
+        return NODES[node](self.models / f'{node}.onnx', **options)
+
+    def start(self, node, auto_build='fp32', remap=None, before=(), **parameters):
+        parameters = {'model': self.models / f'{node}.onnx', 'auto_build': auto_build, **parameters}
+        return NodeProcess(node, parameters, remap, environment=self.environment, before=before)
+
+    def tell(self, *names):
+        for name in names:
+            (self.folder / name).touch()
+
+    def untell(self, name):
+        (self.folder / name).unlink()
+
+    def builds(self):
+        """Process ids of the builds so far."""
+        file = self.folder / 'builds'
+        return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+    def files(self):
+        return sorted(path.name for path in self.models.iterdir())
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+@pytest.fixture
+def peer():
+    with Peer() as peer:
+        for topic, kind in TOPICS.values():
+            peer.listen(kind, topic)
+        peer.listen_diagnostics()
+        yield peer
+
+
+def ends_well(*processes):
+    for process in processes:
+        assert process.stop() == 0
+        assert 'Traceback' not in process.output, process.output
+
+
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, 'it does not happen'
+        time.sleep(0.02)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def save_engine(source):
+    """An engine as from the machine with the stand-ins, without a build."""
+    path = source.with_suffix('.engine')
+    path.write_bytes(source.read_bytes())
+    record_path(path).write_text(
+        EngineRecord(
+            contract=read_contract(source),
+            source=source.name,
+            source_sha256=file_hash(source),
+            precision='fp32',
+            tensorrt=tensorrt_machine.TENSORRT.__version__,
+            cuda=12060,
+            gpu=find_gpu(tensorrt_machine.CUDA),
+            command=f'build_engine {source} --output {path}',
+        ).to_json()
+    )
+
+
+def engine_names(node):
+    return [f'{node}.{end}' for end in ('engine', 'engine.json', 'engine.timing')]
+
+
+def test_both_nodes_build_while_they_run(machine, peer):
+    """On the CPU first, on the GPU then; each message is used and the poses go on."""
+    for node in NODES:
+        machine.model(node)
+    machine.tell('hold')
+    with machine.start('perception_node') as first, machine.start('odometry_node') as second:
+        processes = {'perception_node': first, 'odometry_node': second}
+        for node in NODES:
+            peer.wait_state(node, 'active')
+        scene = Scene(peer, first)
+        scene.camera.wait_matched(nodes=2)
+        # One build at a time on a machine.
+        wait_until(
+            lambda: (
+                'which kernels are fastest on Stand-in' in first.output + second.output
+                and 'waiting for another build' in first.output + second.output
+            )
+        )
+        scene.answer(['/depth/image_rect'])
+        for _ in range(3):
+            scene.answer(['/depth/image_rect', '/odom'])
+        for node in NODES:
+            found = peer.diagnostics_after(node, lambda d: d['tensorrt'].startswith('building: '))
+            assert found['backend'] == CPU
+        assert len(machine.builds()) == 1
+        machine.untell('hold')
+        end = time.monotonic() + 60
+        while not all('now on tensorrt' in p.output for p in processes.values()):
+            assert time.monotonic() < end, first.output + second.output
+            scene.answer(['/depth/image_rect', '/odom'])
+        for node, process in processes.items():
+            process.wait_for('TensorRT: agrees with ')
+            for line in (f'TensorRT: building: wrote {machine.models}/{node}.engine', f'on {CPU}'):
+                assert line in process.output
+        for _ in range(3):
+            depth = scene.answer(['/depth/image_rect', '/odom'])['/depth/image_rect']
+        for node in NODES:
+            found = peer.diagnostics_after(node, lambda d: d['backend'] == 'tensorrt')
+            assert found['tensorrt'].startswith(f'agrees with {CPU}: ')
+            assert (found['dropped'], found['failed']) == ('0', '0')
+            assert read_record(machine.models / f'{node}.engine').precision == 'fp32'
+        odom = peer.messages['/odom']
+        # The first image has no motion; each further one moves 0.5 m ahead.
+        assert [stamp(m) for m in odom] == list(np.arange(102, scene.time + 1))
+        np.testing.assert_allclose(
+            [m.pose.pose.position.x for m in odom], 0.5 * np.arange(1, len(odom) + 1), atol=1e-6
+        )
+        assert np.frombuffer(depth.data, np.float32)[-1] == pytest.approx(row_depth()[-1, 0])
+        assert len(machine.builds()) == 2
+        ends_well(first, second)
+    assert machine.files() == sorted(
+        name for node in NODES for name in (f'{node}.onnx', *engine_names(node))
+    )
+    # Another start finds the engines. Memory as the parameter asks. Warnings go to the node's log.
+    assert not (machine.folder / 'mapped').exists()
+    machine.tell('nograph')
+    with machine.start('odometry_node', gpu_memory='mapped') as again:
+        again.wait_for('on tensorrt')
+        assert '[odometry_node]' in again.wait_for('runs without a CUDA graph')
+        ends_well(again)
+    assert len(machine.builds()) == 2 and (machine.folder / 'mapped').exists()
+
+
+def configure_again(peer, node, **parameters):
+    """Let a running node load its model again; whether that succeeds."""
+    assert peer.change(node, 'deactivate') and peer.change(node, 'cleanup')
+    for name, value in parameters.items():
+        assert peer.set_parameters(node, **{name: value}).successful
+    return peer.change(node, 'configure')
+
+
+def test_an_engine_that_does_not_fit_is_built_again(machine, peer):
+    source = machine.model('odometry_node')
+    with machine.start('odometry_node', 'fp16') as process:
+        process.wait_for('TensorRT: agrees')
+        assert read_record(source.with_suffix('.engine')).precision == 'fp16'
+        save_pose(source, motion=(0, 0, 0, 0, 0, 0.25))
+        assert configure_again(peer, 'odometry_node', auto_build='never')
+        line = process.wait_for('not used')
+        assert 'was built from another version' in line and '--precision fp16' in line
+        assert peer.change('odometry_node', 'activate')
+        assert peer.diagnostics_after('odometry_node', lambda d: d['backend'])['backend'] == CPU
+        assert len(machine.builds()) == 1
+        assert configure_again(peer, 'odometry_node', auto_build='fp32')
+        assert peer.change('odometry_node', 'activate')
+        wait_until(lambda: process.output.count('TensorRT: agrees') == 2)
+        assert read_record(source.with_suffix('.engine')).precision == 'fp32'
+        ends_well(process)
+
+
+def test_a_damaged_engine_is_built_again(machine):
+    """Its record, which is as it should be, does not tell."""
+    source = machine.model('odometry_node')
+    save_engine(source)
+    engine = source.with_suffix('.engine')
+    whole = engine.read_bytes()
+    engine.write_bytes(whole[: len(whole) // 2])
+    with machine.start('odometry_node') as process:
+        assert 'the plan is damaged; build it again: ' in process.wait_for('not used')
+        process.wait_for('TensorRT: agrees')
+        ends_well(process)
+    assert len(machine.builds()) == 1 and engine.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ('node', 'problem'),
+    [
+        ('perception_node', 'relative error of depth up to 25 %, at most 0.2 % is allowed'),
+        ('odometry_node', r'error of translation up to 2[45][.\d]* %, at most 0.5 % is allowed'),
+    ],
+)
+def test_a_wrong_engine_is_refused_with_numbers(machine, peer, node, problem):
+    machine.model(node)
+    machine.tell('wrong')
+    with machine.start(node) as process:
+        assert re.search(problem, process.wait_for('results are wrong'))
+        found = peer.diagnostics_after(node, lambda d: 'not used' in d['tensorrt'])
+        assert re.search(problem, found['tensorrt']) and found['backend'] == CPU
+        # At the next start at once, and it is not built again, which would not help.
+        assert configure_again(peer, node)
+        assert process.output.count('results are wrong') == 2
+        assert peer.change(node, 'activate')
+        assert len(machine.builds()) == 1
+        assert not configure_again(peer, node, model=str(machine.models / f'{node}.engine'))
+        line = process.wait_for('cannot configure')
+        assert re.search(problem, line) and 'compared with' in line
+        ends_well(process)
+
+
+def test_a_build_outlives_a_node_that_is_killed(machine):
+    machine.model('odometry_node')
+    machine.tell('hold')
+    with machine.start('odometry_node') as process:
+        wait_until(machine.builds)
+        process.stop(signal.SIGKILL)
+    with machine.start('odometry_node') as process:
+        process.wait_for('waiting for another build')
+        machine.untell('hold')
+        process.wait_for('TensorRT: agrees')
+        ends_well(process)
+    assert len(machine.builds()) == 1
+
+
+@pytest.mark.parametrize('stubborn', [False, True])
+def test_stopping_stops_the_build(machine, peer, stubborn):
+    machine.model('odometry_node')
+    machine.tell('hold', *(['stubborn'] if stubborn else []))
+    with machine.start('odometry_node') as process:
+        process.wait_for('which kernels')
+        wait_until(lambda: len(machine.builds()) == 1)
+        assert is_running(machine.builds()[0])
+        assert peer.change('odometry_node', 'deactivate')
+        assert not is_running(machine.builds()[0])
+        assert machine.files() == ['odometry_node.onnx']
+        found = peer.diagnostics_after('odometry_node', lambda d: d['state'] == 'inactive')
+        assert found['tensorrt'] == 'the build was stopped'
+        assert peer.change('odometry_node', 'activate')
+        wait_until(lambda: len(machine.builds()) == 2)
+        ends_well(process)
+    assert not is_running(machine.builds()[1])
+    assert machine.files() == ['odometry_node.onnx']
+    assert 'failed' not in process.output
+
+
+def test_what_changes_before_a_build(machine, peer):
+    """Somebody else builds the engine, or the model is another than the node has loaded."""
+    source = machine.model('odometry_node')
+    machine.tell('hold')
+    with machine.start('odometry_node', before=('nice', '-n', '15')) as process:
+        wait_until(machine.builds)
+        assert os.getpriority(os.PRIO_PROCESS, machine.builds()[0]) >= 15
+        assert peer.change('odometry_node', 'deactivate')
+        machine.untell('hold')
+        subprocess.run(
+            [sys.executable, '-m', 'depth_ros.deploy.build', source],
+            env={**os.environ, **machine.environment},
+            check=True,
+        )
+        assert peer.change('odometry_node', 'activate')
+        process.wait_for('TensorRT: agrees')
+        assert len(machine.builds()) == 2
+        save_pose(source, motion=(0, 0, 0, 0, 0, 0.25))
+        assert configure_again(peer, 'odometry_node')
+        save_pose(source, motion=(0, 0, 0, 0, 0, 0.125))
+        assert peer.change('odometry_node', 'activate')
+        process.wait_for('has changed since it was loaded')
+        found = peer.diagnostics_after('odometry_node', lambda d: 'has changed' in d['tensorrt'])
+        assert found['backend'] == CPU and len(machine.builds()) == 3
+        ends_well(process)
+
+
+@pytest.mark.parametrize(
+    ('how', 'reason'),
+    [('fail', 'cannot build the model: out of memory'), ('crash', 'ended with SIGABRT')],
+)
+def test_a_build_that_fails_costs_only_a_message(machine, peer, how, reason):
+    machine.model('perception_node')
+    machine.tell(how)
+    (machine.models / '.perception_node.engine.timing.part').touch()
+    with machine.start('perception_node') as process:
+        assert reason in process.wait_for('the build failed')
+        assert f'going on with {CPU}' in process.output
+        scene = Scene(peer, process)
+        scene.camera.wait_matched()
+        scene.answer(['/depth/image_rect'])
+        found = peer.diagnostics_after('perception_node', lambda d: float(d['rate_hz']))
+        assert reason in found['tensorrt'] and found['backend'] == CPU
+        status = peer.messages['/diagnostics'][-1].status[0]
+        assert status.level == DiagnosticStatus.WARN and 'without TensorRT' in status.message
+        # Not again and again.
+        assert peer.change('perception_node', 'deactivate')
+        assert peer.change('perception_node', 'activate')
+        scene.camera.wait_matched()
+        scene.answer(['/depth/image_rect'])
+        assert process.output.count('the build failed') == len(machine.builds()) == 1
+        ends_well(process)
+    assert machine.files() == ['perception_node.onnx']
+
+
+def test_a_model_that_is_quantised_for_the_cpu_stays_there(machine, tmp_path):
+    """The message advises what a node has, which is no --precision."""
+    model = quantize(
+        save_network(tmp_path / 'net.onnx'),
+        write_pictures(tmp_path / 'some', 6, 0),
+        runtime='onnxruntime',
+    )
+    onnx.save(model, machine.models / 'perception_node.onnx')
+    with machine.start('perception_node', auto_build='fp16') as process:
+        line = process.wait_for('the build failed')
+        assert "perception_node.onnx' is quantised for onnxruntime" in line
+        assert 'parameter backend to onnxruntime, or model to the original file' in line
+        ends_well(process)
+
+
+def test_two_nodes_with_one_model_build_it_once(machine):
+    machine.model('perception_node')
+    machine.tell('hold')
+    names = ('left', 'right')
+    with (
+        machine.start('perception_node', remap={'__node': names[0]}) as first,
+        machine.start('perception_node', remap={'__node': names[1]}) as second,
+    ):
+        wait_until(lambda: 'waiting for another build' in first.output + second.output)
+        machine.untell('hold')
+        for process in (first, second):
+            process.wait_for('TensorRT: agrees')
+            ends_well(process)
+    assert len(machine.builds()) == 1
+
+
+def test_a_model_in_a_folder_that_cannot_be_written(machine):
+    source = machine.model('odometry_node')
+    before = ()
+    if os.geteuid() == 0:  # who may write everywhere
+        if shutil.which('setpriv') is None:
+            pytest.skip(
+                'root can write everywhere; setpriv, which would take that away, is not installed'
+            )
+        before = ('setpriv', '--bounding-set=-dac_override', '--inh-caps=-dac_override', '--')
+    machine.models.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        with machine.start('odometry_node', before=before) as process:
+            process.wait_for('TensorRT: agrees')
+            ends_well(process)
+        assert machine.files() == ['odometry_node.onnx']
+        cache = machine.models.parent / 'ros' / 'depth_ros'
+        found = {path.name for path in cache.iterdir()}
+        assert len(found) == 3 and all(name.startswith('odometry_node-') for name in found)
+        (engine,) = cache.glob('*.engine')
+        assert read_record(engine).command == (
+            f'build_engine {source} --precision fp32 --output {engine}'
+        )
+        with machine.start('odometry_node', before=before) as process:
+            process.wait_for('on tensorrt')
+            ends_well(process)
+        assert len(machine.builds()) == 1
+        # The command builds there too.
+        subprocess.run(
+            [*before, sys.executable, '-m', 'depth_ros.deploy.build', source],
+            env={**os.environ, **machine.environment},
+            check=True,
+        )
+        assert len(machine.builds()) == 2
+        assert {path.name for path in cache.iterdir()} == found
+    finally:
+        machine.models.chmod(stat.S_IRWXU)
+
+
+@pytest.mark.parametrize(
+    ('driver', 'reason'), [(True, 'no device'), (False, 'Failed to dlopen libcuda.so.1')]
+)
+def test_without_a_gpu_nothing_is_built(machine, peer, driver, reason):
+    machine.environment[tensorrt_machine.GPUS] = '0'
+    if not driver:
+        machine.tell('nodriver')
+    source = machine.model('odometry_node')
+    with machine.start('odometry_node') as process:
+        assert 'needs an NVIDIA GPU' in process.wait_for('no engine is built')
+        peer.wait_state('odometry_node', 'active')
+        assert (
+            reason
+            in peer.diagnostics_after('odometry_node', lambda d: d['backend'] == CPU)['tensorrt']
+        )
+        assert process.output.count('NVIDIA') == 1
+        # An engine from elsewhere: taken by itself it must run, beside the model it may.
+        save_engine(source)
+        assert not configure_again(peer, 'odometry_node', model=str(source.with_suffix('.engine')))
+        assert 'needs an NVIDIA GPU' in process.wait_for('cannot configure')
+        assert peer.set_parameters('odometry_node', model=str(source)).successful
+        assert peer.change('odometry_node', 'configure')
+        assert peer.change('odometry_node', 'activate')
+        assert process.output.count('NVIDIA') == 3
+        assert peer.diagnostics_after('odometry_node', lambda d: d['backend'])['backend'] == CPU
+        ends_well(process)
+    assert machine.builds() == []
+
+
+def test_where_auto_build_has_no_effect(machine):
+    machine.model('odometry_node')
+    with machine.start('odometry_node', backend='onnxruntime') as process:
+        process.wait_for('auto_build has no effect')
+        process.wait_for('active: waiting')
+        ends_well(process)
+    assert machine.builds() == []
+
+
+def test_an_engine_that_cannot_be_checked_is_a_warning(machine, peer):
+    source = machine.model('perception_node')
+    save_engine(source)
+    source.rename(machine.models / 'elsewhere.onnx')
+    with machine.start('perception_node', 'never', model=source.with_suffix('.engine')) as process:
+        line = process.wait_for('is not compared with the CPU')
+        assert '[WARN]' in line and f"'{source}', of which it was built, is not there" in line
+        process.wait_for('active: waiting')
+        found = peer.diagnostics_after('perception_node', lambda d: 'not compared' in d['tensorrt'])
+        assert found['backend'] == 'tensorrt'
+        ends_well(process)
+
+
+# Where engines are
+
+
+def test_engines_of_models_that_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setenv('ROS_HOME', str(tmp_path / 'ros'))
+    sources = [
+        save_pose(tmp_path / name / 'pose.onnx')
+        for name in ('a', 'b')
+        if (tmp_path / name).mkdir() is None
+    ]
+    assert engine_output(sources[0]) == sources[0].with_suffix('.engine')
+    monkeypatch.setattr('os.access', lambda path, mode: False)
+    places = [engine_output(source) for source in sources]
+    assert len(set(places)) == 2
+    assert all(place.parent == tmp_path / 'ros' / 'depth_ros' for place in places)
+    assert engine_files(sources[0]) == []
+    with pytest.raises(UnfitEngineError, match='no engine'):
+        load_built_engine(sources[0], 1)
+    # What came with the installation is there to be used, after what was built here.
+    places[0].parent.mkdir(parents=True)
+    for file in (sources[0].with_suffix('.engine'), places[0]):
+        file.touch()
+    assert engine_files(sources[0]) == [places[0], sources[0].with_suffix('.engine')]
+    monkeypatch.delenv('ROS_HOME')
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    assert engine_output(sources[0]).parent == tmp_path / 'home' / '.ros' / 'depth_ros'
+
+
+# The check
+
+
+class Played(Engine):
+    """Gives outputs that were computed before, one call after another."""
+
+    def __init__(self, contract, outputs, change=None):
+        super().__init__(contract, 1)
+        self._outputs, self._change = enumerate(outputs), change
+
+    def _run(self, inputs):
+        frame, outputs = next(self._outputs)
+        outputs = {name: value.copy() for name, value in outputs.items()}
+        if self._change is not None:
+            self._change(outputs, frame)
+        return outputs
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope='module')
+def computed(repository):
+    """Contract and outputs of the shipped models for the stored pictures, by file name."""
+    found = {}
+    for name in ('perception.onnx', 'pose.onnx'):
+        engine = load_engine(repository / 'models' / name, 'onnxruntime')
+        found[name] = engine.contract, [engine.infer(i) for i in stored_inputs(engine.contract)]
+        engine.close()
+    return found
+
+
+def scale(outputs, frame):
+    outputs['depth'] *= 1.015
+
+
+def jump(outputs, frame):
+    outputs['depth'] *= 1.015 if frame % 2 else 0.985
+
+
+def no_number(outputs, frame):
+    outputs['depth'][:4] = np.nan
+
+
+def no_number_at_all(outputs, frame):
+    outputs['depth'][:] = np.nan
+
+
+def other_labels(outputs, frame):
+    outputs['labels'][:, :4] += 1
+
+
+def beyond(factor, value):
+    """Depth over 40 is another time as large, and in the top rows something else."""
+
+    def change(outputs, frame):
+        depth = outputs['depth']
+        depth[depth > 40] *= factor
+        depth[:4][depth[:4] > 40] = value
+
+    return change
+
+
+def inside(outputs, frame):
+    outputs['depth'][outputs['depth'] > 40] = 30
+
+
+def drift(outputs, frame):
+    outputs['depth'] *= 1 + 0.002 * (frame == 4)
+
+
+def turned(outputs, frame):
+    outputs['pose'][1] += 0.005
+
+
+def far(outputs, frame):
+    outputs['pose'][5] *= 1.03
+
+
+@pytest.mark.parametrize(
+    ('model', 'change', 'passes', 'problem'),
+    [
+        ('perception.onnx', scale, ('fp16', 'int8'), 'relative error of depth up to 1.5 %'),
+        ('perception.onnx', jump, ('int8',), 'change of scale from frame to frame up to 3'),
+        ('perception.onnx', no_number, (), 'depth in one engine only'),
+        ('perception.onnx', no_number_at_all, (), 'no pixel has a depth'),
+        ('perception.onnx', other_labels, ('fp16', 'int8'), 'of another class up to'),
+        ('perception.onnx', drift, (), 'the same picture comes again 0.2 %, at most 0.1 %'),
+        ('pose.onnx', turned, ('int8',), 'error of rotation up to 0.28'),
+        ('pose.onnx', far, ('int8',), 'error of translation up to'),
+    ],
+)
+def test_what_is_wrong_depends_on_the_precision(computed, model, change, passes, problem):
+    contract, outputs = computed[model]
+    assert set(BOUNDS) >= set(PRECISIONS)
+    for precision in BOUNDS:
+        pair = Played(contract, outputs, change), Played(contract, outputs)
+        if precision in passes:
+            assert 'agrees with' in check_engine(*pair, precision)
+        else:
+            with pytest.raises(EngineError, match=f"{precision} engine's .* wrong: .*{problem}"):
+                check_engine(*pair, precision)
+    assert 'agrees with' in check_engine(
+        Played(contract, outputs), Played(contract, outputs), 'fp32'
+    )
+
+
+@pytest.mark.parametrize('value', [np.inf, -np.inf, -1e6, np.nan])
+def test_depth_beyond_the_models_range_does_not_count(computed, value):
+    """Nodes publish none there, so that it may be anything; but it must be beyond for both."""
+    contract, outputs = computed['perception.onnx']
+    contract = replace(contract, depth_range=(contract.depth_range[0], 40.0))
+    assert 0.1 < np.mean([item['depth'] > 40 for item in outputs]) < 0.9
+    engine = Played(contract, outputs, beyond(3.0, value))
+    assert 'agrees with' in check_engine(engine, Played(contract, outputs), 'fp32')
+    with pytest.raises(EngineError, match='relative error of depth'):
+        check_engine(Played(contract, outputs, inside), Played(contract, outputs), 'fp32')
+
+
+def test_stored_pictures_are_of_the_models_size(repository):
+    for name in ('perception.onnx', 'pose.onnx'):
+        contract = read_contract(repository / 'models' / name)
+        inputs = stored_inputs(contract)
+        assert all(item.keys() == set(contract.inputs) for item in inputs)
+        assert {image.shape for item in inputs for image in item.values()} == {
+            (1, *contract.image_shape)
+        }
+        first = contract.inputs[0]
+        np.testing.assert_array_equal(inputs[0][first], inputs[-1][first])
+        kinds = {item[first].tobytes() for item in inputs}
+        assert len(kinds) == len(inputs) - 1
+
+
+@pytest.fixture
+def built(tmp_path, monkeypatch):
+    """A model with its engine, and the stand-in for CUDA, in this process."""
+    monkeypatch.setenv(tensorrt_machine.FOLDER, str(tmp_path))
+    monkeypatch.setitem(sys.modules, 'cuda.bindings.runtime', tensorrt_machine.CUDA)
+    monkeypatch.setitem(sys.modules, 'tensorrt', tensorrt_machine.TENSORRT)
+    source = save_pose(tmp_path / 'net.onnx')
+    build(source, source.with_suffix('.engine'))
+    yield source, tensorrt_machine.CUDA
+    assert tensorrt_machine.CUDA.held == {}
+
+
+def test_what_cannot_be_checked_runs_and_says_so(built, monkeypatch):
+    source, _ = built
+    path = source.with_suffix('.engine')
+
+    def says(file):
+        loaded = load_checked(file)
+        loaded.engine.close()
+        assert loaded.engine.backend == 'tensorrt' and not loaded.buildable
+        assert loaded.unchecked == ('may be wrong' in loaded.tensorrt)
+        return loaded.tensorrt
+
+    assert 'agrees with' in says(source) and 'agrees with' in says(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_check, 'installed_backends', tuple)
+        assert 'no CPU runtime is installed' in says(source)
+    source.unlink()
+    assert re.search(f"'{path}' is not compared .*: '{source}', of which .* not there", says(path))
+    record_path(path).unlink()
+    with pytest.raises(UnfitEngineError, match='does not exist; build it: .*build_engine'):
+        load_checked(path)
+
+
+def test_a_build_whose_engine_is_there_ends_without_a_driver_too(built, monkeypatch):
+    source, cuda = built
+    before = (source.parent / 'builds').read_text()
+    for lazy in (None, False, True):
+        if lazy is not None:
+            monkeypatch.setattr(cuda, 'devices', None)
+            monkeypatch.setattr(cuda, 'lazy', lazy)
+        ends = []
+        EngineBuild(source, 'fp32', print, ends.append)
+        wait_until(lambda ends=ends: ends)
+        assert ends == ['']
+    assert (source.parent / 'builds').read_text() == before
+
+
+def test_mapped_memory_is_passed_on(built):
+    source, cuda = built
+    for mapped, expected in ((None, False), (True, True), (False, False)):
+        cuda.calls.clear()
+        load_engine(source, mapped=mapped).close()
+        assert ('cudaHostGetDevicePointer' in cuda.calls) == expected
+
+
+def real_parameters(method):
+    """Names of the parameters of a pybind11 method, of its first overload."""
+    return re.findall(r', (\w+):', re.search(r'\(self: [\w.]+(.*?)\) ->', method.__doc__)[1])
+
+
+def test_the_builders_stand_in_is_like_the_real_one():
+    trt = pytest.importorskip('tensorrt_rtx', reason='tensorrt-rtx-cu13 is not installed')
+    machine = tensorrt_machine
+    for stand_in in (machine.Builder, machine.OnnxParser, machine.IBuilderConfig):
+        real = getattr(trt, stand_in.__name__)
+        for name, function in vars(stand_in).items():
+            if inspect.isfunction(function) and name != '__init__':
+                names = list(inspect.signature(function).parameters)[1:]
+                assert real_parameters(getattr(real, name))[: len(names)] == names, name
+    for enum in (machine.TensorRt.BuilderFlag, machine.TensorRt.NetworkDefinitionCreationFlag):
+        assert all(hasattr(getattr(trt, enum.__name__), member.name) for member in enum)
+
+
+# On a GPU: pytest -m gpu
+
+
+@pytest.fixture
+def gpu():
+    """Skips where there is no GPU or no TensorRT, with the reason."""
+    try:
+        name = find_gpu(tensorrt_engine.cuda_module())
+        tensorrt_engine.tensorrt_module()
+    except EngineError as error:
+        pytest.skip(str(error))
+    return name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+@pytest.mark.parametrize(
+    ('node', 'name'), [('perception_node', 'perception.onnx'), ('odometry_node', 'pose.onnx')]
+)
+def test_a_node_builds_on_the_gpu(gpu, repository, tmp_path, peer, node, name, precision):
+    source = shutil.copy(repository / 'models' / name, tmp_path)
+    topic, _ = TOPICS[node]
+    with NodeProcess(node, {'model': source, 'auto_build': precision}) as process:
+        peer.wait_state(node, 'active')
+        scene = Scene(peer, process)
+        scene.camera.wait_matched()
+        random = np.random.default_rng(0)
+
+        def answer():
+            picture = random.integers(0, 256, (192, 640, 3), np.uint8)
+            scene.answer([topic], image=image_message(picture, 0))
+
+        scene.send()
+        answer()
+        process.wait_for('TensorRT: agrees with', timeout=1500)
+        answer()
+        process.wait_for('now on tensorrt')
+        answer()
+        found = peer.diagnostics_after(node, lambda d: d['backend'] == 'tensorrt')
+        assert found['failed'] == '0'
+        ends_well(process)
+
+
+@pytest.mark.gpu
+def test_stopping_stops_the_build_on_the_gpu(gpu, repository, tmp_path, peer):
+    source = shutil.copy(repository / 'models' / 'perception.onnx', tmp_path)
+    with NodeProcess('perception_node', {'model': source, 'auto_build': 'fp16'}) as process:
+        process.wait_for('which kernels are fastest')
+        ends_well(process)
+    assert [path.name for path in tmp_path.iterdir()] == ['perception.onnx']

@@ -1,0 +1,1 @@
+"""Stand-ins, scenes and process helpers that several tests share."""

@@ -1,0 +1,1 @@
+"""Training data: sequences on disk, readers of foreign formats, the data set, augmentation."""

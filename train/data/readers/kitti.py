@@ -1,0 +1,332 @@
+"""KITTI raw data and KITTI odometry (Geiger et al.), laid out as published."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from depth_ros.core.trajectory import inverse
+from train.data.readers import Map, Recording, files, first_size
+from train.data.sequences import IMAGE_SUFFIXES, DataError, Sequence, read_poses, read_sequence
+from train.data.velodyne import (
+    file_projection,
+    project_velodyne,
+    raw_projection,
+    read_calibration,
+    read_points,
+    rigid,
+    row,
+)
+
+REACH = 2  # frames on either side of a target that are kept, enough for samples of five
+DEPTH_SCALE = 1 / 256  # KITTI's own: 16 bits reach to 256 m
+EARTH_RADIUS = 6378137.0
+
+_LISTED = (
+    # monodepth2, FSRE-Depth: folder, frame, side; SfMLearner's test list: path.
+    re.compile(
+        r'\S*?(?P<drive>\d{4}_\d\d_\d\d_drive_\d{4}_sync)/?\s+(?P<frame>\d+)'
+        r'(?:\s+(?P<side>[lr]))?\s*$'
+    ),
+    re.compile(
+        r'\S*?(?P<drive>\d{4}_\d\d_\d\d_drive_\d{4}_sync)/image_(?P<camera>0[23])/data/'
+        r'(?P<frame>\d+)\.\w+'
+    ),
+)
+
+
+def raw_recordings(
+    root: Path,
+    cameras: Collection[int] = (2, 3),
+    split: Path | None = None,
+    test_scenes: Path | None = None,
+    static_frames: Path | None = None,
+) -> tuple[list[Recording], list[str]]:
+    """The drives of KITTI raw, ``DATE/DATE_drive_NNNN_sync``, once for each camera.
+
+    Args:
+        root: folder of the dates' folders.
+        cameras: of 0 to 3; 2 and 3 are the colour cameras.
+        split: list of targets, as monodepth2 and FSRE-Depth publish theirs ("folder frame l" or
+            "... r"; Eigen-Zhou's are such lists), or paths of images. Only these become targets,
+            and only these and their neighbours are read. A drive's camera 2 is l, 3 is r.
+        test_scenes: list of drives to leave out, as SfMLearner publishes it.
+        static_frames: list of frames to leave out ("date drive frame"), likewise. The frames
+            around a gap count as successive, as they do in SfMLearner.
+
+    Returns:
+        The recordings, and remarks on what the lists name and the folder lacks.
+
+    Raises:
+        DataError: if nothing is left, or a file is missing or no such list.
+    """
+    drives = sorted(p for p in root.glob('*/*_drive_*_sync') if p.is_dir())
+    if not drives:
+        raise DataError(
+            f"'{root}' holds no DATE/DATE_drive_NNNN_sync folders: expected KITTI raw "
+            'data (synced and rectified) as published'
+        )
+    left_out = {name.removesuffix('_sync') for name in _lines(test_scenes)}
+    static = _read_static(static_frames)
+    listed = None if split is None else _read_split(split)
+    recordings, notes = [], []
+    missing = 0
+    for drive in drives:
+        if drive.name.removesuffix('_sync') in left_out:
+            continue
+        for camera in cameras:
+            paths = _images(drive / f'image_{camera:02d}' / 'data')
+            targets = None if listed is None else listed.pop((drive.name, camera), set())
+            if not paths or (targets is not None and not targets):
+                missing += len(targets or ())
+                continue
+            numbers = np.array([int(p.stem) for p in paths])
+            if targets is None:
+                still = static.get(drive.name.removesuffix('_sync'), set())
+                wanted = ~np.isin(numbers, sorted(still))
+            else:
+                missing += len(targets - set(numbers.tolist()))
+                chosen = np.isin(numbers, sorted(targets))
+                near = numbers[chosen, None] + np.arange(-REACH, REACH + 1)
+                wanted = np.isin(numbers, near)
+            if not wanted.any():
+                continue
+            recording = _raw_recording(drive, camera, [paths[i] for i in np.flatnonzero(wanted)])
+            if targets is not None:
+                recording = replace(recording, numbers=numbers[wanted], targets=chosen[wanted])
+            recordings.append(recording)
+    if listed is not None:
+        missing += sum(map(len, listed.values()))
+        if missing:
+            notes.append(f"{missing} frames of '{split}' are not in '{root}'")
+    if not recordings:
+        raise DataError(
+            f"'{root}' holds no images that the lists ask for" + (f' ({notes[0]})' if notes else '')
+        )
+    return recordings, notes
+
+
+def _raw_recording(drive: Path, camera: int, paths: list[Path]) -> Recording:
+    date = drive.parent
+    calibration = date / 'calib_cam_to_cam.txt'
+    rows = read_calibration(calibration)
+    projection = row(rows, f'P_rect_{camera:02d}', calibration).reshape(3, 4)
+    numbers = tuple(int(p.stem) for p in paths)
+    times = _timestamps(drive / f'image_{camera:02d}' / 'timestamps.txt', numbers)
+    poses, speeds = _oxts(drive, numbers) or (None, None)
+    imu_camera = _camera_in_imu(date, projection)
+    if poses is not None:
+        poses = None if imu_camera is None else inverse(poses[0] @ imu_camera) @ poses @ imu_camera
+    depth = _velodyne(
+        drive / 'velodyne_points' / 'data',
+        paths,
+        first_size(paths),
+        lambda: raw_projection(date, camera),
+    )
+    return Recording(
+        f'{drive.name}_{camera:02d}',
+        [p.stem for p in paths],
+        first_size(paths),
+        projection[:, :3],
+        files(paths),
+        times,
+        poses,
+        speeds=speeds,
+        depth=depth,
+        depth_scale=DEPTH_SCALE,
+    )
+
+
+def _velodyne(
+    folder: Path, paths: list[Path], size: tuple[int, int], projection: Callable[[], np.ndarray]
+) -> Map:
+    """Depth of each frame whose Velodyne file exists, by Eigen's protocol.
+
+    ``projection`` is called for the matrix only if there are any: it needs more calibration.
+    """
+    if not folder.is_dir():
+        return lambda _: None
+    matrix = projection()
+
+    def depth(index: int) -> np.ndarray | None:
+        path = folder / f'{paths[index].stem}.bin'
+        return project_velodyne(read_points(path), matrix, size[::-1]) if path.exists() else None
+
+    return depth
+
+
+def _timestamps(path: Path, numbers: tuple[int, ...]) -> np.ndarray | None:
+    """Seconds of each frame."""
+    if not path.exists():
+        return None
+    try:
+        stamps = np.array(
+            [line.strip().replace(' ', 'T') for line in path.open() if line.strip()],
+            'datetime64[ns]',
+        )
+        return stamps[list(numbers)].astype(np.int64) * 1e-9
+    except (ValueError, IndexError) as error:
+        raise DataError(f"'{path}' does not hold the time of each image ({error})") from error
+
+
+def _camera_in_imu(date: Path, projection: np.ndarray) -> np.ndarray | None:
+    """T_imu_camera (4, 4) of a rectified camera, or ``None`` without the calibration files."""
+    imu, velo = date / 'calib_imu_to_velo.txt', date / 'calib_velo_to_cam.txt'
+    if not (imu.exists() and velo.exists()):
+        return None
+    path = date / 'calib_cam_to_cam.txt'
+    rectify = np.eye(4)
+    rectify[:3, :3] = row(read_calibration(path), 'R_rect_00', path).reshape(3, 3)
+    return inverse(
+        _offset(projection)
+        @ rectify
+        @ rigid(read_calibration(velo), velo)
+        @ rigid(read_calibration(imu), imu)
+    )
+
+
+def _offset(projection: np.ndarray) -> np.ndarray:
+    """T_camera_camera0 (4, 4) of a rectified camera: P = K [I t]."""
+    transform = np.eye(4)
+    transform[:3, 3] = np.linalg.solve(projection[:, :3], projection[:, 3])
+    return transform
+
+
+@lru_cache(maxsize=1)  # a drive's cameras have the same
+def _oxts(drive: Path, numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Poses (N, 4, 4) of the inertial unit and speeds (N,) that it and GPS measured.
+
+    The world is Mercator's projection at the first frame's latitude, as in KITTI's devkit.
+    """
+    found = [drive / 'oxts' / 'data' / f'{n:010d}.txt' for n in numbers]
+    if not all(p.exists() for p in found):
+        return None
+    try:
+        values = np.array([p.read_text().split()[:11] for p in found], float).reshape(-1, 11)
+    except ValueError as error:
+        raise DataError(f"'{drive / 'oxts'}' has a file without numbers ({error})") from error
+    latitude, longitude, altitude, roll, pitch, yaw = values[:, :6].T
+    scale = np.cos(np.radians(latitude[0])) * EARTH_RADIUS
+    poses = np.tile(np.eye(4), (len(numbers), 1, 1))
+    poses[:, 0, 3] = scale * np.radians(longitude)
+    poses[:, 1, 3] = scale * np.log(np.tan(np.pi / 4 + np.radians(latitude) / 2))
+    poses[:, 2, 3] = altitude
+    poses[:, :3, :3] = Rotation.from_euler('ZYX', np.stack([yaw, pitch, roll], 1)).as_matrix()
+    return poses, np.linalg.norm(values[:, 8:11], axis=1)  # forward, left, up
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.stem.isdigit()
+    )
+
+
+def _lines(path: Path | None) -> Iterator[str]:
+    """Lines of a list that are not empty."""
+    if path is None:
+        return
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the list '{path}': {error}") from error
+    yield from (line.strip() for line in text.splitlines() if line.strip())
+
+
+def _read_split(path: Path) -> dict[tuple[str, int], set[int]]:
+    """Frame numbers by drive and camera."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for number, line in enumerate(_lines(path), 1):
+        match = _LISTED[0].match(line) or _LISTED[1].match(line)
+        if match is None:
+            raise DataError(
+                f"'{path}', line {number}: expected 'DATE/DATE_drive_NNNN_sync FRAME "
+                f"l' or a path of an image, is {line[:80]!r}"
+            )
+        fields = match.groupdict()
+        camera = int(fields.get('camera') or {'r': 3}.get(fields.get('side'), 2))
+        found.setdefault((fields['drive'], camera), set()).add(int(fields['frame']))
+    return found
+
+
+def _read_static(path: Path | None) -> dict[str, set[int]]:
+    """Frame numbers by drive (without ``_sync``)."""
+    found: dict[str, set[int]] = {}
+    for number, line in enumerate(_lines(path), 1):
+        fields = line.split()
+        if len(fields) != 3 or not fields[2].isdigit():
+            raise DataError(
+                f"'{path}', line {number}: expected 'DATE DRIVE FRAME', is {line[:80]!r}"
+            )
+        found.setdefault(fields[1].removesuffix('_sync'), set()).add(int(fields[2]))
+    return found
+
+
+def odometry_recordings(
+    root: Path, cameras: Collection[int] | None = None, sequences: Collection[str] | None = None
+) -> list[Recording]:
+    """The sequences of KITTI odometry, ``sequences/NN`` with ``poses/NN.txt``.
+
+    Args:
+        root: folder that holds ``sequences/`` and, for ground truth, ``poses/``.
+        cameras: of 0 to 3; if not given, 2 (colour) where there is one, or else 0 (grey).
+        sequences: names, such as '09'; all of them if not given.
+
+    Raises:
+        DataError: if there are none, one is incomplete, or one that is asked for is not there.
+    """
+    folders = {p.name: p for p in sorted(root.glob('sequences/*')) if p.is_dir()}
+    if folders and (unknown := sorted(set(sequences or ()) - folders.keys())):
+        raise DataError(
+            f"--sequences: '{root}' has no {', '.join(unknown)}, but " + ', '.join(folders)
+        )
+    recordings = []
+    for name, folder in folders.items():
+        if sequences and name not in sequences:
+            continue
+        wanted = cameras or [next((c for c in (2, 0) if (folder / f'image_{c}').is_dir()), 0)]
+        for camera in wanted:
+            if not (folder / f'image_{camera}').is_dir():
+                continue
+            sequence = read_sequence(folder, f'image_{camera}')
+            several = '' if len(wanted) == 1 else f'_{camera}'
+            recordings.append(_odometry_recording(root, sequence, camera, several))
+    if not recordings:
+        raise DataError(
+            f"'{root}' has no sequences/NN/image_2 or image_0: expected KITTI odometry as published"
+        )
+    return recordings
+
+
+def _odometry_recording(root: Path, sequence: Sequence, camera: int, suffix: str) -> Recording:
+    folder, paths = sequence.folder, list(sequence.images)
+    calibration = folder / 'calib.txt'
+    path = root / 'poses' / f'{folder.name}.txt'
+    poses = None
+    if path.exists():
+        # Of camera 0. That of camera c is beside it: T_world_c = T_world_0 T_0_c.
+        projection = row(read_calibration(calibration), f'P{camera}', calibration).reshape(3, 4)
+        poses = read_poses(path, len(paths)) @ inverse(_offset(projection))
+        poses = inverse(poses[0]) @ poses
+    size = first_size(paths)
+    depth = _velodyne(
+        folder / 'velodyne', paths, size, lambda: file_projection(calibration, camera)
+    )
+    return Recording(
+        folder.name + suffix,
+        [p.stem for p in paths],
+        size,
+        sequence.intrinsics,
+        files(paths),
+        sequence.times,
+        poses,
+        depth=depth,
+        depth_scale=DEPTH_SCALE,
+    )

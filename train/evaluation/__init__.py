@@ -1,0 +1,1 @@
+"""Judging networks against ground truth."""

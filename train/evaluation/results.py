@@ -1,0 +1,200 @@
+"""What an evaluation leaves behind: a table, files of numbers, trajectories and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from depth_ros.core.metrics import DepthMetrics, SnippetMetrics, aligned_depth, judged_depth
+from depth_ros.evaluation.report import color_depth, color_labels
+from depth_ros.files import kitti_text, tum_text, write_file
+from depth_ros.inference.classes import ClassMap
+from train.data.sequences import read_image, read_map, resize_map
+from train.evaluation.predict import Predictor
+
+if TYPE_CHECKING:
+    from train.commands.evaluate import Frame, Protocol, Result
+
+
+def table(report: Mapping) -> str:
+    """The report as text."""
+    lines = []
+    if 'depth' in report:
+        depth = report['depth']
+        lines.append(
+            f'depth, {depth["images"]} images'.ljust(24)
+            + ''.join(f'{n:>10}' for n in DepthMetrics._fields)
+        )
+        lines += [
+            f'  {name}'.ljust(24) + ''.join(f'{v:10.3f}' for v in row.values())
+            for name, row in depth.items()
+            if isinstance(row, dict) and name != 'protocol'
+        ]
+        lines.append(f'  scale {depth["scale_median"]:.3f}, spread {depth["scale_spread"]:.3f}')
+    if 'semantics' in report:
+        semantics = report['semantics']
+        lines.append(
+            f'semantics, {semantics["images"]} images, mean IoU '
+            f'{semantics["mean_iou"]:.3f}, pixels {semantics["pixel_accuracy"]:.3f}'
+        )
+        lines += [f'  {n:<22}{v:10.3f}' for n, v in semantics['iou'].items()]
+    for name, numbers in report.get('trajectories', {}).items():
+        lines.append(
+            f'trajectory {name}, {numbers["length"]:.1f} m, {numbers["frames"]:.0f} '
+            f'frames, scale {numbers["scale"]:.3f}'
+        )
+        lines.append(' ' * 24 + ''.join(f'{n:>10}' for n in ('SE(3)', 'Sim(3)', 'scale')))
+        for kind, unit in (('ate', 'm'), ('rpe', 'm'), ('t_err', '%')):
+            keys = [f'{kind}_{alignment}' for alignment in ('se3', 'sim3', 'scale')]
+            values = [numbers[key] for key in keys if key in numbers]
+            if values:
+                lines.append(f'  {kind}, {unit}'.ljust(24) + ''.join(f'{v:10.3f}' for v in values))
+        if 'r_err' in numbers:
+            lines.append(
+                f'  r_err {numbers["r_err"]:.3f} deg/100 m, {numbers["segments"]:.0f} segments'
+            )
+        if 'snippet_ate' in numbers:
+            lines.append(
+                f'  5-frame snippets: ATE {numbers["snippet_ate"]:.4f} +- '
+                f'{numbers["snippet_ate_std"]:.4f} m, RE {numbers["snippet_re"]:.4f} +- '
+                f'{numbers["snippet_re_std"]:.4f} rad'
+            )
+    if 'not_evaluated' in report:
+        lines.append('not evaluated: ' + ', '.join(report['not_evaluated']))
+    lines += [f'note: {note}' for note in report.get('notes', ())]
+    return '\n'.join(lines)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file as a whole or not at all, and the folder that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, content)
+
+
+def as_json(report: Mapping) -> str:
+    """The report as a JSON file's text."""
+    return json.dumps(report, indent=2) + '\n'
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator='\n').writerows([header, *rows])
+    return stream.getvalue()
+
+
+def write_results(out: Path, report: Mapping, result: Result, classes: ClassMap | None) -> None:
+    """Write everything but the pictures: metrics.json, a row an image in depth.csv, a row a snippet
+    in snippets.csv, confusion.csv, and estimated and true trajectories for evo and the like."""
+    write(out / 'metrics.json', as_json(report))
+    if result.depth:
+        write(
+            out / 'depth.csv',
+            _csv(
+                ('sequence', 'image', 'scale', 'row', *DepthMetrics._fields),
+                [
+                    (f.sequence, f.name, result.scales[f], row, *metrics)
+                    for f, rows in result.depth.items()
+                    for row, metrics in rows.items()
+                ],
+            ),
+        )
+    if 'semantics' in report:
+        names = [c.name for c in classes.classes]
+        write(
+            out / 'confusion.csv',
+            _csv(
+                ('true \\ predicted', *names, 'none'),
+                [
+                    (name, *counts)
+                    for name, counts in zip(names, result.matrix.tolist(), strict=True)
+                ],
+            ),
+        )
+    if result.snippets:
+        write(
+            out / 'snippets.csv',
+            _csv(
+                ('sequence', 'first_frame', *SnippetMetrics._fields),
+                [
+                    (name, i, *s)
+                    for name, found in result.snippets.items()
+                    for i, s in enumerate(found)
+                ],
+            ),
+        )
+    for name, (estimate, truth, times) in result.poses.items():
+        for kind, poses in (('', estimate), ('_truth', truth)):
+            file = out / 'trajectories' / f'{name}{kind}'
+            write(file.with_name(file.name + '_kitti.txt'), kitti_text(poses))
+            write(
+                file.with_name(file.name + '_tum.txt'), tum_text(poses, (f'{t:.6f}' for t in times))
+            )
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) RGB as a JPEG, as a whole or not at all."""
+    write(path, cv2.imencode('.jpg', picture[..., ::-1])[1].tobytes())
+
+
+def draw(
+    frame: Frame, predictor: Predictor, protocol: Protocol, classes: ClassMap | None
+) -> np.ndarray:
+    """Image, depth, true depth, error, classes and true classes side by side: uint8 RGB."""
+    size = predictor.perception_size
+    image = read_image(frame.image, *size)
+    depth, labels = predictor.perceive(image, protocol.flip)
+    panels = {'image': image}
+    if frame.depth and depth is not None:
+        truth = frame.depth()
+        judged = judged_depth(
+            protocol.resized(depth, truth.shape),
+            truth,
+            median_scaling=True,
+            affine=predictor.affine,
+            max_depth=protocol.caps[0],
+            **protocol.options,
+        )
+        depth = aligned_depth(depth, judged.scale, judged.shift)
+    if depth is not None:
+        near = float(np.percentile(depth, 2))
+        panels['depth'] = color_depth(depth, near)
+    if frame.depth and depth is not None:
+        with np.errstate(invalid='ignore', divide='ignore'):
+            error = np.where(judged.counts, np.abs(judged.depth - truth) / truth, -1)
+        known = np.where(truth > 0, truth, np.nan).astype(np.float32)
+        if np.mean(truth > 0) < 0.3:  # points of a laser scanner are lost in a smaller picture
+            known = cv2.erode(np.where(truth > 0, truth, np.inf), np.ones((5, 5)))
+            known = np.where(np.isfinite(known), known, np.nan)
+            error = cv2.dilate(error, np.ones((5, 5)))
+        heat = cv2.applyColorMap(np.uint8(np.clip(error, 0, 0.5) * 510), cv2.COLORMAP_INFERNO)
+        heat[error < 0] = 128
+        panels['true depth'] = color_depth(known, near)
+        panels['error, yellow: 50 % and more'] = heat[..., ::-1]
+    if labels is not None:
+        found = resize_map(classes.predicted(labels), *size)
+        panels['masks'] = color_labels(found, classes.classes, image)
+    if frame.labels and classes is not None:
+        truth = resize_map(classes.truth(read_map(frame.labels)), *size)
+        panels['true masks'] = color_labels(truth, classes.classes, image)
+    cells = [
+        cv2.putText(
+            np.ascontiguousarray(resize_map(panel, *size)),
+            name,
+            (6, 16),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.5,
+            (255, 255, 255),
+            1,
+            cv2.LINE_AA,
+        )
+        for name, panel in panels.items()
+    ]
+    cells += [np.zeros_like(image)] * (len(cells) % 2)
+    return np.vstack([np.hstack(cells[i : i + 2]) for i in range(0, len(cells), 2)])

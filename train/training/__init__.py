@@ -1,0 +1,1 @@
+"""The training itself: configuration, the Lightning system, pictures."""
