@@ -28,12 +28,12 @@ from depth_ros.bags.bag import (
     BagWriter,
     find_streams,
 )
+from depth_ros.commands.options import add_model_option, count
 from depth_ros.evaluation.live import LiveError, Plan, run_nodes
 from depth_ros.inference.contract import ContractError, ModelContract, read_contract, write_contract
 from depth_ros.inference.engine import EngineError
-from depth_ros.inference.model_files import add_model_option, chosen_models
+from depth_ros.inference.model_files import chosen_models
 from depth_ros.ros.domain import claim_domain
-from depth_ros.ros.player import count
 
 SIZES = ((1280, 720), (640, 192))
 KITTI_SIZE = 1242, 375

@@ -24,6 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from depth_ros.bags.bag import BagError
+from depth_ros.commands.options import add_model_option, count, positive
 from depth_ros.core.camera import FIT_MODES
 from depth_ros.core.trajectory import OPTICAL_IN_BASE
 from depth_ros.evaluation.compare import comparison_text, write_comparison
@@ -35,8 +36,7 @@ from depth_ros.files import write_file
 from depth_ros.inference.classes import KNOWN
 from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import BACKENDS, EngineError
-from depth_ros.inference.model_files import add_model_option, chosen_models
-from depth_ros.ros.player import count, positive
+from depth_ros.inference.model_files import chosen_models
 
 _POSE = ('x', 'y', 'z', 'qx', 'qy', 'qz', 'qw')
 FAILURES = (LiveError, BagError, ContractError, EngineError, EvaluationError, ValueError)

@@ -451,7 +451,7 @@ def layer_table(item: Measurement, most: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from depth_ros.ros.player import count  # here, to keep it out of the measured processes
+    from depth_ros.commands.options import count
 
     summary, epilog = __doc__.split('\n\n', 1)
     parser = argparse.ArgumentParser(

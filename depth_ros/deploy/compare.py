@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from depth_ros.bags.bag import Bag, BagError, Message, Streams, find_streams, header_stamp
 from depth_ros.bags.ground_truth import GroundTruth, count_problem
+from depth_ros.commands.options import count, positive
 from depth_ros.core.camera import CameraError, ImageFit, Intrinsics
 from depth_ros.core.depth import depth_factor
 from depth_ros.core.trajectory import vector_from_rotation
@@ -59,7 +60,6 @@ from depth_ros.inference.parity import (
     percent,
 )
 from depth_ros.ros.messages import ConversionError
-from depth_ros.ros.player import count, positive
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 """Files of a folder that are images."""

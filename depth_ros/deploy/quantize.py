@@ -28,6 +28,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
 from depth_ros.bags.bag import BagError
+from depth_ros.commands.options import count
 from depth_ros.core.camera import CameraError
 from depth_ros.deploy.build import is_quantized
 from depth_ros.deploy.compare import (
@@ -45,7 +46,6 @@ from depth_ros.inference.contract import ContractError, ModelContract, read_cont
 from depth_ros.inference.engine import EngineError, installed_backends, load_engine
 from depth_ros.inference.parity import Bounds
 from depth_ros.ros.messages import ConversionError
-from depth_ros.ros.player import count
 
 RUNTIMES = ('openvino', 'onnxruntime', 'tensorrt')
 SCOPES = ('all', 'encoder')

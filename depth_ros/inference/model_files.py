@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,18 +12,6 @@ NODES = {'perception': 'perception_node', 'pose': 'odometry_node'}
 """The node that runs a model, by the model's task."""
 
 _SHIPPED = ('models/perception.onnx', 'models/pose.onnx')
-
-
-def add_model_option(parser: argparse.ArgumentParser) -> None:
-    """Add --model."""
-    parser.add_argument(
-        '--model',
-        nargs='+',
-        type=Path,
-        metavar='FILE',
-        help='perception model, pose model, or '
-        'both, in any order; or a folder with them (default: the shipped ones)',
-    )
 
 
 def chosen_models(given: Sequence[Path] | None) -> dict[str, Path]:

@@ -167,8 +167,8 @@ def main(argv: list[str] | None = None) -> int:
         prog='depth_ros.ros.player', description=__doc__.split('\n')[0]
     )
     parser.add_argument('recording', type=Path, help='rosbag2 folder, .mcap or .db3 file')
-    parser.add_argument('--rate', type=positive, default=1.0, help='speed, 1 = as recorded')
-    parser.add_argument('--clock', type=positive, default=100.0, help='/clock messages a second')
+    parser.add_argument('--rate', type=float, default=1.0, help='speed, 1 = as recorded')
+    parser.add_argument('--clock', type=float, default=100.0, help='/clock messages a second')
     parser.add_argument('--topics', nargs='+', help='play only these')
     parser.add_argument('--remap', nargs='+', default=[], metavar='OLD:=NEW', help='rename topics')
     parser.add_argument(
@@ -179,10 +179,13 @@ def main(argv: list[str] | None = None) -> int:
         help='start when these topics have so many subscribers',
     )
     parser.add_argument('--paused', action='store_true', help='start at a line on standard input')
-    parser.add_argument('--timeout', type=positive, default=60.0, help='seconds for --wait-for')
+    parser.add_argument('--timeout', type=float, default=60.0, help='seconds for --wait-for')
     parser.add_argument('--loop', action='store_true', help='begin again at the end')
     parser.add_argument('--log', type=Path, help='write what was sent when, as JSON, to this file')
     arguments = parser.parse_args(argv)
+    for name in ('rate', 'clock', 'timeout'):
+        if not 0 < getattr(arguments, name) < float('inf'):
+            parser.error(f'argument --{name}: {getattr(arguments, name)} is no positive number')
     remap = dict(pair.split(':=', 1) for pair in arguments.remap)
     wait_for = {name: int(count) for name, count in (w.split('=', 1) for w in arguments.wait_for)}
 
@@ -209,24 +212,6 @@ def main(argv: list[str] | None = None) -> int:
             )
         rclpy.try_shutdown()
     return 0
-
-
-def positive(text: str) -> float:
-    """Parse a positive number for `argparse`."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f"'{text}' is no positive number")
-    return value
-
-
-def count(text: str) -> int:
-    """Parse a number of things, at least one, for `argparse`."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
-    return int(text)
 
 
 if __name__ == '__main__':
