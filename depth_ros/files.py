@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_ros.core.trajectory import quaternion_from_rotation
+from depth_ros.core.se3 import quaternion_from_rotation
 
 
 def part_file(path: Path) -> Path:

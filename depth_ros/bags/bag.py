@@ -29,7 +29,7 @@ from zlib import crc32
 import cv2
 import numpy as np
 
-from depth_ros.core.trajectory import pose_from_list
+from depth_ros.core.se3 import pose_from_list
 
 try:
     from lz4.frame import LZ4FrameDecompressor

@@ -24,7 +24,9 @@ from depth_ros.bags.bag import (
     header_stamp,
 )
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.lidar import TransformTree, interpolate, points_from_cloud, project_points
+from depth_ros.core.pointcloud import points_from_cloud, project_points
+from depth_ros.core.se3 import interpolate
+from depth_ros.core.transform_tree import TransformTree
 
 MAX_GAP_NS = 500_000_000
 """True poses further apart than this are not interpolated."""

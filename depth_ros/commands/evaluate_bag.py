@@ -26,7 +26,7 @@ from tqdm import tqdm
 from depth_ros.bags.bag import BagError
 from depth_ros.commands.options import add_model_option, count, positive
 from depth_ros.core.camera import FIT_MODES
-from depth_ros.core.trajectory import OPTICAL_IN_BASE
+from depth_ros.core.se3 import OPTICAL_IN_BASE
 from depth_ros.evaluation.compare import comparison_text, write_comparison
 from depth_ros.evaluation.live import OUTPUT_TOPICS, LiveError
 from depth_ros.evaluation.offline import Settings

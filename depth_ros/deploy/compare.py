@@ -35,7 +35,7 @@ from depth_ros.bags.ground_truth import GroundTruth, count_problem
 from depth_ros.commands.options import count, positive
 from depth_ros.core.camera import CameraError, ImageFit, Intrinsics
 from depth_ros.core.depth import depth_factor
-from depth_ros.core.trajectory import vector_from_rotation
+from depth_ros.core.se3 import vector_from_rotation
 from depth_ros.evaluation.frame_evaluator import Judge, Judgeable
 from depth_ros.evaluation.offline import Picture, Runner, Settings, decoded
 from depth_ros.files import check_writable, write_file

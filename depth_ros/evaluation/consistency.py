@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from depth_ros.core.camera import CameraError, Intrinsics
-from depth_ros.core.trajectory import inverse, vector_from_rotation
+from depth_ros.core.se3 import inverse, vector_from_rotation
 
 MIN_DEPTH = 1e-3
 """Points nearer than this, in the depth's unit, do not count as in front of a camera."""

@@ -18,7 +18,7 @@ import numpy as np
 from depth_ros.bags.ground_truth import GroundTruth
 from depth_ros.core import metrics
 from depth_ros.core.camera import CameraError, Intrinsics
-from depth_ros.core.trajectory import inverse
+from depth_ros.core.se3 import inverse
 from depth_ros.evaluation import consistency
 from depth_ros.inference.classes import ClassMap
 

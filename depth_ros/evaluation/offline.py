@@ -19,14 +19,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from depth_ros.bags.bag import COMPRESSED_IMAGE, Message, header_stamp
 from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
 from depth_ros.core.depth import camera_depth, depth_factor
-from depth_ros.core.trajectory import (
-    OPTICAL_IN_BASE,
-    NoiseModel,
-    Trajectory,
-    pose,
-    pose_from_list,
-    rotation_from_vector,
-)
+from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
+from depth_ros.core.trajectory import NoiseModel, Trajectory
 from depth_ros.evaluation.frame_evaluator import Judgeable
 from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import Engine, EngineError

@@ -14,7 +14,7 @@ import numpy as np
 
 from depth_ros.bags.bag import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY, TF, BagWriter
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.trajectory import quaternion_from_rotation
+from depth_ros.core.se3 import quaternion_from_rotation
 from depth_ros.evaluation.frame_evaluator import Judgeable
 from depth_ros.evaluation.report import color_depth, color_labels
 from depth_ros.inference.contract import SemanticClass

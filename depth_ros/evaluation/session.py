@@ -42,7 +42,7 @@ from depth_ros.bags.ground_truth import (
     count_problem,
 )
 from depth_ros.core.camera import CameraError, Intrinsics, intrinsics_from_info
-from depth_ros.core.trajectory import pose_from_list
+from depth_ros.core.se3 import pose_from_list
 from depth_ros.evaluation.frame_evaluator import Evaluation, Judge, Judgeable, camera_step
 from depth_ros.evaluation.live import OUTPUT_TOPICS, Plan, Run, model_topics, run_nodes
 from depth_ros.evaluation.offline import Picture, Runner, Settings, decode, decoded

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from depth_ros.core import metrics
-from depth_ros.core.trajectory import rotation_from_vector, vector_from_rotation
+from depth_ros.core.se3 import rotation_from_vector, vector_from_rotation
 from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import EngineError
 

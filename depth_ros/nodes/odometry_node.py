@@ -17,15 +17,8 @@ from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Odometry, Path
 from std_srvs.srv import Trigger
 
-from depth_ros.core.trajectory import (
-    Motion,
-    NoiseModel,
-    Trajectory,
-    pose,
-    pose_from_list,
-    quaternion_from_rotation,
-    rotation_from_vector,
-)
+from depth_ros.core.se3 import pose, pose_from_list, quaternion_from_rotation, rotation_from_vector
+from depth_ros.core.trajectory import Motion, NoiseModel, Trajectory
 from depth_ros.nodes.camera_node import CameraNode, ConfigurationError, Frame, run
 from depth_ros.ros.parameters import ODOMETRY
 from depth_ros.ros.transport import OUTPUT_QOS

@@ -22,7 +22,7 @@ from depth_ros.bags import bag as bags
 from depth_ros.bags.bag import BagError, BagWriter, Streams, header_stamp
 from depth_ros.bags.ground_truth import LOOK_AHEAD, MAX_GAP_NS, GroundTruth, Nearest, PoseTrack
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.trajectory import pose, rotation_from_vector
+from depth_ros.core.se3 import pose, rotation_from_vector
 
 MS = 10**6
 CAMERA = Intrinsics(5.0, 5.0, 3.5, 2.5, 8, 6)

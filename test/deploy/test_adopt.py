@@ -17,7 +17,7 @@ from support.ros_process import NodeProcess, Peer
 from support.scene import Scene, pixels
 
 from depth_ros.commands import adopt_model, evaluate_bag
-from depth_ros.core.trajectory import pose, rotation_from_vector
+from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.deploy import adopt as adoption
 from depth_ros.deploy.build import check_operators
 from depth_ros.deploy.fp16 import to_fp16

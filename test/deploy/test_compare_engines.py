@@ -15,7 +15,7 @@ from support.tensorrt_builds import engine_file, machine  # noqa: F401  a fixtur
 
 from depth_ros.bags.bag import BagWriter
 from depth_ros.commands import evaluate_bag
-from depth_ros.core.trajectory import rotation_from_vector, vector_from_rotation
+from depth_ros.core.se3 import rotation_from_vector, vector_from_rotation
 from depth_ros.deploy import compare as compare_engines
 from depth_ros.deploy.fp16 import to_fp16
 from depth_ros.files import write_file

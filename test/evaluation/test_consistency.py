@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from depth_ros.core.camera import CameraError, Intrinsics
-from depth_ros.core.trajectory import inverse, pose, rotation_from_vector
+from depth_ros.core.se3 import inverse, pose, rotation_from_vector
 from depth_ros.evaluation.consistency import (
     accumulated_scale,
     depth_inconsistency,

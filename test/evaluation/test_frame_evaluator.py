@@ -15,7 +15,7 @@ from depth_ros.bags.bag import Streams
 from depth_ros.bags.ground_truth import GroundTruth
 from depth_ros.core import metrics
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.trajectory import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
+from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
 from depth_ros.evaluation.frame_evaluator import (
     EDGE_RADIUS,
     EXAMPLES,

@@ -14,8 +14,8 @@ from depth_ros.bags.bag import (
     header_stamp,
 )
 from depth_ros.core.camera import Intrinsics, intrinsics_from_info
-from depth_ros.core.lidar import TransformTree
-from depth_ros.core.trajectory import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
+from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
+from depth_ros.core.transform_tree import TransformTree
 from depth_ros.evaluation.frame_evaluator import Judgeable
 from depth_ros.evaluation.output_recording import WIDEST, WORST_ERROR, OutputBag
 from depth_ros.inference.contract import SemanticClass

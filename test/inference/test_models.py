@@ -12,7 +12,7 @@ from depth_ros.core.metrics import (
     mean_depth_metrics,
     trajectory_metrics,
 )
-from depth_ros.core.trajectory import pose, rotation_from_vector
+from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.inference.contract import read_contract
 from depth_ros.inference.engine import load_engine
 

@@ -4,10 +4,7 @@ import numpy as np
 
 from depth_ros.bags import bag as bags
 from depth_ros.bags.bag import TF
-from depth_ros.core.trajectory import (
-    pose,
-    quaternion_from_rotation,
-)
+from depth_ros.core.se3 import pose, quaternion_from_rotation
 
 TYPES = bags.message_types().types
 

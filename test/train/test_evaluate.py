@@ -13,7 +13,7 @@ import torch
 
 from depth_ros.core import metrics
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.trajectory import pose, rotation_from_vector
+from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.engine import load_engine
 from train.__main__ import main

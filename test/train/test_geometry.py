@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from depth_ros.core.trajectory import rotation_from_vector as reference_rotation
+from depth_ros.core.se3 import rotation_from_vector as reference_rotation
 from train.geometry import (
     Projection,
     in_view,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from depth_ros.bags.bag import Bag, decode_depth, decode_labels, find_streams
-from depth_ros.core.trajectory import pose, rotation_from_quaternion
+from depth_ros.core.se3 import pose, rotation_from_quaternion
 from train.__main__ import main
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 4

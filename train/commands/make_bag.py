@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from depth_ros.bags.bag import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY, BagWriter
-from depth_ros.core.trajectory import (
+from depth_ros.core.se3 import (
     OPTICAL_IN_BASE,
     inverse,
     pose_from_list,

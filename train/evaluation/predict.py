@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.trajectory import pose, rotation_from_vector
+from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.inference.contract import SemanticClass
 from depth_ros.inference.engine import Engine, load_engine
 from train.data.sequences import DataError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from depth_ros.core.trajectory import inverse
+from depth_ros.core.se3 import inverse
 from train.data.readers import Map, Recording, files, first_size
 from train.data.sequences import IMAGE_SUFFIXES, DataError, Sequence, read_poses, read_sequence
 from train.data.velodyne import (

@@ -1,7 +1,6 @@
-"""True depth from a lidar: point clouds, transforms between frames, projection into a camera.
+"""The transforms between a robot's frames over time, as tf2 keeps them. Needs no ROS.
 
-Takes the messages of a recording as `depth_ros.bags.bag` decodes them; needs no ROS. A transform
-``T_a_b`` is a 4x4 matrix that takes points from frame b to frame a, in metres.
+A transform ``T_a_b`` is a 4x4 matrix that takes points from frame b to frame a, in metres.
 """
 
 from __future__ import annotations
@@ -13,101 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from depth_ros.core.camera import Intrinsics
-from depth_ros.core.trajectory import (
-    inverse,
-    pose,
-    pose_from_list,
-    rotation_from_vector,
-    vector_from_rotation,
-)
-
-_FLOATS = {7: 'f4', 8: 'f8'}
-"""NumPy's names of the datatypes FLOAT32 and FLOAT64 of sensor_msgs/PointField."""
+from depth_ros.core.se3 import interpolate, inverse, pose_from_list
 
 
 class TransformError(LookupError):
     """A transform is not known; the message says which frames are there and what to do."""
-
-
-def points_from_cloud(message: Any) -> np.ndarray:
-    """Positions of the points of a sensor_msgs/PointCloud2.
-
-    Points that are not finite, or exactly at the sensor, are left out: drivers fill in these for
-    rays that came back from nowhere.
-
-    Returns:
-        float32 (N, 3), x y z in the message's frame, metres.
-
-    Raises:
-        ValueError: The message lacks x, y or z as floats, or its sizes do not fit its data.
-    """
-    count = message.height * message.width
-    fields = {f.name: f for f in message.fields}
-    order = '>' if message.is_bigendian else '<'
-    formats, offsets = [], []
-    for name in 'xyz':
-        if name not in fields or fields[name].datatype not in _FLOATS:
-            listed = ', '.join(f'{f.name} (datatype {f.datatype})' for f in message.fields)
-            raise ValueError(
-                f"point cloud in frame '{message.header.frame_id}' has no field "
-                f"'{name}' of FLOAT32 (7) or FLOAT64 (8); it has {listed or 'none'}: "
-                'record the cloud that the lidar driver publishes in x, y, z'
-            )
-        formats.append(order + _FLOATS[fields[name].datatype])
-        offsets.append(fields[name].offset)
-    if not count:
-        return np.empty((0, 3), np.float32)
-    step, row = message.point_step, message.row_step
-    if message.height == 1:  # then some drivers leave it at 0
-        row = message.width * step
-    end = max(
-        offset + np.dtype(kind).itemsize for kind, offset in zip(formats, offsets, strict=True)
-    )
-    if (
-        step < end
-        or row < message.width * step
-        or len(message.data) < (message.height - 1) * row + message.width * step
-    ):
-        raise ValueError(
-            f"point cloud in frame '{message.header.frame_id}' has {message.width}x"
-            f'{message.height} points of {step} bytes in rows of {row}, but {len(message.data)} '
-            f'bytes of data, and coordinates up to byte {end}: check what publishes it'
-        )
-    kind = np.dtype(
-        {'names': list('xyz'), 'formats': formats, 'offsets': offsets, 'itemsize': step}
-    )
-    cloud = np.ndarray((message.height, message.width), kind, message.data, strides=(row, step))
-    points = np.stack([cloud[name].ravel() for name in 'xyz'], axis=1).astype(np.float32)
-    return points[np.isfinite(points).all(axis=1) & points.any(axis=1)]
-
-
-def project_points(points: np.ndarray, camera_lidar: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    """Depth of the points that a camera sees; of several in one pixel the nearest counts.
-
-    What the lidar sees past an obstacle from where it is mounted shows through between the
-    obstacle's points.
-
-    Args:
-        points: (N, 3), metres, in the lidar's frame.
-        camera_lidar: T_camera_lidar 4x4, to the camera's optical frame.
-        camera: The rectified camera.
-
-    Returns:
-        float32 (H, W), along the optical axis, metres; NaN where there is no point.
-    """
-    x, y, z = camera_lidar[:3, :3] @ np.asarray(points, np.float64).T + camera_lidar[:3, 3:]
-    ahead = z > 0
-    x, y, z = x[ahead], y[ahead], z[ahead]
-    # A pixel's centre is a whole number, so that it reaches half a pixel to all sides.
-    u = np.floor(camera.fx * x / z + camera.cx + 0.5)
-    v = np.floor(camera.fy * y / z + camera.cy + 0.5)
-    inside = (u >= 0) & (v >= 0) & (u < camera.width) & (v < camera.height)
-    depth = np.full((camera.height, camera.width), np.inf, np.float32)
-    pixels = v[inside].astype(np.intp), u[inside].astype(np.intp)
-    np.minimum.at(depth, pixels, z[inside].astype(np.float32))
-    depth[np.isinf(depth)] = np.nan
-    return depth
 
 
 @dataclass
@@ -240,38 +149,6 @@ class TransformTree:
             return pose_from_list(samples[min(after, len(samples) - 1)][1])
         (start, a), (end, b) = samples[after - 1 : after + 1]
         return interpolate(pose_from_list(a), pose_from_list(b), (stamp_ns - start) / (end - start))
-
-
-def interpolate(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    """The pose at a share, 0..1, of the way from one pose to another.
-
-    The translation is interpolated linearly, the rotation about a fixed axis (slerp).
-    """
-    turn = vector_from_rotation(a[:3, :3].T @ b[:3, :3])
-    return pose(
-        a[:3, :3] @ rotation_from_vector(share * turn), (1 - share) * a[:3, 3] + share * b[:3, 3]
-    )
-
-
-def lidar_depth(message: Any, tree: TransformTree, camera: Intrinsics, frame: str) -> np.ndarray:
-    """Depth image of a point cloud, at the cloud's own stamp.
-
-    Args:
-        message: A sensor_msgs/PointCloud2.
-        tree: Transforms of the recording.
-        camera: The rectified camera.
-        frame: Its optical frame, the frame_id of its images.
-
-    Returns:
-        float32 (H, W), along the optical axis, metres; NaN where there is no point.
-
-    Raises:
-        ValueError: The cloud is not usable.
-        TransformError: The transform from its frame to the camera's is not known.
-    """
-    header = message.header
-    camera_lidar = tree.lookup(frame, header.frame_id, _nanoseconds(header.stamp))
-    return project_points(points_from_cloud(message), camera_lidar, camera)
 
 
 def _nanoseconds(stamp: Any) -> int:
