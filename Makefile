@@ -1,4 +1,5 @@
-# Two commands: `make demo` and `make test`. Each makes the virtual environment that it needs.
+# `make demo` and `make test`, and what a developer needs besides. Each target makes the virtual
+# environment that it needs.
 #
 #   PYTHON=/path/to/python   the interpreter, 3.10 to 3.13 (default: the first one found)
 #   BAG=path                 demo: another recording than the shipped one
@@ -54,8 +55,18 @@ demo: $(demo_venv)/.complete ## replay a recording through the nodes; writes out
 	@$(call in,$(demo_venv)) python -m depth_ros.commands.demo $(if $(BAG),--bag '$(BAG)') $(ARGS)
 
 .PHONY: test
-test: .venv/.complete ## everything that CI checks
+test: .venv/.complete lint ## everything that CI checks
 	@$(call in,.venv) python -m pytest $(ARGS)
+
+.PHONY: quick
+quick: .venv/.complete ## the tests that need no DDS, browser or training: under 90 seconds
+	@$(call in,.venv) python -m pytest -m 'not slow' $(ARGS)
+
+.PHONY: lint
+lint: .venv/.complete ## style, types
+	@$(call in,.venv) ruff format --check --quiet
+	@$(call in,.venv) ruff check --quiet
+	@$(call in,.venv) basedpyright
 
 .PHONY: bench
 bench: .venv/.complete ## inference time, node overhead, end-to-end latency

@@ -93,17 +93,6 @@ def test_modules_that_training_shares_need_no_ros(repository):
     assert result.stdout.strip() == '[]'
 
 
-def test_ruff_has_no_complaint(repository):
-    pytest.importorskip('ruff', reason='ruff is not installed')
-    result = subprocess.run(
-        [sys.executable, '-m', 'ruff', 'check', '--output-format', 'concise'],
-        cwd=repository,
-        text=True,
-        capture_output=True,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
 def test_no_large_files(repository):
     large = [
         str(path.relative_to(repository))
