@@ -83,7 +83,7 @@ def test_modules_that_training_shares_need_no_ros(repository):
     """train/ takes these from depth_ros, on machines without ROS 2."""
     code = (
         'import sys, depth_ros.inference.contract, depth_ros.core.camera, '
-        'depth_ros.core.metrics, depth_ros.bags.bag\n'
+        'depth_ros.core.metrics, depth_ros.bags.reader\n'
         f'print(sorted({ROS_WORLD} & set(sys.modules)))'
     )
     result = subprocess.run(

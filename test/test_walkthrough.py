@@ -17,7 +17,9 @@ from sensor_msgs.msg import Image
 from support.ros_process import ROOT, Camera, NodeProcess, Peer, image_message, info_message, stamp
 from support.scene import pixels
 
-from depth_ros.bags.bag import CAMERA_INFO, IMAGE, ODOMETRY, Bag, BagWriter
+from depth_ros.bags.messages import CAMERA_INFO, IMAGE, ODOMETRY
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.writer import BagWriter
 from depth_ros.inference.contract import read_contract
 from train.training.config import add_config_arguments, read_config
 from train.training.system import System

@@ -19,15 +19,10 @@ import cv2
 import numpy as np
 import onnx
 
-from depth_ros.bags.bag import (
-    CAMERA_INFO,
-    COMPRESSED_IMAGE,
-    IMAGE,
-    Bag,
-    BagError,
-    BagWriter,
-    find_streams,
-)
+from depth_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, BagError
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.topics import find_streams
+from depth_ros.bags.writer import BagWriter
 from depth_ros.commands.options import add_model_option, count
 from depth_ros.evaluation.live import LiveError, Plan, run_nodes
 from depth_ros.inference.contract import ContractError, ModelContract, read_contract, write_contract

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from depth_ros.bags.bag import BagError
+from depth_ros.bags.messages import BagError
 from depth_ros.commands.options import add_model_option, count, positive
 from depth_ros.core.camera import FIT_MODES
 from depth_ros.core.se3 import OPTICAL_IN_BASE

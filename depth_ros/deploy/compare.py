@@ -30,8 +30,10 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo
 from tqdm import tqdm
 
-from depth_ros.bags.bag import Bag, BagError, Message, Streams, find_streams, header_stamp
 from depth_ros.bags.ground_truth import GroundTruth, count_problem
+from depth_ros.bags.messages import BagError, Message, header_stamp
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.topics import Streams, find_streams
 from depth_ros.commands.options import count, positive
 from depth_ros.core.camera import CameraError, ImageFit, Intrinsics
 from depth_ros.core.depth import depth_factor

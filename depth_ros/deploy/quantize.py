@@ -27,7 +27,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
-from depth_ros.bags.bag import BagError
+from depth_ros.bags.messages import BagError
 from depth_ros.commands.options import count
 from depth_ros.core.camera import CameraError
 from depth_ros.deploy.build import is_quantized

@@ -21,8 +21,9 @@ from types import TracebackType
 
 import numpy as np
 
-from depth_ros.bags.bag import Bag, Streams
 from depth_ros.bags.ground_truth import TF_PREFIX
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.topics import Streams
 from depth_ros.inference import model_files as models
 from depth_ros.inference.contract import read_contract
 from depth_ros.ros.parameters import ODOMETRY, PERCEPTION

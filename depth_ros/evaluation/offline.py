@@ -16,7 +16,7 @@ import numpy as np
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from depth_ros.bags.bag import COMPRESSED_IMAGE, Message, header_stamp
+from depth_ros.bags.messages import COMPRESSED_IMAGE, Message, header_stamp
 from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
 from depth_ros.core.depth import camera_depth, depth_factor
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector

@@ -12,7 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from depth_ros.bags.bag import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY, TF, BagWriter
+from depth_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY, TF
+from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.se3 import quaternion_from_rotation
 from depth_ros.evaluation.frame_evaluator import Judgeable

@@ -18,22 +18,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from depth_ros.bags.bag import (
-    CAMERA_INFO,
-    COMPRESSED_IMAGE,
-    ODOMETRY,
-    TF,
-    Bag,
-    BagError,
-    BagWriter,
-    Message,
-    Streams,
-    decode_depth,
-    decode_labels,
-    decode_pose,
-    find_streams,
-    header_stamp,
-)
 from depth_ros.bags.ground_truth import (
     TF_PREFIX,
     GroundTruth,
@@ -41,6 +25,21 @@ from depth_ros.bags.ground_truth import (
     PoseTrack,
     count_problem,
 )
+from depth_ros.bags.messages import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    ODOMETRY,
+    TF,
+    BagError,
+    Message,
+    decode_depth,
+    decode_labels,
+    decode_pose,
+    header_stamp,
+)
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.topics import Streams, find_streams
+from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import CameraError, Intrinsics, intrinsics_from_info
 from depth_ros.core.se3 import pose_from_list
 from depth_ros.evaluation.frame_evaluator import Evaluation, Judge, Judgeable, camera_step

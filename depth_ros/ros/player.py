@@ -24,7 +24,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
-from depth_ros.bags.bag import Bag, BagError, Message, header_stamp
+from depth_ros.bags.messages import BagError, Message, header_stamp
+from depth_ros.bags.reader import Bag
 from depth_ros.files import write_file
 from depth_ros.ros.transport import prepare_process, until_shutdown
 

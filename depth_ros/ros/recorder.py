@@ -20,7 +20,8 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from depth_ros.bags.bag import BagError, BagWriter, header_stamp, message_types
+from depth_ros.bags.messages import BagError, header_stamp, message_types
+from depth_ros.bags.writer import BagWriter
 from depth_ros.ros.player import message_class
 from depth_ros.ros.transport import prepare_process, until_shutdown
 

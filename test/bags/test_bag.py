@@ -30,8 +30,25 @@ from support.bag_messages import (
     stamped,
 )
 
-from depth_ros.bags import bag as bags
-from depth_ros.bags.bag import Bag, BagError, BagWriter, find_streams
+from depth_ros.bags.messages import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    ODOMETRY,
+    POINT_CLOUD,
+    POSE,
+    POSE_WITH_COVARIANCE,
+    TF,
+    BagError,
+    decode_depth,
+    decode_labels,
+    decode_pose,
+    header_stamp,
+    message_types,
+)
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.topics import Streams, find_streams
+from depth_ros.bags.writer import BagWriter
 
 
 def write(path: Path, topics: dict, storage: str = 'mcap', **options) -> Path:
@@ -55,34 +72,34 @@ def plain(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize('storage, compress', [('mcap', False), ('mcap', True), ('sqlite3', False)])
 def test_written_messages_are_read_back_bit_for_bit(tmp_path, storage, compress):
-    types = bags.message_types()
-    raw = bytes(types.serialize_cdr(image(RGB, 'rgb8', 1_500_000_007), bags.IMAGE))
+    types = message_types()
+    raw = bytes(types.serialize_cdr(image(RGB, 'rgb8', 1_500_000_007), IMAGE))
     with BagWriter(tmp_path / 'b', storage, compress=compress) as writer:
-        writer.write('/b', bags.IMAGE, 20, raw)
-        writer.write('/a', bags.CAMERA_INFO, 30, camera_info(5))
-        writer.write('/b', bags.IMAGE, 40, raw)
+        writer.write('/b', IMAGE, 20, raw)
+        writer.write('/a', CAMERA_INFO, 30, camera_info(5))
+        writer.write('/b', IMAGE, 40, raw)
     with Bag(tmp_path / 'b') as bag:
-        assert bag.topics == {'/b': (bags.IMAGE, 2, False), '/a': (bags.CAMERA_INFO, 1, False)}
+        assert bag.topics == {'/b': (IMAGE, 2, False), '/a': (CAMERA_INFO, 1, False)}
         assert (bag.start_ns, bag.end_ns) == (20, 40)
         messages = list(bag.messages())
         assert [(m.topic, m.log_ns) for m in messages] == [('/b', 20), ('/a', 30), ('/b', 40)]
         assert messages[0].data == raw
-        assert bags.header_stamp(raw) == 1_500_000_007
+        assert header_stamp(raw) == 1_500_000_007
         assert [m.log_ns for m in bag.messages(['/a'])] == [30]
         assert bag.decode(messages[1]).k[0] == 5.0
         assert bag.first('/b').width == WIDTH
-        assert bag.has_header(bags.IMAGE) and not bag.has_header(bags.TF)
+        assert bag.has_header(IMAGE) and not bag.has_header(TF)
 
 
 def test_static_transforms_are_marked_as_latched(tmp_path):
-    tf = TYPES[bags.TF]([])
+    tf = TYPES[TF]([])
     with Bag(write(tmp_path / 'b', {'/tf': tf, '/tf_static': tf})) as bag:
         assert bag.topics['/tf_static'].latched and not bag.topics['/tf'].latched
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError), BagWriter(tmp_path / 'b') as writer:
-        writer.write('/cam/image', bags.IMAGE, 1, image(RGB, 'rgb8'))
+        writer.write('/cam/image', IMAGE, 1, image(RGB, 'rgb8'))
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
@@ -174,7 +191,7 @@ def test_empty_recording(tmp_path):
 
 def test_message_of_garbage(tmp_path):
     with BagWriter(tmp_path / 'b') as writer:
-        writer.write('/cam/image', bags.IMAGE, 1, b'\x00\x01\x00\x00abc')
+        writer.write('/cam/image', IMAGE, 1, b'\x00\x01\x00\x00abc')
     with Bag(tmp_path / 'b') as bag, pytest.raises(BagError, match='/cam/image at 1 ns'):
         bag.first('/cam/image')
 
@@ -189,8 +206,8 @@ def record(path: Path, storage: str = 'mcap', count: int = COUNT, **options) -> 
     """Write pictures /i and their infos /c by turns, 2 ns apart; return the storage file."""
     with BagWriter(path, storage, **options) as writer:
         for i in range(count):
-            writer.write('/i', bags.IMAGE, 4 * i, image(NOISE, 'rgb8', i))
-            writer.write('/c', bags.CAMERA_INFO, 4 * i + 2, camera_info(i))
+            writer.write('/i', IMAGE, 4 * i, image(NOISE, 'rgb8', i))
+            writer.write('/c', CAMERA_INFO, 4 * i + 2, camera_info(i))
     return next(p for p in path.iterdir() if p.suffix in ('.mcap', '.db3'))
 
 
@@ -204,7 +221,7 @@ def check_beginning(bag: Bag) -> int:
     messages = list(bag.messages())
     for i, message in enumerate(messages):
         assert (message.topic, message.log_ns) == (('/i', '/c')[i % 2], 2 * i)
-        assert bags.header_stamp(message.data) == i // 2
+        assert header_stamp(message.data) == i // 2
         decoded = bag.decode(message)
         assert message.topic == '/c' or decoded.data.tobytes() == NOISE.tobytes()
     assert sum(topic.count for topic in bag.topics.values()) == len(messages)
@@ -277,7 +294,7 @@ def test_mcap_cut_anywhere_is_read_up_to_there(tmp_path, compression, metadata):
 
 def test_mcap_cut_within_every_kind_of_record(tmp_path):
     file = write(tmp_path / 'b', {'/c': camera_info()}) / 'b.mcap'
-    message = bytes(bags.message_types().serialize_cdr(camera_info(), bags.CAMERA_INFO))
+    message = bytes(message_types().serialize_cdr(camera_info(), CAMERA_INFO))
     end = file.read_bytes().index(message) + len(message)
     for size in range(file.stat().st_size - 1, 0, -11):
         cut(file, size)
@@ -310,12 +327,12 @@ def test_mcap_without_chunks_and_out_of_order(tmp_path):
     file = tmp_path / 'b' / 'b.mcap'
     with BagWriter(tmp_path / 'b') as writer:
         for log_ns in (3, 1, 2, 7, 5):
-            writer.write('/c', bags.CAMERA_INFO, log_ns, camera_info(log_ns))
+            writer.write('/c', CAMERA_INFO, log_ns, camera_info(log_ns))
     rewrite(file, lambda kind, content: content[40:] if kind == 6 else b'' if kind == 7 else None)
     with Bag(file) as bag:
         assert [m.log_ns for m in bag.messages()] == [1, 2, 3, 5, 7]
         assert (bag.start_ns, bag.end_ns) == (1, 7)
-        assert [bags.header_stamp(m.data) for m in bag.messages(['/c'])] == [1, 2, 3, 5, 7]
+        assert [header_stamp(m.data) for m in bag.messages(['/c'])] == [1, 2, 3, 5, 7]
 
 
 def test_a_damaged_chunk_is_left_out(tmp_path):
@@ -361,7 +378,7 @@ def test_sqlite_with_the_log_of_a_crash(tmp_path, metadata):
     file = record(tmp_path / 'b', 'sqlite3')
     if not metadata:
         (tmp_path / 'b' / 'metadata.yaml').unlink()
-    raw = bytes(bags.message_types().serialize_cdr(image(NOISE, 'rgb8', COUNT), bags.IMAGE))
+    raw = bytes(message_types().serialize_cdr(image(NOISE, 'rgb8', COUNT), IMAGE))
     shutil.copytree(tmp_path / 'b', tmp_path / 'live')
     recorder = sqlite3.connect(tmp_path / 'live' / 'b.db3')
     recorder.execute('PRAGMA journal_mode = WAL')
@@ -408,12 +425,12 @@ def test_split_recording_without_metadata(tmp_path, storage, suffix):
 
 
 def test_messages_that_the_recorder_compressed(tmp_path):
-    types, path = bags.message_types(), tmp_path / 'b'
+    types, path = message_types(), tmp_path / 'b'
     writer = Writer(path, version=9)
     writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
     with writer:
-        connection = writer.add_connection('/i', bags.IMAGE, typestore=types)
-        writer.write(connection, 7, types.serialize_cdr(image(RGB, 'rgb8'), bags.IMAGE))
+        connection = writer.add_connection('/i', IMAGE, typestore=types)
+        writer.write(connection, 7, types.serialize_cdr(image(RGB, 'rgb8'), IMAGE))
     for _ in range(2):  # with metadata and without
         with Bag(path) as bag:
             assert bag.first('/i').data.tobytes() == RGB.tobytes()
@@ -428,7 +445,7 @@ def test_own_types_with_a_definition_and_without(tmp_path, storage, damaged):
             msgtype = f'own_msgs/msg/{name}'
             writer.types.register(get_types_from_msg('std_msgs/Header header\nint32 x', msgtype))
             writer.write(f'/{name}', msgtype, 1, writer.types.types[msgtype](header(5), 42))
-        writer.write('/i', bags.IMAGE, 2, image(RGB, 'rgb8'))
+        writer.write('/i', IMAGE, 2, image(RGB, 'rgb8'))
     file = next(p for p in (tmp_path / 'b').iterdir() if p.suffix in ('.mcap', '.db3'))
     if storage == 'sqlite3':
         with sqlite3.connect(file) as database:
@@ -495,7 +512,7 @@ def ros1(path: Path, compression: str = '') -> Path:
     types = NOETIC.types
     roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
     others = {
-        '/cam/camera_info': types[bags.CAMERA_INFO](
+        '/cam/camera_info': types[CAMERA_INFO](
             header1(8),
             HEIGHT,
             WIDTH,
@@ -520,10 +537,10 @@ def ros1(path: Path, compression: str = '') -> Path:
         def add(topic: str, msgtype: str, latching: int | None = None):
             return writer.add_connection(topic, msgtype, typestore=NOETIC, latching=latching)
 
-        pictures = add('/cam/image', bags.IMAGE)
+        pictures = add('/cam/image', IMAGE)
         for i in range(20):
-            picture = types[bags.IMAGE](header1(i), *NOISE.shape[:2], 'rgb8', 0, 720, NOISE.ravel())
-            writer.write(pictures, 1000 + i, NOETIC.serialize_ros1(picture, bags.IMAGE))
+            picture = types[IMAGE](header1(i), *NOISE.shape[:2], 'rgb8', 0, 720, NOISE.ravel())
+            writer.write(pictures, 1000 + i, NOETIC.serialize_ros1(picture, IMAGE))
         for i, (topic, message) in enumerate(others.items()):
             connection = add(topic, message.__msgtype__, 1 if topic == '/own' else None)
             data = NOETIC.serialize_ros1(message, message.__msgtype__)
@@ -535,22 +552,22 @@ def ros1(path: Path, compression: str = '') -> Path:
 def test_ros1_bag(tmp_path, compression):
     with Bag(ros1(tmp_path / 'x.bag', compression)) as bag:
         assert bag.topics == {
-            '/cam/image': (bags.IMAGE, 20, False),
-            '/cam/camera_info': (bags.CAMERA_INFO, 1, False),
-            '/tf': (bags.TF, 1, False),
+            '/cam/image': (IMAGE, 20, False),
+            '/cam/camera_info': (CAMERA_INFO, 1, False),
+            '/tf': (TF, 1, False),
             '/range': ('sensor_msgs/msg/Range', 1, False),
             '/own': (OWN, 1, True),
         }
         assert (bag.start_ns, bag.end_ns, bag.damage) == (1000, 1103, None)
         messages = list(bag.messages())
         assert [m.log_ns for m in messages] == [*range(1000, 1020), *range(1100, 1104)]
-        assert [bags.header_stamp(m.data) for m in messages[:20]] == list(range(20))
+        assert [header_stamp(m.data) for m in messages[:20]] == list(range(20))
         assert bag.decode(messages[3]).data.tobytes() == NOISE.tobytes()
         # Bit for bit what a ROS 2 recorder would have written.
-        types = bags.message_types()
+        types = message_types()
         expected = image(NOISE, 'rgb8', 3)
         expected.header.frame_id = 'camera'
-        assert messages[3].data == bytes(types.serialize_cdr(expected, bags.IMAGE))
+        assert messages[3].data == bytes(types.serialize_cdr(expected, IMAGE))
         assert bag.first('/cam/camera_info').k.tolist() == list(range(9))
         assert bag.first('/tf').transforms == []
         distance = bag.first('/range')  # ROS 2 has added a variance
@@ -558,7 +575,7 @@ def test_ros1_bag(tmp_path, compression):
         reading = bag.first('/own')
         assert reading.value == 1.5 and reading.when.nanosec == 11
         assert bag.has_header(OWN)
-        assert find_streams(bag) == bags.Streams('/cam/image', '/cam/camera_info')
+        assert find_streams(bag) == Streams('/cam/image', '/cam/camera_info')
 
 
 def test_ros1_bag_without_its_index(tmp_path):
@@ -599,7 +616,7 @@ def test_the_planned_names(tmp_path):
         },
     )
     with Bag(path) as bag:
-        assert find_streams(bag) == bags.Streams(
+        assert find_streams(bag) == Streams(
             '/camera/image_rect/compressed',
             '/camera/camera_info',
             truth + 'depth/image_rect/compressedDepth',
@@ -627,7 +644,7 @@ def test_color_wins_over_grey_depth_and_infrared(tmp_path):
         },
     )
     with Bag(path) as bag:
-        assert find_streams(bag) == bags.Streams('/cam/color/image_raw', '/cam/color/camera_info')
+        assert find_streams(bag) == Streams('/cam/color/image_raw', '/cam/color/camera_info')
 
 
 def test_raw_ground_truth_is_found_and_options_win(tmp_path):
@@ -667,15 +684,15 @@ def test_a_topic_of_a_type_that_there_is_not(tmp_path):
 
 
 def test_lidar_and_poses_as_ground_truth(tmp_path):
-    cloud = TYPES[bags.POINT_CLOUD](header(1), 1, 0, [], False, 12, 0, np.zeros(0, np.uint8), True)
+    cloud = TYPES[POINT_CLOUD](header(1), 1, 0, [], False, 12, 0, np.zeros(0, np.uint8), True)
     camera = {'/cam/image': image(RGB, 'rgb8'), '/cam/camera_info': camera_info()}
     path = write(
         tmp_path / 'b',
         camera
         | {
             '/ground_truth/points': cloud,
-            '/ground_truth/pose': stamped(bags.POSE_WITH_COVARIANCE),
-            '/mocap': stamped(bags.POSE),
+            '/ground_truth/pose': stamped(POSE_WITH_COVARIANCE),
+            '/mocap': stamped(POSE),
         },
     )
     with Bag(path) as bag:
@@ -685,7 +702,7 @@ def test_lidar_and_poses_as_ground_truth(tmp_path):
         assert (found.depth, found.odom) == ('/ground_truth/points', '/mocap')
         with pytest.raises(BagError, match='PoseStamped, but the semantics-gt topic must be'):
             find_streams(bag, labels='/mocap')
-    path = write(tmp_path / 'c', camera | {'/gt/pose': stamped(bags.POSE), '/gt/odom': odometry()})
+    path = write(tmp_path / 'c', camera | {'/gt/pose': stamped(POSE), '/gt/odom': odometry()})
     with Bag(path) as bag:
         assert find_streams(bag).odom == '/gt/odom'
 
@@ -729,12 +746,12 @@ def test_depth_in_millimetres_and_metres():
         compressed(millimetres, '.png', '16UC1; compressedDepth png', lead=lead),
         compressed(millimetres, '.png', '16UC1; compressedDepth', lead=lead),
     ):
-        depth = bags.decode_depth(message)
+        depth = decode_depth(message)
         assert depth.dtype == np.float32 and np.isnan(depth[0, 0])
         assert np.abs(depth - DEPTH).ravel()[1:].max() < 1.01e-3
     metres = DEPTH.copy()
     metres[0, :3] = 0, np.inf, np.nan
-    decoded = bags.decode_depth(image(metres, '32FC1'))
+    decoded = decode_depth(image(metres, '32FC1'))
     assert np.isnan(decoded[0, :3]).all() and np.array_equal(decoded[1:], DEPTH[1:])
 
 
@@ -744,7 +761,7 @@ def test_quantised_float_depth_follows_the_transport_plugin():
     codes = np.round(a / DEPTH + b).astype(np.uint16)
     codes[2, 3] = 0
     lead = struct.pack('<iff', 0, a, b)
-    depth = bags.decode_depth(compressed(codes, '.png', '32FC1; compressedDepth png', lead))
+    depth = decode_depth(compressed(codes, '.png', '32FC1; compressedDepth png', lead))
     assert np.isnan(depth[2, 3])
     valid = np.isfinite(depth)
     assert valid.sum() == DEPTH.size - 1
@@ -756,50 +773,50 @@ def test_quantised_float_depth_follows_the_transport_plugin():
 def test_compressed_depth_of_another_kind(pixels):
     message = compressed(pixels, '.png', '16UC1; compressedDepth png', bytes(12))
     with pytest.raises(ValueError, match='not uint16'):
-        bags.decode_depth(message)
+        decode_depth(message)
     message.data = message.data[:7]
     with pytest.raises(ValueError, match='cannot be decoded'):
-        bags.decode_depth(message)
+        decode_depth(message)
 
 
 def test_labels():
     for message in (image(LABELS, 'mono8', padding=3), compressed(LABELS, '.png', 'mono8; png')):
-        assert np.array_equal(bags.decode_labels(message), LABELS)
+        assert np.array_equal(decode_labels(message), LABELS)
     with pytest.raises(ValueError, match='publish mono8'):
-        bags.decode_labels(compressed(RGB, '.png', 'png'))
+        decode_labels(compressed(RGB, '.png', 'png'))
 
 
 def test_big_endian_depth():
     message = image(DEPTH.astype('>f4'), '32FC1')
     message.is_bigendian = 1
-    assert np.array_equal(bags.decode_depth(message), DEPTH)
+    assert np.array_equal(decode_depth(message), DEPTH)
 
 
 def test_bad_pictures():
     short = image(DEPTH, '32FC1')
     short.data = short.data[:-1]
     with pytest.raises(ValueError, match='8x6 32FC1 with step 32 has 191 bytes'):
-        bags.decode_depth(short)
-    empty = TYPES[bags.COMPRESSED_IMAGE](header(1), 'mono8; png', np.zeros(9, np.uint8))
+        decode_depth(short)
+    empty = TYPES[COMPRESSED_IMAGE](header(1), 'mono8; png', np.zeros(9, np.uint8))
     with pytest.raises(ValueError, match='9 bytes cannot be decoded'):
-        bags.decode_labels(empty)
+        decode_labels(empty)
     with pytest.raises(ValueError, match="'mono16' is not supported"):
-        bags.decode_depth(image(LABELS.astype(np.uint16), 'mono16'))
+        decode_depth(image(LABELS.astype(np.uint16), 'mono16'))
     with pytest.raises(ValueError, match="'rgb8' is not supported"):
-        bags.decode_labels(image(RGB, 'rgb8'))
+        decode_labels(image(RGB, 'rgb8'))
 
 
-@pytest.mark.parametrize('msgtype', [bags.ODOMETRY, bags.POSE, bags.POSE_WITH_COVARIANCE])
+@pytest.mark.parametrize('msgtype', [ODOMETRY, POSE, POSE_WITH_COVARIANCE])
 def test_poses(tmp_path, msgtype):
     # 2 atan2(0.6, 0.8) about z, whose cosine is 0.28 and whose sine is 0.96.
     turned = [[0.28, -0.96, 0, 1], [0.96, 0.28, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]
     with Bag(write(tmp_path / 'b', {'/p': stamped(msgtype)})) as bag:
-        assert np.allclose(bags.decode_pose(bag.first('/p')), turned, atol=1e-12)
+        assert np.allclose(decode_pose(bag.first('/p')), turned, atol=1e-12)
     # One that is not quite of unit length is scaled, not believed.
-    loose = bags.decode_pose(stamped(msgtype, (0.0, 0.0, 0.62, 0.826667)))
+    loose = decode_pose(stamped(msgtype, (0.0, 0.0, 0.62, 0.826667)))
     assert np.allclose(loose[:3, :3] @ loose[:3, :3].T, np.eye(3), atol=1e-12)
     with pytest.raises(ValueError, match='no direction'):
-        bags.decode_pose(stamped(msgtype, (0.0, 0.0, 0.0, 0.0)))
+        decode_pose(stamped(msgtype, (0.0, 0.0, 0.0, 0.0)))
     for bad in (stamped(msgtype, x=np.nan), stamped(msgtype, (0.0, 0.0, np.inf, 1.0))):
         with pytest.raises(ValueError, match='finite'):
-            bags.decode_pose(bad)
+            decode_pose(bad)

@@ -18,9 +18,19 @@ from support.bag_messages import (
 from support.lidar_messages import cloud, shifted, structured, transforms
 from support.truth_recordings import images, record
 
-from depth_ros.bags import bag as bags
-from depth_ros.bags.bag import BagError, BagWriter, Streams, header_stamp
 from depth_ros.bags.ground_truth import LOOK_AHEAD, MAX_GAP_NS, GroundTruth, Nearest, PoseTrack
+from depth_ros.bags.messages import (
+    IMAGE,
+    ODOMETRY,
+    POSE,
+    POSE_WITH_COVARIANCE,
+    TF,
+    BagError,
+    header_stamp,
+    message_types,
+)
+from depth_ros.bags.topics import Streams
+from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.se3 import pose, rotation_from_vector
 
@@ -235,13 +245,13 @@ def test_lidar_that_is_not_connected_with_the_camera(tmp_path):
 def pose_message(msgtype, x, stamp):
     message = odometry(stamp)
     message.pose.pose.position.x = x
-    if msgtype == bags.ODOMETRY:
+    if msgtype == ODOMETRY:
         return message
-    wrapped = message.pose if msgtype == bags.POSE_WITH_COVARIANCE else message.pose.pose
+    wrapped = message.pose if msgtype == POSE_WITH_COVARIANCE else message.pose.pose
     return TYPES[msgtype](header(stamp, 'map'), wrapped)
 
 
-@pytest.mark.parametrize('msgtype', [bags.ODOMETRY, bags.POSE, bags.POSE_WITH_COVARIANCE])
+@pytest.mark.parametrize('msgtype', [ODOMETRY, POSE, POSE_WITH_COVARIANCE])
 def test_topics_of_poses(tmp_path, msgtype):
     rows = [('/gt', pose_message(msgtype, x, s * 100 * MS)) for s, x in ((9, 1.0), (11, 3.0))]
     with truth(tmp_path, rows, odom='/gt') as found:
@@ -302,7 +312,7 @@ def test_damaged_truth_is_counted_and_stops_nothing(tmp_path):
 
 
 def test_bytes_that_are_no_message(tmp_path):
-    rest = bytes(bags.message_types().serialize_cdr(image(DEPTH, '32FC1', 10**9), bags.IMAGE))[:60]
+    rest = bytes(message_types().serialize_cdr(image(DEPTH, '32FC1', 10**9), IMAGE))[:60]
     with truth(tmp_path, [('/gt/depth', rest)], depth='/gt/depth') as found:
         assert found.depth(10**9, CAMERA, FRAME) is None
         ((problem, count),) = found.problems.items()
@@ -314,9 +324,9 @@ def test_damaged_transforms_are_left_out(tmp_path):
     path = tmp_path / 'b'
     with BagWriter(path) as writer:
         for topic, message in images([10**9]):
-            writer.write(topic, bags.IMAGE, 0, message)
-        writer.write('/tf', bags.TF, 1, b'\0\1\0\0\7\0\0\0')
-        writer.write('/tf', bags.TF, 2, transforms(('odom', 'base_link', 1, shifted(x=4.0))))
+            writer.write(topic, IMAGE, 0, message)
+        writer.write('/tf', TF, 1, b'\0\1\0\0\7\0\0\0')
+        writer.write('/tf', TF, 2, transforms(('odom', 'base_link', 1, shifted(x=4.0))))
     streams = Streams(**STREAMS, odom='tf:odom>base_link')
     with GroundTruth(path, streams, tolerance=0) as found:
         assert found.track.poses[0, 0, 3] == 4
@@ -329,8 +339,8 @@ def test_truth_is_used_up_to_where_the_recording_is_damaged(tmp_path):
     noise = np.random.default_rng(0).uniform(4, 6, (48, 64)).astype(np.float32)
     with BagWriter(path, compress=True) as writer:
         for i in range(1, 401):
-            writer.write('/gt/odom', bags.ODOMETRY, i, odometry(i * MS))
-            writer.write('/gt/depth', bags.IMAGE, i, image(noise, '32FC1', i * MS))
+            writer.write('/gt/odom', ODOMETRY, i, odometry(i * MS))
+            writer.write('/gt/depth', IMAGE, i, image(noise, '32FC1', i * MS))
     file = path / 'b.mcap'
     data = bytearray(file.read_bytes())
     middle = len(data) // 2

@@ -23,8 +23,9 @@ from support.drive_recording import (
     write,
 )
 
-from depth_ros.bags import bag as bags
-from depth_ros.bags.bag import Bag, BagWriter, decode_depth, header_stamp
+from depth_ros.bags.messages import CAMERA_INFO, IMAGE, ODOMETRY, decode_depth, header_stamp
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.writer import BagWriter
 from depth_ros.ros import domain
 
 
@@ -258,7 +259,7 @@ def test_bad_options_end_with_one_line(models, tmp_path):
 
 def test_a_recording_without_images(models, tmp_path):
     with BagWriter(tmp_path / 'b') as writer:
-        writer.write('/odom', bags.ODOMETRY, 1, odometry())
+        writer.write('/odom', ODOMETRY, 1, odometry())
     status, _, errors = demo('--bag', tmp_path / 'b', '--out', tmp_path / 'out', *models)
     assert status == 1
     assert 'no camera image topic' in errors and '/odom (nav_msgs/msg/Odometry, 1)' in errors
@@ -269,11 +270,11 @@ def test_no_frame_out_is_a_failure_with_its_reason(models, tmp_path):
     with BagWriter(bag) as writer:
         for index in range(5):
             stamp = START_NS + index * PERIOD_NS
-            writer.write('/cam/image', bags.IMAGE, stamp, image(pixels(), 'rgb8', stamp))
+            writer.write('/cam/image', IMAGE, stamp, image(pixels(), 'rgb8', stamp))
             message = info(stamp)
             message.k = message.k * 0
             message.p = message.p * 0
-            writer.write('/cam/camera_info', bags.CAMERA_INFO, stamp, message)
+            writer.write('/cam/camera_info', CAMERA_INFO, stamp, message)
     status, _, errors = demo('--bag', bag, '--out', tmp_path / 'out', *models)
     assert status == 1
     assert 'no frame came out on /depth/image_rect for 5 images' in errors

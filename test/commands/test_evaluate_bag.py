@@ -16,7 +16,9 @@ from support import onnx_models
 from support.bag_messages import compressed, header, image
 from support.drive_recording import HEIGHT, WIDTH, info
 
-from depth_ros.bags.bag import CAMERA_INFO, IMAGE, Bag, BagWriter, decode_depth
+from depth_ros.bags.messages import CAMERA_INFO, IMAGE, decode_depth
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.writer import BagWriter
 from depth_ros.commands import evaluate_bag
 from depth_ros.core.camera import ImageFit, Intrinsics
 from depth_ros.inference.contract import read_contract

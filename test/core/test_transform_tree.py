@@ -13,7 +13,9 @@ from support.lidar_messages import (
     transforms,
 )
 
-from depth_ros.bags.bag import TF, Bag, BagWriter
+from depth_ros.bags.messages import TF
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.pointcloud import points_from_cloud, project_points
 from depth_ros.core.se3 import (

@@ -1014,7 +1014,7 @@ def test_evaluation_fits_scale_and_shift(affine_model, repository, tmp_path, cap
     assert 'scaled_and_shifted_50m' in rows
     assert not {'median_scaled', 'as_published'} & set(rows)
     assert found['consistency'] is None  # depths of two frames have nothing in common
-    from depth_ros.bags.bag import Bag
+    from depth_ros.bags.reader import Bag
 
     with Bag(out / 'recording') as bag:
         names = {t.removeprefix('/depth_ros') for t in bag.topics}

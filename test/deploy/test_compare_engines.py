@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from support import drive_recording, onnx_models
 from support.tensorrt_builds import engine_file, machine  # noqa: F401  a fixture
 
-from depth_ros.bags.bag import BagWriter
+from depth_ros.bags.writer import BagWriter
 from depth_ros.commands import evaluate_bag
 from depth_ros.core.se3 import rotation_from_vector, vector_from_rotation
 from depth_ros.deploy import compare as compare_engines

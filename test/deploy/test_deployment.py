@@ -16,7 +16,8 @@ from support.ros_process import NodeProcess, Peer, image_message, info_message
 from support.scene import Scene, pixels
 from support.tensorrt_builds import check_built, export_networks
 
-from depth_ros.bags.bag import Bag, find_streams
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.topics import find_streams
 from depth_ros.core.camera import ImageFit, Intrinsics
 from depth_ros.deploy import build as build_engine
 from depth_ros.evaluation.offline import Picture, Runner, Settings

@@ -16,7 +16,8 @@ from support.onnx_models import save_perception
 from support.quantizable import HEIGHT, WIDTH, save_network, write_pictures
 from support.tensorrt_builds import RTX_WARNINGS, build_here
 
-from depth_ros.bags.bag import BagWriter, header_stamp
+from depth_ros.bags.messages import header_stamp
+from depth_ros.bags.writer import BagWriter
 from depth_ros.deploy import build as build_engine
 from depth_ros.deploy import quantize as int8
 from depth_ros.deploy.build import is_quantized

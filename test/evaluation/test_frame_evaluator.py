@@ -11,8 +11,8 @@ import pytest
 from support.bag_messages import RGB, image, odometry
 from support.truth_recordings import images, record
 
-from depth_ros.bags.bag import Streams
 from depth_ros.bags.ground_truth import GroundTruth
+from depth_ros.bags.topics import Streams
 from depth_ros.core import metrics
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector

@@ -10,7 +10,9 @@ from support.onnx_models import row_depth, save_perception, save_pose
 from support.ros_process import info_message
 from support.scene import FOCAL, HEIGHT, WIDTH, bands
 
-from depth_ros.bags.bag import IMAGE, Bag, BagWriter
+from depth_ros.bags.messages import IMAGE
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import CameraError, ImageFit, Intrinsics
 from depth_ros.core.se3 import OPTICAL_IN_BASE, inverse, pose, pose_from_list, rotation_from_vector
 from depth_ros.core.trajectory import NoiseModel, Trajectory

@@ -4,15 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_ros.bags import bag as bags
-from depth_ros.bags.bag import (
-    Bag,
-    BagWriter,
-    decode_depth,
-    decode_labels,
-    decode_pose,
-    header_stamp,
-)
+from depth_ros.bags.messages import TF, decode_depth, decode_labels, decode_pose, header_stamp
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import Intrinsics, intrinsics_from_info
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
 from depth_ros.core.transform_tree import TransformTree
@@ -140,7 +134,7 @@ def test_odometry_and_transforms(tmp_path):
     for camera in ('camera', 'other'):
         np.testing.assert_allclose(tree.lookup('odom', camera, STAMP + 2), POSE @ MOUNT, atol=1e-12)
     with Bag(tmp_path / 'b') as bag:
-        assert bag.topics['/tf_static'] == (bags.TF, 2, True)  # latched
+        assert bag.topics['/tf_static'] == (TF, 2, True)  # latched
 
 
 def test_a_recording_with_transforms_of_its_own(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depth_ros.bags.bag import Bag
+from depth_ros.bags.reader import Bag
 from depth_ros.commands import evaluate_bag
 
 FRAMES = 16

@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_ros.bags.bag import Bag, decode_depth, decode_labels, find_streams, header_stamp
+from depth_ros.bags.messages import decode_depth, decode_labels, header_stamp
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.topics import find_streams
 from depth_ros.core.metrics import (
     confusion,
     depth_metrics,

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from support.bag_messages import TYPES, camera_info, image
 
-from depth_ros.bags import bag as bags
-from depth_ros.bags.bag import Bag, BagWriter
+from depth_ros.bags.messages import CAMERA_INFO, IMAGE, TF
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.writer import BagWriter
 from depth_ros.ros.transport import env
 
 PERIOD_NS = 50_000_000
@@ -30,17 +31,17 @@ def recording(tmp_path_factory):
     """20 raw images at 20 Hz, a latched note, and a type that the ROS wheels do not have."""
     path = tmp_path_factory.mktemp('bags') / 'source'
     rng = np.random.default_rng(0)
-    strange = TYPES[bags.TF]([])
+    strange = TYPES[TF]([])
     with BagWriter(path) as writer:
         note = TYPES['std_msgs/msg/String']('first')
         writer.write('/note', 'std_msgs/msg/String', START_NS, note, latched=True)
-        writer.write('/strange', bags.TF, START_NS, strange)
+        writer.write('/strange', TF, START_NS, strange)
         for index in range(FRAMES):
             time_ns = START_NS + index * PERIOD_NS
             pixels = rng.integers(0, 255, (480, 640, 3), np.uint8)  # over 512 KiB
             stamp = time_ns - 5_000_000  # stamps differ from log times, and have to stay so
-            writer.write('/cam/image', bags.IMAGE, time_ns, image(pixels, 'rgb8', stamp))
-            writer.write('/cam/camera_info', bags.CAMERA_INFO, time_ns, camera_info(stamp))
+            writer.write('/cam/image', IMAGE, time_ns, image(pixels, 'rgb8', stamp))
+            writer.write('/cam/camera_info', CAMERA_INFO, time_ns, camera_info(stamp))
     return path
 
 

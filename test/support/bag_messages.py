@@ -3,9 +3,16 @@
 import cv2
 import numpy as np
 
-from depth_ros.bags import bag as bags
+from depth_ros.bags.messages import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    ODOMETRY,
+    POSE,
+    message_types,
+)
 
-TYPES = bags.message_types().types
+TYPES = message_types().types
 
 
 HEIGHT, WIDTH = 6, 8
@@ -19,21 +26,21 @@ def header(stamp_ns: int, frame: str = 'camera_optical_frame'):
 def image(pixels: np.ndarray, encoding: str, stamp_ns: int = 10**9, padding: int = 0):
     rows = pixels.reshape(len(pixels), -1).view(np.uint8)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
-    return TYPES[bags.IMAGE](
+    return TYPES[IMAGE](
         header(stamp_ns), *pixels.shape[:2], encoding, 0, padded.shape[1], padded.reshape(-1)
     )
 
 
 def compressed(pixels: np.ndarray, suffix: str, form: str, lead: bytes = b''):
     data = lead + cv2.imencode(suffix, pixels)[1].tobytes()
-    return TYPES[bags.COMPRESSED_IMAGE](header(10**9), form, np.frombuffer(data, np.uint8))
+    return TYPES[COMPRESSED_IMAGE](header(10**9), form, np.frombuffer(data, np.uint8))
 
 
 def camera_info(stamp_ns: int = 10**9):
     k = np.array([5.0, 0, 4, 0, 5, 3, 0, 0, 1])
     p = np.array([5.0, 0, 4, 0, 0, 5, 3, 0, 0, 0, 1, 0])
     roi = TYPES['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
-    return TYPES[bags.CAMERA_INFO](
+    return TYPES[CAMERA_INFO](
         header(stamp_ns),
         HEIGHT,
         WIDTH,
@@ -54,11 +61,11 @@ def stamped(msgtype: str, quaternion: tuple = (0.0, 0.0, 0.6, 0.8), x: float = 1
     pose = TYPES[geometry + 'Pose'](
         TYPES[geometry + 'Point'](x, 2.0, 3.0), TYPES[geometry + 'Quaternion'](*quaternion)
     )
-    if msgtype == bags.POSE:
+    if msgtype == POSE:
         return TYPES[msgtype](header(1), pose)
     message = odometry()
     message.pose.pose = pose
-    return message if msgtype == bags.ODOMETRY else TYPES[msgtype](header(1), message.pose)
+    return message if msgtype == ODOMETRY else TYPES[msgtype](header(1), message.pose)
 
 
 def odometry(stamp_ns: int = 10**9):
@@ -67,7 +74,7 @@ def odometry(stamp_ns: int = 10**9):
         TYPES[geometry + 'Point'](1.0, 2.0, 3.0), TYPES[geometry + 'Quaternion'](0.0, 0.0, 0.0, 1.0)
     )
     still = TYPES[geometry + 'Vector3'](0.0, 0.0, 0.0)
-    return TYPES[bags.ODOMETRY](
+    return TYPES[ODOMETRY](
         header(stamp_ns, 'odom'),
         'base_link',
         TYPES[geometry + 'PoseWithCovariance'](pose, np.eye(6).ravel()),

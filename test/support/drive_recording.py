@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from test_bag import camera_info, compressed, header, image, odometry
 
-from depth_ros.bags.bag import BagWriter
+from depth_ros.bags.writer import BagWriter
 from support import onnx_models
 
 WIDTH, HEIGHT = 128, 96  # twice the networks' size

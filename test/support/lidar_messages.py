@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from depth_ros.bags import bag as bags
-from depth_ros.bags.bag import TF
+from depth_ros.bags.messages import TF, message_types
 from depth_ros.core.se3 import pose, quaternion_from_rotation
 
-TYPES = bags.message_types().types
+TYPES = message_types().types
 
 
 CLOUD = 'sensor_msgs/msg/PointCloud2'

@@ -2,15 +2,15 @@
 
 from test_bag import RGB, image
 
-from depth_ros.bags import bag as bags
-from depth_ros.bags.bag import BagWriter
+from depth_ros.bags.messages import IMAGE
+from depth_ros.bags.writer import BagWriter
 
 
 def record(path, rows):
     """Write (topic, message) in this order; bytes are written as an Image."""
     with BagWriter(path) as writer:
         for i, (topic, message) in enumerate(rows):
-            writer.write(topic, getattr(message, '__msgtype__', bags.IMAGE), i, message)
+            writer.write(topic, getattr(message, '__msgtype__', IMAGE), i, message)
     return path
 
 

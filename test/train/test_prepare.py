@@ -12,7 +12,7 @@ import pytest
 from rosbags.convert.converter import convert
 from rosbags.typesys import Stores, get_typestore
 
-from depth_ros.bags.bag import BagWriter
+from depth_ros.bags.writer import BagWriter
 from depth_ros.core.se3 import inverse, pose, quaternion_from_rotation, rotation_from_vector
 from train.__main__ import main as train_main
 from train.commands import prepare as prepare_module

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from depth_ros.bags.bag import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY, BagWriter
+from depth_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY
+from depth_ros.bags.writer import BagWriter
 from depth_ros.core.se3 import (
     OPTICAL_IN_BASE,
     inverse,

@@ -13,16 +13,9 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from depth_ros.bags.bag import (
-    ODOMETRY,
-    Bag,
-    BagError,
-    Message,
-    Streams,
-    decode_depth,
-    find_streams,
-    header_stamp,
-)
+from depth_ros.bags.messages import ODOMETRY, BagError, Message, decode_depth, header_stamp
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.topics import Streams, find_streams
 from depth_ros.core.camera import CameraError, intrinsics_from_info
 from train.data.readers import Read, Recording
 from train.data.sequences import DataError, scale_intrinsics
