@@ -75,7 +75,8 @@ def scale_intrinsics(intrinsics: Tensor, x_scale: float, y_scale: float) -> Tens
     """Intrinsics (B, 3, 3) of images resized by the two factors.
 
     Resizing maps the outer edges of the image onto each other, so with pixel centres at integers
-    the principal point moves as (c + 0.5) * s - 0.5.
+    the principal point moves as (c + 0.5) * s - 0.5. In numpy it is
+    :func:`depth_ros.core.camera.scale_intrinsics`.
     """
     scaled = intrinsics.clone()
     scaled[:, 0, 0] *= x_scale
@@ -89,7 +90,8 @@ class Projection:
     """Where a source camera sees the target's pixels: p_s ~ K R K^-1 p_t + disparity K t.
 
     SfMLearner's eq. 2 times the disparity. All but the disparity is computed once, for every
-    disparity map of the same target (several scales, say).
+    disparity map of the same target (several scales, say). In numpy it is
+    :func:`depth_ros.core.camera.reproject`.
 
     Args:
         transform: (B, 4, 4) T_source_target.

@@ -1,4 +1,4 @@
-"""Pinhole cameras: intrinsics, fitting a camera image to a network, and viewing rays.
+"""Pinhole cameras: intrinsics, projection, and fitting a camera image to a network.
 
 Pixel (u, v) is the centre of column u and row v, so an image spans -0.5 .. width - 0.5. Resizing
 by s therefore maps u to (u + 0.5) s - 0.5, which is what image resampling does. The camera's
@@ -41,17 +41,21 @@ class Intrinsics:
     width: int
     height: int
 
+    @property
+    def matrix(self) -> np.ndarray:
+        """The intrinsic matrix, float64 [3, 3]: fx 0 cx / 0 fy cy / 0 0 1."""
+        return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
+
+    @classmethod
+    def from_matrix(cls, matrix: np.ndarray, width: int, height: int) -> Intrinsics:
+        """The camera of an intrinsic matrix [3, 3] and an image size in pixels."""
+        (fx, _, cx), (_, fy, cy) = matrix[:2].tolist()
+        return cls(fx, fy, cx, cy, width, height)
+
     def resized(self, width: int, height: int) -> Intrinsics:
         """The same camera with its image resized to ``width`` x ``height`` pixels."""
-        sx, sy = width / self.width, height / self.height
-        return Intrinsics(
-            self.fx * sx,
-            self.fy * sy,
-            (self.cx + 0.5) * sx - 0.5,
-            (self.cy + 0.5) * sy - 0.5,
-            width,
-            height,
-        )
+        matrix = scale_intrinsics(self.matrix, width / self.width, height / self.height)
+        return Intrinsics.from_matrix(matrix, width, height)
 
     def cropped(self, x: int, y: int, width: int, height: int) -> Intrinsics:
         """The same camera with its image cut to a region whose top left pixel is (x, y)."""
@@ -73,26 +77,65 @@ class Intrinsics:
         )
 
 
-def unproject(depth: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    """Points seen by ``camera``.
+def scale_intrinsics(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
+    """Intrinsic matrix of an image whose width and height were multiplied by ``x`` and ``y``.
 
     Args:
-        depth: [H, W] along the optical axis; the size must be the camera's.
-        camera: the pinhole camera.
+        matrix: [3, 3], fx 0 cx / 0 fy cy / 0 0 1, pixels.
+        x, y: scale of the width and of the height.
 
     Returns:
-        float32 [H, W, 3], x y z in the optical frame, in the unit of ``depth``.
-
-    Raises:
-        CameraError: if the sizes differ.
+        float64 [3, 3].
     """
-    if depth.shape != (camera.height, camera.width):
-        raise CameraError(
-            f'depth is {depth.shape[1]}x{depth.shape[0]}, '
-            f'but the camera is {camera.width}x{camera.height}'
-        )
-    x, y = camera.rays()
-    return np.stack((depth * x, depth * y[:, None], depth), axis=-1).astype(np.float32)
+    scaled = np.diag([x, y, 1.0]) @ matrix
+    # A pixel's centre is a whole number, so the image's outer edges are half a pixel outside.
+    scaled[0, 2] += 0.5 * (x - 1)
+    scaled[1, 2] += 0.5 * (y - 1)
+    return scaled
+
+
+def project(
+    points: np.ndarray, projection: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels of points.
+
+    Args:
+        points: [N, 3], in any frame.
+        projection: [3, 4], K [R | t] from that frame to the camera's homogeneous pixels.
+
+    Returns:
+        u, v and depth along the optical axis, float64 [N] each. Where the depth is not positive
+        the point is not in front of the camera, and its u and v mean nothing.
+    """
+    x, y, z = projection[:, :3] @ np.asarray(points, np.float64).T + projection[:, 3:]
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return x / z, y / z, z
+
+
+def reproject(
+    depth: np.ndarray, camera: Intrinsics, other_this: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where another camera of the same intrinsics sees the points of all pixels of a depth image.
+
+    It is K (R K^-1 p depth + t), for all pixels p at once and without dividing by the depth.
+
+    Args:
+        depth: float32 [H, W] of this camera; NaN = invalid.
+        camera: intrinsics of both at this size.
+        other_this: T_other_this 4x4, in the unit of the depth.
+
+    Returns:
+        u z, v z and z in the other camera, float32 [H, W] each; NaN where the depth is.
+    """
+    k = camera.matrix
+    far = k @ other_this[:3, :3] @ np.linalg.inv(k)
+    near = k @ other_this[:3, 3]
+    u, v = np.arange(camera.width), np.arange(camera.height)[:, None]
+    x, y, z = (
+        depth * ((a * u).astype(np.float32) + (b * v + c).astype(np.float32)) + np.float32(d)
+        for (a, b, c), d in zip(far, near, strict=True)
+    )
+    return x, y, z
 
 
 def intrinsics_from_info(info, width: int, height: int) -> Intrinsics:
@@ -189,11 +232,6 @@ class ImageFit:
             y = _place(camera.cy, camera.height, height, (model.cy + 0.5) / model.height)
         network = camera.cropped(x, y, width, height).resized(model.width, model.height)
         return cls(camera, network, model, x, y, width, height)
-
-    @property
-    def whole(self) -> bool:
-        """Whether the network sees the whole camera image."""
-        return (self.width, self.height) == (self.camera.width, self.camera.height)
 
     @property
     def depth_factor(self) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from depth_ros.core.camera import Intrinsics
+from depth_ros.core.camera import Intrinsics, project
 
 _FLOATS = {7: 'f4', 8: 'f8'}
 """NumPy's names of the datatypes FLOAT32 and FLOAT64 of sensor_msgs/PointField."""
@@ -18,14 +18,14 @@ _FLOATS = {7: 'f4', 8: 'f8'}
 def points_from_cloud(message: Any) -> np.ndarray:
     """Positions of the points of a sensor_msgs/PointCloud2.
 
-    Points that are not finite, or exactly at the sensor, are left out: drivers fill in these for
-    rays that came back from nowhere.
+    Points that are not finite or exactly at the sensor are left out: drivers fill these in for
+    rays without a return.
 
     Returns:
         float32 (N, 3), x y z in the message's frame, metres.
 
     Raises:
-        ValueError: The message lacks x, y or z as floats, or its sizes do not fit its data.
+        ValueError: if the message lacks x, y or z as floats, or its sizes do not fit its data.
     """
     count = message.height * message.width
     fields = {f.name: f for f in message.fields}
@@ -44,7 +44,7 @@ def points_from_cloud(message: Any) -> np.ndarray:
     if not count:
         return np.empty((0, 3), np.float32)
     step, row = message.point_step, message.row_step
-    if message.height == 1:  # then some drivers leave it at 0
+    if message.height == 1:  # some drivers leave row_step at 0 then
         row = message.width * step
     end = max(
         offset + np.dtype(kind).itemsize for kind, offset in zip(formats, offsets, strict=True)
@@ -68,28 +68,47 @@ def points_from_cloud(message: Any) -> np.ndarray:
 
 
 def project_points(points: np.ndarray, camera_lidar: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    """Depth of the points that a camera sees; of several in one pixel the nearest counts.
+    """Depth image of the points that a camera sees.
 
-    What the lidar sees past an obstacle from where it is mounted shows through between the
-    obstacle's points.
+    What the lidar sees past an obstacle, because it is mounted elsewhere than the camera, shows
+    through between the obstacle's points.
 
     Args:
         points: (N, 3), metres, in the lidar's frame.
         camera_lidar: T_camera_lidar 4x4, to the camera's optical frame.
-        camera: The rectified camera.
+        camera: the rectified camera.
 
     Returns:
         float32 (H, W), along the optical axis, metres; NaN where there is no point.
     """
-    x, y, z = camera_lidar[:3, :3] @ np.asarray(points, np.float64).T + camera_lidar[:3, 3:]
-    ahead = z > 0
-    x, y, z = x[ahead], y[ahead], z[ahead]
+    u, v, depth = project(points, camera.matrix @ camera_lidar[:3])
+    ahead = depth > 0
     # A pixel's centre is a whole number, so that it reaches half a pixel to all sides.
-    u = np.floor(camera.fx * x / z + camera.cx + 0.5)
-    v = np.floor(camera.fy * y / z + camera.cy + 0.5)
-    inside = (u >= 0) & (v >= 0) & (u < camera.width) & (v < camera.height)
-    depth = np.full((camera.height, camera.width), np.inf, np.float32)
+    return nearest_depth(
+        np.floor(u[ahead] + 0.5),
+        np.floor(v[ahead] + 0.5),
+        depth[ahead],
+        (camera.height, camera.width),
+    )
+
+
+def nearest_depth(
+    u: np.ndarray, v: np.ndarray, depth: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Depth image of points whose pixels are known; of several in one pixel the nearest counts.
+
+    Args:
+        u, v: column and row of each point, whole numbers as floats [N]; points outside the image
+            are left out.
+        depth: [N], metres.
+        shape: height and width of the image.
+
+    Returns:
+        float32 of ``shape``, metres; NaN where there is no point.
+    """
+    inside = (u >= 0) & (v >= 0) & (u < shape[1]) & (v < shape[0])
+    result = np.full(shape, np.inf, np.float32)
     pixels = v[inside].astype(np.intp), u[inside].astype(np.intp)
-    np.minimum.at(depth, pixels, z[inside].astype(np.float32))
-    depth[np.isinf(depth)] = np.nan
-    return depth
+    np.minimum.at(result, pixels, depth[inside].astype(np.float32))
+    result[np.isinf(result)] = np.nan
+    return result

@@ -35,7 +35,7 @@ from depth_ros.bags.messages import BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams, find_streams
 from depth_ros.commands.options import count, positive
-from depth_ros.core.camera import CameraError, ImageFit, Intrinsics
+from depth_ros.core.camera import CameraError, ImageFit
 from depth_ros.core.depth import depth_factor
 from depth_ros.core.se3 import vector_from_rotation
 from depth_ros.evaluation.frame_evaluator import Judge, Judgeable
@@ -229,8 +229,7 @@ def _outputs(frame: Judgeable, contract: ModelContract) -> dict[str, np.ndarray 
     it."""
     step, depth = frame.step, frame.depth
     if depth is not None:
-        model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
-        fit = ImageFit.create(frame.view, model, 'stretch')
+        fit = ImageFit.create(frame.view, contract.camera, 'stretch')
         depth = depth / np.float32(depth_factor(contract, fit.depth_factor, 0.0))
     return {
         'depth': depth,
@@ -296,7 +295,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _from_folder(images: Images, contract: ModelContract) -> _Pictures:
     """Images of a folder, as if taken with the training camera."""
-    model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
+    model = contract.camera
 
     for index, path in enumerate(_files(images.path)[: images.end]):
         if images.only is not None and index not in images.only:

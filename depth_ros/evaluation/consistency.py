@@ -6,7 +6,7 @@ inconsistency); steps must chain (loop error); and the scale must stay the same 
 Pure numpy and OpenCV, no ROS, no torch.
 
 A pose ``T_a_b`` takes points from frame b to frame a, in optical frames, as in
-`depth_ros.core.trajectory`; its translation is in the unit of the depth.
+`depth_ros.core.se3`; its translation is in the unit of the depth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from depth_ros.core.camera import CameraError, Intrinsics
+from depth_ros.core.camera import CameraError, Intrinsics, reproject
 from depth_ros.core.se3 import inverse, vector_from_rotation
 
 MIN_DEPTH = 1e-3
@@ -74,7 +74,7 @@ def warp(depth: np.ndarray, camera: Intrinsics, previous_current: np.ndarray) ->
         raise ValueError('the motion between the frames is not finite: leave this pair out')
     with np.errstate(invalid='ignore'):
         depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.nan).astype(np.float32)
-        x, y, z = _points(depth, camera, previous_current)
+        x, y, z = reproject(depth, camera, previous_current)
         ahead = z > MIN_DEPTH
     z = np.where(ahead, z, np.float32(np.nan))
     u, v = (np.where(ahead, a / z, np.float32(-1)) for a in (x, y))
@@ -93,20 +93,6 @@ def _require_size(name: str, array: np.ndarray, camera: Intrinsics) -> None:
             f'{name} is {array.shape[1]}x{array.shape[0]}, '
             f'but the camera is {camera.width}x{camera.height}'
         )
-
-
-def _points(
-    depth: np.ndarray, camera: Intrinsics, previous_current: np.ndarray
-) -> list[np.ndarray]:
-    """Homogeneous pixels K (R K^-1 p depth + t) of all pixels p, three float32 (H, W)."""
-    k = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
-    far = k @ previous_current[:3, :3] @ np.linalg.inv(k)
-    near = k @ previous_current[:3, 3]
-    u, v = np.arange(camera.width), np.arange(camera.height)[:, None]
-    return [
-        depth * ((a * u).astype(np.float32) + (b * v + c).astype(np.float32)) + np.float32(d)
-        for (a, b, c), d in zip(far, near, strict=True)
-    ]
 
 
 class PhotometricError(NamedTuple):

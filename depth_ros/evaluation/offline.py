@@ -230,8 +230,7 @@ def network_image(
 
 
 def _fit(camera: Intrinsics, contract: ModelContract, mode: str) -> ImageFit:
-    model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
-    return ImageFit.create(camera, model, mode)
+    return ImageFit.create(camera, contract.camera, mode)
 
 
 def _sampling(fit: ImageFit, contract: ModelContract) -> tuple[int, ...]:

@@ -32,6 +32,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depth_ros.core.camera import Intrinsics
+
 if TYPE_CHECKING:
     import onnx
 
@@ -203,6 +205,11 @@ class ModelContract:
     def inputs(self) -> tuple[str, ...]:
         """Names of the input tensors."""
         return TASKS[self.task]
+
+    @property
+    def camera(self) -> Intrinsics:
+        """The training camera at network size."""
+        return Intrinsics(*self.intrinsics, self.input_width, self.input_height)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -33,7 +33,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from depth_ros.core.camera import CameraError, ImageFit, Intrinsics, intrinsics_from_info
+from depth_ros.core.camera import CameraError, ImageFit, intrinsics_from_info
 from depth_ros.files import file_hash
 from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import ENGINE_SUFFIX, Engine, EngineError, engine_output
@@ -685,9 +685,7 @@ class CameraNode(LifecycleNode):
         seconds = stamp.sec + stamp.nanosec * 1e-9
         with self.times.stage('preprocess'):
             camera = intrinsics_from_info(info, width, height)
-            contract = self.engine.contract
-            model = Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height)
-            fit = ImageFit.create(camera, model, self.settings.fit)
+            fit = ImageFit.create(camera, self.engine.contract.camera, self.settings.fit)
         self._check_input(message, info, fit)
         return Frame(message.header, seconds, rgb, info, fit)
 

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo
 
-from depth_ros.core.camera import CameraError, ImageFit, Intrinsics, intrinsics_from_info, unproject
+from depth_ros.core.camera import (
+    CameraError,
+    ImageFit,
+    Intrinsics,
+    intrinsics_from_info,
+    project,
+    reproject,
+    scale_intrinsics,
+)
+from depth_ros.core.se3 import pose, rotation_from_vector
 
 CAMERA = Intrinsics(100.0, 120.0, 49.5, 29.5, 100, 60)
 
@@ -28,13 +37,40 @@ def test_resizing_keeps_the_directions_of_the_image_borders():
     assert (small.fx, small.fy) == (50, 30)
 
 
-def test_unprojection_by_hand():
-    camera = Intrinsics(2.0, 4.0, 1.0, 0.0, 3, 2)
-    points = unproject(np.array([[2, 2, 2], [8, 8, 8]]), camera)
-    np.testing.assert_allclose(points[0, 0], [-1, 0, 2])  # (0 - 1) / 2 * 2
-    np.testing.assert_allclose(points[1, 2], [4, 2, 8])  # (2 - 1) / 2 * 8, (1 - 0) / 4 * 8
-    with pytest.raises(CameraError, match='2x2.*3x2'):
-        unproject(np.ones((2, 2)), camera)
+def test_intrinsics_and_their_matrix():
+    np.testing.assert_array_equal(CAMERA.matrix, [[100, 0, 49.5], [0, 120, 29.5], [0, 0, 1]])
+    assert Intrinsics.from_matrix(CAMERA.matrix, 100, 60) == CAMERA
+    small = CAMERA.resized(50, 15)
+    np.testing.assert_array_equal(scale_intrinsics(CAMERA.matrix, 0.5, 0.25), small.matrix)
+
+
+def test_rays_by_hand():
+    x, y = Intrinsics(2.0, 4.0, 1.0, 0.0, 3, 2).rays()
+    np.testing.assert_allclose(x, [-0.5, 0, 0.5])  # (0 - 1) / 2 ...
+    np.testing.assert_allclose(y, [0, 0.25])  # (1 - 0) / 4
+
+
+def test_projection_by_hand():
+    camera = Intrinsics(2.0, 4.0, 1.0, 0.5, 3, 2)
+    one_back = np.eye(4)
+    one_back[2, 3] = 1.0
+    u, v, depth = project(np.array([[1.0, -1, 3], [0, 0, -1.5]]), camera.matrix @ one_back[:3])
+    np.testing.assert_allclose(depth, [4, -0.5])
+    assert (u[0], v[0]) == (2 * 1 / 4 + 1, 4 * -1 / 4 + 0.5)
+
+
+def test_reprojection_is_the_projection_of_every_pixel():
+    camera = Intrinsics(8.0, 9.0, 3.5, 2.5, 8, 6)
+    depth = np.random.default_rng(0).uniform(2, 9, (6, 8)).astype(np.float32)
+    motion = pose(rotation_from_vector([0.05, -0.1, 0.02]), [0.3, -0.2, 0.5])
+    x, y = camera.rays()
+    points = np.stack([depth * x, depth * y[:, None], depth], -1).reshape(-1, 3)
+    u, v, z = project(points, camera.matrix @ motion[:3])
+    found = reproject(depth, camera, motion)
+    np.testing.assert_allclose(np.reshape(found, (3, -1)), [u * z, v * z, z], rtol=1e-5)
+    # Without a motion each pixel stays.
+    x, _, z = reproject(depth, camera, np.eye(4))
+    np.testing.assert_allclose(x / z, np.arange(8.0)[None].repeat(6, 0), atol=1e-5)
 
 
 def test_rays_of_every_second_pixel():
@@ -82,7 +118,7 @@ def test_calibration_of_another_view_is_refused_naming_both_sizes():
 def test_stretch_takes_the_whole_image():
     model = Intrinsics(30.0, 30.0, 24.5, 14.5, 50, 30)
     fit = ImageFit.create(CAMERA, model)
-    assert (fit.x, fit.y, fit.width, fit.height) == (0, 0, 100, 60) and fit.whole
+    assert (fit.x, fit.y, fit.width, fit.height) == (0, 0, 100, 60)
     assert fit.network == CAMERA.resized(50, 30)  # fx = 50, fy = 60
     assert fit.depth_factor == pytest.approx(math.sqrt(50 / 30 * 60 / 30))
     assert fit.anisotropy == pytest.approx(60 / 50)

@@ -9,7 +9,7 @@ from support.onnx_models import CLASSES, row_depth, save_perception
 from support.ros_process import FRAME, NodeProcess, Peer, image_message, info_message
 from support.scene import FOCAL, HEIGHT, WIDTH, Scene, bands, expected_depth, pixels
 
-from depth_ros.core.camera import intrinsics_from_info, unproject
+from depth_ros.core.camera import intrinsics_from_info
 from depth_ros.ros.messages import CLOUD_TYPE
 
 IMAGE_TOPICS = ('/depth/image_rect', '/depth/color', '/semantics/labels', '/semantics/color')
@@ -85,11 +85,10 @@ def test_points_are_the_depth_in_space(listening):
     info = info_message(WIDTH, HEIGHT, FOCAL)
     found = listening.answer(['/depth/image_rect', '/semantics/labels', '/points'], info=info)
     points = np.frombuffer(found['/points'].data, CLOUD_TYPE).reshape(HEIGHT, WIDTH)
-    expected = unproject(
-        pixels(found['/depth/image_rect']), intrinsics_from_info(info, WIDTH, HEIGHT)
-    )
-    for i, axis in enumerate('xyz'):
-        np.testing.assert_allclose(points[axis], expected[..., i], rtol=1e-5)
+    depth = pixels(found['/depth/image_rect'])
+    x, y = intrinsics_from_info(info, WIDTH, HEIGHT).rays()
+    for axis, expected in {'x': depth * x, 'y': depth * y[:, None], 'z': depth}.items():
+        np.testing.assert_allclose(points[axis], expected, rtol=1e-5)
     np.testing.assert_array_equal(points['label'], pixels(found['/semantics/labels']))
     grey = bands()[..., 0].astype(np.uint32)
     np.testing.assert_array_equal(points['rgb'].copy().view(np.uint32), grey * 0x010101)

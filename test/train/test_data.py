@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms.v2 import functional
 
-from depth_ros.core.camera import ImageFit, Intrinsics
+from depth_ros.core.camera import ImageFit, Intrinsics, scale_intrinsics
 from train.data import augment
 from train.data.augment import Augmentation
 from train.data.checks import CACHE, check_sequences
@@ -20,7 +20,6 @@ from train.data.sequences import (
     find_sequences,
     read_image,
     read_sequence,
-    scale_intrinsics,
 )
 
 WIDTH, HEIGHT, FRAMES = 64, 32, 8

@@ -5,6 +5,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from depth_ros.core import camera as reference
+from depth_ros.core.se3 import pose as reference_pose
 from depth_ros.core.se3 import rotation_from_vector as reference_rotation
 from train.geometry import (
     Projection,
@@ -130,6 +132,25 @@ def test_projection_equals_the_long_way_round():
     pixels = (image[:, :2] / image[:, 2:]).unflatten(2, (6, 8)).permute(0, 2, 3, 1)
     torch.testing.assert_close(pixels_of(grid), pixels)
     torch.testing.assert_close((nearness / disparity).flatten(2), points[:, 2:])
+
+
+def test_projection_and_scaling_equal_the_robots():
+    camera = reference.Intrinsics(8.0, 9.0, 3.5, 2.5, 8, 6)
+    intrinsics = torch.from_numpy(camera.matrix)[None]
+    np.testing.assert_allclose(
+        scale_intrinsics(intrinsics, 0.5, 1.5)[0],
+        reference.scale_intrinsics(camera.matrix, 0.5, 1.5),
+        rtol=1e-12,
+    )
+    vector = np.array([0.05, -0.1, 0.02, 0.3, -0.2, 0.5])
+    depth = np.random.default_rng(0).uniform(2, 9, (6, 8)).astype(np.float32)
+    motion = reference_pose(reference_rotation(vector[:3]), vector[3:])
+    x, y, z = reference.reproject(depth, camera, motion)
+    disparity = torch.from_numpy(1 / depth.astype(float))[None, None]
+    transform = transform_from_pose(torch.from_numpy(vector)[None])
+    grid, nearness, _ = Projection(transform, intrinsics, 6, 8)(disparity)
+    np.testing.assert_allclose(pixels_of(grid)[0], np.stack([x / z, y / z], -1), atol=1e-5)
+    np.testing.assert_allclose((nearness / disparity)[0, 0], z, rtol=1e-5)
 
 
 def test_sampling_by_whole_pixels():

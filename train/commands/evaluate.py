@@ -412,8 +412,7 @@ def _focal(intrinsics: np.ndarray, size: Sequence[float], predictor: Predictor) 
     """What the nodes multiply depth by for another camera; 1 where a camera is not known."""
     if predictor.camera is None or not np.isfinite(intrinsics).all():
         return 1.0
-    (fx, _, cx), (_, fy, cy), _ = intrinsics
-    camera = Intrinsics(fx, fy, cx, cy, int(size[0]), int(size[1]))
+    camera = Intrinsics.from_matrix(intrinsics, int(size[0]), int(size[1]))
     return ImageFit.create(camera, predictor.camera).depth_factor
 
 

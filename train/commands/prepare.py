@@ -24,11 +24,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from depth_ros.core.camera import scale_intrinsics
 from depth_ros.files import write_file
 from train.data.prepare_page import Report, warnings, write_page
 from train.data.readers import Read, Recording
 from train.data.readers.kitti import REACH
-from train.data.sequences import UNKNOWN, DataError, Sequence, resize_image, scale_intrinsics
+from train.data.sequences import UNKNOWN, DataError, Sequence, resize_image
 
 SOURCES = ('kitti_raw', 'kitti_odometry', 'folder', 'bag')
 PARTS = ('both', 'train', 'val', 'all')

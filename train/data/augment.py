@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 
-from train.data.sequences import scale_intrinsics
+from depth_ros.core.camera import scale_intrinsics
 
 # RGB to luma and two axes of chroma (YIQ), in which a hue is an angle.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])

@@ -31,7 +31,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from depth_ros.core.camera import ImageFit, Intrinsics
+from depth_ros.core.camera import ImageFit, Intrinsics, scale_intrinsics
 from depth_ros.core.metrics import orthonormal
 
 IGNORE = 255
@@ -312,16 +312,6 @@ def _read_table(
             f'needed are {wanted} finite ones'
         )
     return table
-
-
-def scale_intrinsics(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
-    """Intrinsics (3, 3) of an image whose width and height were multiplied by ``x`` and ``y``."""
-    matrix = np.array(matrix, float)
-    matrix[0] *= x
-    matrix[1] *= y
-    matrix[0, 2] += 0.5 * (x - 1)  # pixel centres are at integer coordinates
-    matrix[1, 2] += 0.5 * (y - 1)
-    return matrix
 
 
 def scaled_intrinsics(sequence: Sequence, width: int, height: int) -> np.ndarray:

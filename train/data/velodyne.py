@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from depth_ros.core.camera import project
+from depth_ros.core.pointcloud import nearest_depth
 from train.data.sequences import DataError
 
 PROTOCOLS = ('eigen', 'camera')
@@ -39,17 +41,13 @@ def project_velodyne(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f'protocol {protocol!r} must be one of {", ".join(PROTOCOLS)}')
-    eigen = protocol == 'eigen'
-    points = np.asarray(points[:, :3], float)
-    seen = points @ projection[:, :3].T + projection[:, 3]
-    depth = points[:, 0] if eigen else seen[:, 2]
-    ahead = (depth > 0) & (seen[:, 2] > 0)
-    depth = depth[ahead]
-    u, v = (np.rint(seen[ahead, :2] / seen[ahead, 2:]) - (1 if eigen else 0)).T
-    inside = (u >= 0) & (v >= 0) & (u < shape[1]) & (v < shape[0])
-    result = np.full(shape, np.inf)
-    np.minimum.at(result, (v[inside].astype(int), u[inside].astype(int)), depth[inside])
-    return np.where(np.isfinite(result), result, 0).astype(np.float32)
+    u, v, depth = project(points[:, :3], projection)
+    ahead, first = depth > 0, 0
+    if protocol == 'eigen':
+        depth, first = np.asarray(points[:, 0], float), 1
+        ahead &= depth > 0
+    u, v = np.rint(u[ahead]) - first, np.rint(v[ahead]) - first
+    return np.nan_to_num(nearest_depth(u, v, depth[ahead], shape))
 
 
 def read_points(path: Path) -> np.ndarray:

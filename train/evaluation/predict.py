@@ -176,9 +176,7 @@ class OnnxPredictor(Predictor):
         self.perception_size, self.pose_size = sizes.get('perception'), sizes.get('pose')
         if 'perception' in engines:
             contract = engines['perception'].contract
-            self.camera = Intrinsics(
-                *contract.intrinsics, contract.input_width, contract.input_height
-            )
+            self.camera = contract.camera
             self.classes = contract.classes
             self.affine = contract.affine_invariant
 

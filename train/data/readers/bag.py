@@ -16,9 +16,9 @@ from scipy.spatial.transform import Rotation, Slerp
 from depth_ros.bags.messages import ODOMETRY, BagError, Message, decode_depth, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams, find_streams
-from depth_ros.core.camera import CameraError, intrinsics_from_info
+from depth_ros.core.camera import CameraError, intrinsics_from_info, scale_intrinsics
 from train.data.readers import Read, Recording
-from train.data.sequences import DataError, scale_intrinsics
+from train.data.sequences import DataError
 
 SUFFIXES = ('.bag', '.mcap', '.db3')
 MAX_GAP = 0.5  # seconds between odometry messages over which poses are interpolated
