@@ -4,10 +4,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from test_bag import camera_info, compressed, header, image, odometry
 
 from depth_ros.bags.writer import BagWriter
 from support import onnx_models
+from support.bag_messages import camera_info, compressed, header, image, odometry
 
 WIDTH, HEIGHT = 128, 96  # twice the networks' size
 

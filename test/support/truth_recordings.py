@@ -1,9 +1,8 @@
 """Recordings that hold ground truth."""
 
-from test_bag import RGB, image
-
 from depth_ros.bags.messages import IMAGE
 from depth_ros.bags.writer import BagWriter
+from support.bag_messages import RGB, image
 
 
 def record(path, rows):
