@@ -1,0 +1,204 @@
+"""What structure from motion says of a drive: points with depth in each frame, and camera poses.
+
+``structure.npz`` lies in a sequence folder beside ``images/``; ``python -m train structure``
+writes it (docs/structure.md). A tenth of the points is held out from training, so that owners
+without lidar have something to judge depth by.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from depth_ros.files import write_file
+
+FILE = 'structure.npz'
+TYPES = {
+    'part': np.int32,
+    'poses': np.float64,
+    'metric_spread': np.float32,
+    'starts': np.int64,
+    'xy': np.float32,
+    'depth': np.float32,
+    'sigma': np.float32,
+    'error': np.float32,
+    'track': np.int32,
+    'angle': np.float32,
+    'point': np.int32,
+    'held_out': np.bool_,
+    'intrinsics': np.float64,
+}
+
+
+class StructureError(ValueError):
+    """A structure file cannot be used; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class FramePoints:
+    """The points that one frame sees, K of them.
+
+    Attributes:
+        xy: float32 (K, 2), where, pixels of the image as stored; centres at integers.
+        depth: float32 (K,), along the optical axis, metres if ``metric``.
+        sigma: float32 (K,), relative standard deviation of the depth.
+        held_out: bool (K,), not to be trained on.
+        metric: whether depth is in metres, or known up to a factor only.
+    """
+
+    xy: np.ndarray
+    depth: np.ndarray
+    sigma: np.ndarray
+    held_out: np.ndarray
+    metric: bool
+
+    def only(self, chosen: np.ndarray) -> FramePoints:
+        """Those where ``chosen``, bool (K,)."""
+        return FramePoints(
+            self.xy[chosen],
+            self.depth[chosen],
+            self.sigma[chosen],
+            self.held_out[chosen],
+            self.metric,
+        )
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Structure of one sequence: N frames, M observations of points sorted by frame, S parts.
+
+    Attributes:
+        part: int32 (N,), connected part of the drive that a frame is in; -1: not registered.
+            Poses and relative depths of different parts have nothing to do with each other.
+        poses: float64 (N, 4, 4), camera-to-world of its part, optical frame; NaN where not
+            registered. Metres where the part is metric.
+        metric_spread: float32 (S,), relative standard deviation of a part's metres; NaN where
+            lengths are relative, and the median depth is 1.
+        starts: int64 (N + 1,), frame i has observations ``starts[i]`` to ``starts[i + 1]``.
+        xy: float32 (M, 2), pixels of the image as stored; pixel centres are at integers.
+        depth: float32 (M,), along the optical axis.
+        sigma: float32 (M,), relative standard deviation of depth by parallax and error.
+        error: float32 (M,), reprojection error, pixels.
+        track: int32 (M,), frames that see the point.
+        angle: float32 (M,), degrees, widest between the rays to the point.
+        point: int32 (M,), its number.
+        held_out: bool (M,), whether it is kept from training.
+        intrinsics: float64 (3, 3), pixels of the images as stored.
+    """
+
+    part: np.ndarray
+    poses: np.ndarray
+    metric_spread: np.ndarray
+    starts: np.ndarray
+    xy: np.ndarray
+    depth: np.ndarray
+    sigma: np.ndarray
+    error: np.ndarray
+    track: np.ndarray
+    angle: np.ndarray
+    point: np.ndarray
+    held_out: np.ndarray
+    intrinsics: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    @property
+    def registered(self) -> np.ndarray:
+        """Bool (N,), whether a frame's pose is known."""
+        return self.part >= 0
+
+    def is_metric(self, index: int) -> bool:
+        """Whether frame ``index`` has depth and pose in metres."""
+        part = self.part[index]
+        return bool(part >= 0 and np.isfinite(self.metric_spread[part]))
+
+    def points(self, index: int) -> FramePoints:
+        """The points that frame ``index`` sees."""
+        seen = slice(*self.starts[index : index + 2])
+        return FramePoints(
+            self.xy[seen],
+            self.depth[seen],
+            self.sigma[seen],
+            self.held_out[seen],
+            self.is_metric(index),
+        )
+
+    def motion(self, source: int, target: int) -> np.ndarray | None:
+        """T_target_source (4, 4): takes points from camera ``source`` to camera ``target``.
+
+        ``None`` where it is not known. Metres if :meth:`is_metric`.
+        """
+        if self.part[source] < 0 or self.part[source] != self.part[target]:
+            return None
+        return np.linalg.inv(self.poses[target]) @ self.poses[source]
+
+    def write(self, path: Path) -> None:
+        """Write it; the file appears whole or not at all."""
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **{name: getattr(self, name) for name in TYPES})
+        write_file(path, stream.getvalue())
+
+    @classmethod
+    def read(cls, path: Path, frames: int | None = None) -> Structure:
+        """Read and check a file.
+
+        Args:
+            path: ``structure.npz``.
+            frames: how many images the sequence has.
+
+        Raises:
+            StructureError: it is damaged, or of other images.
+        """
+        remedy = 'make it again with python -m train structure'
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name].astype(kind) for name, kind in TYPES.items()}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise StructureError(f"cannot read '{path}' ({error}): {remedy}") from error
+        found = cls(**arrays)
+        problem = found._problem()
+        if problem:
+            raise StructureError(f"'{path}' is damaged, {problem}: {remedy}")
+        if frames is not None and len(found) != frames:
+            raise StructureError(
+                f"'{path}' is of {len(found)} images, there are {frames}: {remedy}"
+            )
+        return found
+
+    def _problem(self) -> str:
+        """What does not fit together, if anything."""
+        count, seen = len(self.part), len(self.depth)
+        shapes = {
+            'poses': (count, 4, 4),
+            'starts': (count + 1,),
+            'xy': (seen, 2),
+            'intrinsics': (3, 3),
+        }
+        shapes |= {
+            name: (seen,) for name in ('sigma', 'error', 'track', 'angle', 'point', 'held_out')
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                return f'{name} is {getattr(self, name).shape}, must be {shape}'
+        if self.starts[0] != 0 or self.starts[-1] != seen or (np.diff(self.starts) < 0).any():
+            return 'starts do not fit the points'
+        if self.part.max(initial=-1) >= len(self.metric_spread):
+            return 'a part has no scale'
+        if not np.isfinite(self.poses[self.registered]).all():
+            return 'a registered frame has no pose'
+        return '' if (self.depth > 0).all() else 'a depth is not positive'
+
+
+def read_structure(folder: Path, frames: int | None = None) -> Structure | None:
+    """The structure in a sequence folder; ``None`` if there is none.
+
+    Raises:
+        StructureError: it is damaged, or of other images than the ``frames`` there are.
+    """
+    path = Path(folder) / FILE
+    return Structure.read(path, frames) if path.exists() else None

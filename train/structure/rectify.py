@@ -1,0 +1,110 @@
+"""Sequences whose lens was found by the reconstruction, written again without its distortion."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from depth_ros.evaluation.structure import Structure
+from train.commands.prepare import save
+from train.data.sequences import (
+    IGNORE,
+    MAPS,
+    TABLES,
+    Sequence,
+    read_map,
+    read_picture,
+    resize_map,
+    stored_size,
+)
+from train.structure.reconstruct import Lens
+
+OTHERS = (*TABLES, 'depth_scale.txt', 'camera_height.txt')
+
+
+def copy_sequence(sequence: Sequence, out: Path) -> None:
+    """Write a sequence folder with the same pictures, maps and tables."""
+    (out / 'images').mkdir(parents=True)
+    for path in sequence.images:
+        shutil.copyfile(path, out / 'images' / path.name)
+    for index in range(len(sequence.images)):
+        for path in (sequence.depth_path(index), sequence.semantics_path(index)):
+            if path.exists():
+                (out / path.parent.name).mkdir(exist_ok=True)
+                shutil.copyfile(path, out / path.parent.name / path.name)
+    _copy_tables(sequence, out, sequence.intrinsics)
+
+
+def rectify_sequence(
+    sequence: Sequence, found: Structure, lens: Lens, out: Path, jpeg_quality: int = 95
+) -> Structure:
+    """Write a sequence folder with pictures and maps as a pinhole camera would have taken them.
+
+    Args:
+        sequence: the distorted one, whose pictures are all of one size.
+        found: its structure.
+        lens: of its pictures.
+        out: folder to write to.
+        jpeg_quality: of pictures that are JPEG.
+
+    Returns:
+        The structure in pixels of the new pictures.
+    """
+    size = stored_size(sequence)
+    assert size is not None  # it was reconstructed
+    matrix, _ = cv2.getOptimalNewCameraMatrix(lens.matrix, lens.distortion, size, alpha=0)
+    where = cv2.initUndistortRectifyMap(
+        lens.matrix, lens.distortion, None, matrix, size, cv2.CV_32FC1
+    )
+    for index, path in enumerate(sequence.images):
+        picture = cv2.remap(read_picture(path), *where, cv2.INTER_CUBIC)
+        (out / 'images').mkdir(parents=True, exist_ok=True)
+        save(out / 'images' / path.name, picture, jpeg_quality)
+        for kind, missing in (('depth', 0), ('semantics', IGNORE)):
+            source = sequence.folder / kind / f'{path.stem}.png'
+            if source.exists():
+                values = resize_map(read_map(source, dtype=MAPS[kind]), *size)
+                new = cv2.remap(
+                    values,
+                    *where,
+                    cv2.INTER_NEAREST,
+                    borderMode=cv2.BORDER_CONSTANT,
+                    borderValue=missing,
+                )
+                (out / kind).mkdir(exist_ok=True)
+                save(out / kind / source.name, new)
+    _copy_tables(sequence, out, matrix)
+    return _rectified(found, lens, matrix, size)
+
+
+def _copy_tables(sequence: Sequence, out: Path, intrinsics: np.ndarray) -> None:
+    np.savetxt(out / 'intrinsics.txt', intrinsics, fmt='%.9g')
+    for name in OTHERS:
+        if (sequence.folder / name).exists():
+            shutil.copyfile(sequence.folder / name, out / name)
+
+
+def _rectified(
+    found: Structure, lens: Lens, matrix: np.ndarray, size: tuple[int, int]
+) -> Structure:
+    """The structure with its points where the new pictures show them."""
+    xy = found.xy.astype(np.float64).reshape(-1, 1, 2)
+    if len(xy):
+        xy = cv2.undistortPoints(xy, lens.matrix, lens.distortion, P=matrix)
+    xy = xy.reshape(-1, 2)
+    inside = ((xy >= 0) & (xy <= np.array(size) - 1)).all(1)
+    frame = np.repeat(np.arange(len(found)), np.diff(found.starts))[inside]
+    return replace(
+        found,
+        starts=np.searchsorted(frame, np.arange(len(found) + 1)),
+        xy=xy[inside].astype(np.float32),
+        intrinsics=matrix,
+        **{
+            name: getattr(found, name)[inside]
+            for name in ('depth', 'sigma', 'error', 'track', 'angle', 'point', 'held_out')
+        },
+    )
