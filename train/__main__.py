@@ -10,6 +10,7 @@ COMMANDS = {
     'synthesize': 'render drives through a synthetic street, with exact ground truth',
     'prepare': 'turn KITTI, a folder of images, a video or a recording into training data',
     'label': 'make semantic pseudo-labels with a segmentation network',
+    'structure': 'find depth and motion of recorded drives with structure from motion',
     'fit': 'train the networks',
     'export': 'write models that depth_ros runs',
     'evaluate': 'judge models against ground truth',

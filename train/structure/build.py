@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_ros.files import write_file
 from depth_ros.evaluation.structure import FILE, Structure
+from depth_ros.files import write_file
 from train.data.sequences import TABLES, DataError, Sequence, read_sequence
 from train.structure.assemble import assemble
 from train.structure.reconstruct import Options, Reconstruction, reconstruct
@@ -120,13 +120,22 @@ class Report:
         write_file(folder / f'{self.name}.json', json.dumps(asdict(self), indent=1) + '\n')
 
     @classmethod
+    def parse(cls, text: str) -> Report:
+        """From JSON.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is no report.
+        """
+        values = json.loads(text)
+        values['parts'] = tuple(Part(**part) for part in values['parts'])
+        values['focal'], values['remarks'] = tuple(values['focal']), tuple(values['remarks'])
+        return cls(**values)
+
+    @classmethod
     def load(cls, folder: Path, name: str) -> Report | None:
         """Read it; ``None`` if there is none that can be read."""
         try:
-            values = json.loads((folder / f'{name}.json').read_text())
-            values['parts'] = tuple(Part(**part) for part in values['parts'])
-            values['focal'], values['remarks'] = tuple(values['focal']), tuple(values['remarks'])
-            return cls(**values)
+            return cls.parse((folder / f'{name}.json').read_text())
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -147,7 +156,9 @@ def fingerprint(job: Job) -> str:
     """
     sequence = read_sequence(job.folder, calibrated=False)
     digest = hashlib.sha256()
-    digest.update(json.dumps([VERSION, asdict(job.options), job.camera_height]).encode())
+    digest.update(
+        json.dumps([VERSION, asdict(replace(job.options, threads=0)), job.camera_height]).encode()
+    )
     for index, path in enumerate(sequence.images):
         labels = sequence.semantics_path(index)
         sizes = path.stat().st_size, labels.stat().st_size if labels.exists() else -1

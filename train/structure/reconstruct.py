@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from train.data.sequences import IGNORE, DataError, Sequence, read_map, read_picture, resize_map
+from train.data.sequences import DataError, Sequence, read_map, read_picture, resize_map
 
 MOVABLE = tuple(range(11, 19))  # Cityscapes' trainIds: person, rider, car ... bicycle
 SKY = 10

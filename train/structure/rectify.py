@@ -60,7 +60,7 @@ def rectify_sequence(
     where = cv2.initUndistortRectifyMap(
         lens.matrix, lens.distortion, None, matrix, size, cv2.CV_32FC1
     )
-    for index, path in enumerate(sequence.images):
+    for path in sequence.images:
         picture = cv2.remap(read_picture(path), *where, cv2.INTER_CUBIC)
         (out / 'images').mkdir(parents=True, exist_ok=True)
         save(out / 'images' / path.name, picture, jpeg_quality)

@@ -1,0 +1,173 @@
+"""Sequences in processes of their own, here or on a Dask cluster.
+
+COLMAP is native code: it can crash, or abort where the disk is full, and it hears no Ctrl-C. In a
+process of its own it takes nothing else down, and can be stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from typing import IO, NamedTuple
+
+from train.data.sequences import DataError
+from train.structure.build import Job, Report, build
+
+STEP, REPORT, ERROR = '@step', '@report', '@error'  # words that begin the lines of a process
+STOPPED = 'stopped'
+POLL = 0.2  # seconds
+
+
+class Outcome(NamedTuple):
+    """What became of a job: a report, or what went wrong with the machine rather than the data."""
+
+    report: Report | None
+    error: str = ''
+
+
+def run_here(
+    jobs: list[Job], workers: int, step: Callable[[Job, str], object]
+) -> Iterator[tuple[Job, Outcome]]:
+    """Run jobs, so many at a time; yields each as it ends.
+
+    Args:
+        jobs: what to do.
+        workers: processes.
+        step: is told of each stage of each job.
+    """
+    stopped = threading.Event()
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = {pool.submit(run_apart, job, step, stopped): job for job in jobs}
+        try:
+            for task in as_completed(tasks):
+                yield tasks[task], task.result()
+        finally:  # Ctrl-C too
+            stopped.set()
+            for task in tasks:
+                task.cancel()
+
+
+def run_on_cluster(jobs: list[Job], address: str) -> Iterator[tuple[Job, Outcome]]:
+    """Run jobs on the machines of a Dask cluster, which all see the same files.
+
+    Raises:
+        DataError: Dask is not installed, or nobody answers.
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise DataError(
+            "--cluster needs Dask: pip install 'depth_ros[cluster]' on every machine"
+        ) from error
+    try:
+        client = distributed.Client(address, timeout=30)
+    except OSError as error:
+        raise DataError(f'no Dask scheduler answers at {address}: {error}') from error
+    with client:
+        absolute = [
+            replace(
+                job,
+                folder=job.folder.resolve(),
+                reports=job.reports.resolve(),
+                out=job.out and job.out.resolve(),
+            )
+            for job in jobs
+        ]
+        waiting = {
+            client.submit(run_apart, there, pure=False): job
+            for job, there in zip(jobs, absolute, strict=True)
+        }
+        for task in distributed.as_completed(waiting):
+            yield waiting[task], task.result()
+
+
+def run_apart(
+    job: Job,
+    step: Callable[[Job, str], object] = lambda job, stage: None,
+    stopped: threading.Event | None = None,
+) -> Outcome:
+    """Run a job in a process of its own."""
+    with tempfile.TemporaryFile() as words:
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'train.structure.workers'],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            start_new_session=True,  # Ctrl-C is for the parent, who decides
+        )
+        watch = threading.Thread(target=_kill_when, args=(process, stopped), daemon=True)
+        watch.start()
+        try:
+            process.stdin.write(pickle.dumps(job))
+            process.stdin.close()
+            outcome = _listen(process.stdout, job, step)
+            process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            watch.join()
+            process.stdout.close()
+        words.seek(0)
+        said = words.read().decode(errors='replace').strip()
+    if stopped is not None and stopped.is_set():
+        return Outcome(None, STOPPED)
+    return outcome or Outcome(None, _died(process.returncode, said))
+
+
+def _kill_when(process: subprocess.Popen, stopped: threading.Event | None) -> None:
+    """End a process as soon as it is to be stopped."""
+    while process.poll() is None:
+        if stopped is None:
+            return
+        if stopped.wait(POLL):
+            process.kill()
+
+
+def _listen(stream: IO[bytes], job: Job, step: Callable[[Job, str], object]) -> Outcome | None:
+    """What a process says of its job, line by line; ``None`` if it ends without a result."""
+    outcome = None
+    for line in stream:
+        kind, _, text = line.decode(errors='replace').rstrip('\n').partition(' ')
+        if kind == STEP:
+            step(job, text)
+        elif kind == REPORT:
+            outcome = Outcome(Report.parse(text))
+        elif kind == ERROR:
+            outcome = Outcome(None, json.loads(text))
+    return outcome
+
+
+def _died(code: int, said: str) -> str:
+    """How a process ended that gave no result, and the last that COLMAP said."""
+    how = f'exit code {code}'
+    if code < 0:
+        how = signal.Signals(-code).name
+        how += ': is memory short?' if how == 'SIGKILL' else ': is the disk full?'
+    last = said.splitlines()[-1:] or ['']
+    return f'COLMAP ended with {how} {last[0]}'.strip()
+
+
+def _main() -> None:
+    """The process of one job, which comes by standard input."""
+    job = pickle.load(sys.stdin.buffer)
+    out = os.fdopen(os.dup(1), 'w', buffering=1)
+    os.dup2(2, 1)  # what COLMAP prints is no answer
+    try:
+        report = build(job, lambda stage: print(STEP, stage, file=out))
+    except (OSError, ValueError) as error:
+        print(ERROR, json.dumps(str(error)), file=out)
+    else:
+        print(REPORT, json.dumps(asdict(report)), file=out)
+
+
+if __name__ == '__main__':
+    _main()
