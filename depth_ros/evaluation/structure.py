@@ -66,6 +66,21 @@ class FramePoints:
             self.metric,
         )
 
+    def as_map(self, shape: tuple[int, int]) -> np.ndarray:
+        """Depth map float32 (H, W) with the points in it, 0 elsewhere, as sparse ground truth.
+
+        Where several lie in one pixel, the nearest is what the camera sees.
+
+        Args:
+            shape: height and width of the image as stored.
+        """
+        depth = np.zeros(shape, np.float32)
+        column, row = np.rint(self.xy.astype(np.float64)).astype(int).T
+        inside = (column >= 0) & (row >= 0) & (column < shape[1]) & (row < shape[0])
+        order = np.argsort(-self.depth[inside], kind='stable')
+        depth[row[inside][order], column[inside][order]] = self.depth[inside][order]
+        return depth
+
 
 @dataclass(frozen=True)
 class Structure:

@@ -7,48 +7,47 @@ import numpy as np
 from depth_ros.evaluation.structure import Structure
 from train.data.sequences import Sequence
 from train.structure.reconstruct import SKY, Reconstruction
-from train.structure.scale import Scale, frame_labels, label_at
+from train.structure.scale import NONE, Scale, frame_labels, label_at
 
 HELD_OUT = 0.1  # of the places
 MAX_ERROR = 2.0  # pixels; more is a wrong match
 MAX_SIGMA = 0.2  # relative; more is no depth
 NOISE = 0.3  # pixels, that a feature's place is unsure by at least
 LEAST_POINTS = 20  # a frame with fewer is not registered well enough to learn from
+LEAST_FRAMES = 10  # a part with fewer teaches nothing
 PLACE = 0.03  # size of one place, by its distance: points closer together are of the same
 
 
-def assemble(sequence: Sequence, found: Reconstruction, scales: list[Scale]) -> Structure:
-    """The structure of a sequence.
+def assemble(
+    sequence: Sequence, found: Reconstruction, scales: list[Scale]
+) -> tuple[Structure, list[Scale]]:
+    """The structure of a sequence, and the scale that each of its parts comes from.
+
+    Frames without metres, in a part that has some, are where the reconstruction is not right:
+    they are left out, and what lies before and behind is a part of its own.
 
     Args:
         sequence: its images and labels.
         found: what was reconstructed.
-        scales: of each part.
+        scales: of each part of it.
     """
     sigma = _sigma(found)
     good = (found.error < MAX_ERROR) & (sigma < MAX_SIGMA) & ~_sky(sequence, found)
     counts = np.bincount(found.frame[good], minlength=len(found.part))
-    part = np.where(counts >= LEAST_POINTS, found.part, -1)
+    part, factors, origin = _divide(found, scales, counts >= LEAST_POINTS)
     good &= part[found.frame] >= 0
-    factors = np.ones(found.parts)
-    for number in range(found.parts):
-        there = good & (found.part[found.frame] == number)
-        if np.isfinite(scales[number].factor):
-            factors[number] = scales[number].factor
-        elif there.any():
-            factors[number] = 1 / float(np.median(found.depth[there]))
-    poses = found.poses.copy()
-    poses[:, :3, 3] *= factors[found.part.clip(0)][:, None]
-    poses[part < 0] = np.nan
-    frame = found.frame[good]
-    point = found.point[good]
-    return Structure(
+    for number, scale in enumerate(origin):
+        if scale.source == NONE:
+            there = good & (part[found.frame] == number)
+            factors[part == number] = 1 / float(np.median(found.depth[there]))
+    frame, point = found.frame[good], found.point[good]
+    structure = Structure(
         part=part.astype(np.int32),
-        poses=poses,
-        metric_spread=np.array([s.spread for s in scales], np.float32),
+        poses=_scaled_poses(found, part, factors),
+        metric_spread=np.array([s.spread for s in origin], np.float32),
         starts=np.searchsorted(frame, np.arange(len(part) + 1)),
         xy=found.xy[good],
-        depth=(found.depth[good] * factors[found.part[frame]]).astype(np.float32),
+        depth=(found.depth[good] * factors[frame]).astype(np.float32),
         sigma=sigma[good].astype(np.float32),
         error=found.error[good],
         track=found.track[point].astype(np.int32),
@@ -57,6 +56,53 @@ def assemble(sequence: Sequence, found: Reconstruction, scales: list[Scale]) -> 
         held_out=_held_out(found)[point],
         intrinsics=found.lens.matrix,
     )
+    return structure, origin
+
+
+def _divide(
+    found: Reconstruction, scales: list[Scale], usable: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[Scale]]:
+    """Parts in the order of time, each right all along.
+
+    Args:
+        found: the reconstruction, N frames.
+        scales: of its parts.
+        usable: bool (N,), frames that see enough.
+
+    Returns:
+        Part (N,) of each frame, -1 for none; metres a unit (N,), NaN where there are none; and
+        for each part the scale that it comes from.
+    """
+    factors = np.full(len(found.part), np.nan)
+    runs: list[tuple[np.ndarray, Scale]] = []
+    for number, scale in enumerate(scales):
+        frames = np.flatnonzero(found.part == number)
+        factors[frames] = scale.factors
+        okay = np.isfinite(scale.factors) | (scale.source == NONE)
+        for run in np.split(frames, np.flatnonzero(np.diff(okay.astype(int))) + 1):
+            run_is_okay = okay[np.searchsorted(frames, run[0])] if len(run) else False
+            run = run[usable[run]]
+            if run_is_okay and len(run) >= LEAST_FRAMES:
+                runs.append((run, scale))
+    part = np.full(len(found.part), -1)
+    runs.sort(key=lambda item: item[0][0])
+    for number, (run, _) in enumerate(runs):
+        part[run] = number
+    return part, factors, [scale for _, scale in runs]
+
+
+def _scaled_poses(found: Reconstruction, part: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Poses (N, 4, 4) with each step at the scale of its place; each part begins at its origin."""
+    poses = np.full_like(found.poses, np.nan)
+    for number in range(part.max(initial=-1) + 1):
+        frames = np.flatnonzero(part == number)
+        steps = np.diff(found.poses[frames, :3, 3], axis=0)
+        scale = (factors[frames[1:]] + factors[frames[:-1]]) / 2
+        poses[frames] = found.poses[frames]
+        poses[frames, :3, 3] = np.concatenate(
+            [np.zeros((1, 3)), np.cumsum(steps * scale[:, None], axis=0)]
+        )
+    return poses
 
 
 def _sigma(found: Reconstruction) -> np.ndarray:

@@ -192,7 +192,7 @@ def build(job: Job, step: Callable[[str], object] = lambda _: None) -> Report:
             found = reconstruct(sequence, Path(work), job.options, step)
             height = _camera_height(job)
             scales = [find_scale(sequence, found, p, height) for p in range(found.parts)]
-            structure = assemble(sequence, found, scales)
+            structure, origin = assemble(sequence, found, scales)
             if not structure.registered.any():
                 raise DataError('too few points that are sure: little texture, or no parallax')
         except DataError as error:
@@ -201,7 +201,7 @@ def build(job: Job, step: Callable[[str], object] = lambda _: None) -> Report:
         else:
             step('writing')
             _write(job, sequence, found, structure)
-            report = _describe(report, sequence, found, structure, scales)
+            report = _describe(report, sequence, found, structure, origin)
     report = replace(report, seconds=round(time.monotonic() - begin, 1))
     report.save(job.reports)
     return report

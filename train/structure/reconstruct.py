@@ -211,12 +211,11 @@ def _calibrate(database: Path) -> None:
     """Find a first focal length from the matches of all pairs, where the camera is unknown."""
     import pycolmap
 
-    try:
-        with pycolmap.Database.open(database) as opened:
-            options = pycolmap.ViewGraphCalibrationOptions()
-            pycolmap.calibrate_view_graph(opened, options)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise DataError(f'no focal length fits the matches: {error}') from error
+    if not pycolmap.calibrate_view_graph(database):
+        raise DataError(
+            'no focal length fits the matches: give intrinsics, or a drive with more texture and '
+            'turns'
+        )
 
 
 def _map(database: Path, images: Path, work: Path, known: bool, options: Options) -> list[object]:

@@ -1,8 +1,9 @@
 """Metres for a reconstruction, and how sure they are.
 
-From what was measured on the way (wheel odometry, GPS, speed), or else from the height of the
-camera over the road. Both are asked on several stretches of the drive, one after the other: where
-these agree, the scale is sure; where they do not, it has drifted or was never right.
+The scale of what one camera reconstructs drifts along the way. So metres are asked all along it:
+from what was measured (wheel odometry, GPS, speed), or else from the height of the camera over the
+road. A frame's scale is the median of what it and the frames around it say; where these disagree,
+the reconstruction is not right there, and there are no metres.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from train.data.sequences import Sequence, read_map, resize_map, stored_size
 from train.structure.reconstruct import Reconstruction
 
 ROAD = 0  # Cityscapes' trainId
-STRETCHES = 8
-LEAST_STRETCHES = 3
-UNSURE = 0.15  # relative spread from which metres would be a guess
+REACH = 8  # frames before and after, that say a frame's scale with it
+LEAST = 4  # of these must say one
+UNSURE = 0.15  # relative spread of these from which metres would be a guess
+ENOUGH = 0.5  # of the frames must have metres, or the part has none
+AHEAD = (3.0, 12.0)  # camera heights to the sides and ahead: farther, a road is no plane
 LEAST_POINTS = 12  # of the road, for a plane through them
 GROUND = (0.65, 0.2)  # without labels: rows below this part of the height, columns away from sides
-LEVEL = 0.02  # of the camera's height, that points may lie off the plane
+LEVEL = 0.04  # of the camera's height, that points of a flat ground may lie off the plane
 FLAT = 0.5  # of the points of the ground must
 MEASURED = 'odometry'
 HEIGHT = 'camera height'
@@ -29,16 +32,16 @@ NONE = 'none'
 
 @dataclass(frozen=True)
 class Scale:
-    """Metres of one part.
+    """Metres of one part, whose frames are n.
 
     Attributes:
-        factor: metres a unit; NaN where unknown.
-        spread: relative standard deviation over the stretches; NaN where unknown.
+        factors: (n,) metres a unit at each frame; NaN where unknown.
+        spread: relative standard deviation of what single frames say; NaN where unknown.
         source: 'odometry', 'camera height' or 'none'.
         remark: why there is none, or what is doubtful.
     """
 
-    factor: float
+    factors: np.ndarray
     spread: float
     source: str
     remark: str = ''
@@ -48,87 +51,86 @@ def find_scale(
     sequence: Sequence, found: Reconstruction, part: int, camera_height: float | None
 ) -> Scale:
     """Metres of a part: from odometry or speed where measured, else from the camera's height."""
+    frames = np.flatnonzero(found.part == part)
     remarks = []
-    for source, values in (
-        (MEASURED, _from_motion(sequence, found, part)),
-        (
-            HEIGHT,
-            None
-            if camera_height is None
-            else [camera_height / h for h in road_heights(sequence, found, part)],
-        ),
-    ):
+    for source in (MEASURED, HEIGHT):
+        if source == MEASURED:
+            values = _from_motion(sequence, found, frames)
+        else:
+            values = _from_height(sequence, found, frames, camera_height)
         if values is None:
             continue
-        scale = _agree(np.array(values), source)
-        if np.isfinite(scale.factor):
-            return Scale(scale.factor, scale.spread, source, '; '.join(remarks))
-        remarks.append(scale.remark)
+        factors = _agreed(values)
+        share = np.isfinite(factors).mean()
+        if share >= ENOUGH:
+            spread = 1.4826 * float(np.nanmedian(np.abs(values / factors - 1)))
+            return Scale(factors, spread, source, '; '.join(remarks))
+        remarks.append(f'{source} says a scale that is sure in {100 * share:.0f} % of the frames')
     remarks = remarks or ['no odometry, speed or camera height']
-    return Scale(np.nan, np.nan, NONE, '; '.join(remarks))
+    return Scale(np.full(len(frames), np.nan), np.nan, NONE, '; '.join(remarks))
 
 
-def _agree(values: np.ndarray, source: str) -> Scale:
-    """One scale of those of all stretches, unless these differ too much."""
-    values = values[np.isfinite(values) & (values > 0)]
-    if len(values) < LEAST_STRETCHES:
-        return Scale(np.nan, np.nan, source, f'{source}: only {len(values)} stretches show a scale')
-    middle = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values / middle - 1)))
-    if spread > UNSURE:
-        return Scale(
-            np.nan,
-            np.nan,
-            source,
-            f'{source}: stretches of the drive differ by {100 * spread:.0f} %: too unsure',
-        )
-    return Scale(middle, spread, source)
+def _agreed(values: np.ndarray) -> np.ndarray:
+    """What frames and their surroundings agree on, (n,), NaN where nothing.
+
+    Args:
+        values: what each frame says, (n,), NaN where it says nothing.
+    """
+    values = np.where(values > 0, values, np.nan)
+    middle, sure = np.full(len(values), np.nan), np.ones(len(values), bool)
+    for index in range(len(values)):
+        around = values[max(0, index - REACH) : index + REACH + 1]
+        around = around[np.isfinite(around)]
+        if len(around) < LEAST:
+            continue
+        low, middle[index], high = np.percentile(around, [25, 50, 75])
+        # Quartiles, not deviations from the median: half of a jump must show.
+        sure[index] = (high - low) / 1.349 < UNSURE * middle[index]
+    there = np.flatnonzero(np.isfinite(middle))
+    if not len(there):
+        return middle
+    filled = np.exp(np.interp(np.arange(len(values)), there, np.log(middle[there])))
+    for a, b in zip(there[:-1], there[1:], strict=True):  # gaps
+        if b - a > 1 and abs(np.log(middle[b] / middle[a])) > UNSURE:
+            sure[a + 1 : b] = False
+    sure[: max(0, there[0] - REACH)] = False
+    sure[there[-1] + REACH + 1 :] = False
+    return np.where(sure, filled, np.nan)
 
 
-def _stretches(length: np.ndarray) -> list[tuple[int, int]]:
-    """First and last index of stretches of about equal length; ``length`` grows from 0."""
-    limits = np.linspace(0, length[-1], STRETCHES + 1)
-    ends = np.searchsorted(length, limits).clip(max=len(length) - 1)
-    return [(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True) if b > a]
-
-
-def _path(found: Reconstruction, frames: np.ndarray) -> np.ndarray:
-    """Length of the way to each of ``frames`` (n,), in units."""
-    steps = np.linalg.norm(np.diff(found.poses[frames, :3, 3], axis=0), axis=1)
-    return np.concatenate([[0.0], np.cumsum(steps)])
-
-
-def _from_motion(sequence: Sequence, found: Reconstruction, part: int) -> list[float] | None:
-    """Metres a unit on each stretch, by what was measured; ``None`` if nothing was."""
+def _from_motion(
+    sequence: Sequence, found: Reconstruction, frames: np.ndarray
+) -> np.ndarray | None:
+    """Metres a unit around each of ``frames``, by what was measured; ``None`` if nothing was."""
     if sequence.odometry is None and (sequence.speeds is None or sequence.times is None):
         return None
-    frames = np.flatnonzero(found.part == part)
-    values = []
-    for a, b in _stretches(_path(found, frames)):
-        i, j = frames[a], frames[b]
+    places = found.poses[frames, :3, 3]
+    way = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
+    typical = np.median(np.diff(way)) if len(way) > 1 else 0.0
+    values = np.full(len(frames), np.nan)
+    for index in range(len(frames)):
+        a, b = max(0, index - REACH), min(len(frames) - 1, index + REACH)
+        i, j = int(frames[a]), int(frames[b])
+        # Odometry gives straight distances, speed the length of the way.
         straight = (
             sequence.odometry is not None and np.isfinite(sequence.odometry[[i, j], :3, 3]).all()
         )
-        # Odometry gives straight distances, speed the length of the way.
-        units = (
-            np.linalg.norm(found.poses[j, :3, 3] - found.poses[i, :3, 3])
-            if straight
-            else _path(found, frames[a : b + 1])[-1]
-        )
-        values.append(sequence.distance(i, j) / units if units > 0 else np.nan)
+        units = np.linalg.norm(places[b] - places[a]) if straight else way[b] - way[a]
+        if units > typical:  # else it stands, and noise is divided by noise
+            values[index] = sequence.distance(i, j) / units
     return values
 
 
-def road_heights(sequence: Sequence, found: Reconstruction, part: int) -> list[float]:
-    """Height of the camera over the ground on each stretch, in units, NaN where not seen."""
-    frames = np.flatnonzero(found.part == part)
-    heights = np.array([_height(sequence, found, int(i)) for i in frames])
-    values = []
-    for a, b in _stretches(_path(found, frames)):
-        there = heights[a : b + 1]
-        there = there[np.isfinite(there)]
-        values.append(float(np.median(there)) if len(there) else np.nan)
-    return values
+def _from_height(
+    sequence: Sequence,
+    found: Reconstruction,
+    frames: np.ndarray,
+    camera_height: float | None,
+) -> np.ndarray | None:
+    """Metres a unit in each of ``frames``, by the camera's height; ``None`` if it is unknown."""
+    if camera_height is None:
+        return None
+    return camera_height / np.array([_height(sequence, found, int(i)) for i in frames])
 
 
 def _height(sequence: Sequence, found: Reconstruction, frame: int) -> float:
@@ -153,7 +155,12 @@ def _height(sequence: Sequence, found: Reconstruction, frame: int) -> float:
     rays = np.linalg.solve(
         found.lens.matrix, np.column_stack([xy[ground], np.ones(ground.sum())]).T
     ).T
-    return plane_height(rays * depth[ground, None], sure=labels is not None)
+    points = rays * depth[ground, None]
+    rough = np.median(points[:, 1])
+    near = (np.abs(points[:, 0]) < AHEAD[0] * rough) & (points[:, 2] < AHEAD[1] * rough)
+    if near.sum() < LEAST_POINTS:
+        return np.nan
+    return plane_height(points[near], sure=labels is not None)
 
 
 def plane_height(points: np.ndarray, sure: bool) -> float:
@@ -179,7 +186,7 @@ def plane_height(points: np.ndarray, sure: bool) -> float:
     if height <= 0 or not np.isfinite(height):
         return np.nan
     off = rest / np.sqrt(1 + solution[0] ** 2 + solution[1] ** 2) / height
-    if not sure and np.mean(off < 2 * LEVEL) < FLAT:
+    if not sure and np.mean(off < LEVEL) < FLAT:
         return np.nan
     return float(height)
 
