@@ -25,6 +25,7 @@ import yaml
 from google.protobuf.message import EncodeError
 
 from depth_ros.core.camera import Intrinsics
+from depth_ros.core.labels import UNLABELED
 from depth_ros.deploy.adopt import (
     DEPTH_KINDS,
     LABEL_KINDS,
@@ -37,7 +38,7 @@ from depth_ros.deploy.adopt import (
 )
 from depth_ros.files import check_writable, write_file
 from depth_ros.inference.classes import KNOWN
-from depth_ros.inference.contract import UNLABELED, ContractError, SemanticClass
+from depth_ros.inference.contract import ContractError, SemanticClass
 from depth_ros.inference.engine import EngineError
 from depth_ros.share import share_path
 

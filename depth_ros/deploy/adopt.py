@@ -21,13 +21,13 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, compose, helper, inliner, numpy_helper, version_converter
 
 from depth_ros.core.camera import Intrinsics
+from depth_ros.core.labels import UNLABELED
 from depth_ros.core.se3 import pose, rotation_from_vector, vector_from_rotation
 from depth_ros.deploy.build import check_operators
 from depth_ros.files import file_hash
 from depth_ros.inference.contract import (
     METADATA_KEY,
     POSE_CONVENTION,
-    UNLABELED,
     ModelContract,
     SemanticClass,
     write_contract,

@@ -26,18 +26,11 @@ from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams
 from depth_ros.inference import model_files as models
 from depth_ros.inference.contract import read_contract
+from depth_ros.inference.outputs import TOPICS, topics
 from depth_ros.ros.parameters import ODOMETRY, PERCEPTION
 
 NODES = tuple(models.NODES.values())
-OUTPUT_TOPICS = (
-    'depth/image_rect',
-    'depth/camera_info',
-    'depth/color',
-    'semantics/labels',
-    'semantics/color',
-    'odom',
-    'path',
-)
+OUTPUT_TOPICS = tuple(topic.name for topic in TOPICS.values() if topic.recorded)
 PR_SET_PDEATHSIG = 1
 
 
@@ -163,7 +156,7 @@ class Plan:
     @property
     def namespace(self) -> str:
         """Namespace of the nodes: none, unless a played topic has the name of an output."""
-        taken = {f'/{topic}' for topic in (*OUTPUT_TOPICS, 'points')}
+        taken = {f'/{topic}' for topic in TOPICS}
         return '/depth_ros' if taken & set(self.played) else ''
 
     @property
@@ -341,15 +334,16 @@ def _player_arguments(plan: Plan, logs: Path) -> list[str]:
 
 def model_topics(plan: Plan) -> list[str]:
     """Names of the outputs that the models give, one for each frame, the first for latency."""
-    topics = []
-    if 'perception_node' in plan.models:
-        contract = read_contract(plan.models['perception_node'])
-        topics = [
-            topic
-            for output, topic in (('depth', 'depth/image_rect'), ('labels', 'semantics/labels'))
-            if output in contract.outputs and not (output == 'depth' and contract.affine_invariant)
-        ]
-    return topics + ['odom'] * ('odometry_node' in plan.models)
+    found: list[str] = []
+    for node in NODES:
+        if node in plan.models:
+            contract = read_contract(plan.models[node])
+            found += [
+                name
+                for name, (_, topic) in topics(contract.outputs, contract.affine_invariant).items()
+                if topic.every_frame
+            ]
+    return found
 
 
 class _Observer:

@@ -33,13 +33,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depth_ros.core.camera import Intrinsics
+from depth_ros.core.labels import UNLABELED
+from depth_ros.inference.outputs import OUTPUTS
 
 if TYPE_CHECKING:
     import onnx
 
 METADATA_KEY = 'depth_ros'
 VERSION = 1
-UNLABELED = 255
 POSE_CONVENTION = (
     'rotation_vector[rad], translation; T_previous_current: '
     'pose of the current camera in the previous optical frame'
@@ -58,8 +59,6 @@ _OPTIONAL = frozenset({'affine_invariant', 'image_size'})
 
 Software that does not know such a field reads every file without it, and refuses one with it rather
 than take its depth or its images for what they are not."""
-
-_OUTPUTS = {'perception': {'depth', 'labels'}, 'pose': {'pose'}}
 
 
 class ContractError(ValueError):
@@ -135,7 +134,7 @@ class ModelContract:
             'intrinsics',
             f'is {self.intrinsics!r}, must be (fx, fy, cx, cy) with fx, fy > 0',
         )
-        allowed = _OUTPUTS[self.task]
+        allowed = {name for name, output in OUTPUTS.items() if output.task == self.task}
         _check(
             bool(self.outputs)
             and len(set(self.outputs)) == len(self.outputs)
@@ -227,12 +226,8 @@ class ModelContract:
         shapes: dict[str, tuple[str, tuple[int, ...]]] = {
             name: ('uint8', (1, *self.image_shape)) for name in self.inputs
         }
-        known = {
-            'depth': ('float32', (height, width)),
-            'labels': ('uint8', (height, width)),
-            'pose': ('float32', (6,)),
-        }
-        shapes.update({name: known[name] for name in self.outputs})
+        for name in self.outputs:
+            shapes[name] = OUTPUTS[name].dtype, OUTPUTS[name].shape(height, width)
         return shapes
 
     def to_json(self) -> str:

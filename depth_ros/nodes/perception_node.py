@@ -8,6 +8,7 @@ What nobody listens to is not computed.
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,29 +16,26 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depth_ros.core.camera import ImageFit
 from depth_ros.core.depth import camera_depth, depth_factor
-from depth_ros.inference.contract import UNLABELED
+from depth_ros.core.labels import UNLABELED
+from depth_ros.inference.outputs import TOPICS, topics
 from depth_ros.nodes.camera_node import CameraNode, Frame, run
 from depth_ros.ros import messages as conversions
 from depth_ros.ros.messages import ImageBuffer
 from depth_ros.ros.parameters import PERCEPTION
 from depth_ros.ros.transport import OUTPUT_QOS
 
-DEPTH_TOPICS = {
-    'depth': ('depth/image_rect', Image),
-    'depth_info': ('depth/camera_info', CameraInfo),
-    'depth_color': ('depth/color', Image),
-    'points': ('points', PointCloud2),
-}
-LABEL_TOPICS = {
-    'labels': ('semantics/labels', Image),
-    'color': ('semantics/color', Image),
-}
-
 # RGB of 1 (far, dark blue) to 255 (near, red); 0 is black. OpenCV's own tables are BGR.
 _COLORMAP = np.ascontiguousarray(
     cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
 )
 _COLORMAP[0] = 0
+
+
+_MESSAGES = {
+    'sensor_msgs/msg/Image': Image,
+    'sensor_msgs/msg/CameraInfo': CameraInfo,
+    'sensor_msgs/msg/PointCloud2': PointCloud2,
+}
 
 
 class Canvas:
@@ -47,13 +45,6 @@ class Canvas:
         camera: intrinsics of the outputs.
         fit: how camera and network lie on each other; another fit needs another canvas.
     """
-
-    _KINDS = {
-        'depth': ('32FC1', np.nan),
-        'labels': ('mono8', UNLABELED),
-        'depth_color': ('rgb8', 0),
-        'color': ('rgb8', 0),
-    }
 
     def __init__(self, fit: ImageFit, at_network_size: bool) -> None:
         """Prepare for images of the camera's or the network's geometry."""
@@ -68,17 +59,17 @@ class Canvas:
         self._fresh.clear()
 
     def fill(self, name: str, image: np.ndarray) -> ImageBuffer:
-        """Output ``name`` from its image at network size; the work is done once a frame."""
-        encoding, outside = self._KINDS[name]
+        """Image of the topic ``name`` from that at network size; the work is done once a frame."""
+        topic = TOPICS[name]
         if name not in self._buffers:
             self._buffers[name] = ImageBuffer(
-                encoding, self.camera.width, self.camera.height, outside
+                topic.encoding, self.camera.width, self.camera.height, topic.outside
             )
         buffer = self._buffers[name]
         if name not in self._fresh:
             self._fresh.add(name)
             if self._resize:
-                self.fit.to_camera(image, buffer.array, nearest=name != 'depth')
+                self.fit.to_camera(image, buffer.array, nearest=topic.encoding != '32FC1')
             else:
                 np.copyto(buffer.array, image)
         return buffer
@@ -124,14 +115,10 @@ class PerceptionNode(CameraNode):
     def set_up(self) -> None:
         """Create the publishers of what the model gives."""
         contract = self.engine.contract
-        topics = dict(DEPTH_TOPICS) if 'depth' in contract.outputs else {}
-        if contract.affine_invariant:
-            topics = {'depth_color': topics['depth_color']}  # no number that looks like metres
-        if 'labels' in contract.outputs:
-            topics.update(LABEL_TOPICS)
+        self._topics = topics(contract.outputs, contract.affine_invariant)
         self._outputs = {
-            name: self.create_lifecycle_publisher(kind, topic, OUTPUT_QOS)
-            for name, (topic, kind) in topics.items()
+            name: self.create_lifecycle_publisher(_MESSAGES[topic.msgtype], name, OUTPUT_QOS)
+            for name, (_, topic) in self._topics.items()
         }
         self._palette = np.zeros((256, 1, 3), np.uint8)
         for item in contract.classes:
@@ -139,7 +126,10 @@ class PerceptionNode(CameraNode):
         shape = contract.tensor_shapes()['image'][1]
         self._input = np.empty(shape, np.uint8)
         self._canvas: Canvas | None = None
-        self._colors = DepthColors()
+        self._draw = {
+            'depth': DepthColors(),
+            'classes': partial(cv2.applyColorMap, userColor=self._palette),
+        }
         if contract.affine_invariant:
             self.get_logger().warning(
                 f"model '{contract.name}' tells near from far, but no distances: scale and shift "
@@ -160,13 +150,16 @@ class PerceptionNode(CameraNode):
             self.destroy_lifecycle_publisher(publisher)
         self._outputs = {}
 
-    def wanted(self) -> set[str]:
-        """Names of the outputs that somebody listens to."""
+    def wanted(self) -> bool:
+        """Whether somebody listens to an output."""
+        return bool(self._wanted_topics())
+
+    def _wanted_topics(self) -> set[str]:
         return {name for name, p in self._outputs.items() if p.get_subscription_count() > 0}
 
     def process(self, frame: Frame) -> None:
         """Run the network and publish what is wanted."""
-        wanted = self.wanted()
+        wanted = self._wanted_topics()
         with self.times.stage('preprocess'):
             frame.fit.to_network(frame.rgb, self._input[0])
         with self.times.stage('inference'):
@@ -184,24 +177,24 @@ class PerceptionNode(CameraNode):
         receivers compete for the processor with whatever is still to be computed."""
         canvas = self._next_canvas(frame)
         labels = outputs.get('labels')
-        images = {'labels': labels}
-        if wanted & {'depth', 'depth_color', 'points'}:
-            images['depth'] = self._depth(outputs['depth'], labels, frame)
-        if 'depth_color' in wanted:
-            images['depth_color'] = self._colors(images['depth'])
-        if 'color' in wanted:
-            images['color'] = cv2.applyColorMap(labels, self._palette)
-        messages = {}
-        for name in ('depth', 'labels', 'depth_color', 'color'):
-            if name in wanted:
-                messages[name] = canvas.fill(name, images[name]).message
+        depth = np.empty(0)
+        if wanted & {'depth/image_rect', 'depth/color', 'points'}:
+            depth = self._depth(outputs['depth'], labels, frame)
+            outputs = {**outputs, 'depth': depth}
+        messages: dict[str, Image | CameraInfo | PointCloud2] = {}
+        for name, (output, topic) in self._topics.items():
+            if name not in wanted:
+                continue
+            if name == 'depth/camera_info':
+                messages[name] = conversions.camera_info(frame.info, frame.header, canvas.camera)
+            elif name == 'points':
+                messages[name] = self._points(frame, canvas, depth, labels)
+            else:
+                image = outputs[output]
+                if topic.colors:
+                    image = self._draw[topic.colors](image)
+                messages[name] = canvas.fill(name, image).message
                 messages[name].header = frame.header
-        if 'depth_info' in wanted:
-            messages['depth_info'] = conversions.camera_info(
-                frame.info, frame.header, canvas.camera
-            )
-        if 'points' in wanted:
-            messages['points'] = self._points(frame, canvas, images['depth'], labels)
         return messages
 
     def _next_canvas(self, frame: Frame) -> Canvas:
@@ -226,9 +219,9 @@ class PerceptionNode(CameraNode):
         pixels = np.s_[::stride, ::stride]
         rgb = self._input[0] if self.settings.output_size == 'network' else frame.rgb
         cloud = conversions.make_cloud(
-            canvas.fill('depth', depth).array[pixels],
+            canvas.fill('depth/image_rect', depth).array[pixels],
             rgb[pixels],
-            None if labels is None else canvas.fill('labels', labels).array[pixels],
+            None if labels is None else canvas.fill('semantics/labels', labels).array[pixels],
             canvas.camera.rays(stride),
             UNLABELED,
         )

@@ -376,7 +376,7 @@ def test_a_domain_is_claimed_only_once(tmp_path, monkeypatch):
     monkeypatch.setattr(domain, 'LAST_DOMAIN', 3)
     monkeypatch.setattr(domain, '_locks', [])
     claim = (
-        'from depth_ros import domain; domain.LAST_DOMAIN = 3; print(domain.claim_domain()); '
+        'from depth_ros.ros import domain; domain.LAST_DOMAIN = 3; print(domain.claim_domain()); '
         'input()'
     )
     with subprocess.Popen(
