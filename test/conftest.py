@@ -1,6 +1,7 @@
 """Shared by all tests: an isolated ROS 2 environment, the repository, real data where it is."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,14 @@ def clean_environment():
     """
     leaks = ('LD_LIBRARY_PATH', '_ROS_WHEELS_BOOTSTRAP_COMPLETE', 'PYTHONPATH')
     return {name: value for name, value in os.environ.items() if name not in leaks}
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """This machine with a GPU and TensorRT, both stand-ins; returns the CUDA runtime's."""
+    from support import tensorrt_standins as standins
+
+    cuda = standins.Cuda()
+    monkeypatch.setitem(sys.modules, 'cuda.bindings.runtime', cuda)
+    monkeypatch.setitem(sys.modules, 'tensorrt', standins.TensorRt(cuda))
+    return cuda

@@ -35,7 +35,8 @@ from depth_ros.evaluation.session import EvaluationError, Job, evaluate_recordin
 from depth_ros.files import write_file
 from depth_ros.inference.classes import KNOWN
 from depth_ros.inference.contract import ContractError
-from depth_ros.inference.engine import BACKENDS, EngineError
+from depth_ros.inference.engine import EngineError
+from depth_ros.inference.loader import BACKENDS
 from depth_ros.inference.model_files import chosen_models
 
 _POSE = ('x', 'y', 'z', 'qx', 'qy', 'qz', 'qw')

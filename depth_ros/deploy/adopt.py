@@ -32,7 +32,8 @@ from depth_ros.inference.contract import (
     SemanticClass,
     write_contract,
 )
-from depth_ros.inference.engine import EngineError, load_engine
+from depth_ros.inference.engine import EngineError
+from depth_ros.inference.loader import load_engine
 
 BOUNDS, COARSE_BOUNDS = (1e-4, 0.999), (1e-2, 0.98)
 """How far depth and motion may be from the foreign network's, relative, and what share of the

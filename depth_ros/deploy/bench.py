@@ -29,18 +29,11 @@ from tqdm import tqdm
 
 from depth_ros.files import check_writable, write_file
 from depth_ros.inference.contract import ContractError, read_contract
-from depth_ros.inference.engine import (
-    ENGINE_SUFFIX,
-    Engine,
-    EngineError,
-    OnnxRuntimeEngine,
-    OpenVinoEngine,
-    engine_files,
-    installed_backends,
-    load_built_engine,
-    load_engine,
-    shell_command,
-)
+from depth_ros.inference.engine import Engine, EngineError
+from depth_ros.inference.engine_file import ENGINE_SUFFIX, engine_files, shell_command
+from depth_ros.inference.loader import installed_backends, load_built_engine, load_engine
+from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
+from depth_ros.inference.runtimes.openvino import OpenVinoEngine
 from depth_ros.inference.runtimes.tensorrt import (
     TensorRtEngine,
     check_machine,
@@ -237,7 +230,7 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
         memory_mb=_peak_memory(),
         model_mb=_peak_memory() - memory,
         gpu_mb=gpu_mb,
-        file_mb=(engine.path if backend == TENSORRT else path).stat().st_size / 1e6,
+        file_mb=engine.path.stat().st_size / 1e6,
     )
 
 

@@ -22,18 +22,23 @@ import onnx
 from depth_ros.deploy.fp16 import to_fp16
 from depth_ros.files import check_writable, file_hash, write_file
 from depth_ros.inference.contract import ContractError, read_contract
-from depth_ros.inference.engine import ENGINE_SUFFIX, EngineError, engine_output, shell_command
-from depth_ros.inference.runtimes.tensorrt import (
+from depth_ros.inference.engine import EngineError
+from depth_ros.inference.engine_file import (
+    ENGINE_SUFFIX,
     EngineRecord,
+    engine_output,
+    record_path,
+    shell_command,
+    timing_path,
+)
+from depth_ros.inference.runtimes.tensorrt import (
     construct,
     cuda_call,
     cuda_module,
     error_log,
     find_gpu,
     reasons,
-    record_path,
     tensorrt_module,
-    timing_path,
 )
 
 PRECISIONS = ('fp32', 'fp16')

@@ -43,14 +43,9 @@ from depth_ros.evaluation.offline import Picture, Runner, Settings, decoded
 from depth_ros.files import check_writable, write_file
 from depth_ros.inference.classes import KNOWN, ClassMap
 from depth_ros.inference.contract import ContractError, ModelContract
-from depth_ros.inference.engine import (
-    BACKENDS,
-    ENGINE_SUFFIX,
-    Engine,
-    EngineError,
-    installed_backends,
-    load_engine,
-)
+from depth_ros.inference.engine import Engine, EngineError
+from depth_ros.inference.engine_file import ENGINE_SUFFIX
+from depth_ros.inference.loader import BACKENDS, installed_backends, load_engine
 from depth_ros.inference.parity import (
     DEPTH_ROWS,
     Agreement,

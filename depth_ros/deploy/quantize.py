@@ -43,7 +43,8 @@ from depth_ros.deploy.compare import (
 from depth_ros.evaluation.offline import Picture, network_image
 from depth_ros.files import check_writable, write_file
 from depth_ros.inference.contract import ContractError, ModelContract, read_contract
-from depth_ros.inference.engine import EngineError, installed_backends, load_engine
+from depth_ros.inference.engine import EngineError
+from depth_ros.inference.loader import installed_backends, load_engine
 from depth_ros.inference.parity import Bounds
 from depth_ros.ros.messages import ConversionError
 

@@ -50,7 +50,7 @@ from depth_ros.evaluation.report import write_report
 from depth_ros.evaluation.results import percentiles, timing, write_results
 from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.contract import ModelContract, read_contract
-from depth_ros.inference.engine import load_engine
+from depth_ros.inference.loader import load_engine
 from depth_ros.ros.domain import claim_domain
 from depth_ros.ros.messages import ConversionError
 

@@ -15,16 +15,9 @@ import cv2
 import numpy as np
 
 from depth_ros.inference.contract import ModelContract
-from depth_ros.inference.engine import (
-    ENGINE_SUFFIX,
-    Engine,
-    EngineError,
-    UnfitEngineError,
-    engine_files,
-    installed_backends,
-    load_built_engine,
-    load_engine,
-)
+from depth_ros.inference.engine import Engine, EngineError, UnfitEngineError
+from depth_ros.inference.engine_file import ENGINE_SUFFIX, engine_files
+from depth_ros.inference.loader import installed_backends, load_built_engine, load_engine
 from depth_ros.inference.parity import Bounds, Comparison, in_range
 from depth_ros.share import share_path
 
@@ -72,7 +65,7 @@ class LoadedEngine:
 def load_checked(
     path: Path, backend: str = 'auto', threads: int = 2, mapped: bool | None = None
 ) -> LoadedEngine:
-    """Load a model with :func:`depth_ros.inference.engine.load_engine`; TensorRT only if right.
+    """Load a model with :func:`depth_ros.inference.loader.load_engine`; TensorRT only if right.
 
     An engine file without its ONNX file, or a machine without a CPU runtime, cannot be checked.
 
@@ -82,21 +75,20 @@ def load_checked(
     """
     if path.suffix == ENGINE_SUFFIX:
         engine = load_engine(path, backend, threads, mapped)
-        source = path.with_name(engine.record.source)
-        if not source.is_file():
+        if not engine.source.is_file():
             return LoadedEngine(
                 engine,
                 f"'{path}' is not compared with the CPU, so its results may be wrong: "
-                f"'{source}', of which it was built, is not there; copy it there",
+                f"'{engine.source}', of which it was built, is not there; copy it there",
                 unchecked=True,
             )
-        return _check_against_cpu(engine, source)
+        return _check_against_cpu(engine)
     cpu = (installed_backends() or ('auto',))[0]
     if backend != 'auto' or not engine_files(path):
         fallback = cpu if backend == 'auto' else backend
         return LoadedEngine(load_engine(path, fallback, threads), '', backend == 'auto')
     try:
-        return _check_against_cpu(load_built_engine(path, threads, mapped), path)
+        return _check_against_cpu(load_built_engine(path, threads, mapped))
     except EngineError as error:
         return LoadedEngine(
             load_engine(path, cpu, threads),
@@ -105,7 +97,7 @@ def load_checked(
         )
 
 
-def _check_against_cpu(engine: Engine, source: Path) -> LoadedEngine:
+def _check_against_cpu(engine: Engine) -> LoadedEngine:
     """Check an engine; it is closed if it is wrong."""
     installed = installed_backends()
     if not installed:
@@ -116,9 +108,9 @@ def _check_against_cpu(engine: Engine, source: Path) -> LoadedEngine:
             unchecked=True,
         )
     try:
-        reference = load_engine(source, installed[0], engine.threads)
+        reference = load_engine(engine.source, installed[0], engine.threads)
         try:
-            return LoadedEngine(engine, check_engine(engine, reference, engine.record.precision))
+            return LoadedEngine(engine, check_engine(engine, reference, engine.precision))
         finally:
             reference.close()
     except BaseException:

@@ -36,7 +36,8 @@ from std_msgs.msg import Header
 from depth_ros.core.camera import CameraError, ImageFit, intrinsics_from_info
 from depth_ros.files import file_hash
 from depth_ros.inference.contract import ContractError
-from depth_ros.inference.engine import ENGINE_SUFFIX, Engine, EngineError, engine_output
+from depth_ros.inference.engine import Engine, EngineError
+from depth_ros.inference.engine_file import ENGINE_SUFFIX, engine_output
 from depth_ros.inference.runtimes.tensorrt import check_machine
 from depth_ros.inference.self_test import LoadedEngine, load_checked
 from depth_ros.nodes.engine_builder import EngineBuild
@@ -536,7 +537,7 @@ class CameraNode(LifecycleNode):
             loaded = self._load('auto')
             if loaded.engine.backend != 'tensorrt':
                 loaded.engine.close()
-            elif not loaded.engine.record.source_sha256.startswith(self._model_hash):
+            elif not loaded.engine.source_hash.startswith(self._model_hash):
                 loaded.engine.close()  # whose outputs may mean something else
                 raise EngineError(
                     f"'{self._model_path}' has changed since it was loaded; clean up "

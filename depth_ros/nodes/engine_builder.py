@@ -18,13 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from depth_ros.files import part_file
-from depth_ros.inference.engine import (
-    EngineError,
-    UnfitEngineError,
-    engine_output,
-    load_built_engine,
-)
-from depth_ros.inference.runtimes.tensorrt import record_path, timing_path
+from depth_ros.inference.engine import EngineError, UnfitEngineError
+from depth_ros.inference.engine_file import engine_output, record_path, timing_path
+from depth_ros.inference.loader import load_built_engine
 
 GRACE = 2.0
 """Seconds that a build has to end by itself before it is killed."""

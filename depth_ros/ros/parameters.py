@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter as RosParameter
 
 from depth_ros.core.camera import FIT_MODES
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose_from_list
-from depth_ros.inference.engine import BACKENDS
+from depth_ros.inference.loader import BACKENDS
 from depth_ros.ros.transport import RELIABILITIES
 
 AUTO_BUILD = ('never', 'fp32', 'fp16')

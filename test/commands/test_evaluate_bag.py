@@ -22,7 +22,7 @@ from depth_ros.bags.writer import BagWriter
 from depth_ros.commands import evaluate_bag
 from depth_ros.core.camera import ImageFit, Intrinsics
 from depth_ros.inference.contract import read_contract
-from depth_ros.inference.engine import load_engine
+from depth_ros.inference.loader import load_engine
 from depth_ros.inference.model_files import chosen_models
 
 FRAMES = 24

@@ -22,7 +22,7 @@ from depth_ros.deploy import adopt as adoption
 from depth_ros.deploy.build import check_operators
 from depth_ros.deploy.fp16 import to_fp16
 from depth_ros.inference.contract import ContractError, ModelContract, read_contract
-from depth_ros.inference.engine import load_engine
+from depth_ros.inference.loader import load_engine
 from depth_ros.inference.parity import Comparison
 
 WIDTH, HEIGHT = 64, 48

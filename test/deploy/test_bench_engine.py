@@ -16,13 +16,15 @@ import onnx
 import pytest
 from support import onnx_models, tensorrt_machine
 from support import tensorrt_standins as standins
-from support.tensorrt_builds import engine_file, machine, real_parameters, real_tensorrt  # noqa: F401
+from support.tensorrt_builds import engine_file, real_parameters, real_tensorrt
 
 from depth_ros.deploy import bench as bench_engine
 from depth_ros.deploy.bench import Effort, Layer, bench, measure, measure_layers
 from depth_ros.inference.contract import read_contract, write_contract
-from depth_ros.inference.engine import EngineError, engine_output, installed_backends, shell_command
-from depth_ros.inference.runtimes.tensorrt import check_machine, record_path
+from depth_ros.inference.engine import EngineError
+from depth_ros.inference.engine_file import engine_output, record_path, shell_command
+from depth_ros.inference.loader import installed_backends
+from depth_ros.inference.runtimes.tensorrt import check_machine
 from depth_ros.share import share_path
 
 QUICK = Effort(threads=1, runs=4, warmup=2)

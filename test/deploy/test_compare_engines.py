@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from support import drive_recording, onnx_models
-from support.tensorrt_builds import engine_file, machine  # noqa: F401  a fixture
+from support.tensorrt_builds import engine_file
 
 from depth_ros.bags.writer import BagWriter
 from depth_ros.commands import evaluate_bag
@@ -20,7 +20,8 @@ from depth_ros.deploy import compare as compare_engines
 from depth_ros.deploy.fp16 import to_fp16
 from depth_ros.files import write_file
 from depth_ros.inference.contract import read_contract, write_contract
-from depth_ros.inference.engine import EngineError, installed_backends, load_engine
+from depth_ros.inference.engine import EngineError
+from depth_ros.inference.loader import installed_backends, load_engine
 from depth_ros.inference.parity import (
     Agreement,
     Bounds,

@@ -22,7 +22,8 @@ from depth_ros.core.camera import ImageFit, Intrinsics
 from depth_ros.deploy import build as build_engine
 from depth_ros.evaluation.offline import Picture, Runner, Settings
 from depth_ros.inference.contract import read_contract, write_contract
-from depth_ros.inference.engine import OnnxRuntimeEngine, load_engine
+from depth_ros.inference.loader import load_engine
+from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 

@@ -24,14 +24,11 @@ from depth_ros.deploy.build import is_quantized
 from depth_ros.deploy.quantize import RUNTIMES, quantize
 from depth_ros.evaluation import offline
 from depth_ros.inference.contract import read_contract
-from depth_ros.inference.engine import (
-    EngineError,
-    OnnxRuntimeEngine,
-    installed_backends,
-    load_engine,
-)
+from depth_ros.inference.engine import EngineError
+from depth_ros.inference.engine_file import read_record
+from depth_ros.inference.loader import installed_backends, load_engine
 from depth_ros.inference.parity import Bounds
-from depth_ros.inference.runtimes.tensorrt import read_record
+from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
 
 LOOSE = Bounds(depth_error=1, label_agreement=0.01, translation_error=10, rotation_error=90)
 

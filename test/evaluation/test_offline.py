@@ -17,7 +17,8 @@ from depth_ros.core.camera import CameraError, ImageFit, Intrinsics
 from depth_ros.core.se3 import OPTICAL_IN_BASE, inverse, pose, pose_from_list, rotation_from_vector
 from depth_ros.core.trajectory import NoiseModel, Trajectory
 from depth_ros.evaluation.offline import AHEAD, LOOP_EVERY, Picture, Runner, Settings, decoded
-from depth_ros.inference.engine import EngineError, installed_backends, load_engine
+from depth_ros.inference.engine import EngineError
+from depth_ros.inference.loader import installed_backends, load_engine
 from depth_ros.ros.messages import ConversionError
 
 SECOND = 10**9

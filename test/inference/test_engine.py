@@ -8,7 +8,8 @@ import pytest
 from support.onnx_models import HEIGHT, WIDTH, row_depth, save_perception, save_pose
 
 from depth_ros.inference.contract import ContractError
-from depth_ros.inference.engine import BACKENDS, EngineError, installed_backends, load_engine
+from depth_ros.inference.engine import EngineError
+from depth_ros.inference.loader import BACKENDS, installed_backends, load_engine
 
 IMAGE = np.full((1, HEIGHT, WIDTH, 3), 200, np.uint8)
 
@@ -85,7 +86,7 @@ def test_bad_requests(tmp_path):
 
 SIGNALS_AMONG_ENGINES = """
 import gc, signal, sys
-from depth_ros.engine import load_engine
+from depth_ros.inference.loader import load_engine
 path, backend = sys.argv[1:]
 count = 0
 def handler(*_):

@@ -16,7 +16,7 @@ from depth_ros.core.metrics import (
 )
 from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.inference.contract import read_contract
-from depth_ros.inference.engine import load_engine
+from depth_ros.inference.loader import load_engine
 
 
 @pytest.fixture(scope='module')

@@ -40,22 +40,13 @@ from depth_ros.deploy.fp16 import to_fp16
 from depth_ros.deploy.quantize import quantize
 from depth_ros.files import file_hash, write_file
 from depth_ros.inference.contract import read_contract
-from depth_ros.inference.engine import (
-    EngineError,
-    OnnxRuntimeEngine,
-    UnfitEngineError,
-    installed_backends,
-    load_engine,
-)
+from depth_ros.inference.engine import EngineError, UnfitEngineError
+from depth_ros.inference.engine_file import EngineRecord, read_record, record_path
+from depth_ros.inference.loader import installed_backends, load_engine
 from depth_ros.inference.parity import Bounds
 from depth_ros.inference.runtimes import tensorrt as tensorrt_engine
-from depth_ros.inference.runtimes.tensorrt import (
-    EngineRecord,
-    TensorRtEngine,
-    find_gpu,
-    read_record,
-    record_path,
-)
+from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
+from depth_ros.inference.runtimes.tensorrt import TensorRtEngine, find_gpu
 
 
 @pytest.fixture
@@ -533,7 +524,7 @@ OBJECTS = {  # the classes of TensorRT behind our variables
     '_engine': 'ICudaEngine',
     '_context': 'IExecutionContext',
 }
-USERS = ('tensorrt_engine.py', 'build_engine.py', 'bench_engine.py')
+USERS = ('runtimes/tensorrt.py', 'deploy/build.py', 'deploy/bench.py')
 
 
 def nodes(kind, files=SOURCES):
@@ -598,7 +589,7 @@ def test_every_cuda_function_gets_the_arguments_that_the_real_one_takes():
 
 def test_every_method_of_tensorrt_gets_parameters_that_the_real_one_has():
     trt, checked = real_tensorrt(), set()
-    files = [path for path in SOURCES if path.name in USERS]
+    files = [path for path in SOURCES if path.as_posix().endswith(USERS)]
     for call in nodes(ast.Call, files):
         chain = names(call.func)
         if len(chain) != 2 or chain[0] not in OBJECTS or hasattr(ArgumentParser, chain[1]):
@@ -888,7 +879,7 @@ def test_an_interrupted_command(tmp_path, repository):
 
 INTERRUPTED = """
 import signal, sys
-from depth_ros import build_engine
+from depth_ros.deploy import build as build_engine
 Progress = build_engine._progress
 
 def interrupt(trt, stop):

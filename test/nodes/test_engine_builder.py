@@ -32,23 +32,17 @@ from depth_ros.deploy.quantize import quantize
 from depth_ros.files import file_hash
 from depth_ros.inference import self_test as engine_check
 from depth_ros.inference.contract import read_contract
-from depth_ros.inference.engine import (
-    Engine,
-    EngineError,
-    UnfitEngineError,
+from depth_ros.inference.engine import Engine, EngineError, UnfitEngineError
+from depth_ros.inference.engine_file import (
+    EngineRecord,
     engine_files,
     engine_output,
-    installed_backends,
-    load_built_engine,
-    load_engine,
-)
-from depth_ros.inference.runtimes import tensorrt as tensorrt_engine
-from depth_ros.inference.runtimes.tensorrt import (
-    EngineRecord,
-    find_gpu,
     read_record,
     record_path,
 )
+from depth_ros.inference.loader import installed_backends, load_built_engine, load_engine
+from depth_ros.inference.runtimes import tensorrt as tensorrt_engine
+from depth_ros.inference.runtimes.tensorrt import find_gpu
 from depth_ros.inference.self_test import BOUNDS, check_engine, load_checked, stored_inputs
 from depth_ros.nodes.engine_builder import EngineBuild
 

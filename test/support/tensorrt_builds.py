@@ -1,7 +1,6 @@
 """Engines that are built here: by stand-ins, or by the parser and builder of TensorRT-RTX."""
 
 import re
-import sys
 import threading
 from dataclasses import replace
 
@@ -11,10 +10,7 @@ from depth_ros.deploy import build as build_engine
 from depth_ros.deploy.build import build
 from depth_ros.files import file_hash
 from depth_ros.inference.contract import POSE_CONVENTION, ModelContract, read_contract
-from depth_ros.inference.runtimes.tensorrt import (
-    EngineRecord,
-    record_path,
-)
+from depth_ros.inference.engine_file import EngineRecord, record_path
 from support import tensorrt_standins as standins
 
 GPU = 'Stand-in, compute capability 8.7, 16 multiprocessors'
@@ -36,15 +32,6 @@ def engine_file(onnx_file, **changed):
     )
     record_path(path).write_text(replace(record, **changed).to_json())
     return path
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """This machine with a GPU and TensorRT, stood in for."""
-    cuda = standins.Cuda()
-    monkeypatch.setitem(sys.modules, 'cuda.bindings.runtime', cuda)
-    monkeypatch.setitem(sys.modules, 'tensorrt', standins.TensorRt(cuda))
-    return cuda
 
 
 def real_tensorrt():

@@ -15,7 +15,7 @@ from depth_ros.core import metrics
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.inference.classes import ClassMap
-from depth_ros.inference.engine import load_engine
+from depth_ros.inference.loader import load_engine
 from train.__main__ import main
 from train.classes import CITYSCAPES
 from train.commands import evaluate

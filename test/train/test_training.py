@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import train
 from depth_ros.inference.contract import POSE_CONVENTION, read_contract
-from depth_ros.inference.engine import installed_backends, load_engine
+from depth_ros.inference.loader import installed_backends, load_engine
 from train.__main__ import main
 from train.classes import CITYSCAPES
 from train.commands.export import (

@@ -272,7 +272,7 @@ def exported(folder: Path) -> Iterator[tuple[Path, str, str]]:
     """File, precision and runtime of the exported network, with every runtime for the processor."""
     # Not needed to train, so not to be in the memory of the training step.
     from depth_ros.inference.contract import ModelContract
-    from depth_ros.inference.engine import installed_backends
+    from depth_ros.inference.loader import installed_backends
     from train.commands.export import DeployedPerception, write_model
 
     contract = ModelContract(
@@ -300,7 +300,7 @@ def exported(folder: Path) -> Iterator[tuple[Path, str, str]]:
 
 def engine(file: Path, backend: str) -> Work:
     """Inference of an exported file, from bytes to depth and labels."""
-    from depth_ros.inference.engine import load_engine
+    from depth_ros.inference.loader import load_engine
 
     found = load_engine(file, backend, torch.get_num_threads())
     return partial(found.infer, {'image': _picture()})

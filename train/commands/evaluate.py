@@ -34,7 +34,7 @@ from depth_ros.core.metrics import (
     trajectory_table,
 )
 from depth_ros.inference.classes import ClassMap
-from depth_ros.inference.engine import BACKENDS
+from depth_ros.inference.loader import BACKENDS
 from train.data.sequences import (
     LISTED,
     DataError,

@@ -20,7 +20,8 @@ import numpy as np
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.inference.contract import SemanticClass
-from depth_ros.inference.engine import Engine, load_engine
+from depth_ros.inference.engine import Engine
+from depth_ros.inference.loader import load_engine
 from train.data.sequences import DataError
 
 
@@ -246,7 +247,7 @@ def load_predictor(path: str | Path, backend: str = 'auto', threads: int = 2) ->
         path: a folder with perception.onnx, pose.onnx or both, one ``.onnx`` file, or a ``.ckpt``
             of a training.
         backend, threads: of the runtime of ``.onnx`` files, see
-            :func:`depth_ros.inference.engine.load_engine`.
+            :func:`depth_ros.inference.loader.load_engine`.
 
     Raises:
         DataError: if there is no model at ``path``.

@@ -1,134 +1,30 @@
-"""Inference with NVIDIA TensorRT, on Jetson and desktop GPUs: TensorRT 10.3 and newer.
+"""GPU inference with NVIDIA TensorRT 10.3 and newer, on Jetson and desktop GPUs.
 
-An engine file fits one TensorRT version and one GPU. `build_engine` (depth_ros/deploy/build.py)
-writes it, and beside it a record of what it was built from, with and for; an engine whose record
-does not fit is refused with the command that builds it again.
+An engine file fits one TensorRT version and one GPU; one whose record
+(depth_ros/inference/engine_file.py) does not fit is refused with the command that builds it again.
 
-The modules ``tensorrt`` and ``cuda.bindings.runtime`` are arguments everywhere, called ``trt`` and
-``cudart``, so that other modules with the same functions can take their place.
+Functions take the modules ``tensorrt`` and ``cuda.bindings.runtime`` as arguments ``trt`` and
+``cudart``, so that modules with the same functions can stand in for them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
-import json
 import logging
-import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from depth_ros.files import file_hash
-from depth_ros.inference.contract import ModelContract
-from depth_ros.inference.engine import Engine, EngineError, UnfitEngineError, shell_command
+from depth_ros.inference.engine import Engine, EngineError, UnfitEngineError
+from depth_ros.inference.engine_file import check_fits, read_record, rebuild_remedy
 
 OLDEST = (10, 3)  # JetPack 6.1
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EngineRecord:
-    """What an engine file was built from, with and for; kept as JSON beside it.
-
-    Attributes:
-        contract: the model's contract.
-        source: name of the ONNX file.
-        source_sha256: its SHA-256, hexadecimal.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        tensorrt: version of TensorRT.
-        cuda: version of the CUDA runtime, as in 12060 for 12.6.
-        gpu: the GPU, as :func:`find_gpu` calls it.
-        command: shell command that builds the engine again, ``build_engine SOURCE ... ENGINE``.
-    """
-
-    contract: ModelContract
-    source: str
-    source_sha256: str
-    precision: str
-    tensorrt: str
-    cuda: int
-    gpu: str
-    command: str
-
-    def to_json(self) -> str:
-        """The record as JSON text."""
-        data = {**asdict(self), 'contract': json.loads(self.contract.to_json())}
-        return json.dumps(data, indent=2, sort_keys=True) + '\n'
-
-    @classmethod
-    def from_json(cls, text: str) -> EngineRecord:
-        """Read a record from the text that :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: if the text is not JSON, or a field is missing, unknown or wrong.
-        """
-        data = json.loads(text)
-        try:
-            contract = ModelContract.from_json(json.dumps(data['contract']))
-            return cls(**{**data, 'contract': contract})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f'a field is missing or unknown: {error}') from error
-
-
-def record_path(engine: Path) -> Path:
-    """The file with the record of an engine file."""
-    return engine.with_name(f'{engine.name}.json')
-
-
-def timing_path(engine: Path) -> Path:
-    """The file with measurements of an engine's build, which make the next one faster."""
-    return engine.with_name(f'{engine.name}.timing')
-
-
-def read_record(engine: Path, source: Path | None = None) -> EngineRecord:
-    """Read the record of an engine file.
-
-    Args:
-        engine: the engine file.
-        source: the ONNX file to name in the remedy; ``None``: the one beside the engine.
-
-    Raises:
-        UnfitEngineError: if the engine or its record is missing or damaged.
-    """
-    source = source or engine.with_suffix('.onnx')
-    remedy = f'build it: {shell_command("build_engine", source, "--output", engine)}'
-    for path in (engine, record_path(engine)):
-        if not path.is_file():
-            raise UnfitEngineError(f"'{path}' does not exist; {remedy}")
-    try:
-        return EngineRecord.from_json(record_path(engine).read_text())
-    except (ValueError, OSError) as error:  # a ContractError is a ValueError
-        raise UnfitEngineError(f"'{record_path(engine)}' is damaged ({error}); {remedy}") from error
-
-
-def rebuild_remedy(engine: Path, record: EngineRecord, source: Path) -> str:
-    """What to do about an engine that is of no use: the command that builds it again."""
-    # The files may have come from another machine, where their paths were others.
-    words = shlex.split(record.command)
-    words[1], words[-1] = str(source.resolve()), str(engine.resolve())
-    return f'build it again: {shell_command(*words)}'
-
-
-def check_fits(engine: Path, record: EngineRecord, source: Path, tensorrt: str, gpu: str) -> None:
-    """Compare an engine's record with this machine and with its ONNX file, if that is there.
-
-    Raises:
-        UnfitEngineError: saying what differs, and the command that builds the engine again.
-    """
-    if source.is_file() and file_hash(source) != record.source_sha256:
-        problem = f"was built from another version of '{source}'"
-    elif record.tensorrt != tensorrt:
-        problem = f'was built with TensorRT {record.tensorrt}, this machine has {tensorrt}'
-    elif record.gpu != gpu:
-        problem = f'was built for {record.gpu}; this machine has {gpu}'
-    else:
-        return
-    raise UnfitEngineError(f"'{engine}' {problem}; {rebuild_remedy(engine, record, source)}")
 
 
 def cuda_module() -> Any:
@@ -183,9 +79,12 @@ def _error_text(cudart: Any, status: Any) -> str:
 
 
 def find_gpu(cudart: Any) -> str:
-    """Name the first GPU, so that two GPUs with one name can run each other's engines.
+    """Name the first GPU. Two GPUs of the same name can run each other's engines.
 
-    To be called before anything of TensorRT, which can end the process where there is no driver.
+    Call this before any function of TensorRT, which can end the process if there is no driver.
+
+    Args:
+        cudart: the module ``cuda.bindings.runtime``.
 
     Raises:
         EngineError: if there is no GPU or no driver for it.
@@ -196,7 +95,7 @@ def find_gpu(cudart: Any) -> str:
             f"says: {reason}; check 'nvidia-smi', or run the .onnx file on the CPU"
         )
     found = cuda_call(cudart, 'cudaGetDeviceProperties', 0)
-    # Every Jetson Orin is called Orin and has 8.7: only the count tells their sizes apart.
+    # All Jetson Orins have the name Orin and capability 8.7: only the count tells them apart.
     return (
         f'{found.name.decode()}, compute capability {found.major}.{found.minor}, '
         f'{found.multiProcessorCount} multiprocessors'
@@ -214,7 +113,7 @@ def _why_no_gpu(cudart: Any) -> str:
 
 
 def check_machine() -> tuple[str, str]:
-    """The version of TensorRT and the GPU of this machine, as :func:`check_fits` takes them.
+    """The version of TensorRT and the name of this machine's GPU.
 
     Raises:
         EngineError: if there is no GPU, driver, TensorRT, or CUDA bindings.
@@ -224,7 +123,7 @@ def check_machine() -> tuple[str, str]:
 
 
 def error_log(trt: Any) -> Any:
-    """A logger for TensorRT: its list ``errors`` gets the errors, Python's logging the warnings."""
+    """A logger for TensorRT that collects errors in its list ``errors`` and logs warnings."""
 
     class ErrorLog(trt.ILogger):
         def __init__(self) -> None:
@@ -241,15 +140,15 @@ def error_log(trt: Any) -> Any:
 
 
 def reasons(log: Any) -> str:
-    """What TensorRT said to an :func:`error_log`."""
+    """The errors that TensorRT reported to an :func:`error_log`, as text."""
     return '; '.join(log.errors) or 'no reason given'
 
 
 def construct(make: Any, log: Any) -> Any:
-    """An object of a class of TensorRT that takes a logger; ``None`` where there can be none."""
+    """Create an object of a TensorRT class that takes a logger; ``None`` if that fails."""
     try:
         return make(log)
-    except TypeError as error:  # as pybind11 says so, without a word of why
+    except TypeError as error:  # how pybind11 reports that a factory gave nothing
         if 'nullptr' in str(error):
             return None
         raise
@@ -257,9 +156,9 @@ def construct(make: Any, log: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Buffer:
-    """A tensor's page-locked memory and the address where the GPU finds the tensor.
+    """A tensor in page-locked host memory, and its address on the GPU.
 
-    Without a copy of its own on the GPU (``mapped``), both are the same memory.
+    If ``mapped``, the GPU has no copy of its own: both are the same memory.
     """
 
     host: np.ndarray
@@ -270,11 +169,10 @@ class _Buffer:
 class TensorRtEngine(Engine):
     """GPU inference with TensorRT: one context on one stream, all memory allocated once.
 
-    Copies and kernels of an inference are recorded as a CUDA graph, which takes one launch; where
-    the driver cannot record them they are enqueued one by one.
+    The copies and kernels of an inference are recorded as a CUDA graph, which takes one launch. If
+    the driver cannot record them, they are enqueued one by one.
 
     Attributes:
-        path: its file.
         record: what the engine was built from, with and for.
     """
 
@@ -294,24 +192,25 @@ class TensorRtEngine(Engine):
 
         Args:
             path: file that ``build_engine`` wrote.
-            threads: told as it is given; the GPU does the work.
+            threads: reported only; TensorRT ignores it.
             source: the ONNX file that it must have been built from; ``None``: the one beside it
-                with the name in its record, if there is one.
+                with the name in its record, if that exists.
             trt, cudart: modules; ``None`` for the installed ones.
             mapped: whether the GPU reads and writes the host's memory instead of copying to and
-                from its own; ``None``: where it shares the host's memory, as on Jetson.
+                from its own; ``None``: if it shares the host's memory, as on Jetson.
 
         Raises:
             UnfitEngineError: if the engine does not fit this machine or the model.
             EngineError: if there is no GPU, or a call fails.
         """
-        self.path = path = Path(path)
+        path = Path(path)
         self.record = record = read_record(path, source)
-        super().__init__(record.contract, threads)
+        super().__init__(path, record.contract, threads)
+        self.precision = record.precision
         self._cudart = cudart if cudart is not None else cuda_module()
         gpu = find_gpu(self._cudart)
         self._trt = trt if trt is not None else tensorrt_module()
-        source = source or path.with_name(record.source)
+        self.source = source = source or path.with_name(record.source)
         check_fits(path, record, source, self._trt.__version__, gpu)
         if mapped is None:
             attribute = self._cudart.cudaDeviceAttr.cudaDevAttrIntegrated
@@ -330,7 +229,13 @@ class TensorRtEngine(Engine):
             self._graph = self._record(resources)
             self._resources = resources.pop_all()
 
+    @property
+    def source_hash(self) -> str:
+        """SHA-256, hexadecimal, of the ONNX file that the engine was built from."""
+        return self.record.source_sha256
+
     def close(self) -> None:
+        """Release all memory of the GPU and the host."""
         self._resources.close()
 
     def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -350,14 +255,14 @@ class TensorRtEngine(Engine):
         return cuda_call(self._cudart, name, *arguments)
 
     def _acquire(self, resources: ExitStack, release: str, name: str, *arguments: Any) -> Any:
-        """Call a CUDA function whose result is released by another."""
+        """Call the CUDA function ``name``; ``resources`` will ``release`` its result."""
         value = self._cuda(name, *arguments)
-        # A release only fails with the error of an earlier call, which was raised there.
+        # A release can only report the error of an earlier call, which was raised then.
         resources.callback(getattr(self._cudart, release), value)
         return value
 
     def _load(self, path: Path, source: Path, resources: ExitStack) -> None:
-        """Make runtime, engine and context, which are released in the opposite order."""
+        """Create runtime, engine and context; they are released in the opposite order."""
         remedy = rebuild_remedy(path, self.record, source)
         self._logger = error_log(self._trt)
         for name, make in (
@@ -368,7 +273,7 @@ class TensorRtEngine(Engine):
             value = make()
             if value is None:
                 problem = f"TensorRT made no {name[1:]} of '{path}': {self._errors()}"
-                if name == '_engine':  # another file can be what this one is not
+                if name == '_engine':  # a newly built file may load
                     raise UnfitEngineError(f'{problem}; {remedy}')
                 raise EngineError(problem)
             setattr(self, name, value)
@@ -403,7 +308,7 @@ class TensorRtEngine(Engine):
         return _Buffer(host, int(device), mapped)
 
     def _enqueue(self) -> None:
-        """Put one inference on the stream: copies to the GPU, kernels, copies back."""
+        """Enqueue one inference on the stream: copies to the GPU, kernels, copies back."""
         kinds = self._cudart.cudaMemcpyKind
         for name in self.contract.inputs:
             buffer = self._buffers[name]
@@ -431,13 +336,13 @@ class TensorRtEngine(Engine):
                 )
 
     def _record(self, resources: ExitStack) -> Any:
-        """Record one inference as a CUDA graph; ``None`` where that fails."""
+        """Record one inference as a CUDA graph; ``None`` if that fails."""
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         try:
             self._cuda('cudaStreamBeginCapture', self._stream, mode)
             try:
                 self._enqueue()
-            finally:  # else the stream would stay in capture
+            finally:  # otherwise the stream would stay in capture
                 graph = self._acquire(
                     resources, 'cudaGraphDestroy', 'cudaStreamEndCapture', self._stream
                 )
@@ -445,8 +350,8 @@ class TensorRtEngine(Engine):
                 resources, 'cudaGraphExecDestroy', 'cudaGraphInstantiate', graph, 0
             )
         except EngineError as error:
-            self._cudart.cudaGetLastError()  # or a later call would report it as its own
-            # Where a call failed under way, that tells more than the end of the capture.
+            self._cudart.cudaGetLastError()  # otherwise a later call would report this error
+            # If a call failed during the capture, its error says more than that of its end.
             _log.warning(
                 '%s runs without a CUDA graph, a little slower: %s',
                 self.contract.name,
@@ -455,7 +360,7 @@ class TensorRtEngine(Engine):
             return None
 
     def _errors(self) -> str:
-        """What TensorRT said about the failure."""
+        """The errors that TensorRT reported since the last call, as text."""
         text = reasons(self._logger)
         self._logger.errors.clear()
         return text
