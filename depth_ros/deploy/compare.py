@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
-from importlib.util import find_spec
 from itertools import count as count_from
 from itertools import islice
 from pathlib import Path
@@ -349,13 +348,6 @@ def _judges(
     has = {'depth': streams.depth, 'labels': streams.labels, 'pose': streams.odom}
     if not any(has[name] for name in contract.outputs):
         return []
-    # They are needed after the last image; that they are missing is told before the first.
-    missing = [name for name in ('evo', 'scipy') if not find_spec(name)]
-    if contract.task == 'pose' and missing:
-        raise EngineError(
-            f"the true motion of '{images.path}' needs Python packages that are not "
-            f'installed: pip install {" ".join(missing)}'
-        )
     stamps = [header_stamp(m.data) for m in islice(bag.messages([streams.image]), images.end)]
     periods = np.diff(np.unique(stamps))
     tolerance = int(np.median(periods)) // 2 if len(periods) else _PERIOD // 2

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from depth_ros.core.metrics import ALIGNED
+from depth_ros.core.metrics.depth import ALIGNED
 from depth_ros.evaluation import page
 from depth_ros.evaluation.page import number
 from depth_ros.evaluation.report import ALIGNMENTS, DEPTH_METRICS, distance_bands, row_name

@@ -16,8 +16,10 @@ import cv2
 import numpy as np
 
 from depth_ros.bags.ground_truth import GroundTruth
-from depth_ros.core import metrics
 from depth_ros.core.camera import CameraError, Intrinsics
+from depth_ros.core.metrics.depth import DepthMetrics, aligned_depth, depth_table
+from depth_ros.core.metrics.semantics import confusion, edge_mask, semantics_table
+from depth_ros.core.metrics.trajectory import path_length, pose_metrics, trajectory_table
 from depth_ros.core.se3 import inverse
 from depth_ros.evaluation import consistency
 from depth_ros.inference.classes import ClassMap
@@ -119,7 +121,7 @@ class Evaluation:
     """The result. What could not be judged is empty or None, and `notes` say why.
 
     Attributes:
-        numbers: `depth`, `semantics`, `trajectory`, `odometry` and `consistency` of metrics.json.
+        numbers: `depth`, `semantics`, `trajectory`, `odometry` and `consistency` of json.
         frames: Columns of the table of frames, float64 (N,), NaN = unknown.
         pictures: Frames to look at.
         estimate: Positions by the odometry, (N, 3), in its own frame.
@@ -151,7 +153,7 @@ class _Judged:
 
     numbers: dict[str, float]
     picture: Picture
-    rows: dict[str, metrics.DepthMetrics] = field(default_factory=dict)
+    rows: dict[str, DepthMetrics] = field(default_factory=dict)
     confusion: np.ndarray | None = None
 
 
@@ -243,10 +245,10 @@ class Judge:
             names = [c.name for c in self._classes.classes]
             if true_labels is not None:
                 labels = _resize_labels(true_labels, truth.shape)
-                edges = metrics.edge_mask(labels, EDGE_RADIUS)
+                edges = edge_mask(labels, EDGE_RADIUS)
             elif frame.labels is not None:
                 labels = self._classes.predicted(_resize_labels(frame.labels, truth.shape))
-        table = metrics.depth_table(
+        table = depth_table(
             depth,
             truth,
             factor=1.0 if self._metric else None,
@@ -269,18 +271,15 @@ class Judge:
         result.picture.abs_rel = numbers['abs_rel']
         with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
             error = (
-                np.abs(metrics.aligned_depth(depth, np.float32(table.scale), table.shift) - truth)
-                / truth
+                np.abs(aligned_depth(depth, np.float32(table.scale), table.shift) - truth) / truth
             )
         if self._affine:
-            result.picture.depth = metrics.aligned_depth(
-                result.picture.depth, table.scale, table.shift
-            )
+            result.picture.depth = aligned_depth(result.picture.depth, table.scale, table.shift)
         result.picture.error = np.where(known, error, np.nan).astype(np.float32)
 
     def _judge_labels(self, result: _Judged, frame: Judgeable, truth: np.ndarray) -> None:
         found = self._classes.predicted(_resize_labels(frame.labels, truth.shape))
-        matrix = metrics.confusion(found, truth, len(self._classes.classes))
+        matrix = confusion(found, truth, len(self._classes.classes))
         result.confusion = matrix
         if matrix.any():
             result.numbers['label_accuracy'] = float(np.trace(matrix) / matrix.sum())
@@ -349,9 +348,7 @@ class Judge:
         order = [n for n in self._sums if not n.startswith('class:')]
         order += [n for n in self._sums if n.startswith('class:')]
         rows = {
-            name: metrics.DepthMetrics(
-                *(self._sums[name][:-1] / self._sums[name][-1]).tolist()
-            )._asdict()
+            name: DepthMetrics(*(self._sums[name][:-1] / self._sums[name][-1]).tolist())._asdict()
             for name in order
         }
         known = np.isfinite(frames['scale'])
@@ -371,7 +368,7 @@ class Judge:
         names = [c.name for c in self._classes.classes]
         return {
             'frames': self._label_frames,
-            **metrics.semantics_table(self._confusion, names),
+            **semantics_table(self._confusion, names),
             'classes': names,
             'confusion': self._confusion.tolist(),
         }
@@ -413,7 +410,7 @@ class Judge:
         result.estimate = poses[:, :3, 3]
         result.numbers['odometry'] = {
             'poses': len(poses),
-            'length': metrics.path_length(poses[:, :3, 3]) if len(poses) else 0.0,
+            'length': path_length(poses[:, :3, 3]) if len(poses) else 0.0,
         }
         result.numbers['trajectory'] = None
         truth = self._truth.track.at(stamps, self._truth.tolerance)
@@ -422,8 +419,8 @@ class Judge:
             return
         known = np.isfinite(truth).all(axis=(1, 2))
         try:
-            numbers = metrics.trajectory_table(poses[known], truth[known])
-            aligned = metrics.pose_metrics(poses[known], truth[known], 'sim3').aligned
+            numbers = trajectory_table(poses[known], truth[known])
+            aligned = pose_metrics(poses[known], truth[known], 'sim3').aligned
         except ValueError as error:
             result.notes.append(f'the trajectory cannot be judged: {error}')
             return

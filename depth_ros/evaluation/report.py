@@ -19,7 +19,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from depth_ros.core.metrics import ALIGNED
+from depth_ros.core.metrics.depth import ALIGNED
 from depth_ros.evaluation import page
 from depth_ros.evaluation.page import BLUE, INK, ORANGE, number
 from depth_ros.files import write_file
@@ -1019,7 +1019,7 @@ def _processor() -> str:
 
 def _versions() -> list[str]:
     found = []
-    for name in ('rclpy', 'onnxruntime', 'openvino', 'numpy', 'evo', 'rosbags'):
+    for name in ('rclpy', 'onnxruntime', 'openvino', 'numpy', 'rosbags'):
         try:
             found.append(f'{name} {version(name)}')
         except PackageNotFoundError:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_ros.core.metrics import DepthMetrics
+from depth_ros.core.metrics.depth import DepthMetrics
 from depth_ros.evaluation.frame_evaluator import COLUMNS, Evaluation
 from depth_ros.files import kitti_text, tum_text, write_file
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from depth_ros.core.metrics import IGNORE
+from depth_ros.core.labels import UNLABELED
 from depth_ros.inference.contract import SemanticClass
 
 _CITYSCAPES = (
@@ -104,7 +104,7 @@ class ClassMap:
         Raises:
             ValueError: if the file cannot be used.
         """
-        lookup = np.full(256, IGNORE, np.uint8)
+        lookup = np.full(256, UNLABELED, np.uint8)
         if source is None:
             lookup[: len(model)] = range(len(model))
             return cls(tuple(model), lookup)
@@ -130,4 +130,4 @@ class ClassMap:
 
     def truth(self, labels: np.ndarray) -> np.ndarray:
         """True labels (H, W) with ids that are no class as 255, uint8."""
-        return np.where(labels < len(self.classes), labels, IGNORE).astype(np.uint8)
+        return np.where(labels < len(self.classes), labels, UNLABELED).astype(np.uint8)

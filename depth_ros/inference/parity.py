@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from depth_ros.core import metrics
+from depth_ros.core.labels import UNLABELED
+from depth_ros.core.metrics.semantics import confusion, semantics_table
 from depth_ros.core.se3 import rotation_from_vector, vector_from_rotation
 from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import EngineError
@@ -248,8 +249,8 @@ class Comparison:
     def _add_labels(self, a: np.ndarray, b: np.ndarray) -> None:
         classes = len(self.contract.classes)
         # An id that is no class is as good as none.
-        a, b = (np.where(ids < classes, ids, metrics.IGNORE) for ids in (a, b))
-        self._confusion += metrics.confusion(b, a, classes)
+        a, b = (np.where(ids < classes, ids, UNLABELED) for ids in (a, b))
+        self._confusion += confusion(b, a, classes)
         self._shares.append(float((a == b).mean()))
 
     def _add_pose(self, a: np.ndarray, b: np.ndarray) -> None:
@@ -307,7 +308,7 @@ class Comparison:
             return None
         if not self._confusion.any():
             raise EngineError('engine A gives no pixel a class: it, or the model, is broken')
-        found = metrics.semantics_table(self._confusion, [c.name for c in self.contract.classes])
+        found = semantics_table(self._confusion, [c.name for c in self.contract.classes])
         return LabelAgreement(
             share=float(np.mean(self._shares)),
             worst_share=min(self._shares),

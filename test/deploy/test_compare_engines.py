@@ -547,15 +547,6 @@ def test_what_reads_recordings_is_asked_for(models, pictures, recording):
             assert missing in line and line.endswith(': pip install rosbags lz4')
 
 
-def test_what_judges_true_motion_is_asked_for(models, recording, monkeypatch, capsys):
-    """Before the first image, where a pose network is judged by it."""
-    monkeypatch.setitem(sys.modules, 'evo', None)
-    monkeypatch.setattr(compare_engines, '_run', None)
-    pose = models / 'pose.onnx'
-    assert run(pose, pose, '--images', recording) == 2
-    assert capsys.readouterr().err.strip().endswith('not installed: pip install evo')
-
-
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / 'folder').mkdir()
     with pytest.raises(IsADirectoryError):

@@ -9,12 +9,14 @@ import cv2
 import numpy as np
 import pytest
 from support.bag_messages import RGB, image, odometry
+from support.metrics import depth_metrics
 from support.truth_recordings import images, record
 
 from depth_ros.bags.ground_truth import GroundTruth
 from depth_ros.bags.topics import Streams
-from depth_ros.core import metrics
 from depth_ros.core.camera import Intrinsics
+from depth_ros.core.metrics.depth import mean_depth_metrics
+from depth_ros.core.metrics.trajectory import pose_metrics, trajectory_table
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
 from depth_ros.evaluation.frame_evaluator import (
     EDGE_RADIUS,
@@ -109,8 +111,8 @@ def test_rows_are_those_of_the_metrics(tmp_path):
         ('median_scaled_50m', {'median_scaling': True, 'max_depth': 50}),
         ('as_published_50m', {'max_depth': 50}),
     ):
-        single = [metrics.depth_metrics(f, t, **options) for f, t in pairs]
-        assert depth['rows'][name] == pytest.approx(metrics.mean_depth_metrics(single)._asdict())
+        single = [depth_metrics(f, t, **options) for f, t in pairs]
+        assert depth['rows'][name] == pytest.approx(mean_depth_metrics(single)._asdict())
         column = {'median_scaled': 'abs_rel', 'as_published': 'abs_rel_published'}.get(name)
         if column:
             assert columns[column] == pytest.approx([s.abs_rel for s in single])
@@ -377,11 +379,11 @@ def test_trajectory_is_that_of_the_metrics(tmp_path):
     frames.append(frame(7, pose=shifted(9)))  # its truth is not known
     evaluation, _ = judge(tmp_path, frames, pose_rows(2 * np.array(CORNERS)))
     truth = np.array([shifted(*c) for c in 2 * np.array(CORNERS)])
-    expected = metrics.trajectory_table(np.array(found), truth)
+    expected = trajectory_table(np.array(found), truth)
     numbers = dict(evaluation.numbers['trajectory'])
     assert numbers.pop('poses') == expected.pop('frames') == 5
     assert numbers == pytest.approx(expected)
-    aligned = metrics.pose_metrics(np.array(found), truth, 'sim3').aligned[:, :3, 3]
+    aligned = pose_metrics(np.array(found), truth, 'sim3').aligned[:, :3, 3]
     np.testing.assert_allclose(evaluation.aligned, aligned)
     errors = evaluation.frames['position_error']
     assert errors[:5] == pytest.approx(np.linalg.norm(aligned - truth[:, :3, 3], axis=1))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_ros.core import metrics
+from depth_ros.core.metrics.depth import DepthMetrics
 from depth_ros.evaluation.frame_evaluator import Evaluation, Picture
 from depth_ros.inference.contract import POSE_CONVENTION, ModelContract, SemanticClass
 
@@ -95,7 +95,7 @@ def found(
     """What metrics.json holds."""
     names = ('median_scaled', 'as_published', 'near_edges', '0_to_10m', '10_to_20m', 'class:road')
     rows = {
-        name: dict(zip(metrics.DepthMetrics._fields, (np.arange(7) + 1 + index) / 100, strict=True))
+        name: dict(zip(DepthMetrics._fields, (np.arange(7) + 1 + index) / 100, strict=True))
         for index, name in enumerate(names)
     }
     seen = truth and 'perception_node' in nodes

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support.metrics import depth_metrics
 
-from depth_ros.core import metrics
 from depth_ros.core.camera import Intrinsics
+from depth_ros.core.metrics.depth import mean_depth_metrics
+from depth_ros.core.metrics.trajectory import pose_metrics, snippet_metrics
 from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.loader import load_engine
@@ -541,9 +543,9 @@ def test_shipped_model_sees_more_than_a_flat_wall(repository, data_dir):
             read_points(folder / 'velodyne.bin'), file_projection(folder / 'calib.txt', 2), shape
         )
         depth = predictor.depth(read_image(folder / 'image.png', *predictor.perception_size))
-        model.append(metrics.depth_metrics(protocol().resized(depth, shape), truth, **options))
-        wall.append(metrics.depth_metrics(np.ones(shape), truth, **options))
-    model, wall = map(metrics.mean_depth_metrics, (model, wall))
+        model.append(depth_metrics(protocol().resized(depth, shape), truth, **options))
+        wall.append(depth_metrics(np.ones(shape), truth, **options))
+    model, wall = map(mean_depth_metrics, (model, wall))
     assert model.abs_rel < 0.7 * wall.abs_rel and model.a1 > wall.a1
 
 
@@ -571,12 +573,11 @@ def test_shipped_models_on_a_kitti_sequence(repository, data_dir, tmp_path):
     assert numbers['frames'] == 200 and numbers['length'] == pytest.approx(144.9, abs=0.1)
     truth = read_poses(out / 'trajectories' / f'{folder.name}_truth_kitti.txt')
     still = [
-        metrics.snippet_metrics(np.tile(np.eye(4), (5, 1, 1)), truth[i : i + 5]).ate
-        for i in range(196)
+        snippet_metrics(np.tile(np.eye(4), (5, 1, 1)), truth[i : i + 5]).ate for i in range(196)
     ]
     assert numbers['snippet_ate'] < 0.1 * np.mean(still)
     estimate = read_poses(out / 'trajectories' / f'{folder.name}_kitti.txt')
-    again = metrics.pose_metrics(estimate, truth, 'sim3')
+    again = pose_metrics(estimate, truth, 'sim3')
     assert again.ate == pytest.approx(numbers['ate_sim3'], rel=1e-4)
     assert numbers['ate_sim3'] <= numbers['ate_se3'] and numbers['segments'] > 0
 

@@ -1,8 +1,8 @@
 """``python -m train evaluate``: a model against the ground truth of data.
 
-Depth by the protocol of Eigen et al. 2014, odometry by SfMLearner's snippets, by `evo` and by the
-KITTI benchmark's drift, semantics by IoU. An exported model is judged as the file that the robot
-runs, through the engine that the robot uses.
+Depth by the protocol of Eigen et al. 2014, odometry by SfMLearner's snippets, by ATE and RPE and
+by the KITTI benchmark's drift, semantics by IoU. An exported model is judged as the file that the
+robot runs, through the engine that the robot uses.
 """
 
 from __future__ import annotations
@@ -21,18 +21,15 @@ import numpy as np
 from tqdm import tqdm
 
 from depth_ros.core.camera import ImageFit, Intrinsics
-from depth_ros.core.metrics import (
+from depth_ros.core.metrics.depth import (
     ALIGNED,
     DepthMetrics,
     DepthTable,
-    confusion,
     depth_table,
-    edge_mask,
     mean_depth_metrics,
-    semantics_table,
-    snippet_metrics,
-    trajectory_table,
 )
+from depth_ros.core.metrics.semantics import confusion, edge_mask, semantics_table
+from depth_ros.core.metrics.trajectory import snippet_metrics, trajectory_table
 from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.loader import BACKENDS
 from train.data.sequences import (
@@ -267,7 +264,7 @@ class Protocol(NamedTuple):
 
     @property
     def options(self) -> dict:
-        """Options of :func:`depth_ros.core.metrics.judged_depth` besides its caps and scaling."""
+        """Options of :func:`prepare_depth` besides its caps and scaling."""
         return {'crop': self.crop, 'limit_truth': self.limit_truth}
 
     def table(
@@ -278,7 +275,7 @@ class Protocol(NamedTuple):
         edges: np.ndarray | None,
         affine: bool = False,
     ) -> DepthTable:
-        """Errors of one image's depth (h, w); see :func:`depth_ros.core.metrics.depth_table`."""
+        """Errors of one image's depth (h, w); see :func:`depth_table`."""
         return depth_table(
             self.resized(depth, truth.shape),
             truth,

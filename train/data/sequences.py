@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 
 from depth_ros.core.camera import ImageFit, Intrinsics, scale_intrinsics
-from depth_ros.core.metrics import orthonormal
+from depth_ros.core.metrics.trajectory import orthonormal
 
 IGNORE = 255
 UNKNOWN = 'unknown'

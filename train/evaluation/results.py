@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from depth_ros.core.metrics import DepthMetrics, SnippetMetrics, aligned_depth, judged_depth
+from depth_ros.core.metrics.depth import DepthMetrics, aligned_depth, prepare_depth
+from depth_ros.core.metrics.trajectory import SnippetMetrics
 from depth_ros.evaluation.report import color_depth, color_labels
 from depth_ros.files import kitti_text, tum_text, write_file
 from depth_ros.inference.classes import ClassMap
@@ -153,7 +154,7 @@ def draw(
     panels = {'image': image}
     if frame.depth and depth is not None:
         truth = frame.depth()
-        judged = judged_depth(
+        prepared = prepare_depth(
             protocol.resized(depth, truth.shape),
             truth,
             median_scaling=True,
@@ -161,13 +162,13 @@ def draw(
             max_depth=protocol.caps[0],
             **protocol.options,
         )
-        depth = aligned_depth(depth, judged.scale, judged.shift)
+        depth = aligned_depth(depth, prepared.scale, prepared.shift)
     if depth is not None:
         near = float(np.percentile(depth, 2))
         panels['depth'] = color_depth(depth, near)
     if frame.depth and depth is not None:
         with np.errstate(invalid='ignore', divide='ignore'):
-            error = np.where(judged.counts, np.abs(judged.depth - truth) / truth, -1)
+            error = np.where(prepared.valid, np.abs(prepared.depth - truth) / truth, -1)
         known = np.where(truth > 0, truth, np.nan).astype(np.float32)
         if np.mean(truth > 0) < 0.3:  # points of a laser scanner are lost in a smaller picture
             known = cv2.erode(np.where(truth > 0, truth, np.inf), np.ones((5, 5)))

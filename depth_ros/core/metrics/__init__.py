@@ -1,0 +1,1 @@
+"""How good depth, labels and trajectories are, on plain arrays: no ROS, no files, no printing."""
