@@ -11,6 +11,8 @@ A sequence is a folder with ``images/`` (jpg or png; the names' order is the ord
 - ``depth/``: 16-bit png, millimetres along the optical axis, 0 = unknown, of any size; another
   unit where ``depth_scale.txt`` gives it in metres;
 - ``semantics/``: 8-bit png, class ids, 255 = ignore;
+- ``camera_height.txt``: metres of the camera over the road;
+- ``structure.npz``: points, poses and metres by ``python -m train structure``;
 - ``frames.txt``: a row a frame, its number in the recording and whether it may be a target
   (1 or 0), where the folder holds a selection. Without it, successive images are neighbours, and
   each may be a target.
@@ -33,6 +35,7 @@ import numpy as np
 
 from depth_ros.core.camera import ImageFit, Intrinsics, scale_intrinsics
 from depth_ros.core.metrics.trajectory import orthonormal
+from depth_ros.evaluation.structure import Structure, read_structure
 
 IGNORE = 255
 UNKNOWN = 'unknown'
@@ -62,6 +65,7 @@ class Sequence:
         speeds: (N,) m/s as measured, NaN in part, or ``None``.
         frames: (N, 2) int, number in the recording and whether it may be a target, or ``None``.
         depth_scale: metres of one step of the depth maps' values.
+        camera_height: metres over the road, or ``None``.
     """
 
     folder: Path
@@ -73,6 +77,7 @@ class Sequence:
     speeds: np.ndarray | None = None
     frames: np.ndarray | None = None
     depth_scale: float = 1e-3
+    camera_height: float | None = None
 
     def distance(self, a: int, b: int) -> float:
         """Metres between frames ``a`` and ``b``, NaN where they were not measured.
@@ -97,6 +102,14 @@ class Sequence:
     def semantics_path(self, index: int) -> Path:
         """Where the label image of frame ``index`` lies, if there is one."""
         return self.folder / 'semantics' / f'{self.images[index].stem}.png'
+
+    def structure(self) -> Structure | None:
+        """What structure from motion says of it, or ``None``.
+
+        Raises:
+            StructureError: the file is damaged, or of other images.
+        """
+        return read_structure(self.folder, len(self.images))
 
 
 def find_sequences(root: str | Path, calibrated: bool = True) -> list[Sequence]:
@@ -158,6 +171,9 @@ def read_sequence(
     poses = read_poses(folder / 'poses.txt', len(images))
     odometry = read_poses(folder / 'odometry.txt', len(images), gaps=True)
     scale = _read_table(folder / 'depth_scale.txt', 1, (1,))
+    height = _read_table(folder / 'camera_height.txt', 1, (1,))
+    if height is not None and height[0, 0] <= 0:
+        raise DataError(f"'{folder / 'camera_height.txt'}' must be more than 0 m")
     frames = _read_table(folder / 'frames.txt', len(images), (2,))
     if frames is not None and (np.diff(frames[:, 0]) <= 0).any():
         raise DataError(f"'{folder / 'frames.txt'}': the frames' numbers must grow")
@@ -171,6 +187,7 @@ def read_sequence(
         None if speeds is None else speeds[:, 0],
         None if frames is None else frames.astype(int),
         Sequence.depth_scale if scale is None else float(scale[0, 0]),
+        None if height is None else float(height[0, 0]),
     )
 
 

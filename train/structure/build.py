@@ -190,7 +190,7 @@ def build(job: Job, step: Callable[[str], object] = lambda _: None) -> Report:
         try:
             _check(job, sequence)
             found = reconstruct(sequence, Path(work), job.options, step)
-            height = _camera_height(job)
+            height = sequence.camera_height or job.camera_height
             scales = [find_scale(sequence, found, p, height) for p in range(found.parts)]
             structure, origin = assemble(sequence, found, scales)
             if not structure.registered.any():
@@ -220,24 +220,6 @@ def _check(job: Job, sequence: Sequence) -> None:
             'its intrinsics are unknown: give --out, to write its pictures again without the '
             'distortion of the lens that is found'
         )
-
-
-def _camera_height(job: Job) -> float | None:
-    """Metres, as the sequence says or else the job.
-
-    Raises:
-        DataError: the sequence's file cannot be used.
-    """
-    path = job.folder / 'camera_height.txt'
-    if not path.exists():
-        return job.camera_height
-    try:
-        height = float(path.read_text())
-    except ValueError as error:
-        raise DataError(f"'{path}' must hold one number, metres") from error
-    if not 0 < height < 100:
-        raise DataError(f"'{path}' must be more than 0 and less than 100 m, is {height:g}")
-    return height
 
 
 def _remove(job: Job) -> None:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
-from depth_ros.evaluation.structure import Structure, StructureError, read_structure
+from depth_ros.evaluation.structure import Structure, StructureError
 from depth_ros.files import write_file
 from train.data.sequences import DataError, Sequence, read_picture, read_sequence
 from train.structure.build import Report
@@ -59,7 +59,7 @@ def _pictures(folder: Path) -> dict[str, list[tuple[str, Markup]] | Markup]:
     """Examples with their depth, the way from above, and points along the drive."""
     try:
         sequence = read_sequence(folder)
-        structure = read_structure(folder, len(sequence.images))
+        structure = sequence.structure()
     except (DataError, StructureError):
         return {}
     if structure is None:
@@ -209,25 +209,30 @@ figcaption { color: #64707d; font-size: 12px; }
 {{ '%.0f' % (100 * r.registered / r.frames) }} %</td>
 <td>{{ '%.0f' % r.points }}</td><td>{{ '%.2f' % r.error }} px</td>
 <td>{{ '%.1f' % (100 * r.sigma) }} %</td><td>{{ r.parts | length }}</td>
-<td>{% if r.parts and r.parts[0].spread is not none %}
-{{ '%.0f' % (r.parts | selectattr('spread') | sum(attribute='length')) }} m{% else %}-{% endif %}</td>
-<td>{% if r.parts and r.parts[0].spread is not none %}
-{{ r.parts[0].source }}, to {{ '%.1f' % (100 * r.parts[0].spread) }} %{% else %}none{% endif %}</td>
+{% set metric = r.parts | selectattr('spread', 'ne', none) | list %}
+<td>{% if metric %}{{ '%.0f' % (metric | sum(attribute='length')) }} m{% else %}-{% endif %}</td>
+<td>{% if metric %}
+{{ metric[0].source }}, to {{ '%.1f' % (100 * metric[0].spread) }} %
+{% else %}none{% endif %}</td>
 {% endif %}
 </tr>
 {% endfor %}
 </tbody></table></section>
 {% for r in reports if not r.failure %}
 <section><h2>{{ r.name }}</h2>
-{% if r.remarks %}<ul>{% for remark in r.remarks %}<li>{{ remark }}</li>{% endfor %}</ul>{% endif %}
+{% if r.remarks %}<ul>
+{% for remark in r.remarks %}<li>{{ remark }}</li>{% endfor %}
+</ul>{% endif %}
 <p>Focal length {{ '%.0f' % r.focal[0] }} pixels
 {%- if r.estimated %}, found here; distortion k1 {{ '%.3f' % r.distortion }}{% endif %}.</p>
 {% with shown = pictures.get(r.name) %}{% if shown %}
 <div class="grid">
 {% for label, picture in shown.examples %}
-<figure>{{ picture }}<figcaption>{{ label }}: near points yellow, far ones dark</figcaption></figure>
+<figure>{{ picture }}<figcaption>{{ label }}: near points yellow, far ones dark</figcaption>
+</figure>
 {% endfor %}
-<figure>{{ shown.way }}<figcaption>the way and the points around it, from above</figcaption></figure>
+<figure>{{ shown.way }}<figcaption>the way and the points around it, from above</figcaption>
+</figure>
 <figure>{{ shown.counts }}<figcaption>points of each frame</figcaption></figure>
 </div>
 {% endif %}{% endwith %}

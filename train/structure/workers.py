@@ -24,6 +24,7 @@ from train.structure.build import Job, Report, build
 
 STEP, REPORT, ERROR = '@step', '@report', '@error'  # words that begin the lines of a process
 STOPPED = 'stopped'
+ARGUMENTS = ['-m', 'train.structure.workers']
 POLL = 0.2  # seconds
 
 
@@ -98,10 +99,11 @@ def run_apart(
     """Run a job in a process of its own."""
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
-            [sys.executable, '-m', 'train.structure.workers'],
+            [sys.executable, *ARGUMENTS],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=words,
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,  # Ctrl-C is for the parent, who decides
         )
         watch = threading.Thread(target=_kill_when, args=(process, stopped), daemon=True)
