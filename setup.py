@@ -18,6 +18,7 @@ setup(
     license=manifest.findtext('license'),
     python_requires='>=3.10',
     packages=find_packages(include=[name, f'{name}.*']),
+    package_data={f'{name}.evaluation.report': ['templates/*', 'templates/*/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{name}']),
         (share, ['package.xml']),

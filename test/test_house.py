@@ -72,6 +72,7 @@ def test_package_xml_names_what_the_nodes_import(repository):
     keys = {
         'numpy': 'python3-numpy',
         'cv2': 'python3-opencv',
+        'jinja2': 'python3-jinja2',
         'tqdm': 'python3-tqdm',
         'yaml': 'python3-yaml',
         'onnxruntime': 'python3-onnxruntime-pip',

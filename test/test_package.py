@@ -74,6 +74,9 @@ def check_share(prefix):
     share = prefix / 'share' / 'depth_ros'
     assert [name for name in SHARED if not (share / name).is_file()] == []
     assert (prefix / 'share/ament_index/resource_index/packages/depth_ros').is_file()
+    report = next(prefix.rglob('depth_ros/evaluation/report/page.py')).parent
+    for template in ('page.html.j2', 'style.css', 'report/top.html.j2', 'comparison/top.html.j2'):
+        assert (report / 'templates' / template).is_file()
 
 
 def starts(node, command, folder, environment):

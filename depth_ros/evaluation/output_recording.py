@@ -17,7 +17,7 @@ from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.se3 import quaternion_from_rotation
 from depth_ros.evaluation.frame_evaluator import Judgeable
-from depth_ros.evaluation.report import color_depth, color_labels
+from depth_ros.evaluation.report.colors import color_depth, color_labels
 from depth_ros.inference.contract import SemanticClass
 
 WORST_ERROR = 0.5

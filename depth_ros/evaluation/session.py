@@ -46,7 +46,7 @@ from depth_ros.evaluation.frame_evaluator import Evaluation, Judge, Judgeable, c
 from depth_ros.evaluation.live import OUTPUT_TOPICS, Plan, Run, model_topics, run_nodes
 from depth_ros.evaluation.offline import Picture, Runner, Settings, decode, decoded
 from depth_ros.evaluation.output_recording import OutputBag
-from depth_ros.evaluation.report import write_report
+from depth_ros.evaluation.report.report import write_report
 from depth_ros.evaluation.results import percentiles, timing, write_results
 from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.contract import ModelContract, read_contract

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from support import report_data
 
-from depth_ros.evaluation.compare import comparison_text, write_comparison
+from depth_ros.evaluation.report.comparison import comparison_text
+from depth_ros.evaluation.report.comparison_page import write_comparison
 
 
 def rows(found: dict) -> dict[str, dict]:

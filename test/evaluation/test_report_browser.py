@@ -8,8 +8,8 @@ import subprocess
 import pytest
 from support import report_data
 
-from depth_ros.evaluation.compare import write_comparison
-from depth_ros.evaluation.report import write_report
+from depth_ros.evaluation.report.comparison_page import write_comparison
+from depth_ros.evaluation.report.report import write_report
 
 CHROMIUM = shutil.which('chromium')
 WIDTHS = (375, 1400)

@@ -1,25 +1,26 @@
 """What became of the recordings of a data set: their reports, warnings, and a page that shows them.
 
-The page is one HTML file that needs nothing else, with every picture inside.
+The page is made with the toolkit of the evaluation's reports, `depth_ros.evaluation.report`.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
+from depth_ros.evaluation.report.charts import BLUE, Chart, chart, colors
+from depth_ros.evaluation.report.page import Picture, picture, render
 from depth_ros.files import write_file
 from train.data.sequences import IMAGE_SUFFIXES, DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXAMPLES = 12  # pictures of each part
 STILL = 0.5  # of the frames: more, and the camera mostly stands
@@ -30,7 +31,19 @@ BLURRY = 0.1  # of the pictures may be
 SOFT = 0.03  # median sharpness under which all pictures seem blurred: by two pixels or more
 LARGE = 0.08  # of the width: more motion between two pictures is hard to learn
 FEW = 100  # samples to train on; fewer hardly teach anything
-_COLORS = {'train': '#1f6feb', 'val': '#d9730d', 'test': '#2f9e63', '': '#1f6feb'}
+PARTS = ('train', 'val', 'test', '')
+"""In the order of the page; '' is a data set that is not divided."""
+
+CURVES = 8
+"""Recordings whose brightness is drawn; more would hide each other."""
+
+_TITLES = {
+    'warnings': 'Warnings',
+    'frames': 'Frames',
+    'examples': 'Pictures',
+    'motion': 'Motion and light',
+    'recordings': 'Recordings',
+}
 
 
 @dataclass(frozen=True)
@@ -171,85 +184,52 @@ def _flicker(brightness: np.ndarray) -> float:
 
 
 def write_page(out: Path, reports: list[Report]) -> Path:
-    """Write ``out / 'summary.html'``; returns its path.
+    """Write `out / 'summary.html'` and return its path.
 
     Args:
-        out: folder of the data set.
-        reports: of all its recordings.
+        out: Folder of the data set.
+        reports: Of all its recordings.
+
+    Raises:
+        MissingPackageError: Jinja2 or matplotlib is not installed.
     """
-    parts = sorted({part for r in reports for part in r.parts}, key=list(_COLORS).index)
+    parts = sorted({part for r in reports for part in r.parts}, key=PARTS.index)
     frames = sum(r.frames for r in reports)
-    kept = frames - sum(r.static + r.close + r.apart + len(r.damaged) for r in reports)
-    cards = [(f'{kept}', f'frames of {frames} kept')]
-    cards += [
-        (f'{sum(r.parts[p][2] for r in reports if p in r.parts)}', f'samples in {p or "all"}')
-        for p in parts
-    ]
+    left_out = sum(r.static + r.close + r.apart + len(r.damaged) for r in reports)
+    samples = {p: sum(r.parts[p][2] for r in reports if p in r.parts) for p in parts}
     flow = np.array([f for r in reports for f in r.flow])
-    if len(flow):
-        cards.append((f'{np.median(flow):.1f} px', 'median motion between frames'))
-    found = warnings(reports)
-    cards.append((f'{len(found)}', 'warnings'))
-    rows = [
-        (
-            r.name,
-            r.frames,
-            r.static,
-            r.close,
-            r.apart,
-            len(r.damaged),
-            *(r.parts.get(p, (0,))[0] for p in parts),
-        )
+    counts = [
+        (r.frames, r.static, r.close, r.apart, len(r.damaged))
+        + tuple(r.parts.get(p, (0,))[0] for p in parts)
         for r in reports
     ]
-    total = ('all', *(sum(row[i] for row in rows) for i in range(1, len(rows[0]))))
-    head = (
-        'recording',
-        'frames',
-        'static',
-        'too close',
-        'between parts',
-        'damaged',
-        *(p or 'kept' for p in parts),
+    rows = [(r.name, *row) for r, row in zip(reports, counts, strict=True)]
+    if len(rows) > 1:
+        rows.append(('all', *(sum(column) for column in zip(*counts, strict=True))))
+    examples = {p: _examples(out / p, [r.name for r in reports if p in r.parts]) for p in parts}
+    name = out.resolve().name
+    text = render(
+        'prepare',
+        f'{name}: prepared',
+        name,
+        _TITLES,
+        [Path(__file__).parent / 'templates'],
+        frames=frames,
+        kept=frames - left_out,
+        samples=samples,
+        median_flow=float(np.median(flow)) if len(flow) else None,
+        warnings=warnings(reports),
+        parts=parts,
+        rows=rows,
+        examples=examples,
+        charts=[_motion(flow), _brightness(reports)],
+        recordings=[(r, _facts(r)) for r in reports],
     )
-    sections = [
-        '<div class="cards">'
-        + ''.join(f'<div><b>{value}</b>{text}</div>' for value, text in cards)
-        + '</div>',
-        _section(
-            'Warnings',
-            ''.join(f'<li><b>{escape(name)}</b> {escape(text)}</li>' for name, text in found)
-            or '<li class="good">none</li>',
-            'ul',
-        ),
-        _section('Frames', _table(head, rows + [total] * (len(rows) > 1))),
-    ]
-    for part in parts:
-        pictures = ''.join(_examples(out / part, [r.name for r in reports if part in r.parts]))
-        sections.append(_section(f'Examples: {part or "all"}', pictures, 'div class="grid"'))
-    sections.append(
-        _section('Motion', '<div class="charts">' + _histogram(flow) + _curve(reports) + '</div>')
-    )
-    sections.append(_section('Recordings', ''.join(map(_facts, reports))))
-    page = _PAGE.format(title=escape(out.resolve().name), body='\n'.join(sections))
-    write_file(out / 'summary.html', page)
+    write_file(out / 'summary.html', text)
     return out / 'summary.html'
 
 
-def _section(title: str, content: str, element: str = 'div') -> str:
-    return f'<section><h2>{escape(title)}</h2><{element}>{content}</{element.split()[0]}></section>'
-
-
-def _table(head: Iterable[str], rows: Iterable[tuple]) -> str:
-    """A table; the first column is text, the others are numbers."""
-    top = ''.join(f'<th>{escape(name)}</th>' for name in head)
-    body = ''.join(
-        '<tr>' + ''.join(f'<td>{escape(str(cell))}</td>' for cell in row) + '</tr>' for row in rows
-    )
-    return f'<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def _examples(folder: Path, names: list[str]) -> Iterator[str]:
+def _examples(folder: Path, names: Sequence[str]) -> list[Picture]:
     """Pictures spread evenly over the sequences of a part."""
     images = [
         path
@@ -257,126 +237,52 @@ def _examples(folder: Path, names: list[str]) -> Iterator[str]:
         for path in sorted((folder / name / 'images').iterdir())
         if path.suffix in IMAGE_SUFFIXES
     ]
+    found = []
     for index in np.unique(np.linspace(0, len(images) - 1, EXAMPLES).round().astype(int)):
-        image = cv2.imread(str(images[index]))
-        if image is None:
-            continue
-        size = 360, max(1, round(360 * image.shape[0] / image.shape[1]))
-        data = cv2.imencode(
-            '.jpg',
-            cv2.resize(image, size, interpolation=cv2.INTER_AREA),
-            [cv2.IMWRITE_JPEG_QUALITY, 85],
-        )[1]
-        label = escape(f'{images[index].parent.parent.name} {images[index].stem}')
-        yield (
-            f'<figure><img src="data:image/jpeg;base64,{_base64(data.tobytes())}" '
-            f'alt="{label}"><figcaption>{label}</figcaption></figure>'
-        )
+        path = images[index]
+        image = cv2.imread(str(path))
+        if image is not None:
+            found.append(picture(image[..., ::-1], f'{path.parent.parent.name} {path.stem}'))
+    return found
 
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _histogram(flow: np.ndarray) -> str:
+def _motion(flow: np.ndarray) -> Chart:
     """How far the pictures move from one to the next."""
-    figure = Figure(figsize=(5.4, 3))
-    axes = figure.add_subplot()
-    if len(flow):
-        top = max(float(np.percentile(flow, 99)) * 1.1, 1.0)
-        axes.hist(flow.clip(max=top), np.linspace(0, top, 31), color=_COLORS['train'])
-    axes.set_xlabel('motion since the frame before, pixels (median flow)')
-    axes.set_ylabel('frames')
-    return _svg(figure, 'histogram of motion')
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        if len(flow):
+            top = max(float(np.percentile(flow, 99)) * 1.1, 1.0)
+            axes.hist(flow.clip(max=top), np.linspace(0, top, 31).tolist(), color=BLUE)
+        axes.set_xlabel('motion since the frame before, pixels (median flow)')
+        axes.set_ylabel('frames')
+
+    return chart(draw, (5.4, 3), 'histogram of motion')
 
 
-def _curve(reports: list[Report]) -> str:
+def _brightness(reports: Sequence[Report]) -> Chart:
     """Brightness of the pictures over time."""
-    figure = Figure(figsize=(5.4, 3))
-    axes = figure.add_subplot()
-    for report in reports[:8]:
-        axes.plot(
-            np.linspace(0, 100, len(report.brightness)),
-            report.brightness,
-            linewidth=1,
-            label=report.name,
-        )
-    if 1 < len(reports):
-        axes.legend(fontsize=7, frameon=False)
-    axes.set_ylim(0, 255)
-    axes.set_xlabel('part of the recording, %')
-    axes.set_ylabel('brightness')
-    return _svg(figure, 'brightness over time')
+    shown = reports[:CURVES]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for report, color in zip(shown, colors(len(shown)), strict=True):
+            share = np.linspace(0, 100, len(report.brightness))
+            axes.plot(share, report.brightness, linewidth=1, color=color, label=report.name)
+        if len(shown) > 1:
+            axes.legend(fontsize=7)
+        axes.set_ylim(0, 255)
+        axes.set_xlabel('part of the recording, %')
+        axes.set_ylabel('brightness')
+
+    return chart(draw, (5.4, 3), 'brightness over time')
 
 
-def _svg(figure: Figure, alt: str) -> str:
-    for axes in figure.axes:
-        axes.spines[['top', 'right']].set_visible(False)
-    stream = io.BytesIO()
-    with rc_context({'svg.hashsalt': 'prepared', 'svg.fonttype': 'none'}):
-        figure.savefig(stream, format='svg', metadata={'Date': None}, bbox_inches='tight')
-    return (
-        f'<figure><img src="data:image/svg+xml;base64,{_base64(stream.getvalue())}" '
-        f'alt="{alt}"></figure>'
-    )
-
-
-def _facts(report: Report) -> str:
-    facts = dict(report.facts)
-    facts['size'] = f'{report.size[0]}x{report.size[1]} pixels'
+def _facts(report: Report) -> dict[str, str]:
+    """What is known of a recording, by name."""
+    facts = {**report.facts, 'size': f'{report.size[0]}x{report.size[1]} pixels'}
     if report.intrinsics is None:
-        facts['intrinsics'] = 'unknown'
-    else:
-        (fx, _, cx), (_, fy, cy), _ = report.intrinsics
-        facts['intrinsics, as stored'] = f'fx {fx:.1f}, fy {fy:.1f}, cx {cx:.1f}, cy {cy:.1f}'
-    rows = ''.join(
-        f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>' for key, value in facts.items()
-    )
-    damaged = ''.join(f'<li>{escape(text)}</li>' for text in report.damaged)
-    more = (
-        (
-            f'<details><summary>{len(report.damaged)} damaged images</summary><ul>{damaged}</ul>'
-            '</details>'
-        )
-        if damaged
-        else ''
-    )
-    return f'<h3>{escape(report.name)}</h3><dl>{rows}</dl>{more}'
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}: prepared</title>
-<meta name="viewport" content="width=device-width">
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2933; background: #f5f7f9; margin: 0; }}
-main {{ max-width: 1160px; margin: 0 auto; padding: 24px; }}
-h1 {{ font-size: 24px; margin: 0 0 16px; }}
-h2 {{ font-size: 17px; margin: 0 0 12px; }}
-h3 {{ font-size: 15px; margin: 18px 0 6px; }}
-section {{ background: #fff; border: 1px solid #e3e8ed; border-radius: 8px; padding: 18px 20px;
-  margin: 16px 0; overflow-x: auto; }}
-.cards {{ display: flex; flex-wrap: wrap; gap: 12px; }}
-.cards div {{ flex: 1; min-width: 120px; background: #fff; border: 1px solid #e3e8ed;
-  border-radius: 8px; padding: 12px 16px; color: #64707d; }}
-.cards b {{ display: block; font-size: 24px; color: #1f2933; }}
-ul {{ margin: 0; padding-left: 20px; }}
-li b {{ color: #b4540a; }}
-li.good {{ color: #2f9e63; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ padding: 6px 10px; text-align: right; border-bottom: 1px solid #e8ecf0; }}
-th {{ color: #64707d; font-weight: 500; }}
-th:first-child, td:first-child {{ text-align: left; }}
-.grid {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 10px; }}
-.charts {{ display: flex; flex-wrap: wrap; gap: 16px; }}
-.charts figure {{ flex: 1; min-width: 300px; }}
-figure {{ margin: 0; }}
-img {{ width: 100%; border-radius: 4px; display: block; }}
-figcaption {{ color: #64707d; font-size: 12px; }}
-dl {{ display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }}
-dt {{ color: #64707d; }}
-dd {{ margin: 0; overflow-wrap: anywhere; }}
-</style></head>
-<body><main><h1>{title}</h1>
-{body}
-</main></body></html>
-"""
+        return {**facts, 'intrinsics': 'unknown'}
+    (fx, _, cx), (_, fy, cy), _ = report.intrinsics
+    stored = f'fx {fx:.1f}, fy {fy:.1f}, cx {cx:.1f}, cy {cy:.1f}'
+    return {**facts, 'intrinsics, as stored': stored}

@@ -7,18 +7,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from depth_ros.core.metrics.depth import ALIGNED
-from depth_ros.evaluation import page
-from depth_ros.evaluation.page import number
-from depth_ros.evaluation.report import ALIGNMENTS, DEPTH_METRICS, distance_bands, row_name
-from depth_ros.files import write_file
+from depth_ros.evaluation.report.page import number
+from depth_ros.evaluation.report.report import ALIGNMENTS, DEPTH_METRICS, row_name
 
 LOW, HIGH = 'low', 'high'
 """Which values of a row are better; None where neither is."""
@@ -52,37 +47,34 @@ class Run:
     truth: np.ndarray
 
 
-def write_comparison(out: Path, runs: Sequence[Path]) -> dict:
-    """Compare evaluations; writes `comparison.html` and `comparison.json`.
+def read_results(folders: Sequence[Path]) -> list[Run]:
+    """Read evaluations, each with a name of its own.
 
     Args:
-        out: Folder to write to; it is made where it is missing.
-        runs: Folders of two or more results.
-
-    Returns:
-        What `comparison.json` holds: `runs` (names), `folders`, `notes`, `changed` (settings that
-        differ: one value per run) and `rows` (`group`, `name`, `better`, `values` with None for
-        unknown, and `best`: which runs have the best value).
+        folders: Folders that evaluate_bag has written, two or more.
 
     Raises:
         ValueError: There are fewer than two folders, or one does not hold a result.
     """
-    if len(runs) < 2:
-        raise ValueError(f'{len(runs)} result to compare: name the folders of two or more')
-    read = [_read(folder, name) for folder, name in zip(runs, _names(runs), strict=True)]
-    shared = _shared_rows(read)
-    found = {
-        'runs': [run.name for run in read],
-        'folders': [str(folder) for folder in runs],
-        'notes': _notes(read),
-        'changed': _changed(read),
-        'rows': [*_rows(read), *shared],
+    if len(folders) < 2:
+        raise ValueError(f'{len(folders)} result to compare: name the folders of two or more')
+    return [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+
+
+def compare(runs: Sequence[Run]) -> dict:
+    """Compare evaluations.
+
+    Returns:
+        `runs` (names), `notes`, `changed` (settings that differ: one value per run) and `rows`
+        (`group`, `name`, `better`, `values` with None for unknown, and `best`: which runs have
+        the best value).
+    """
+    return {
+        'runs': [run.name for run in runs],
+        'notes': _notes(runs),
+        'changed': _changed(runs),
+        'rows': [*_rows(runs), *_shared_rows(runs)],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=2, allow_nan=False) + '\n'
-    write_file(out / 'comparison.json', text)
-    write_file(out / 'comparison.html', _page(found, read))
-    return found
 
 
 def comparison_text(found: Mapping) -> str:
@@ -90,7 +82,10 @@ def comparison_text(found: Mapping) -> str:
     names = [f'{row["group"]}: {row["name"]}' for row in found['rows']]
     first = max(map(len, names), default=0)
     cells = [
-        [_text(value) + ('*' if i in row['best'] else ' ') for i, value in enumerate(row['values'])]
+        [
+            value_text(value) + ('*' if i in row['best'] else ' ')
+            for i, value in enumerate(row['values'])
+        ]
         for row in found['rows']
     ]
     widths = [
@@ -166,14 +161,14 @@ def _read_positions(path: Path) -> np.ndarray:
 # Comparing --------------------------------------------------------------------------------------
 
 
-def _recording(run: Run) -> str:
+def recording_name(run: Run) -> str:
     return Path(run.found['recording']).resolve().name
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
     """What makes the numbers less comparable than they look."""
     notes = []
-    if len({_recording(run) for run in runs}) > 1:
+    if len({recording_name(run) for run in runs}) > 1:
         notes.append(
             'the runs are of different recordings: differences are not those of the models alone'
         )
@@ -233,14 +228,14 @@ def _row(group: str, name: str, values: Iterable[float | None], better: str | No
     known = [value for value in values if value is not None]
     best = []
     if better and known:
-        top = _text(min(known) if better == LOW else max(known))
+        top = value_text(min(known) if better == LOW else max(known))
         # Values that read the same are equally good; where all do, none is worth a mark.
-        if any(_text(value) != top for value in known):
-            best = [i for i, value in enumerate(values) if _text(value) == top]
+        if any(value_text(value) != top for value in known):
+            best = [i for i, value in enumerate(values) if value_text(value) == top]
     return {'group': group, 'name': name, 'better': better, 'values': values, 'best': best}
 
 
-def _text(value: float | None) -> str:
+def value_text(value: float | None) -> str:
     if isinstance(value, int):
         return str(value)
     size = abs(value or 0)
@@ -252,7 +247,7 @@ def _rows(runs: Sequence[Run]) -> list[dict]:
     rows = []
 
     def add(group: str, name: str, keys: Sequence[str], better: str | None) -> None:
-        values = [_at(run.found, keys) for run in runs]
+        values = [at(run.found, keys) for run in runs]
         if any(value is not None for value in values):
             rows.append(_row(group, name, values, better))
 
@@ -307,10 +302,10 @@ def _rows(runs: Sequence[Run]) -> list[dict]:
 
 def _all_keys(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """Names that any of the runs has under nested keys, in order."""
-    return list(dict.fromkeys(name for run in runs for name in _at(run.found, keys) or ()))
+    return list(dict.fromkeys(name for run in runs for name in at(run.found, keys) or ()))
 
 
-def _at(found: Mapping, keys: Sequence[str]):
+def at(found: Mapping, keys: Sequence[str]):
     """What lies under nested keys; None where one is missing or null."""
     for key in keys:
         found = (found or {}).get(key)
@@ -325,7 +320,7 @@ def _keys(run: Run) -> list[int]:
 def _shared_rows(runs: Sequence[Run]) -> list[dict]:
     """Means over the frames for which all runs know a value; none where all frames are shared."""
     keys = [_keys(run) for run in runs]
-    if len(set(map(tuple, keys))) == 1 or len({_recording(run) for run in runs}) > 1:
+    if len(set(map(tuple, keys))) == 1 or len({recording_name(run) for run in runs}) > 1:
         return []
     rows = []
     for column, (name, better) in SHARED_COLUMNS.items():
@@ -348,141 +343,3 @@ def _shared_rows(runs: Sequence[Run]) -> list[dict]:
                 )
             )
     return rows
-
-
-# Page -------------------------------------------------------------------------------------------
-
-
-def _page(found: Mapping, runs: Sequence[Run]) -> str:
-    name = _recording(runs[0])
-    same = all(_recording(run) == name for run in runs)
-    lead = (
-        f'On the recording <strong>{escape(name)}</strong>.' if same else 'On different recordings.'
-    )
-    body = [
-        f'<p class="lead">{len(runs)} evaluations side by side. {lead}</p>',
-        page.notes_html(found['notes']),
-        _changed_section(found),
-        _results_section(found),
-    ]
-    if curves := {
-        run.name: bands
-        for run in runs
-        if (bands := distance_bands(_at(run.found, ('depth', 'rows')) or {}))
-    }:
-        drawn = page.figure(
-            lambda f: _draw_bands(f.add_subplot(), curves), (11, 3.6), 'depth error over distance'
-        )
-        body.append(page.section('distance', 'Depth error over distance', drawn))
-    if same:
-        body += [_over_time_section(runs), _trajectory_section(runs)]
-    return page.document(
-        f'depth_ros: {" and ".join(found["runs"])}',
-        ' vs. '.join(found['runs']),
-        '\n'.join(filter(None, body)),
-    )
-
-
-def _changed_section(found: Mapping) -> str:
-    if not found['changed']:
-        return page.section(
-            'changed', 'What changed', '<p>Nothing: models and settings are the same.</p>'
-        )
-    rows = [(name, *values) for name, values in found['changed'].items()]
-    return page.section(
-        'changed', 'What changed', page.table(('', *found['runs']), rows, 'compared')
-    )
-
-
-def _results_section(found: Mapping) -> str:
-    head = ''.join(f'<th>{escape(name)}</th>' for name in ('', *found['runs']))
-    body, group = '', ''
-    for row in found['rows']:
-        if row['group'] != group:
-            group = row['group']
-            body += f'<tr class="group"><td colspan="{len(found["runs"]) + 1}">{group}</td></tr>'
-        cells = ''.join(
-            f'<td{" class=best" if i in row["best"] else ""}>{_text(value)}'
-            f'{_change(row, value) if i else ""}</td>'
-            for i, value in enumerate(row['values'])
-        )
-        body += f'<tr><td>{escape(row["name"])}</td>{cells}</tr>'
-    note = page.caption(f'Best of each row highlighted; small: against {found["runs"][0]}.')
-    return page.section(
-        'results',
-        'Results',
-        (
-            f'{note}<div class="wide"><table class="compared"><thead><tr>{head}</tr></thead>'
-            f'<tbody>{body}</tbody></table></div>'
-        ),
-    )
-
-
-def _change(row: Mapping, value: float | None) -> str:
-    """How a value differs from that of the first run, in percent."""
-    first, text = row['values'][0], ''
-    if row['better'] and first and value is not None and _text(value) != _text(first):
-        text = f'{number(100 * (value / first - 1), "+.1f")} %'
-    return f'<small>{text}</small>'
-
-
-def _draw_bands(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float, float]]]) -> None:
-    for (name, bands), color in zip(curves.items(), page.colors(len(curves)), strict=True):
-        axes.plot(
-            [(low + high) / 2 for low, high, _ in bands],
-            [error for *_, error in bands],
-            'o-',
-            color=color,
-            linewidth=1.8,
-            markersize=5,
-            label=name,
-        )
-    edges = {edge for bands in curves.values() for low, high, _ in bands for edge in (low, high)}
-    axes.set_xticks(sorted(edges))
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel('true distance, m')
-    axes.set_ylabel('Abs Rel')
-    axes.legend(loc='best', fontsize=9)
-
-
-def _over_time_section(runs: Sequence[Run]) -> str:
-    start = min(run.frames['stamp'].min(initial=math.inf) for run in runs)
-    panels = []
-    for column, (title, _) in SHARED_COLUMNS.items():
-        curves = {
-            run.name: run for run in runs if np.isfinite(run.frames.get(column, math.nan)).any()
-        }
-        if len(curves) > 1:
-            panels.append((column, title))
-    if not panels:
-        return ''
-
-    def draw(figure: Figure) -> None:
-        stacked = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (column, title) in zip(stacked, panels, strict=True):
-            for run, color in zip(runs, page.colors(len(runs)), strict=True):
-                if np.isfinite(run.frames.get(column, math.nan)).any():
-                    page.draw_over_time(
-                        axes, run.frames['stamp'] - start, run.frames[column], color, run.name
-                    )
-            axes.set_title(title, fontsize=10, loc='left', color=page.INK)
-        page.legend_above(stacked[0])
-        stacked[-1].set_xlabel('time, s')
-
-    drawn = page.figure(draw, (11, 1.25 * len(panels) + 0.5), 'errors over time')
-    return page.section('time', 'Over time', drawn)
-
-
-def _trajectory_section(runs: Sequence[Run]) -> str:
-    paths = {run.name: run.aligned for run in runs if len(run.aligned)}
-    if not paths:
-        return ''
-    truth = next((run.truth for run in runs if len(run.truth)), np.empty((0, 3)))
-    drawn = page.figure(
-        lambda f: page.draw_paths(f.add_subplot(), truth, paths, 'm'),
-        (11, 5),
-        'trajectories from above',
-    )
-    return page.section(
-        'trajectory', 'Trajectories', drawn + page.caption('From above, each aligned with scale.')
-    )

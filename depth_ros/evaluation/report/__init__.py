@@ -1,0 +1,1 @@
+"""Pages of results: a toolkit (`page`, `charts`, `templates/`) and what is made with it."""
