@@ -39,9 +39,18 @@ from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.loader import BACKENDS
 from depth_ros.inference.model_files import chosen_models
+from depth_ros.packages import MissingPackageError
 
 _POSE = ('x', 'y', 'z', 'qx', 'qy', 'qz', 'qw')
-FAILURES = (LiveError, BagError, ContractError, EngineError, EvaluationError, ValueError)
+FAILURES = (
+    LiveError,
+    BagError,
+    ContractError,
+    EngineError,
+    EvaluationError,
+    MissingPackageError,
+    ValueError,
+)
 """What ends one evaluation with a message."""
 
 

@@ -46,6 +46,7 @@ from depth_ros.evaluation.frame_evaluator import Evaluation, Judge, Judgeable, c
 from depth_ros.evaluation.live import OUTPUT_TOPICS, Plan, Run, model_topics, run_nodes
 from depth_ros.evaluation.offline import Picture, Runner, Settings, decode, decoded
 from depth_ros.evaluation.output_recording import OutputBag
+from depth_ros.evaluation.report.page import require_page_packages
 from depth_ros.evaluation.report.report import write_report
 from depth_ros.evaluation.results import percentiles, timing, write_results
 from depth_ros.inference.classes import ClassMap
@@ -108,8 +109,10 @@ def evaluate_recording(job: Job, say: Callable[[str], None] = print, bar: bool =
     Raises:
         BagError, ContractError, EngineError, LiveError, EvaluationError, ValueError: It cannot be
             evaluated; each message says why and what to do.
+        MissingPackageError: The report's packages are not installed.
         KeyboardInterrupt: As asked for; offline, after the results so far are written.
     """
+    require_page_packages()
     contracts = {node: read_contract(path) for node, path in job.models.items()}
     with Bag(job.bag) as bag:
         topics = dict(job.topics)

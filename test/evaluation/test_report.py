@@ -3,6 +3,8 @@
 import base64
 import functools
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import cv2
@@ -237,3 +239,17 @@ def test_label_colors():
     assert over[0, 0].tolist() == pytest.approx(
         [0.65 * c + 0.35 * 200 for c in (128, 64, 128)], abs=1
     )
+
+
+def test_without_its_packages_the_command_says_what_to_install(repository):
+    code = (
+        'import sys\n'
+        'sys.modules["matplotlib"] = sys.modules["jinja2"] = None\n'
+        'from depth_ros.commands.evaluate_bag import main\n'
+        'sys.exit(main(["demo/street"]))'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=repository, text=True, capture_output=True
+    )
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert 'pip install jinja2 matplotlib' in result.stderr

@@ -162,6 +162,7 @@ def _read_positions(path: Path) -> np.ndarray:
 
 
 def recording_name(run: Run) -> str:
+    """Return the name of the recording that was evaluated."""
     return Path(run.found['recording']).resolve().name
 
 
@@ -236,6 +237,7 @@ def _row(group: str, name: str, values: Iterable[float | None], better: str | No
 
 
 def value_text(value: float | None) -> str:
+    """Return a number as it is shown; those that read the same are equally good."""
     if isinstance(value, int):
         return str(value)
     size = abs(value or 0)
@@ -306,7 +308,7 @@ def _all_keys(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
 
 
 def at(found: Mapping, keys: Sequence[str]):
-    """What lies under nested keys; None where one is missing or null."""
+    """Return what lies under nested keys; None where one is missing or null."""
     for key in keys:
         found = (found or {}).get(key)
     return found
