@@ -44,13 +44,17 @@ class NoiseModel:
 
 @dataclass(frozen=True)
 class Motion:
-    """What one step of a :class:`Trajectory` was.
+    """One step of a :class:`Trajectory`.
 
     Attributes:
+        transform: T_previous_current 4x4 of the camera's optical frame, metres.
+        seconds: time between the two images.
         linear, angular: mean velocity in the body frame, m/s and rad/s.
         covariance: of the velocity, 6x6.
     """
 
+    transform: np.ndarray
+    seconds: float
     linear: np.ndarray
     angular: np.ndarray
     covariance: np.ndarray
@@ -75,15 +79,10 @@ class Trajectory:
         self.noise = noise
         self._extrinsic = camera_in_base
         self._extrinsic_inverse = inverse(camera_in_base)
-        self._last: Motion | None = None
-        self.reset()
-
-    def reset(self) -> None:
-        """Go back to the origin and forget the covariance."""
         self.pose = np.eye(4)
-        self.covariance = 1e-9 * np.eye(6)  # never zero, which many consumers read as unknown
+        self.covariance = 1e-9 * np.eye(6)  # zero means unknown to many consumers
         self.distance = 0.0
-        self._last = None
+        self._last: Motion | None = None
 
     def advance(self, previous_current: np.ndarray, seconds: float) -> Motion:
         """Add one step.
@@ -93,7 +92,7 @@ class Trajectory:
             seconds: time between the two images, > 0.
 
         Returns:
-            The body's mean motion during the step.
+            The step, with the body's mean velocity.
         """
         step = self._extrinsic @ previous_current @ self._extrinsic_inverse
         translation, turn = step[:3, 3], vector_from_rotation(step[:3, :3])
@@ -104,14 +103,20 @@ class Trajectory:
         # Rounding would slowly bend the rotation out of SO(3).
         self.pose[:3, :3] = rotation_from_quaternion(quaternion_from_rotation(self.pose[:3, :3]))
         self.distance += distance
-        self._last = Motion(translation / seconds, turn / seconds, covariance / seconds**2)
+        self._last = Motion(
+            previous_current,
+            seconds,
+            translation / seconds,
+            turn / seconds,
+            covariance / seconds**2,
+        )
         return self._last
 
     def miss(self, seconds: float) -> None:
         """Widen the covariance by a gap of ``seconds`` in which nothing was seen.
 
-        The body may have gone on as it did, stopped or started: one standard deviation is the way
-        it would have gone at its last speed, or at 1 m/s and 0.1 rad/s if it was slower.
+        The body may have gone on, stopped or started. One standard deviation is the distance that
+        it covers at its last speed, or at 1 m/s and 0.1 rad/s if it was slower.
         """
         linear = angular = 0.0
         if self._last is not None:

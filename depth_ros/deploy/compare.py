@@ -213,9 +213,12 @@ def _run(
 
 def _frame(name: str, runner: Runner, picture: Picture, info: Any) -> Judgeable:
     try:
-        return runner(picture, info)
+        frame = runner(picture, info)
     except EngineError as error:
         raise EngineError(f'engine {name}: {error}') from error
+    if runner.failure:
+        raise EngineError(f'engine {name}: {runner.failure}')
+    return frame
 
 
 def _outputs(frame: Judgeable, contract: ModelContract) -> dict[str, np.ndarray | None]:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from depth_ros.bags.messages import COMPRESSED_IMAGE, Message, header_stamp
 from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
 from depth_ros.core.depth import camera_depth, depth_factor
-from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
-from depth_ros.core.trajectory import NoiseModel, Trajectory
+from depth_ros.core.se3 import OPTICAL_IN_BASE, pose_from_list
+from depth_ros.core.trajectory import NoiseModel
+from depth_ros.core.visual_odometry import Missed, NotFiniteError, Reason, VisualOdometry
 from depth_ros.evaluation.frame_evaluator import Judgeable
 from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import Engine, EngineError
@@ -104,18 +106,28 @@ class Runner:
         settings: The nodes' parameters.
 
     Attributes:
-        missed: Motions between neighbours that are missing from the trajectory, by reason.
+        missed: Number of images that gave no motion, by reason.
+        failure: What the pose network said if it failed on the last image; empty otherwise.
     """
 
     def __init__(
         self, perception: Engine | None, odometry: Engine | None, settings: Settings
     ) -> None:
         self.missed: dict[str, int] = {}
+        self.failure = ''
         self._perception, self._odometry, self._settings = perception, odometry, settings
-        self._extrinsic = pose_from_list(settings.camera_pose)
-        self._trajectory = Trajectory(self._extrinsic, NoiseModel(0.0, 0.0, 0.0, 0.0))
-        self._recent: deque[tuple[int, tuple[int, int], np.ndarray]] = deque(maxlen=3)
-        self._steps: deque[np.ndarray | None] = deque(maxlen=2)
+        if odometry:
+            self._visual_odometry = VisualOdometry(
+                self._infer,
+                pose_from_list(settings.camera_pose),
+                NoiseModel(0.0, 0.0, 0.0, 0.0),
+                max_gap=settings.max_gap,
+                metric=odometry.contract.metric,
+                translation_scale=settings.translation_scale,
+            )
+        # The images that the last motions joined: stamp, image, and the motion that led to it.
+        self._chain: deque[tuple[int, np.ndarray, np.ndarray | None]] = deque(maxlen=3)
+        self._last: int | None = None  # stamp of the last image, whether it was used or not
         self._count = 0
         # How the perception network samples the image, and what it sees: often both see the same.
         self._resized: tuple[tuple[int, ...], np.ndarray] | None = None
@@ -129,7 +141,7 @@ class Runner:
 
         Raises:
             CameraError: The calibration does not fit the image.
-            EngineError: A network fails.
+            EngineError: The perception network fails.
         """
         height, width = picture.rgb.shape[:2]
         camera = intrinsics_from_info(info, width, height)
@@ -168,52 +180,34 @@ class Runner:
         sampling, resized = self._resized or (None, None)
         if sampling != _sampling(fit, contract):
             resized = _resized(picture.rgb, fit, contract.image_shape)
-        image = resized[None]
-        size = picture.rgb.shape[:2]
-        last = self._recent[-1] if self._recent else None
-        gap = (picture.stamp - last[0]) / 1e9 if last else 0.0
-        if last is None:
-            output.pose = self._trajectory.pose
-        elif gap == 0:
-            self._miss('an image has the stamp of the one before')
+        last, self._last = self._last, picture.stamp
+        start = time.perf_counter()
+        found = self._visual_odometry.step(resized, picture.stamp, camera)
+        self.failure = ''
+        if isinstance(found, Missed):
+            if found.reason is Reason.FIRST:
+                output.pose = self._visual_odometry.trajectory.pose
+            else:
+                reason = found.reason.value
+                self.missed[reason] = self.missed.get(reason, 0) + 1
+            if found.reason in (Reason.NETWORK, Reason.NOT_FINITE):
+                self.failure = found.text
+            if found.starts:
+                self._chain.clear()
+                self._chain.append((picture.stamp, resized, None))
             return
-        elif gap < 0:
-            self._miss('the clock went back')
-        elif gap > self._settings.max_gap:
-            self._miss('a gap is over max_gap')
-            self._trajectory.miss(gap)
-        elif size != last[1]:
-            self._miss('the size of the images changed')
-            self._trajectory.miss(gap)
-        else:
-            start = time.perf_counter()
-            output.step = self._infer(last[2], image)
-            output.numbers['odometry_ms'] = 1e3 * (time.perf_counter() - start)
-            self._trajectory.advance(output.step, gap)
-            output.pose = self._trajectory.pose
-        self._recent.append((picture.stamp, size, image))
-        self._steps.append(output.step)
-        steps = tuple(self._steps)
-        if self._count % LOOP_EVERY == 0 and len(steps) == 2 and not any(s is None for s in steps):
-            output.loop = (*steps, self._infer(self._recent[0][2], image))
+        output.numbers['odometry_ms'] = 1e3 * (time.perf_counter() - start)
+        output.pose = self._visual_odometry.trajectory.pose
+        if self._chain[-1][0] == last:  # no image in between was missed
+            output.step = found.transform
+        self._chain.append((picture.stamp, resized, found.transform))
+        if self._count % LOOP_EVERY == 0 and len(self._chain) == 3:
+            (_, first, _), (_, _, one), (_, _, two) = self._chain
+            with suppress(EngineError, NotFiniteError):
+                output.loop = (one, two, self._visual_odometry.compare(first, resized))
 
     def _infer(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
-        """T_previous_current of the camera."""
-        vector = self._odometry.infer({'previous': previous, 'current': current})['pose'].astype(
-            float
-        )
-        if not np.isfinite(vector).all():
-            raise EngineError(
-                f'the pose network returned {vector.tolist()}; the model is damaged: '
-                'export it again'
-            )
-        scale = 1.0
-        if not self._odometry.contract.metric:
-            scale = self._settings.translation_scale or 1.0
-        return pose(rotation_from_vector(vector[:3]), scale * vector[3:])
-
-    def _miss(self, reason: str) -> None:
-        self.missed[reason] = self.missed.get(reason, 0) + 1
+        return self._odometry.infer({'previous': previous[None], 'current': current[None]})['pose']
 
 
 def network_image(

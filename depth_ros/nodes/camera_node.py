@@ -86,14 +86,14 @@ class Frame:
 
     Attributes:
         header: of the image message.
-        seconds: its stamp.
+        stamp: of the image, nanoseconds.
         rgb: uint8 [H, W, 3].
         info: the camera_info message that belongs to it.
         fit: how the image and the network's input lie on each other.
     """
 
     header: Header
-    seconds: float
+    stamp: int
     rgb: np.ndarray
     info: CameraInfo
     fit: ImageFit
@@ -683,12 +683,11 @@ class CameraNode(LifecycleNode):
             rgb = (image_to_rgb if isinstance(message, Image) else compressed_to_rgb)(message)
         height, width = rgb.shape[:2]
         stamp = message.header.stamp
-        seconds = stamp.sec + stamp.nanosec * 1e-9
         with self.times.stage('preprocess'):
             camera = intrinsics_from_info(info, width, height)
             fit = ImageFit.create(camera, self.engine.contract.camera, self.settings.fit)
         self._check_input(message, info, fit)
-        return Frame(message.header, seconds, rgb, info, fit)
+        return Frame(message.header, stamp.sec * 10**9 + stamp.nanosec, rgb, info, fit)
 
     def _info_for(self, stamp: BuiltinTime) -> CameraInfo:
         """The camera_info of an image: that of the same stamp, or else the latest.

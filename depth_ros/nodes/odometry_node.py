@@ -17,8 +17,10 @@ from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Odometry, Path
 from std_srvs.srv import Trigger
 
-from depth_ros.core.se3 import pose, pose_from_list, quaternion_from_rotation, rotation_from_vector
-from depth_ros.core.trajectory import Motion, NoiseModel, Trajectory
+from depth_ros.core.se3 import pose_from_list, quaternion_from_rotation
+from depth_ros.core.trajectory import Motion, NoiseModel
+from depth_ros.core.visual_odometry import Missed, Reason, VisualOdometry
+from depth_ros.inference.engine import EngineError
 from depth_ros.nodes.camera_node import CameraNode, ConfigurationError, Frame, run
 from depth_ros.ros.parameters import ODOMETRY
 from depth_ros.ros.transport import OUTPUT_QOS
@@ -78,8 +80,6 @@ class OdometryNode(CameraNode):
                 'metres. To calibrate, drive a known distance and set translation_scale to metres '
                 'per unit'
             )
-        shape = contract.tensor_shapes()['current'][1]
-        self._previous, self._current = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
 
     def tear_down(self) -> None:
         """Remove publishers and service."""
@@ -95,9 +95,11 @@ class OdometryNode(CameraNode):
             self._tf_listener = None
 
     def start(self) -> None:
-        """Begin a new trajectory."""
-        self._trajectory: Trajectory | None = None
-        self._last: tuple[float, tuple[int, int]] | None = None  # stamp and size of _previous
+        """Begin a new trajectory with the next image."""
+        self._visual_odometry: VisualOdometry | None = None
+        self._restart_path()
+
+    def _restart_path(self) -> None:
         self._poses: deque[PoseStamped] = deque()
         self._path_distance = -np.inf
         self._path_time = -np.inf
@@ -116,67 +118,43 @@ class OdometryNode(CameraNode):
 
     def process(self, frame: Frame) -> None:
         """Compare the image with the previous one and publish where the robot is."""
-        if self._reset_wanted or self._trajectory is None:
-            self._restart(frame)
-        size = frame.rgb.shape[:2]
+        odometry = self._visual_odometry
+        if odometry is None or self._reset_wanted:
+            odometry = self._restart(frame)
         with self.times.stage('preprocess'):
-            frame.fit.to_network(frame.rgb, self._current[0])
+            image = np.empty(self.engine.contract.image_shape, np.uint8)
+            frame.fit.to_network(frame.rgb, image)
         self._check_focal(frame)
-        last, self._last = self._last, (frame.seconds, size)
-        gap = frame.seconds - last[0] if last else 0.0
-        motion = None
-        if last is None:
-            pass
-        elif gap == 0:
-            self.report(
-                'stamps',
-                f'two images have the same stamp {frame.seconds:.3f}; the second '
-                'is ignored. Is the topic published twice?',
-            )
-            return
-        elif gap < 0:
-            self.report(
-                'stamps',
-                f'image stamps went back by {-gap:.3f} s; the trajectory goes on '
-                'from the new time without that motion. If a recording started again, '
-                'call the service reset',
-            )
-        elif gap > self.settings.max_gap:
-            self._trajectory.miss(gap)
-            self.report(
-                'gap',
-                f'{gap:.2f} s between two images is over max_gap '
-                f'({self.settings.max_gap:g} s); that motion is missing from the '
-                "trajectory and its covariance grows. Check the camera's rate",
-            )
-        elif size != last[1]:
-            self._trajectory.miss(gap)
-            self.report(
-                'size',
-                f'image size changed from {last[1][1]}x{last[1][0]} to '
-                f'{size[1]}x{size[0]}; the motion between the two is missing from the '
-                'trajectory',
-            )
-        else:
-            motion = self._motion(gap)
-        self._previous, self._current = self._current, self._previous
-        if motion is not None:
-            self._publish(frame, motion)
+        odometry.max_gap = self.settings.max_gap
+        odometry.translation_scale = self.settings.translation_scale
+        found = odometry.step(image, frame.stamp, frame.fit.camera)
+        if not isinstance(found, Missed):
+            self._publish(frame, found)
+        elif found.reason in (Reason.NETWORK, Reason.NOT_FINITE):
+            raise EngineError(found.text)
+        elif found.reason is not Reason.FIRST:
+            self.report(found.reason.value, found.text)
 
-    def _restart(self, frame: Frame) -> None:
+    def _restart(self, frame: Frame) -> VisualOdometry:
         """Start the trajectory at the origin."""
         settings = self.settings
-        extrinsic = pose_from_list(settings.camera_pose)
+        camera_in_base = pose_from_list(settings.camera_pose)
         if settings.camera_pose_from_tf:
-            extrinsic = self._lookup_camera(frame.header.frame_id)
-        noise = NoiseModel(
-            settings.sigma_translation,
-            settings.sigma_translation_ratio,
-            settings.sigma_rotation,
-            settings.sigma_rotation_ratio,
-        )
-        self.start()
-        self._trajectory = Trajectory(extrinsic, noise)
+            camera_in_base = self._lookup_camera(frame.header.frame_id)
+        if self._visual_odometry is not None:
+            self._visual_odometry.reset(camera_in_base)
+        else:
+            noise = NoiseModel(
+                settings.sigma_translation,
+                settings.sigma_translation_ratio,
+                settings.sigma_rotation,
+                settings.sigma_rotation_ratio,
+            )
+            self._visual_odometry = VisualOdometry(
+                self._compare, camera_in_base, noise, metric=self.engine.contract.metric
+            )
+        self._restart_path()
+        return self._visual_odometry
 
     def _lookup_camera(self, frame_id: str) -> np.ndarray:
         """Pose of the camera in the body frame, from TF."""
@@ -205,24 +183,11 @@ class OdometryNode(CameraNode):
                 'off: train the pose network for this camera',
             )
 
-    def _motion(self, seconds: float) -> Motion:
-        """Run the network on the two images and add the motion to the trajectory."""
+    def _compare(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
+        """Run the network on two images."""
         with self.times.stage('inference'):
-            vector = self.engine.infer({'previous': self._previous, 'current': self._current})[
-                'pose'
-            ].astype(float)
-        if not np.all(np.isfinite(vector)):
-            self._last = None
-            raise ConfigurationError(
-                f'the pose network returned {vector.tolist()}; the model is '
-                'damaged: export it again'
-            )
-        with self.times.stage('postprocess'):
-            scale = 1.0
-            if not self.engine.contract.metric:
-                scale = self.settings.translation_scale or 1.0
-            step = pose(rotation_from_vector(vector[:3]), scale * vector[3:])
-            return self._trajectory.advance(step, seconds)
+            images = {'previous': previous[None], 'current': current[None]}
+            return self.engine.infer(images)['pose']
 
     def _publish(self, frame: Frame, motion: Motion) -> None:
         """Publish odom, and TF and path where they are due."""
@@ -233,8 +198,9 @@ class OdometryNode(CameraNode):
             if self._tf_publisher is not None:
                 self._tf_publisher.publish(self._tf_type(transforms=[_transform(message)]))
         with self.times.stage('postprocess'):
-            if self._trajectory.distance - self._path_distance >= self.settings.path_step:
-                self._path_distance = self._trajectory.distance
+            distance = self._visual_odometry.trajectory.distance
+            if distance - self._path_distance >= self.settings.path_step:
+                self._path_distance = distance
                 self._poses.append(PoseStamped(header=message.header, pose=message.pose.pose))
             while len(self._poses) > self.settings.path_length:
                 self._poses.popleft()
@@ -248,7 +214,7 @@ class OdometryNode(CameraNode):
 
     def _odometry(self, frame: Frame, motion: Motion) -> Odometry:
         """The trajectory's newest pose as a message."""
-        trajectory = self._trajectory
+        trajectory = self._visual_odometry.trajectory
         message = Odometry(child_frame_id=self.settings.base_frame)
         message.header.stamp = frame.header.stamp
         message.header.frame_id = self.settings.odom_frame

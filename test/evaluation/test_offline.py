@@ -1,5 +1,6 @@
 """Networks on a recording's images, without nodes: what the nodes would publish, to the bit."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -17,7 +18,6 @@ from depth_ros.core.camera import CameraError, ImageFit, Intrinsics
 from depth_ros.core.se3 import OPTICAL_IN_BASE, inverse, pose, pose_from_list, rotation_from_vector
 from depth_ros.core.trajectory import NoiseModel, Trajectory
 from depth_ros.evaluation.offline import AHEAD, LOOP_EVERY, Picture, Runner, Settings, decoded
-from depth_ros.inference.engine import EngineError
 from depth_ros.inference.loader import installed_backends, load_engine
 from depth_ros.ros.messages import ConversionError
 
@@ -184,7 +184,7 @@ def test_scale_of_the_motion(tmp_path, settings, metric, length):
 
 def test_motions_that_are_missed(tmp_path):
     runner = odometry(tmp_path, Settings(max_gap=0.5))
-    stamps = [0, 0.1, 0.1, 0.2, 0.7, 1.3, 1.4, 0.9, 1.0]
+    stamps = [0, 0.1, 0.1, 0.2, 0.7, 1.3, 1.4, 0.8, 0.9]
     levels = [100, 100, 200, 110, 110, 0, 0, 0, 0]
     outputs = drive(runner, stamps, levels)
     along = [None if o.step is None else round(o.step[2, 3], 5) for o in outputs]
@@ -199,6 +199,16 @@ def test_motions_that_are_missed(tmp_path):
     }
 
 
+def test_late_images_are_not_counted_twice(tmp_path):
+    runner = odometry(tmp_path)
+    outputs = drive(runner, [0, 0.1, 0.3, 0.2, 0.4], [9] * 5)
+    assert [o.pose is None for o in outputs] == [False, False, False, True, False]
+    assert outputs[-1].pose[0, 3] == pytest.approx(1.5)
+    # The motion to the last image is not from the image before it.
+    assert outputs[-1].step is None and outputs[2].step is not None
+    assert runner.missed == {'an image is older than the one before': 1}
+
+
 def test_images_that_change_size(tmp_path):
     runner = odometry(tmp_path)
     sizes = [(HEIGHT, WIDTH)] * 2 + [(48, 64)] * 2
@@ -210,8 +220,21 @@ def test_images_that_change_size(tmp_path):
 
 
 def test_a_network_that_returns_no_motion(tmp_path):
-    with pytest.raises(EngineError, match=r'returned \[0.0, .*nan\]; the model is damaged'):
-        drive(odometry(tmp_path, motion=(0, 0, 0, 0, 0, np.nan)), [0, 0.1], [9, 9])
+    runner = odometry(tmp_path, motion=(0, 0, 0, 0, 0, np.nan))
+    outputs = drive(runner, [0, 0.1, 0.2], [9, 9, 9])
+    assert [o.pose is None for o in outputs] == [False, True, True]
+    assert re.search(r'returned \[0.0, .*nan\]; the model is damaged', runner.failure)
+    assert runner.missed == {'the pose network returned no motion': 2}
+
+
+def test_one_image_without_a_motion(tmp_path):
+    """The next motion spans two frames, so that nothing is missing."""
+    runner = odometry(tmp_path, fails_on_black=True)
+    outputs = drive(runner, np.arange(5) / 10, [100, 100, 0, 120, 120])
+    assert [o.step is None for o in outputs] == [True, False, True, True, False]
+    places = [None if o.pose is None else round(o.pose[0, 3], 5) for o in outputs]
+    assert places == [0, 0.5, None, 1.2, 1.7]
+    assert runner.missed == {'the pose network returned no motion': 1} and not runner.failure
 
 
 def test_loops_are_given_now_and_then(tmp_path):

@@ -86,8 +86,12 @@ def save_pose(
     motion: tuple[float, ...] = (0, 0, 0, 0, 0, 0.5),
     metric: bool = True,
     intrinsics: tuple[float, float, float, float] = INTRINSICS,
+    fails_on_black: bool = False,
 ) -> Path:
-    """Write a network that returns ``motion``, with t_z + 0.01 (mean current - mean previous)."""
+    """Write a network that returns ``motion``, with t_z + 0.01 (mean current - mean previous).
+
+    With ``fails_on_black`` it returns NaN where one of the two images is black.
+    """
     nodes, names = [], []
     for name in ('previous', 'current'):
         nodes += [
@@ -98,12 +102,18 @@ def save_pose(
     nodes += [
         helper.make_node('Sub', names[::-1], ['change']),
         helper.make_node('Mul', ['change', 'weights'], ['weighted']),
-        helper.make_node('Add', ['weighted', 'motion'], ['pose']),
+        helper.make_node('Add', ['weighted', 'motion'], ['sound' if fails_on_black else 'pose']),
     ]
     tensors = [
         numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 0.01], np.float32), 'weights'),
         numpy_helper.from_array(np.array(motion, np.float32), 'motion'),
     ]
+    if fails_on_black:
+        nodes += [
+            helper.make_node('Mul', names, ['brightness']),
+            helper.make_node('Div', ['brightness', 'brightness'], ['one']),  # 0 / 0 is NaN
+            helper.make_node('Mul', ['sound', 'one'], ['pose']),
+        ]
     contract = ModelContract(
         task='pose',
         name='tiny_pose',

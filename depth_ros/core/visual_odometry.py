@@ -1,0 +1,257 @@
+"""Visual odometry: from one image to the next with a pose network, and what to do when that fails.
+
+The odometry node and the offline evaluation both run this class, so that a recording evaluated
+offline gives the trajectory that the robot would have had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from depth_ros.core.camera import Intrinsics
+from depth_ros.core.se3 import pose, rotation_from_vector
+from depth_ros.core.trajectory import Motion, NoiseModel, Trajectory
+
+PoseNetwork = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Takes the previous and the current image, uint8 (H, W, 3), and returns six numbers: rotation
+vector (radians) and translation (the model's unit) of T_previous_current in the optical frame. It
+may raise RuntimeError."""
+
+PATIENCE = 2
+"""How often the network may fail with the same previous image before that image is given up, and
+how many images may come late in a row before the clock is taken to have gone back."""
+
+
+class Reason(Enum):
+    """Why an image gave no motion; the values are words for a report."""
+
+    FIRST = 'it is the first image'
+    DOUBLED = 'an image has the stamp of the one before'
+    LATE = 'an image is older than the one before'
+    CLOCK = 'the clock went back'
+    GAP = 'a gap is over max_gap'
+    CAMERA = 'the size of the images changed'
+    NETWORK = 'the pose network failed'
+    NOT_FINITE = 'the pose network returned no motion'
+
+
+@dataclass(frozen=True)
+class Missed:
+    """An image that gave no motion.
+
+    Attributes:
+        reason: why.
+        text: the same as a sentence with numbers and the remedy.
+        starts: whether the next motion starts at this image. Otherwise it starts at the image
+            before, so that nothing is missing from the trajectory.
+    """
+
+    reason: Reason
+    text: str
+    starts: bool
+
+
+class NotFiniteError(RuntimeError):
+    """The pose network returned NaN or infinity."""
+
+
+@dataclass
+class _Previous:
+    """The image that the next motion starts at.
+
+    Attributes:
+        image: uint8 (H, W, 3), of the network's size.
+        stamp: nanoseconds.
+        camera: the camera at the size of its own images, where that is known.
+        failures: how many images the network failed to compare with it.
+        late: how many older images have come after it.
+    """
+
+    image: np.ndarray
+    stamp: int
+    camera: Intrinsics | None
+    failures: int = 0
+    late: int = 0
+
+
+class VisualOdometry:
+    """Compares each image with the previous one and chains the motions into a trajectory.
+
+        odometry = VisualOdometry(network, camera_in_base, noise)
+        match odometry.step(image, stamp):
+            case Motion() as motion: ...  # odometry.trajectory.pose has moved on
+            case Missed() as missed: ...  # missed.text says why it has not
+
+    The pose always stays where it was when an image is missed. The covariance grows by the time
+    that is missing from the trajectory.
+
+    Attributes:
+        trajectory: where the robot is.
+        max_gap: seconds; images farther apart are not compared.
+        translation_scale: metres per unit of a network that is not metric; 0 where it is not
+            known, and the trajectory is in the network's unit.
+    """
+
+    def __init__(
+        self,
+        network: PoseNetwork,
+        camera_in_base: np.ndarray,
+        noise: NoiseModel,
+        *,
+        max_gap: float = 1.0,
+        metric: bool = True,
+        translation_scale: float = 0.0,
+    ) -> None:
+        """Start at the origin.
+
+        Args:
+            network: compares two images.
+            camera_in_base: T_base_camera 4x4, the pose of the optical frame in the body frame.
+            noise: error of one step.
+            max_gap: see the attributes.
+            metric: whether the network's translation is in metres; if so, translation_scale is
+                ignored.
+            translation_scale: see the attributes.
+        """
+        self.max_gap = max_gap
+        self.translation_scale = translation_scale
+        self._network = network
+        self._noise = noise
+        self._metric = metric
+        self.reset(camera_in_base)
+
+    def reset(self, camera_in_base: np.ndarray) -> None:
+        """Start again at the origin, with no previous image.
+
+        Args:
+            camera_in_base: T_base_camera 4x4.
+        """
+        self.trajectory = Trajectory(camera_in_base, self._noise)
+        self._previous: _Previous | None = None
+
+    def step(
+        self, image: np.ndarray, stamp: int, camera: Intrinsics | None = None
+    ) -> Motion | Missed:
+        """Add an image.
+
+        Args:
+            image: uint8 (H, W, 3), of the network's size. It is kept until the next step, so the
+                caller must not overwrite it.
+            stamp: when it was taken, nanoseconds.
+            camera: the camera at the size of its own images. Motion between images of different
+                sizes is missed.
+
+        Returns:
+            The motion since the previous image, or why there is none.
+        """
+        previous = self._previous
+        if previous is None:
+            return self._start(image, stamp, camera, Reason.FIRST, 'the trajectory starts here')
+        seconds = (stamp - previous.stamp) / 1e9
+        if seconds == 0:
+            return Missed(
+                Reason.DOUBLED,
+                f'two images have the same stamp {stamp / 1e9:.3f}; the second is ignored. Is the '
+                'topic published twice?',
+                starts=False,
+            )
+        if -self.max_gap <= seconds < 0 and previous.late < PATIENCE:
+            previous.late += 1
+            return Missed(
+                Reason.LATE,
+                f'an image came {-seconds:.3f} s behind a newer one and is ignored. Does something '
+                'between the camera and this node change the order of the images?',
+                starts=False,
+            )
+        if seconds < 0:  # how long it really was cannot be known
+            self.trajectory.miss(self.max_gap)
+            return self._start(
+                image,
+                stamp,
+                camera,
+                Reason.CLOCK,
+                f'image stamps went back by {-seconds:.3f} s; the trajectory goes on from the new '
+                'time without that motion. If a recording started again, call the service reset',
+            )
+        if seconds > self.max_gap:
+            self.trajectory.miss(seconds)
+            return self._start(
+                image,
+                stamp,
+                camera,
+                Reason.GAP,
+                f'{seconds:.2f} s between two images is over max_gap ({self.max_gap:g} s); that '
+                'motion is missing from the trajectory and its covariance grows. Check the '
+                "camera's rate",
+            )
+        if _size(camera) != _size(previous.camera):
+            self.trajectory.miss(seconds)
+            return self._start(
+                image,
+                stamp,
+                camera,
+                Reason.CAMERA,
+                f'image size changed from {_size(previous.camera)} to {_size(camera)}; the motion '
+                'between the two is missing from the trajectory',
+            )
+        try:
+            transform = self.compare(previous.image, image)
+        except RuntimeError as error:
+            return self._fail(image, stamp, camera, error)
+        self._previous = _Previous(image, stamp, camera)
+        return self.trajectory.advance(transform, seconds)
+
+    def compare(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
+        """Motion between any two images as the network sees it; the trajectory stays as it is.
+
+        Args:
+            previous, current: uint8 (H, W, 3), of the network's size.
+
+        Returns:
+            T_previous_current 4x4 of the optical frame, in metres or the network's unit.
+
+        Raises:
+            NotFiniteError: if the network returned NaN or infinity.
+            RuntimeError: if the network failed.
+        """
+        vector = np.asarray(self._network(previous, current), float)
+        if not np.isfinite(vector).all():
+            raise NotFiniteError(
+                f'the pose network returned {vector.tolist()}; the model is damaged: export it '
+                'again'
+            )
+        scale = 1.0 if self._metric else self.translation_scale or 1.0
+        return pose(rotation_from_vector(vector[:3]), scale * vector[3:])
+
+    def _start(
+        self, image: np.ndarray, stamp: int, camera: Intrinsics | None, reason: Reason, text: str
+    ) -> Missed:
+        """Let the next motion start at this image."""
+        self._previous = _Previous(image, stamp, camera)
+        return Missed(reason, text, starts=True)
+
+    def _fail(
+        self, image: np.ndarray, stamp: int, camera: Intrinsics | None, error: RuntimeError
+    ) -> Missed:
+        """The network failed on this image and the previous one.
+
+        If this image is to blame, the next one can still be compared with the previous one. If
+        the previous one is to blame, nothing can, so it is given up after a few images.
+        """
+        previous = self._previous
+        assert previous is not None
+        reason = Reason.NOT_FINITE if isinstance(error, NotFiniteError) else Reason.NETWORK
+        previous.failures += 1
+        if previous.failures < PATIENCE:
+            return Missed(reason, str(error), starts=False)
+        self.trajectory.miss((stamp - previous.stamp) / 1e9)
+        return self._start(image, stamp, camera, reason, str(error))
+
+
+def _size(camera: Intrinsics | None) -> str:
+    """Size of a camera's images as text."""
+    return f'{camera.width}x{camera.height}' if camera else 'unknown'
