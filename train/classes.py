@@ -27,3 +27,8 @@ _NAMES_AND_COLORS = (
 CITYSCAPES = tuple(
     SemanticClass(i, name, color) for i, (name, color) in enumerate(_NAMES_AND_COLORS)
 )
+
+ROAD = 0
+SKY = 10
+MOVABLE = (11, 12, 13, 14, 15, 16, 17, 18)
+"""Class ids of what can move by itself: person to bicycle."""

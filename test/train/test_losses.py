@@ -10,18 +10,15 @@ import torch.nn.functional as F
 
 from train.geometry import invert_transform, transform_from_pose
 from train.losses import view_synthesis
-from train.losses.consistency import (
-    camera_height,
-    camera_height_loss,
-    geometry_consistency,
-    velocity_loss,
-)
+from train.losses.camera_height import camera_height, camera_height_loss
+from train.losses.consistency import geometry_consistency
 from train.losses.explainability import explainability_loss, explainability_weights
 from train.losses.photometric import SSIM_C1, SSIM_C2, PhotometricError, window_mean
 from train.losses.reduction import masked_mean
 from train.losses.semantic import cross_entropy
 from train.losses.smoothness import edge_aware_smoothness, second_order_smoothness
 from train.losses.triplet import boundary_anchors, semantic_triplet_loss
+from train.losses.velocity import velocity_loss
 from train.losses.view_synthesis import ViewSynthesis
 
 

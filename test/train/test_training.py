@@ -18,7 +18,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import yaml
 from support.onnx_models import unneeded
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -36,16 +35,17 @@ from train.commands.export import (
     vector_from_rotation,
     write_model,
 )
-from train.commands.fit import KeepBest, KeepLast, fit
 from train.data.dataset import FrameDataset
 from train.data.sequences import DataError, find_sequences, resize_image
 from train.geometry import rotation_from_vector, transform_from_euler_pose
 from train.networks.perception import MAX_DEPTH, MIN_DEPTH, make_perception
 from train.networks.pose import PoseNet, SfmPoseNet
 from train.networks.prediction import Prediction
+from train.training.callbacks import KeepBest, KeepLast
 from train.training.config import Config, add_config_arguments, read_config
 from train.training.pictures import draw, tile
 from train.training.system import System, load_system
+from train.training.trainer import fit
 
 WIDTH, HEIGHT = 96, 64
 FOCAL = 50.0
@@ -183,14 +183,36 @@ def test_a_prepared_data_set_may_be_given_as_a_whole(tmp_path):
 
 
 def test_the_ablations_differ_in_their_lines_alone():
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
     configs = {
-        name: yaml.safe_load((CONFIGS / f'{name}.yaml').read_text())
+        name: read_config(parser.parse_args(['--config', str(CONFIGS / f'{name}.yaml')]))
         for name in ('fsre', 'fsre_none', 'fsre_sgt', 'fsre_cma')
     }
     differing = {
-        name for name in configs['fsre'] if len({str(c[name]) for c in configs.values()}) > 1
+        name
+        for name in vars(configs['fsre'])
+        if len({getattr(c, name) for c in configs.values()}) > 1
     }
     assert differing == {'out', 'semantics', 'attention', 'semantic', 'triplet'}
+    switches = {
+        name: (c.semantics, c.attention, c.semantic, c.triplet) for name, c in configs.items()
+    }
+    assert switches == {
+        'fsre': (True, True, 0.3, 0.1),
+        'fsre_none': (False, False, 0.0, 0.0),
+        'fsre_sgt': (True, False, 1.0, 0.1),
+        'fsre_cma': (True, True, 1.0, 0.0),
+    }
+
+
+def test_a_base_that_leads_back_is_refused(tmp_path):
+    for name, base in (('a', 'b'), ('b', 'a')):
+        (tmp_path / f'{name}.yaml').write_text(f'base: {base}.yaml\n')
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    with pytest.raises(ValueError, match=r"a\.yaml' is its own base"):
+        read_config(parser.parse_args(['--config', str(tmp_path / 'a.yaml')]))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +223,17 @@ def test_the_ablations_differ_in_their_lines_alone():
         ({'network': 'fsre', 'height': 32}, 'at least 64x64'),
         ({'attention': True}, "'attention' needs network: fsre"),
         ({'explainability': 0.2}, "'explainability' needs pose_network: sfm"),
+        (
+            {**SFM, 'semantic': 0.0, 'reduction': 'minimum'},
+            "'explainability' needs reduction: mean",
+        ),
+        (
+            {**SFM, 'semantic': 0.0, 'full_resolution': True},
+            "'explainability' needs full_resolution: false",
+        ),
+        ({'triplet': 0.1}, "'triplet' needs network: fsre"),
+        ({'network': 'dispnet'}, "'semantic' needs network: light or fsre"),
+        ({'semantics': False}, "'semantic' needs semantics: true"),
         ({'devices': 2, 'batch_size': 3}, 'batch_size 3 must be a multiple of the 2 processes'),
         ({'steps': 0}, "'steps' is 0"),
         ({'train_perception': False}, 'needs init'),
@@ -474,7 +507,7 @@ def loss_curve(out):
 
 
 def test_a_resumed_training_has_the_same_loss_curve(street, tmp_path, monkeypatch):
-    monkeypatch.setattr('train.commands.fit.LOG_EVERY', 1)
+    monkeypatch.setattr('train.training.trainer.LOG_EVERY', 1)
     augmented = {'max_gap': 2, 'scale': 1.15, 'night': 0.5}
     whole = fit(config(street, tmp_path / 'whole', steps=6, **augmented))
     # The schedule knows the whole length; the interruption comes after step 3.
@@ -485,7 +518,7 @@ def test_a_resumed_training_has_the_same_loss_curve(street, tmp_path, monkeypatc
     )
     fit(config(street, tmp_path / 'parts', steps=6, **augmented))
     monkeypatch.undo()
-    monkeypatch.setattr('train.commands.fit.LOG_EVERY', 1)
+    monkeypatch.setattr('train.training.trainer.LOG_EVERY', 1)
     parts = fit(
         config(street, tmp_path / 'parts', steps=6, **augmented),
         resume_from=tmp_path / 'parts/last.ckpt',

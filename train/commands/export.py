@@ -17,14 +17,13 @@ from tqdm import tqdm
 import depth_ros
 from depth_ros.files import write_file
 from depth_ros.inference.contract import POSE_CONVENTION, ModelContract, write_contract
-from train.classes import CITYSCAPES
+from train.classes import CITYSCAPES, ROAD
 from train.data.sequences import Sequence, find_sequences, read_image, scaled_intrinsics
 from train.geometry import rotation_from_euler
-from train.losses.consistency import camera_height
+from train.losses.camera_height import camera_height
+from train.losses.table import TERMS
 from train.networks.perception import MAX_DEPTH, MIN_DEPTH, fuse_for_inference, resize
-from train.networks.pose import SfmPoseNet
-from train.training.config import Config
-from train.training.system import ROAD, System, load_system
+from train.training.system import System, load_system
 
 OUTPUTS = ('depth', 'labels', 'pose')
 OPSET = 18  # what TensorRT 10.3 and every ONNX Runtime since 1.14 read
@@ -72,12 +71,12 @@ class DeployedPose(nn.Module):
     def forward(self, previous: Tensor, current: Tensor) -> Tensor:
         """Images uint8 (1, H, W, 3) -> pose float32 (6,)."""
         frames = _normalised(previous, self.size), _normalised(current, self.size)
-        if isinstance(self.net, SfmPoseNet):
+        if self.net.pairs:
+            rotation, translation = self.net(*frames)[0].split(3)
+        else:
             poses, _ = self.net(torch.stack(frames, 1))
             translation, angles = poses[0, 0, :3], poses[0, :, 3:]
             rotation = vector_from_rotation(rotation_from_euler(angles))[0]
-        else:
-            rotation, translation = self.net(*frames)[0].split(3)
         return torch.cat([rotation, self.scale * translation])
 
 
@@ -175,10 +174,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--camera-height {args.camera_height}: must be positive, in metres')
     system = load_system(args.checkpoint)
     config = system.config
-    outputs = _wanted(config, args.outputs)
+    outputs = _wanted(system, args.outputs)
     sequences = find_sequences(args.data or config.data)
     matrix = camera_matrix(system, sequences[0])
-    scale, metric = 1.0, bool(config.velocity or config.camera_height)
+    scale, metric = 1.0, any(t.metric and t.weight_in(config) for t in TERMS)
     if args.camera_height is not None:
         scale, frames = metric_scale(
             system, fuse_for_inference(system.perception), sequences, args.camera_height
@@ -233,19 +232,19 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _wanted(config: Config, asked: tuple[str, ...] | None) -> tuple[str, ...]:
+def _wanted(system: System, asked: tuple[str, ...] | None) -> tuple[str, ...]:
     """The outputs to export: those asked for, or all that there are.
 
     Raises:
         ValueError: if one is asked for that the networks do not have.
     """
     missing = {}
-    if not config.semantics or config.network == 'dispnet':
+    if not (system.config.semantics and 'logits' in system.perception.outputs):
         missing['labels'] = 'the network has no semantics; train it with --semantics true'
-    if config.pose_network == 'sfm' and config.views > 2:
+    if not system.pose.pairs and system.config.views > 2:
         missing['pose'] = (
-            f'this pose network sees {config.views} frames at once, the odometry node has two. '
-            'Train it with --views 2, or with --pose-network light or resnet'
+            f'this pose network sees {system.config.views} frames at once, the odometry node has '
+            'two. Train it with --views 2, or with --pose-network light or resnet'
         )
     for name in asked or ():
         if name in missing:

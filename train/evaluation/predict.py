@@ -209,7 +209,7 @@ class CheckpointPredictor(Predictor):
         self._system = system
         self._perception = DeployedPerception(system.perception, 1.0).eval()
         self.perception_size = self.pose_size = (config.width, config.height)
-        self._pairs = config.pose_network != 'sfm'
+        self._pairs = system.pose.pairs
         self.views = 2 if self._pairs else config.views
         if self._perceive(np.zeros((config.height, config.width, 3), np.uint8)).labels is not None:
             self.classes = CITYSCAPES

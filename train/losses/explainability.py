@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from train.losses.term import Need, Step, Term
 
 
 def explainability_weights(logits: Tensor) -> list[Tensor]:
@@ -29,3 +32,18 @@ def explainability_loss(logits: Tensor) -> Tensor:
 def _log_odds(logits: Tensor) -> Tensor:
     no, yes = logits.unflatten(1, (-1, 2)).unbind(2)
     return yes - no
+
+
+def _term(step: Step) -> Tensor:
+    return torch.stack([explainability_loss(m.float()) for m in step.motion.masks]).sum()
+
+
+TERM = Term(
+    name='explainability',
+    help="weight of the explainability masks' regulariser; 0: no masks (sfm)",
+    function=_term,
+    needs=(Need('masks', 'explainability'),),
+    # The least error of the sources leaves no choice to the masks, whose scales are the
+    # disparities' own.
+    requires={'reduction': 'mean', 'full_resolution': False},
+)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.losses.reduction import masked_mean
+from train.losses.term import Need, Step, Term
 
 IGNORE = 255
 
@@ -22,3 +23,17 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         labels = labels[:, 0].long()
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction='none')
     return masked_mean(losses, labels != IGNORE, empty='zero')
+
+
+def _term(step: Step) -> Tensor:
+    assert step.prediction.logits is not None
+    return cross_entropy(step.prediction.logits.float(), step.batch['labels'])
+
+
+TERM = Term(
+    name='semantic',
+    help='weight of the cross-entropy',
+    function=_term,
+    needs=(Need('logits', 'semantic'), Need('labels', 'semantic')),
+    always=True,
+)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
+
+from train.losses.term import Step, Term
+from train.setting import setting
 
 
 def edge_aware_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
@@ -39,3 +43,29 @@ def second_order_smoothness(disparity: Tensor) -> Tensor:
     return (
         dx.diff(dim=3).abs().mean() + 2 * dx.diff(dim=2).abs().mean() + dy.diff(dim=2).abs().mean()
     )
+
+
+def _term(step: Step) -> Tensor:
+    """sum_s 2^-s of each disparity's smoothness at its own scale s."""
+    target, total = step.images[:, step.target], step.disparities[0].new_zeros(())
+    for s, disparity in enumerate(step.disparities):
+        if step.settings.smoothness_order == 2:
+            loss = second_order_smoothness(disparity)
+        else:
+            image = F.interpolate(target, disparity.shape[2:], mode='area')
+            loss = edge_aware_smoothness(disparity, image)
+        total = total + loss / 2**s
+    return total
+
+
+TERM = Term(
+    name='smoothness',
+    help='weight of smoothness',
+    function=_term,
+    weight=1e-3,
+    settings={
+        'smoothness_order': setting(
+            '1: edge-aware (Godard et al.); 2: of slopes (SfMLearner)', 1, (1, 2)
+        )
+    },
+)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from train.losses.reduction import masked_mean
 from train.losses.semantic import IGNORE
+from train.losses.term import Need, Step, Term
+from train.setting import setting
 
 BORDERS = ('valid', 'paper')
 MIN_SQUARED = 1e-9  # squared distances are held above, lest the root's slope be infinite
@@ -163,3 +165,26 @@ def _pairs(patch: int, height: int, width: int) -> list[tuple[tuple, tuple]]:
         ((..., span(dy, height), span(dx, width)), (..., span(-dy, height), span(-dx, width)))
         for dy, dx in shifts[: len(shifts) // 2]
     ]
+
+
+def _term(step: Step) -> Tensor:
+    loss, _ = semantic_triplet_loss(
+        step.prediction.features, step.batch['labels'], border=step.settings.triplet_border
+    )
+    return loss
+
+
+TERM = Term(
+    name='triplet',
+    help='weight of the semantics-guided triplet loss',
+    function=_term,
+    needs=(Need('features', 'triplet'), Need('labels', 'triplet')),
+    settings={
+        'triplet_border': setting(
+            "anchors near the image's border: valid: their patches lie inside; paper: as in the "
+            'code of FSRE-Depth',
+            'valid',
+            BORDERS,
+        )
+    },
+)

@@ -9,9 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.geometry import Projection, in_view, project, sample
+from train.classes import MOVABLE
+from train.geometry import Projection, in_view, project, sample, scale_intrinsics
+from train.losses import consistency
+from train.losses.explainability import explainability_weights
 from train.losses.photometric import PhotometricError
 from train.losses.reduction import weight_of_each
+from train.losses.term import Need, Step, Term
+from train.setting import setting
 
 REDUCTIONS = ('minimum', 'mean')
 
@@ -246,3 +251,90 @@ class ViewSynthesis:
         if x.shape[2:] == self.size:
             return x
         return F.interpolate(x, self.size, mode='bilinear', align_corners=False)
+
+
+def _term(step: Step) -> Tensor:
+    """sum_s d^s of each disparity's photometric loss, d = ``scale_decay``."""
+    settings = step.settings
+    weights = _weights(step)
+    keep = None
+    if settings.moving == 'semantic':
+        labels = step.batch['labels']
+        keep = ~torch.isin(labels, labels.new_tensor(MOVABLE))[:, None]
+    views: dict[tuple[int, ...], ViewSynthesis] = {}
+    losses = []
+    for s, disparity in enumerate(step.disparities):
+        size = step.size if settings.full_resolution else tuple(disparity.shape[2:])
+        if size not in views:
+            views[size] = _view_synthesis(step, keep, size)
+        synthesis = views[size](disparity, weights[s] if weights else None)
+        losses.append(synthesis.loss * settings.scale_decay**s)
+        # The images of the other scales would only take memory.
+        step.synthesis = step.synthesis or synthesis
+    step.trust = weights[0] if weights else None
+    return torch.stack(losses).sum()
+
+
+def _weights(step: Step) -> list[list[Tensor]]:
+    """By scale, then source, the weights of the errors; empty where all count alike."""
+    if step.settings.moving == 'consistency':
+        return [step.once(consistency.compare)[1]] * len(step.disparities)
+    return [explainability_weights(m.float()) for m in step.motion.masks]
+
+
+def _view_synthesis(step: Step, keep: Tensor | None, size: tuple[int, ...]) -> ViewSynthesis:
+    """The view synthesis of a step's images, shrunk to ``size``."""
+    settings, (height, width) = step.settings, step.size
+    frames, intrinsics = list(step.images.unbind(1)), step.motion.intrinsics
+    if size != (height, width):
+        # Pixel areas, as in SfMLearner.
+        frames = [F.interpolate(x, size, mode='area') for x in frames]
+        intrinsics = scale_intrinsics(intrinsics, size[1] / width, size[0] / height)
+        if keep is not None:
+            keep = F.interpolate(keep.float(), size, mode='nearest-exact') > 0
+    return ViewSynthesis(
+        frames.pop(step.target),
+        frames,
+        step.motion.transforms,
+        intrinsics,
+        ssim_weight=settings.ssim,
+        reduction=settings.reduction,
+        automask=settings.automask,
+        keep=keep,
+        validity=settings.validity,
+        noise=step.noise,
+    )
+
+
+TERM = Term(
+    name='photometric',
+    help='weight of view synthesis; 0: none',
+    function=_term,
+    weight=1.0,
+    needs=(
+        Need('labels', 'moving', 'semantic', instead='set moving: none'),
+        Need('source_disparities', 'moving', 'consistency'),
+    ),
+    settings={
+        'ssim': setting('share of SSIM in the photometric error; the rest is L1', 0.85),
+        'reduction': setting(
+            'over the sources: minimum (Godard et al.) or mean (SfMLearner)',
+            'minimum',
+            REDUCTIONS,
+        ),
+        'automask': setting('pixels that no motion explains better do not count', True),
+        'validity': setting(
+            'pixels that a source does not see do not count; false: they count with the '
+            "border's colour, as in the code of FSRE-Depth",
+            True,
+        ),
+        'full_resolution': setting('judge every scale at full resolution; false: at its own', True),
+        'scale_decay': setting('weight of the photometric error from one scale to the next', 0.5),
+        'moving': setting(
+            'moving objects: none; semantic: movable classes do not count; '
+            'consistency: weight by the consistency of depth (SC-SfMLearner)',
+            'none',
+            ('none', 'semantic', 'consistency'),
+        ),
+    },
+)

@@ -19,6 +19,10 @@ class DispNet(nn.Module):
         batch_norm: see :mod:`train.networks.layers`.
     """
 
+    outputs = ()
+    attends = False
+    min_size = 32
+
     widths = (32, 64, 128, 256, 512, 512, 512)
     kernels = (7, 5, 3, 3, 3, 3, 3)
     decoder_widths = (512, 512, 256, 128, 64, 32, 16)
@@ -71,3 +75,6 @@ class DispNet(nn.Module):
                 logits = self.heads[i - 3](x).float()
                 disparities.insert(0, 10 * logits.sigmoid() + 0.01)
         return Prediction(disparities, None, [])
+
+    def prune(self, semantics: bool) -> None:
+        """Drop nothing: the finest disparity needs the coarser ones."""

@@ -1,4 +1,11 @@
-"""The depth networks, alone or with semantics from one shared encoder."""
+"""The depth networks, alone or with semantics from one shared encoder.
+
+Each says as class attributes what it can do:
+
+    outputs: what it has besides disparities: 'logits' (if made with ``semantics``), 'features'.
+    attends: it can have cross-task attention.
+    min_size: least height and width in pixels.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +24,7 @@ from train.networks.unet import UNetDecoder
 __all__ = [
     'MAX_DEPTH',
     'MIN_DEPTH',
+    'NETWORKS',
     'FsreNet',
     'PerceptionNet',
     'Prediction',
@@ -25,44 +33,6 @@ __all__ = [
     'make_perception',
     'resize',
 ]
-
-
-def make_perception(
-    network: str,
-    encoder: str = 'resnet18',
-    weights: str = '',
-    classes: int = 19,
-    semantics: bool = True,
-    attention: bool = False,
-    batch_norm: bool = False,
-) -> nn.Module:
-    """The depth network that a training names; its ``forward(image)`` returns a Prediction.
-
-    Args:
-        network: 'light' (:class:`PerceptionNet`), 'fsre' (:class:`FsreNet`) or 'dispnet'
-            (:class:`~train.networks.dispnet.DispNet`, to which only the last applies).
-        encoder, weights: see :func:`train.networks.encoder.make_encoder`.
-        classes: number of semantic classes.
-        semantics: whether there is a semantic decoder.
-        attention: cross-task attention between the decoders of fsre.
-        batch_norm: of dispnet; see :mod:`train.networks.layers`.
-
-    Raises:
-        FileNotFoundError: if the encoder's weights are not to be had.
-        ValueError: if the arguments are unknown or contradict each other.
-    """
-    if attention and not (network == 'fsre' and semantics):
-        raise ValueError('attention needs network: fsre with semantics: true')
-    if network == 'dispnet':
-        net = DispNet(batch_norm)
-    elif network == 'light':
-        net = PerceptionNet(make_encoder(encoder, weights), classes, semantics)
-    elif network == 'fsre':
-        net = FsreNet(make_encoder(encoder, weights), classes, semantics, attention)
-    else:
-        raise ValueError(f"depth network '{network}', must be light, fsre or dispnet")
-    # The format in which convolutions run fastest.
-    return net.to(memory_format=torch.channels_last)
 
 
 def fuse_for_inference(net: nn.Module, semantics: bool = True) -> nn.Module:
@@ -77,8 +47,7 @@ def fuse_for_inference(net: nn.Module, semantics: bool = True) -> nn.Module:
         of the time; it cannot be trained.
     """
     net = copy.deepcopy(net).eval().requires_grad_(False)
-    if isinstance(net, PerceptionNet | FsreNet):
-        net.prune(semantics)
+    net.prune(semantics)
     return net.to(memory_format=torch.channels_last)
 
 
@@ -90,6 +59,10 @@ class PerceptionNet(nn.Module):
         classes: number of semantic classes.
         semantics: whether there is a semantic decoder.
     """
+
+    outputs = ('logits',)
+    attends = False
+    min_size = 32
 
     def __init__(self, encoder: nn.Module, classes: int = 19, semantics: bool = True) -> None:
         super().__init__()
@@ -128,6 +101,10 @@ class FsreNet(nn.Module):
         attention: refine both decoders' features by each other's at 1/16, 1/8 and 1/4 of the
             image size; needs ``semantics``.
     """
+
+    outputs = ('logits', 'features')
+    attends = True
+    min_size = 64
 
     def __init__(
         self, encoder: nn.Module, classes: int = 19, semantics: bool = True, attention: bool = False
@@ -191,3 +168,49 @@ class FsreNet(nn.Module):
                 modules[i] = FusedAttention(module)
                 # Attention reads what comes before it: only the next stage sees refined features.
                 modules[i].move_out_into(decoder.stages[i + 1].reduce)
+
+
+NETWORKS = {'light': PerceptionNet, 'fsre': FsreNet, 'dispnet': DispNet}
+"""The networks by the name that a training gives them."""
+
+WITH_ATTENTION = (
+    f'network: {" or ".join(n for n, net in NETWORKS.items() if net.attends)} with semantics: true'
+)
+
+
+def make_perception(
+    network: str,
+    encoder: str = 'resnet18',
+    weights: str = '',
+    classes: int = 19,
+    semantics: bool = True,
+    attention: bool = False,
+    batch_norm: bool = False,
+) -> nn.Module:
+    """The depth network that a training names; its ``forward(image)`` returns a Prediction.
+
+    Args:
+        network: 'light' (:class:`PerceptionNet`), 'fsre' (:class:`FsreNet`) or 'dispnet'
+            (:class:`~train.networks.dispnet.DispNet`, to which only the last applies).
+        encoder, weights: see :func:`train.networks.encoder.make_encoder`.
+        classes: number of semantic classes.
+        semantics: whether there is a semantic decoder.
+        attention: cross-task attention between the decoders of fsre.
+        batch_norm: of dispnet; see :mod:`train.networks.layers`.
+
+    Raises:
+        FileNotFoundError: if the encoder's weights are not to be had.
+        ValueError: if the arguments are unknown or contradict each other.
+    """
+    if network not in NETWORKS:
+        raise ValueError(f"depth network '{network}', must be one of {', '.join(NETWORKS)}")
+    if attention and not (NETWORKS[network].attends and semantics):
+        raise ValueError(f'attention needs {WITH_ATTENTION}')
+    if network == 'dispnet':
+        net = DispNet(batch_norm)
+    elif network == 'light':
+        net = PerceptionNet(make_encoder(encoder, weights), classes, semantics)
+    else:
+        net = FsreNet(make_encoder(encoder, weights), classes, semantics, attention)
+    # The format in which convolutions run fastest.
+    return net.to(memory_format=torch.channels_last)

@@ -3,6 +3,11 @@
 Those of pairs have ``forward(previous, current)`` = ``decode(encode(previous, current))``;
 :class:`SfmPoseNet` has ``forward(frames)``. Either's ``feature_channels`` are those of the
 bottleneck, from which :class:`~train.networks.intrinsics.IntrinsicsHead` reads the camera.
+
+Each says as class attributes what it can do:
+
+    pairs: it takes two images; else all views of a sample at once.
+    outputs: what it has besides poses: 'masks' (explainability).
 """
 
 from __future__ import annotations
@@ -16,39 +21,11 @@ from train.networks.explainability import ExplainabilityDecoder
 from train.networks.layers import conv_relu, init_xavier
 
 
-def make_pose(
-    network: str,
-    encoder: str = 'resnet18',
-    weights: str = '',
-    views: int = 3,
-    explainability: bool = False,
-    batch_norm: bool = False,
-) -> nn.Module:
-    """The pose network that a training names.
-
-    Args:
-        network: 'light' (:class:`PoseNet`), 'resnet' (:class:`ResNetPose`) or 'sfm'
-            (:class:`SfmPoseNet`).
-        encoder, weights: of resnet; see :func:`train.networks.encoder.make_encoder`.
-        views, explainability, batch_norm: of sfm.
-
-    Raises:
-        ValueError: if ``network`` is unknown.
-    """
-    if network == 'light':
-        net = PoseNet()
-    elif network == 'resnet':
-        net = ResNetPose(encoder, weights)
-    elif network == 'sfm':
-        net = SfmPoseNet(views, explainability, batch_norm)
-    else:
-        raise ValueError(f"pose network '{network}', must be light, resnet or sfm")
-    # The format in which convolutions run fastest.
-    return net.to(memory_format=torch.channels_last)
-
-
 class PairNet(nn.Module):
     """Base of the networks for two images in temporal order."""
+
+    pairs = True
+    outputs = ()
 
     def forward(self, previous: Tensor, current: Tensor) -> Tensor:
         """Pose (B, 6) T_previous_current of images (B, 3, H, W) in 0..1, in temporal order.
@@ -126,6 +103,9 @@ class SfmPoseNet(nn.Module):
         batch_norm: see :mod:`train.networks.layers`.
     """
 
+    pairs = False
+    outputs = ('masks',)
+
     widths = (16, 32, 64, 128, 256, 256, 256)
     kernels = (7, 5, 3, 3, 3, 3, 3)
     feature_channels = widths[-1]
@@ -181,3 +161,38 @@ class SfmPoseNet(nn.Module):
 def _small_mean(x: Tensor) -> Tensor:
     # Networks start near no motion: small outputs keep the first warps inside the image.
     return 0.01 * x.float().mean((2, 3))
+
+
+NETWORKS = {'light': PoseNet, 'resnet': ResNetPose, 'sfm': SfmPoseNet}
+"""The networks by the name that a training gives them."""
+
+
+def make_pose(
+    network: str,
+    encoder: str = 'resnet18',
+    weights: str = '',
+    views: int = 3,
+    explainability: bool = False,
+    batch_norm: bool = False,
+) -> nn.Module:
+    """The pose network that a training names.
+
+    Args:
+        network: 'light' (:class:`PoseNet`), 'resnet' (:class:`ResNetPose`) or 'sfm'
+            (:class:`SfmPoseNet`).
+        encoder, weights: of resnet; see :func:`train.networks.encoder.make_encoder`.
+        views, explainability, batch_norm: of sfm.
+
+    Raises:
+        ValueError: if ``network`` is unknown.
+    """
+    if network == 'light':
+        net = PoseNet()
+    elif network == 'resnet':
+        net = ResNetPose(encoder, weights)
+    elif network == 'sfm':
+        net = SfmPoseNet(views, explainability, batch_norm)
+    else:
+        raise ValueError(f"pose network '{network}', must be light, resnet or sfm")
+    # The format in which convolutions run fastest.
+    return net.to(memory_format=torch.channels_last)

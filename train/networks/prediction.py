@@ -1,4 +1,4 @@
-"""What every depth network returns, and how raw outputs become disparities."""
+"""What the networks return, and how raw outputs become disparities."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ class Prediction(NamedTuple):
     disparities: list[Tensor]
     logits: Tensor | None
     features: list[Tensor]
+
+
+class Motion(NamedTuple):
+    """What a pose network says about a batch of B samples.
+
+    Attributes:
+        transforms: per source, T_source_target (B, 4, 4).
+        intrinsics: (B, 3, 3) at the images' size, given or learnt.
+        masks: per scale, finest first, explainability logits (B, 2 sources, h, w); empty where the
+            network has none.
+    """
+
+    transforms: list[Tensor]
+    intrinsics: Tensor
+    masks: list[Tensor]
 
 
 def disparity(logits: Tensor) -> Tensor:

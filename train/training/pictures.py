@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from train.classes import CITYSCAPES
-from train.losses.triplet import boundary_anchors
+from train.losses import triplet
 from train.networks.perception import resize
 
 _PALETTE = np.zeros((256, 3), np.uint8)
@@ -62,18 +62,19 @@ def draw(
     prediction, synthesis = terms.prediction, terms.synthesis
     height, width = batch['images'].shape[-2:]
     anchors = None
-    if system.config.triplet:
-        anchors = boundary_anchors(batch['labels'], border=system.config.triplet_border)
+    if triplet.TERM.weight_in(system.config):
+        anchors = triplet.boundary_anchors(batch['labels'], border=system.config.triplet_border)
     result = []
     for i in range(len(batch['images'])):
         disparity = resize(prediction.disparities[0][i : i + 1].float(), height, width)[0, 0]
         panels = {
             'target': _rgb(batch['images'][i, system.target].float() / 255),
-            'warped': _rgb(synthesis.warped[0][i]),
-            'error': _heat(synthesis.error[i, 0], 0.5),
             'disparity': _heat(disparity, float(torch.quantile(disparity, 0.98))),
-            'moving': _heat(synthesis.moving[i, 0].float(), 1.0),
         }
+        if synthesis is not None:
+            panels['warped'] = _rgb(synthesis.warped[0][i])
+            panels['error'] = _heat(synthesis.error[i, 0], 0.5)
+            panels['moving'] = _heat(synthesis.moving[i, 0].float(), 1.0)
         if prediction.logits is not None:
             labels = resize(prediction.logits[i : i + 1].float(), height, width)[0].argmax(0)
             panels['classes'] = _PALETTE[labels.cpu().numpy()]

@@ -10,44 +10,20 @@ from typing import NamedTuple
 
 import lightning
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
-from train.classes import CITYSCAPES
-from train.geometry import (
-    invert_transform,
-    scale_intrinsics,
-    transform_from_euler_pose,
-    transform_from_pose,
-)
-from train.losses.consistency import camera_height_loss, geometry_consistency, velocity_loss
-from train.losses.explainability import explainability_loss, explainability_weights
-from train.losses.semantic import IGNORE, cross_entropy
-from train.losses.smoothness import edge_aware_smoothness, second_order_smoothness
-from train.losses.triplet import semantic_triplet_loss
-from train.losses.view_synthesis import Synthesis, ViewSynthesis
+from train.classes import CITYSCAPES, ROAD
+from train.geometry import invert_transform, transform_from_euler_pose, transform_from_pose
+from train.losses.semantic import IGNORE
+from train.losses.table import TERMS, needs
+from train.losses.term import Step
+from train.losses.view_synthesis import Synthesis
 from train.networks.intrinsics import IntrinsicsHead
 from train.networks.perception import Prediction, make_perception, resize
-from train.networks.pose import SfmPoseNet, make_pose
+from train.networks.pose import make_pose
+from train.networks.prediction import Motion
 from train.training.config import Config
-
-ROAD = 0
-MOVABLE = (11, 12, 13, 14, 15, 16, 17, 18)
-"""Class ids of what can move by itself: person to bicycle."""
-
-
-class Motion(NamedTuple):
-    """What the pose network says of a batch.
-
-    Attributes:
-        transforms: per source, T_source_target (B, 4, 4).
-        intrinsics: (B, 3, 3) at the images' size, given or learnt.
-        masks: per scale, finest first, explainability logits (B, 2 sources, h, w).
-    """
-
-    transforms: list[Tensor]
-    intrinsics: Tensor
-    masks: list[Tensor]
 
 
 class Losses(NamedTuple):
@@ -56,21 +32,20 @@ class Losses(NamedTuple):
     Attributes:
         terms: scalars by name, and ``loss``, their weighted sum.
         prediction: of the target images.
-        synthesis: of the finest disparity.
+        synthesis: of the finest disparity; ``None`` without the photometric term.
         weights: per source the trust in it (B, 1, h, w) at the finest scale, or ``None``.
     """
 
     terms: dict[str, Tensor]
     prediction: Prediction
-    synthesis: Synthesis
+    synthesis: Synthesis | None
     weights: list[Tensor] | None
 
 
 class System(lightning.LightningModule):
     """Depth, semantics and motion from video.
 
-    Loss = sum_s (d^s photometric_s + 2^-s w smoothness_s) + the other terms with their weights,
-    over the disparities s = 0 (finest), 1, ...; d is 1/2 in FSRE-Depth and 1 in SfMLearner.
+    The loss is the weighted sum of the terms in :mod:`train.losses.table`.
 
     Args:
         config: settings of the training.
@@ -82,6 +57,7 @@ class System(lightning.LightningModule):
         super().__init__()
         self.config = config
         self.trained_steps = 0
+        self._needed = {need.what for need in needs(config)}
         self.perception = make_perception(
             config.network,
             config.encoder,
@@ -96,7 +72,7 @@ class System(lightning.LightningModule):
             config.pose_encoder,
             config.pose_weights if fresh else '',
             config.views,
-            config.explainability > 0,
+            'masks' in self._needed,
             config.batch_norm,
         )
         self.camera = None
@@ -104,6 +80,9 @@ class System(lightning.LightningModule):
             self.camera = IntrinsicsHead(self.pose.feature_channels)
         if not config.train_perception:
             self.perception.requires_grad_(False)
+        self.metrics = nn.ModuleDict(
+            {name: MeanMetric() for name in ('abs_rel', 'scale', 'road_iou')}
+        )
         self.save_hyperparameters(asdict(config))
         self.train()  # Lightning leaves the modes as it finds them
 
@@ -131,62 +110,30 @@ class System(lightning.LightningModule):
         Raises:
             ValueError: if no pixel of the batch is seen by any source image.
         """
-        config = self.config
         images, inputs = (batch[k].float() / 255 for k in ('images', 'inputs'))
-        target, size = images[:, self.target], images.shape[-2:]
-        judged = bool(config.consistency or config.moving == 'consistency')
-        prediction, source_disparities = self._predict(inputs, with_sources=judged)
+        prediction, source_disparities = self._predict(
+            inputs, with_sources='source_disparities' in self._needed
+        )
         motion = self.motion(inputs, batch['intrinsics'])
-
         with torch.autocast(self.device.type, enabled=False):
-            terms: dict[str, Tensor] = {}
-            disparities = [d.float() for d in prediction.disparities]
-            weights: list[list[Tensor]] = []  # by scale, then source
-            if config.explainability:
-                weights = [explainability_weights(m.float()) for m in motion.masks]
-                terms['explainability'] = sum(explainability_loss(m.float()) for m in motion.masks)
-            if judged:
-                terms['consistency'], consistent = self._consistency(
-                    resize(disparities[0], *size), source_disparities, motion
-                )
-                if config.moving == 'consistency':
-                    weights = [consistent] * len(disparities)
-            keep = None
-            if config.moving == 'semantic':
-                keep = ~torch.isin(batch['labels'], batch['labels'].new_tensor(MOVABLE))[:, None]
-
-            views: dict[tuple[int, ...], ViewSynthesis] = {}
-            photometric, finest = [], None
-            for s, disparity in enumerate(disparities):
-                shape = tuple(size if config.full_resolution else disparity.shape[2:])
-                if shape not in views:
-                    views[shape] = self._view_synthesis(images, motion, keep, noise, shape)
-                synthesis = views[shape](disparity, weights[s] if weights else None)
-                photometric.append(synthesis.loss * config.scale_decay**s)
-                finest = finest or synthesis  # the images of the others would only take memory
-            terms['photometric'] = sum(photometric)
-            del views, synthesis
-            terms['smoothness'] = sum(
-                self._smoothness(d, target) / 2**s for s, d in enumerate(disparities)
+            step = Step(
+                settings=self.config,
+                batch=batch,
+                images=images,
+                target=self.target,
+                prediction=prediction,
+                disparities=[d.float() for d in prediction.disparities],
+                source_disparities=source_disparities,
+                motion=motion,
+                noise=noise,
             )
-            if prediction.logits is not None:
-                terms['semantic'] = cross_entropy(prediction.logits.float(), batch['labels'])
-            if config.triplet:
-                terms['triplet'], _ = semantic_triplet_loss(
-                    prediction.features, batch['labels'], border=config.triplet_border
-                )
-            if config.velocity:
-                terms['velocity'] = velocity_loss(motion.transforms, batch['distance'])
-            if config.camera_height:
-                terms['height'] = camera_height_loss(
-                    resize(disparities[0], *size),
-                    batch['labels'] == ROAD,
-                    motion.intrinsics,
-                    disparities[0].new_full((len(images),), config.camera_height),
-                )
-        factors = {'photometric': 1.0, 'height': config.height_weight}
-        terms['loss'] = sum(factors.get(n, getattr(config, n, None)) * v for n, v in terms.items())
-        return Losses(terms, prediction, finest, weights[0] if weights else None)
+            terms, loss = {}, images.new_zeros(())
+            for term in TERMS:
+                if term.is_computed(step):
+                    terms[term.name] = term.function(step)
+                    loss = loss + term.weight_in(self.config) * terms[term.name]
+            terms['loss'] = loss
+        return Losses(terms, prediction, step.synthesis, step.trust)
 
     def _predict(self, inputs: Tensor, with_sources: bool) -> tuple[Prediction, list[Tensor]]:
         """Prediction of the target, and the sources' finest disparities at the images' size."""
@@ -206,58 +153,6 @@ class System(lightning.LightningModule):
     def _sources(self) -> list[int]:
         return [k for k in range(self.config.views) if k != self.target]
 
-    def _view_synthesis(
-        self,
-        images: Tensor,
-        motion: Motion,
-        keep: Tensor | None,
-        noise: torch.Generator | None,
-        size: tuple[int, ...],
-    ) -> ViewSynthesis:
-        """The photometric term of images (B, views, 3, H, W), shrunk to ``size``."""
-        config, (height, width) = self.config, images.shape[-2:]
-        frames, intrinsics = images.unbind(1), motion.intrinsics
-        if size != (height, width):
-            # Pixel areas, as in SfMLearner.
-            frames = [F.interpolate(x, size, mode='area') for x in frames]
-            intrinsics = scale_intrinsics(intrinsics, size[1] / width, size[0] / height)
-            if keep is not None:
-                keep = F.interpolate(keep.float(), size, mode='nearest-exact') > 0
-        return ViewSynthesis(
-            frames[self.target],
-            [frames[k] for k in self._sources()],
-            motion.transforms,
-            intrinsics,
-            ssim_weight=config.ssim,
-            reduction=config.reduction,
-            automask=config.automask,
-            keep=keep,
-            validity=config.validity,
-            noise=noise,
-        )
-
-    def _smoothness(self, disparity: Tensor, target: Tensor) -> Tensor:
-        """Smoothness of a disparity at its own scale."""
-        if self.config.smoothness_order == 2:
-            return second_order_smoothness(disparity)
-        return edge_aware_smoothness(
-            disparity, F.interpolate(target, disparity.shape[2:], mode='area')
-        )
-
-    @staticmethod
-    def _consistency(
-        disparity: Tensor, source_disparities: list[Tensor], motion: Motion
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Mean inconsistency of the target's depth with each source's, and each one's weights."""
-        losses, weights = zip(
-            *(
-                geometry_consistency(disparity, source, transform, motion.intrinsics)
-                for source, transform in zip(source_disparities, motion.transforms, strict=True)
-            ),
-            strict=True,
-        )
-        return torch.stack(losses).mean(), [w.detach() for w in weights]
-
     # Motion
 
     def transforms(self, frames: Tensor) -> Tensor:
@@ -276,11 +171,7 @@ class System(lightning.LightningModule):
         """
         batch, (height, width) = len(frames), frames.shape[-2:]
         sources, masks = self._sources(), []
-        if isinstance(self.pose, SfmPoseNet):
-            features = self.pose.encode(frames)
-            bottleneck = features[-1]
-            poses, masks = self.pose.decode(features)
-        else:
+        if self.pose.pairs:
             # All pairs in temporal order, as the robot sees them, in one pass.
             pairs = [sorted((k, self.target)) for k in sources]
             bottleneck = self.pose.encode(
@@ -288,16 +179,20 @@ class System(lightning.LightningModule):
                 torch.cat([frames[:, b] for _, b in pairs]),
             )
             poses = self.pose.decode(bottleneck)
+        else:
+            features = self.pose.encode(frames)
+            bottleneck = features[-1]
+            poses, masks = self.pose.decode(features)
         # Half precision would bend the rotations.
         with torch.autocast(self.device.type, enabled=False):
-            if isinstance(self.pose, SfmPoseNet):
-                transforms = [transform_from_euler_pose(p) for p in poses.unbind(1)]
-            else:
+            if self.pose.pairs:
                 steps = transform_from_pose(poses).split(batch)
                 transforms = [
                     step if k < self.target else invert_transform(step)
                     for k, step in zip(sources, steps, strict=True)
                 ]
+            else:
+                transforms = [transform_from_euler_pose(p) for p in poses.unbind(1)]
         if self.camera is not None:
             intrinsics = self.camera(bottleneck, width, height)
             intrinsics = intrinsics.unflatten(0, (-1, batch)).mean(0)  # over a sample's pairs
@@ -324,21 +219,19 @@ class System(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Before each validation."""
-        # Each a weighted sum and the sum of the weights.
-        self._judged = {
-            name: torch.zeros(2, device=self.device) for name in ('abs_rel', 'scale', 'road_iou')
-        }
+        for metric in self.metrics.values():
+            metric.reset()
+            metric.update(0.0, 0.0)  # so that it has a state where a process sees no ground truth
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        """The photometric error; Abs Rel (scaled by the medians), scale and IoU of the road where
-        there is ground truth."""
+        """The photometric loss; and where there is ground truth Abs Rel (scaled by the medians),
+        the scale, and the IoU of the road."""
         losses = self.losses(batch, self._noise(0))
         size = len(batch['images'])
-
-        def judge(name: str, value: Tensor, weight: int = 1) -> None:
-            self._judged[name] += weight * torch.stack([value, torch.ones_like(value)])
-
-        self.log('val/photometric', losses.terms['photometric'], batch_size=size, sync_dist=True)
+        if 'photometric' in losses.terms:
+            self.log(
+                'val/photometric', losses.terms['photometric'], batch_size=size, sync_dist=True
+            )
         shape = batch['depth'].shape[1:]
         predicted = 1 / resize(losses.prediction.disparities[0].float(), *shape)[:, 0]
         for depth, truth in zip(predicted, batch['depth'], strict=True):
@@ -346,22 +239,21 @@ class System(lightning.LightningModule):
             if valid.any():
                 ratio = truth[valid].median() / depth[valid].median()
                 error = (depth[valid] * ratio - truth[valid]).abs() / truth[valid]
-                judge('abs_rel', error.mean())
-                judge('scale', ratio)
+                self.metrics['abs_rel'].update(error.mean())
+                self.metrics['scale'].update(ratio)
         known = batch['labels'] != IGNORE
         if losses.prediction.logits is not None and known.any():
             found = resize(losses.prediction.logits.float(), *shape).argmax(1)
             road, truth = found == ROAD, batch['labels'] == ROAD
             union = ((road | truth) & known).sum().clamp(min=1)
-            judge('road_iou', (road & truth).sum() / union, size)
+            self.metrics['road_iou'].update((road & truth).sum() / union, size)
 
     def on_validation_epoch_end(self) -> None:
-        """After each validation."""
-        # All processes take part in every sum, also those that have seen no ground truth.
-        for name, judged in self._judged.items():
-            total, weight = self.trainer.strategy.reduce(judged, reduce_op='sum')
-            if weight > 0:
-                self.log(f'val/{name}', total / weight, sync_dist=True, prog_bar=name != 'scale')
+        """After each validation: the means over all processes."""
+        for name, metric in self.metrics.items():
+            value = metric.compute()  # by all processes: they exchange their sums
+            if value.isfinite():  # some process has seen ground truth
+                self.log(f'val/{name}', value, prog_bar=name != 'scale')
 
     def configure_optimizers(self) -> dict:
         """AdamW (Adam without weight decay) and the schedule, both counted in steps."""

@@ -1,0 +1,53 @@
+"""The table of all terms of the training loss: a new loss is one file with a ``TERM``, and here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from train.losses import (
+    camera_height,
+    consistency,
+    explainability,
+    semantic,
+    smoothness,
+    triplet,
+    velocity,
+    view_synthesis,
+)
+from train.losses.term import Need, Term
+from train.setting import setting
+
+C = TypeVar('C', bound=type)
+
+TERMS: tuple[Term, ...] = (
+    explainability.TERM,
+    consistency.TERM,
+    view_synthesis.TERM,
+    smoothness.TERM,
+    semantic.TERM,
+    triplet.TERM,
+    velocity.TERM,
+    camera_height.TERM,
+)
+"""In the order in which they are computed and summed."""
+
+
+def needs(settings: Any) -> Iterator[Need]:
+    """Everything that the terms of a training with these settings need."""
+    for term in TERMS:
+        yield from (need for need in term.needs if need.applies(settings))
+
+
+def with_terms(terms: tuple[Term, ...]) -> Callable[[C], C]:
+    """Decorator for a dataclass-to-be: adds the weights and the other settings of the terms."""
+
+    def add(cls: C) -> C:
+        for term in terms:
+            weight = setting(term.help, term.weight)
+            for name, item in {term.weight_setting or term.name: weight, **term.settings}.items():
+                cls.__annotations__[name] = type(item.default)
+                setattr(cls, name, item)
+        return cls
+
+    return add

@@ -1,0 +1,145 @@
+"""The data of a training: its loaders, and whether there is what the losses need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import lightning
+from torch.utils.data import DataLoader, DistributedSampler
+
+from train.data.augment import Augmentation
+from train.data.checks import check_sequences
+from train.data.dataset import FrameDataset, StepSampler, init_worker
+from train.data.sequences import DataError
+from train.losses.table import needs
+from train.training.config import Config
+
+
+class Data(lightning.LightningDataModule):
+    """The loaders of a training: samples depend on the seed and the step only, so that a training
+    that goes on sees what it would have seen.
+
+    Raises:
+        DataError: if a data set has nothing to offer, or lacks what a loss needs.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        size = (config.width, config.height)
+        augmentation = Augmentation(
+            flip=config.flip,
+            jitter=config.jitter,
+            scale=config.scale,
+            night=config.night,
+            rain=config.rain,
+            blur=config.blur,
+        )
+        self.train = FrameDataset(
+            config.data,
+            *size,
+            views=config.views,
+            max_gap=config.max_gap,
+            augment=augmentation,
+            exclude=check_sequences(config.data),
+        )
+        self.val = FrameDataset(
+            config.val, *size, views=config.views, exclude=check_sequences(config.val)
+        )
+        check_needs(config, self.train)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches from the present step to the last."""
+        config, trainer = self.config, self.trainer
+        sampler = StepSampler(
+            len(self.train),
+            config.batch_size // trainer.world_size,
+            config.steps,
+            config.seed,
+            start_step=trainer.global_step,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return DataLoader(
+            self.train,
+            batch_sampler=sampler,
+            num_workers=config.workers,
+            worker_init_fn=init_worker,
+            pin_memory=trainer.strategy.root_device.type == 'cuda',
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Every sample once, shared among the processes."""
+        trainer = self.trainer
+        sampler = None
+        if trainer.world_size > 1:
+            sampler = DistributedSampler(
+                self.val, trainer.world_size, trainer.global_rank, shuffle=False
+            )
+        return DataLoader(
+            self.val,
+            max(1, self.config.batch_size // trainer.world_size),
+            sampler=sampler,
+            num_workers=self.config.workers,
+            worker_init_fn=init_worker,
+            persistent_workers=self.config.workers > 0,
+        )
+
+
+class Kind(NamedTuple):
+    """A kind of ground truth that losses may need.
+
+    Attributes:
+        name: for people.
+        exists: whether a data set has any.
+        missing: what is missing from it otherwise, for an error message.
+        remedy: how to get it, the end of the message.
+    """
+
+    name: str
+    exists: Callable[[FrameDataset], bool]
+    missing: str
+    remedy: str
+
+
+def _has_distances(data: FrameDataset) -> bool:
+    return any(
+        math.isfinite(s.distance(i, i + 1))
+        for s in data.sequences
+        for i in range(len(s.images) - 1)
+    )
+
+
+KINDS = {
+    'labels': Kind(
+        'labels',
+        lambda data: data.has('semantics'),
+        'a folder semantics',
+        "make them by 'python -m train label'",
+    ),
+    'distance': Kind(
+        'distances',
+        _has_distances,
+        'an odometry.txt or speed.txt',
+        'prepare a recording with wheel odometry or GPS',
+    ),
+}
+"""By what a loss's :class:`~train.losses.term.Need` calls it."""
+
+
+def check_needs(config: Config, data: FrameDataset) -> None:
+    """Check that the data has what the losses need; without it they would be 0 to the end.
+
+    Raises:
+        DataError: naming the setting.
+    """
+    for need in needs(config):
+        kind = KINDS.get(need.what)
+        if kind is not None and not kind.exists(data):
+            instead = need.instead or f'set {need.setting}: 0'
+            raise DataError(
+                f"setting '{need.setting}' needs {kind.name}, and no sequence in '{config.data}' "
+                f'has {kind.missing}: {kind.remedy}, or {instead}'
+            )
