@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from depth_ros.evaluation.report.page import require_page_packages
 from train.data.sequences import DataError, find_sequences
 from train.structure.build import REPORTS, Job, Report, done
 from train.structure.page import write_page
@@ -95,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
         OSError: something cannot be written.
     """
     _check(args)
+    require_page_packages()
     root, jobs = _jobs(args)
     reports = {job.name: report for job in jobs if (report := done(job))}
     todo = [job for job in jobs if job.name not in reports]
