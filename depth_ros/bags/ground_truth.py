@@ -11,19 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_ros.bags.messages import (
-    POINT_CLOUD,
-    TF,
-    BagError,
-    Message,
-    decode_depth,
-    decode_labels,
-    decode_pose,
-    header_stamp,
-)
+from depth_ros.bags.messages import POINT_CLOUD, TF, BagError, Message, decode_pose, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams
 from depth_ros.core.camera import Intrinsics
+from depth_ros.core.images import decode_depth, decode_labels
 from depth_ros.core.pointcloud import points_from_cloud, project_points
 from depth_ros.core.se3 import interpolate
 from depth_ros.core.transform_tree import TransformTree

@@ -16,7 +16,7 @@ class Topic(NamedTuple):
     """One topic of a recording: type name, number of messages, whether it is latched."""
 
     msgtype: str
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     latched: bool
 
 

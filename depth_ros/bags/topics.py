@@ -16,9 +16,9 @@ from depth_ros.bags.messages import (
     POSE,
     POSE_WITH_COVARIANCE,
     BagError,
-    encoding_of,
 )
 from depth_ros.bags.reader import Bag
+from depth_ros.core.images import DEPTH_ENCODINGS, LABEL_ENCODINGS, encoding_of, has_color
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ _TRUTH_TYPES = {
     'odom-gt': (ODOMETRY, POSE, POSE_WITH_COVARIANCE),
 }
 _PLANNED = ('/camera/image_rect', '/camera/image_rect/compressed')
-_COLOR = ('rgb', 'bgr', 'bayer', 'yuv', 'uyvy', 'yuyv', 'nv', '8UC3', '8UC4', 'jpeg', 'jpg', 'png')
 
 
 def find_streams(
@@ -89,12 +88,12 @@ def find_streams(
 
     def is_labels(name: str) -> bool:
         named = re.search('label|semant|segment', name) is not None
-        return named and encodings.get(name) in ('mono8', '8UC1', 'png')
+        return named and encodings.get(name) in (*LABEL_ENCODINGS, 'png')
 
     return Streams(
         image,
         camera_info,
-        truth('depth-gt', depth, lambda n: encodings.get(n) in ('32FC1', '16UC1')),
+        truth('depth-gt', depth, lambda n: encodings.get(n) in DEPTH_ENCODINGS),
         truth('semantics-gt', labels, is_labels),
         truth('odom-gt', odom, lambda n: bag.topics[n].msgtype == ODOMETRY)
         or truth('odom-gt', None, lambda n: bag.topics[n].msgtype in _TRUTH_TYPES['odom-gt']),
@@ -105,7 +104,7 @@ def _find_image(bag: Bag, encodings: dict[str, str]) -> str:
     pictures = [
         name
         for name, encoding in encodings.items()
-        if not _NO_PICTURE.search(name.lower()) and encoding not in ('32FC1', '16UC1')
+        if not _NO_PICTURE.search(name.lower()) and encoding not in DEPTH_ENCODINGS
     ]
     # A topic and its compressed twin are one camera; the raw one needs no decoding.
     pictures = [
@@ -116,7 +115,7 @@ def _find_image(bag: Bag, encodings: dict[str, str]) -> str:
     for name in _PLANNED:
         if name in pictures:
             return name
-    colored = [n for n in pictures if encodings[n].startswith(_COLOR)]
+    colored = [n for n in pictures if has_color(encodings[n])]
     return str(_one(bag, sorted(colored or pictures), 'image'))
 
 

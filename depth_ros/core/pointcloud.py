@@ -1,4 +1,4 @@
-"""Lidar point clouds: decoding and projection into a camera. Needs no ROS.
+"""Point clouds: those of a lidar decoded and projected, those of a depth image made.
 
 Takes PointCloud2 messages of rclpy or as :mod:`depth_ros.bags` decodes them.
 """
@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 
 from depth_ros.core.camera import Intrinsics, project
+
+POINT = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<f4'), ('label', '<u4')])
+"""One point: metres in the optical frame, colour as 0x00rrggbb in the bits of a float32 (what PCL
+and RViz read), class id. 20 bytes, without gaps."""
 
 _FLOATS = {7: 'f4', 8: 'f8'}
 """NumPy's names of the datatypes FLOAT32 and FLOAT64 of sensor_msgs/PointField."""
@@ -112,3 +116,35 @@ def nearest_depth(
     np.minimum.at(result, pixels, depth[inside].astype(np.float32))
     result[np.isinf(result)] = np.nan
     return result
+
+
+def make_cloud(
+    depth: np.ndarray,
+    rgb: np.ndarray,
+    labels: np.ndarray | None,
+    rays: tuple[np.ndarray, np.ndarray],
+    unlabeled: int,
+) -> np.ndarray:
+    """Return the points of a depth image, in its rows and columns.
+
+    Args:
+        depth: float32 (H, W) along the optical axis; NaN gives a NaN point.
+        rgb: uint8 (H, W, 3).
+        labels: uint8 (H, W), or None for `unlabeled` everywhere.
+        rays: Of the same pixels, from `core.camera.Intrinsics.rays`.
+        unlabeled: Label of points without a class.
+
+    Returns:
+        (H, W) of `POINT`.
+    """
+    cloud = np.empty(depth.shape, POINT)
+    np.multiply(depth, rays[0], out=cloud['x'])
+    np.multiply(depth, rays[1][:, None], out=cloud['y'])
+    cloud['z'] = depth
+    color = rgb[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        color <<= 8
+        color |= rgb[..., channel]
+    cloud['rgb'] = color.view(np.float32)
+    cloud['label'] = unlabeled if labels is None else labels
+    return cloud

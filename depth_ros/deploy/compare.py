@@ -36,6 +36,7 @@ from depth_ros.bags.topics import Streams, find_streams
 from depth_ros.commands.options import count, positive
 from depth_ros.core.camera import CameraError, ImageFit
 from depth_ros.core.depth import depth_factor
+from depth_ros.core.images import ImageError
 from depth_ros.core.se3 import vector_from_rotation
 from depth_ros.evaluation.frame_evaluator import Judge, Judgeable
 from depth_ros.evaluation.offline import Picture, Runner, Settings, decoded
@@ -55,7 +56,6 @@ from depth_ros.inference.parity import (
     in_range,
     percent,
 )
-from depth_ros.ros.messages import ConversionError
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 """Files of a folder that are images."""
@@ -192,7 +192,7 @@ def _run(
                 _frame(name, runner, picture, info)
                 for name, runner in zip('AB', runners, strict=True)
             ]
-        except (ConversionError, CameraError) as error:
+        except (ImageError, CameraError) as error:
             count_problem(skipped, str(error))
             continue
         # The first image of a pair has no motion.
@@ -299,7 +299,7 @@ def _from_folder(images: Images, contract: ModelContract) -> _Pictures:
             continue
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
-            yield index, ConversionError(f"'{path}' cannot be read as an image"), None
+            yield index, ImageError(f"'{path}' cannot be read as an image"), None
             continue
         height, width = image.shape[:2]
         camera = model.resized(width, height)

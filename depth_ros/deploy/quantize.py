@@ -30,6 +30,7 @@ from tqdm import tqdm
 from depth_ros.bags.messages import BagError
 from depth_ros.commands.options import count
 from depth_ros.core.camera import CameraError
+from depth_ros.core.images import ImageError
 from depth_ros.deploy.build import is_quantized
 from depth_ros.deploy.compare import (
     Images,
@@ -46,7 +47,6 @@ from depth_ros.inference.contract import ContractError, ModelContract, read_cont
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.loader import installed_backends, load_engine
 from depth_ros.inference.parity import Bounds
-from depth_ros.ros.messages import ConversionError
 
 RUNTIMES = ('openvino', 'onnxruntime', 'tensorrt')
 SCOPES = ('all', 'encoder')
@@ -197,7 +197,7 @@ def _inputs(
                 if isinstance(picture, Exception):
                     raise picture
                 image = network_image(picture, info, contract)[None]
-            except (ConversionError, CameraError):  # one image less, or one pair
+            except (ImageError, CameraError):  # one image less, or one pair
                 last = None
                 continue
             seen.add(_hash(picture))

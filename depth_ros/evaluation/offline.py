@@ -14,19 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CompressedImage, Image
 
-from depth_ros.bags.messages import COMPRESSED_IMAGE, Message, header_stamp
+from depth_ros.bags.messages import BagError, Message, deserialize, header_stamp
 from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
 from depth_ros.core.depth import camera_depth, depth_factor
+from depth_ros.core.images import ImageError, decode_rgb
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose_from_list
 from depth_ros.core.trajectory import NoiseModel
 from depth_ros.core.visual_odometry import Missed, NotFiniteError, Reason, VisualOdometry
 from depth_ros.evaluation.frame_evaluator import Judgeable
 from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import Engine, EngineError
-from depth_ros.ros.messages import ConversionError, compressed_to_rgb, image_to_rgb
 
 AHEAD = 4
 """Images that are decoded ahead of the networks."""
@@ -66,15 +64,13 @@ def decode(message: Message) -> Picture:
     """Decode an Image or CompressedImage as the nodes do.
 
     Raises:
-        ConversionError: The image cannot be decoded.
+        ImageError: The image cannot be decoded.
     """
-    compressed = message.msgtype == COMPRESSED_IMAGE
     try:
-        received = deserialize_message(message.data, CompressedImage if compressed else Image)
-    except Exception as error:  # rclpy raises several kinds
-        raise ConversionError(f'the message is no {message.msgtype}: {error}') from error
-    rgb = (compressed_to_rgb if compressed else image_to_rgb)(received)
-    return Picture(header_stamp(message.data), received.header.frame_id, rgb)
+        recorded = deserialize(message)
+    except BagError as error:
+        raise ImageError(str(error)) from error
+    return Picture(header_stamp(message.data), recorded.header.frame_id, decode_rgb(recorded))
 
 
 def decoded(
@@ -87,7 +83,7 @@ def decoded(
         message, future = waiting.popleft()
         try:
             return message, future.result()
-        except ConversionError as error:
+        except ImageError as error:
             return message, error
 
     for message in messages:

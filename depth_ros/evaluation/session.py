@@ -32,8 +32,6 @@ from depth_ros.bags.messages import (
     TF,
     BagError,
     Message,
-    decode_depth,
-    decode_labels,
     decode_pose,
     header_stamp,
 )
@@ -41,6 +39,7 @@ from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams, find_streams
 from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import CameraError, Intrinsics, intrinsics_from_info
+from depth_ros.core.images import ImageError, decode_depth, decode_labels
 from depth_ros.core.se3 import pose_from_list
 from depth_ros.evaluation.frame_evaluator import Evaluation, Judge, Judgeable, camera_step
 from depth_ros.evaluation.live import OUTPUT_TOPICS, Plan, Run, model_topics, run_nodes
@@ -53,7 +52,6 @@ from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.contract import ModelContract, read_contract
 from depth_ros.inference.loader import load_engine
 from depth_ros.ros.domain import claim_domain
-from depth_ros.ros.messages import ConversionError
 
 RESULTS = ('metrics.json', 'frames.csv', 'report.html', 'overview.jpg')
 FOLDERS = ('recording', 'trajectory', 'logs')
@@ -493,7 +491,7 @@ class _Session:
                 if infos and (sent := infos.at(stamp, 10**9)):
                     info = infos.bag.decode(sent)
                 frame = self._frame(recorded, message, picture, info, labels)
-            except (ConversionError, CameraError, AttributeError) as error:
+            except (ImageError, CameraError, AttributeError) as error:
                 count_problem(self.skipped, str(error))
                 yield message, None
                 continue

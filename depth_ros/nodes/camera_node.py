@@ -34,6 +34,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from depth_ros.core.camera import CameraError, ImageFit, intrinsics_from_info
+from depth_ros.core.images import ImageError, decode_rgb
 from depth_ros.files import file_hash
 from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import Engine, EngineError
@@ -42,12 +43,6 @@ from depth_ros.inference.runtimes.tensorrt import check_machine
 from depth_ros.inference.self_test import LoadedEngine, load_checked
 from depth_ros.nodes.engine_builder import EngineBuild
 from depth_ros.ros import parameters
-from depth_ros.ros.messages import (
-    ConversionError,
-    compressed_to_rgb,
-    image_backend,
-    image_to_rgb,
-)
 from depth_ros.ros.transport import (
     PROFILE_VARIABLE,
     FollowingSubscription,
@@ -344,7 +339,6 @@ class CameraNode(LifecycleNode):
         return self._transition('configure', self._configure, self._release)
 
     def _configure(self) -> None:
-        image_backend()
         path = self._model_path = Path(self.settings.model or share_path(self.default_model))
         self._tensorrt, self._tensorrt_wanting = '', False
         loaded = self._load(self.settings.backend)
@@ -454,7 +448,6 @@ class CameraNode(LifecycleNode):
             ConfigurationError,
             ContractError,
             EngineError,
-            ConversionError,
             FileNotFoundError,
         ) as error:
             self._problem = f'cannot {name}: {error}'
@@ -655,7 +648,7 @@ class CameraNode(LifecycleNode):
                 info = self._info_for(message.header.stamp)
                 started = time.perf_counter()
                 self.process(self._frame(message, info))
-            except (ConversionError, CameraError, EngineError, ConfigurationError) as error:
+            except (ImageError, CameraError, EngineError, ConfigurationError) as error:
                 # The same sentence with other numbers is the same cause.
                 self._fail(re.sub(r'\d+', '#', str(error))[:60], str(error))
             except Exception:  # a frame must never take the node down
@@ -676,11 +669,11 @@ class CameraNode(LifecycleNode):
         """Decode a message and fit it to the network.
 
         Raises:
-            ConversionError: if the image cannot be decoded.
+            ImageError: if the image cannot be decoded.
             CameraError: if its calibration does not fit.
         """
         with self.times.stage('decode'):
-            rgb = (image_to_rgb if isinstance(message, Image) else compressed_to_rgb)(message)
+            rgb = decode_rgb(message)
         height, width = rgb.shape[:2]
         stamp = message.header.stamp
         with self.times.stage('preprocess'):

@@ -17,6 +17,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from depth_ros.core.camera import ImageFit
 from depth_ros.core.depth import camera_depth, depth_factor
 from depth_ros.core.labels import UNLABELED
+from depth_ros.core.pointcloud import make_cloud
 from depth_ros.inference.outputs import TOPICS, topics
 from depth_ros.nodes.camera_node import CameraNode, Frame, run
 from depth_ros.ros import messages as conversions
@@ -218,7 +219,7 @@ class PerceptionNode(CameraNode):
         stride = self.settings.points_stride
         pixels = np.s_[::stride, ::stride]
         rgb = self._input[0] if self.settings.output_size == 'network' else frame.rgb
-        cloud = conversions.make_cloud(
+        cloud = make_cloud(
             canvas.fill('depth/image_rect', depth).array[pixels],
             rgb[pixels],
             None if labels is None else canvas.fill('semantics/labels', labels).array[pixels],

@@ -308,7 +308,7 @@ def test_damaged_truth_is_counted_and_stops_nothing(tmp_path):
             ('true depth', 2),
             ('true labels', 2),
         ]
-        assert 'has 101 bytes' in '\n'.join(found.problems)
+        assert 'truncated: 101 bytes' in '\n'.join(found.problems)
 
 
 def test_bytes_that_are_no_message(tmp_path):

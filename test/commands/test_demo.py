@@ -23,9 +23,10 @@ from support.drive_recording import (
     write,
 )
 
-from depth_ros.bags.messages import CAMERA_INFO, IMAGE, ODOMETRY, decode_depth, header_stamp
+from depth_ros.bags.messages import CAMERA_INFO, IMAGE, ODOMETRY, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.writer import BagWriter
+from depth_ros.core.images import decode_depth
 from depth_ros.ros import domain
 
 

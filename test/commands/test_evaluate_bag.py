@@ -16,11 +16,12 @@ from support import onnx_models
 from support.bag_messages import compressed, header, image
 from support.drive_recording import HEIGHT, WIDTH, info
 
-from depth_ros.bags.messages import CAMERA_INFO, IMAGE, decode_depth
+from depth_ros.bags.messages import CAMERA_INFO, IMAGE
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.writer import BagWriter
 from depth_ros.commands import evaluate_bag
 from depth_ros.core.camera import ImageFit, Intrinsics
+from depth_ros.core.images import decode_depth
 from depth_ros.inference.contract import read_contract
 from depth_ros.inference.loader import load_engine
 from depth_ros.inference.model_files import chosen_models

@@ -11,7 +11,7 @@ from support.lidar_messages import (
 )
 
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.pointcloud import points_from_cloud, project_points
+from depth_ros.core.pointcloud import make_cloud, points_from_cloud, project_points
 from depth_ros.core.se3 import (
     OPTICAL_IN_BASE,
     inverse,
@@ -144,3 +144,13 @@ def test_real_velodyne(data_dir):
     both = filled[1:, 1:]
     behind = eigen[:-1, :-1][both] - depth[1:, 1:][both]
     assert np.median(behind) == pytest.approx(0.27, abs=0.1)
+
+
+# Clouds of depth images
+
+
+def test_cloud_without_labels_is_unlabeled():
+    ones = np.ones((2, 3), np.float32)
+    rays = (np.zeros(3, np.float32), np.zeros(2, np.float32))
+    cloud = make_cloud(ones, np.zeros((2, 3, 3), np.uint8), None, rays, 255)
+    assert (cloud['label'] == 255).all()

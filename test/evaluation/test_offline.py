@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from support.bag_messages import RGB, compressed, image
+from support.encodings import TABLE, check, fields, smooth_picture
 from support.onnx_models import row_depth, save_perception, save_pose
 from support.ros_process import info_message
 from support.scene import FOCAL, HEIGHT, WIDTH, bands
@@ -15,11 +16,19 @@ from depth_ros.bags.messages import IMAGE
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import CameraError, ImageFit, Intrinsics
+from depth_ros.core.images import ImageError
 from depth_ros.core.se3 import OPTICAL_IN_BASE, inverse, pose, pose_from_list, rotation_from_vector
 from depth_ros.core.trajectory import NoiseModel, Trajectory
-from depth_ros.evaluation.offline import AHEAD, LOOP_EVERY, Picture, Runner, Settings, decoded
+from depth_ros.evaluation.offline import (
+    AHEAD,
+    LOOP_EVERY,
+    Picture,
+    Runner,
+    Settings,
+    decode,
+    decoded,
+)
 from depth_ros.inference.loader import installed_backends, load_engine
-from depth_ros.ros.messages import ConversionError
 
 SECOND = 10**9
 INFO = info_message(WIDTH, HEIGHT, FOCAL)
@@ -281,7 +290,7 @@ def test_images_are_decoded_in_order_and_damaged_ones_are_errors(tmp_path):
         found = list(decoded(bag.messages(), pool))
     assert [m.log_ns for m, _ in found] == list(range(3 * AHEAD + 3))
     errors = [p for _, p in found[2:5]]
-    assert all(isinstance(e, ConversionError) for e in errors)
+    assert all(isinstance(e, ImageError) for e in errors)
     assert [
         text in str(e)
         for text, e in zip(
@@ -297,6 +306,21 @@ def test_images_are_decoded_in_order_and_damaged_ones_are_errors(tmp_path):
         assert one.frame_id == 'camera_optical_frame'
 
 
+@pytest.mark.parametrize('encoding', TABLE)
+def test_every_encoding(tmp_path, encoding):
+    """The table of test_images: what a node takes can be evaluated."""
+    rgb = smooth_picture(64, 48)
+    values = fields(rgb, encoding, 6, True)
+    message = image(rgb, 'rgb8')
+    for name, value in values.items():
+        setattr(message, name, np.frombuffer(value, np.uint8) if name == 'data' else value)
+    with BagWriter(tmp_path / 'b') as writer:
+        writer.write('/i', IMAGE, 0, message)
+    with Bag(tmp_path / 'b') as bag:
+        (recorded,) = bag.messages()
+    check(decode(recorded).rgb, rgb, encoding)
+
+
 def test_compressed_images(tmp_path):
     whole = compressed(RGB[..., ::-1], '.png', 'rgb8; png compressed bgr8')
     cut = compressed(cv2.resize(RGB, (64, 48)), '.jpg', 'jpeg')
@@ -306,7 +330,7 @@ def test_compressed_images(tmp_path):
             writer.write('/i', message.__msgtype__, i, message)
     with Bag(tmp_path / 'b') as bag, ThreadPoolExecutor(2) as pool:
         (_, error), (_, found) = decoded(bag.messages(), pool)
-    assert isinstance(error, ConversionError) and 'truncated' in str(error)
+    assert isinstance(error, ImageError) and 'truncated' in str(error)
     np.testing.assert_array_equal(found.rgb, RGB)
     assert found.stamp == SECOND
 

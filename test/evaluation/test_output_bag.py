@@ -4,10 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_ros.bags.messages import TF, decode_depth, decode_labels, decode_pose, header_stamp
+from depth_ros.bags.messages import TF, decode_pose, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import Intrinsics, intrinsics_from_info
+from depth_ros.core.images import decode_depth, decode_labels
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
 from depth_ros.core.transform_tree import TransformTree
 from depth_ros.evaluation.frame_evaluator import Judgeable

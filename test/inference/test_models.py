@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from support.metrics import aligned_rmse, depth_metrics
 
-from depth_ros.bags.messages import decode_depth, decode_labels, header_stamp
+from depth_ros.bags.messages import header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import find_streams
+from depth_ros.core.images import decode_depth, decode_labels
 from depth_ros.core.metrics.depth import mean_depth_metrics
 from depth_ros.core.metrics.semantics import confusion, iou
 from depth_ros.core.metrics.trajectory import path_length

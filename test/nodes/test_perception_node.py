@@ -10,7 +10,7 @@ from support.ros_process import FRAME, NodeProcess, Peer, image_message, info_me
 from support.scene import FOCAL, HEIGHT, WIDTH, Scene, bands, expected_depth, pixels
 
 from depth_ros.core.camera import intrinsics_from_info
-from depth_ros.ros.messages import CLOUD_TYPE
+from depth_ros.core.pointcloud import POINT
 
 IMAGE_TOPICS = ('/depth/image_rect', '/depth/color', '/semantics/labels', '/semantics/color')
 
@@ -84,7 +84,7 @@ def test_outputs_have_the_inputs_geometry_stamp_and_frame(listening):
 def test_points_are_the_depth_in_space(listening):
     info = info_message(WIDTH, HEIGHT, FOCAL)
     found = listening.answer(['/depth/image_rect', '/semantics/labels', '/points'], info=info)
-    points = np.frombuffer(found['/points'].data, CLOUD_TYPE).reshape(HEIGHT, WIDTH)
+    points = np.frombuffer(found['/points'].data, POINT).reshape(HEIGHT, WIDTH)
     depth = pixels(found['/depth/image_rect'])
     x, y = intrinsics_from_info(info, WIDTH, HEIGHT).rays()
     for axis, expected in {'x': depth * x, 'y': depth * y[:, None], 'z': depth}.items():

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_ros.bags.messages import decode_depth, decode_labels
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import find_streams
+from depth_ros.core.images import decode_depth, decode_labels
 from depth_ros.core.se3 import pose, rotation_from_quaternion
 from train.__main__ import main
 

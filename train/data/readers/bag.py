@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from depth_ros.bags.messages import ODOMETRY, BagError, Message, decode_depth, header_stamp
+from depth_ros.bags.messages import ODOMETRY, BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams, find_streams
 from depth_ros.core.camera import CameraError, intrinsics_from_info, scale_intrinsics
+from depth_ros.core.images import ImageError, decode_depth, decode_rgb
 from train.data.readers import Read, Recording
 from train.data.sequences import DataError
 
@@ -33,33 +34,6 @@ FIX = 'sensor_msgs/msg/NavSatFix'
 VELOCITIES = ('geometry_msgs/msg/TwistStamped', 'geometry_msgs/msg/TwistWithCovarianceStamped')
 FISHEYE = ('equidistant', 'fisheye')
 PINHOLE = ('', 'plumb_bob', 'rational_polynomial', 'thin_prism')
-
-# Encodings of sensor_msgs/Image: type, channels, OpenCV's conversion to BGR. OpenCV names Bayer
-# patterns by their second row.
-_ENCODINGS: dict[str, tuple[str, int, int | None]] = {
-    'bgr8': ('u1', 3, None),
-    'rgb8': ('u1', 3, cv2.COLOR_RGB2BGR),
-    'bgra8': ('u1', 4, cv2.COLOR_BGRA2BGR),
-    'rgba8': ('u1', 4, cv2.COLOR_RGBA2BGR),
-    'mono8': ('u1', 1, cv2.COLOR_GRAY2BGR),
-    'bayer_rggb8': ('u1', 1, cv2.COLOR_BayerBG2BGR),
-    'bayer_bggr8': ('u1', 1, cv2.COLOR_BayerRG2BGR),
-    'bayer_gbrg8': ('u1', 1, cv2.COLOR_BayerGR2BGR),
-    'bayer_grbg8': ('u1', 1, cv2.COLOR_BayerGB2BGR),
-}
-_ENCODINGS |= {f'{name[:-1]}16': ('u2', *rest) for name, (_, *rest) in _ENCODINGS.items()}
-_ENCODINGS |= dict.fromkeys(('uyvy', 'yuv422'), ('u1', 2, cv2.COLOR_YUV2BGR_UYVY))
-_ENCODINGS |= dict.fromkeys(('yuyv', 'yuv422_yuy2'), ('u1', 2, cv2.COLOR_YUV2BGR_YUYV))
-_ENCODINGS |= {'nv12': ('u1', 1, cv2.COLOR_YUV2BGR_NV12), 'nv21': ('u1', 1, cv2.COLOR_YUV2BGR_NV21)}
-# OpenCV's type names say nothing about colour; drivers that use them follow its BGR order.
-_ALIASES = {
-    '8UC1': 'mono8',
-    '8UC3': 'bgr8',
-    '8UC4': 'bgra8',
-    '16UC1': 'mono16',
-    '16UC3': 'bgr16',
-    '16UC4': 'bgra16',
-}
 
 
 @dataclass(frozen=True)
@@ -248,10 +222,10 @@ class _Frames:
         if message is None:
             raise DataError(f'{where} cannot be read: the recording is damaged there')
         try:
-            image = decode_picture(message)
-        except (ValueError, cv2.error) as error:
+            image = cv2.cvtColor(decode_rgb(message), cv2.COLOR_RGB2BGR)
+        except ImageError as error:
             self._found.pop(index, None)
-            raise DataError(f'{where} {error}') from error
+            raise DataError(f'{where}: {error}') from error
         if image.shape[1::-1] != self._size:  # no frame of this sequence, which is said later
             return image
         return self._lens.rectify(image, self._streams.image, cv2.INTER_LINEAR)
@@ -277,64 +251,6 @@ def _decoded(bag: Bag, message: Message) -> Any:
         return None
 
 
-def decode_picture(message: Any) -> np.ndarray:
-    """The picture of an Image in any usual encoding, or of a JPEG or PNG CompressedImage.
-
-    Returns:
-        BGR (H, W, 3) uint8.
-
-    Raises:
-        ValueError: if the encoding is unknown, or data is missing or damaged.
-    """
-    if hasattr(message, 'format'):
-        return _decode_compressed(message)
-    encoding = _ALIASES.get(message.encoding, message.encoding)
-    if encoding not in _ENCODINGS:
-        raise ValueError(
-            f"has the encoding '{message.encoding}': record one of {', '.join(_ENCODINGS)}"
-        )
-    kind, channels, code = _ENCODINGS[encoding]
-    dtype = np.dtype(kind).newbyteorder('>' if message.is_bigendian else '<')
-    height, width, step = message.height, message.width, message.step
-    # Under the luminance of nv12 and nv21 lies their colour, at half the height.
-    rows = height * 3 // 2 if encoding.startswith('nv') else height
-    needed = step * (rows - 1) + width * channels * dtype.itemsize
-    if not width or not height or step < width * channels * dtype.itemsize:
-        raise ValueError(
-            f'is {width}x{height} {encoding} with a step of {step} bytes: check the camera driver'
-        )
-    if len(message.data) < needed:
-        raise ValueError(f'is cut short: {len(message.data)} of {needed} bytes')
-    pixels = np.ndarray(
-        (rows, width, channels),
-        dtype,
-        np.asarray(message.data),
-        strides=(step, channels * dtype.itemsize, dtype.itemsize),
-    )
-    pixels = np.ascontiguousarray(pixels, dtype.newbyteorder('='))
-    image = pixels if code is None else cv2.cvtColor(pixels, code)
-    return image if kind == 'u1' else (image * (255 / 65535)).astype(np.uint8)
-
-
-def _decode_compressed(message: Any) -> np.ndarray:
-    data = np.asarray(message.data, np.uint8)
-    if not data.size:
-        raise ValueError('is empty')
-    # OpenCV fills what is missing with grey.
-    head, tail = data[:8].tobytes(), data[-64:].tobytes()
-    if (
-        head.startswith(b'\xff\xd8')
-        and b'\xff\xd9' not in tail
-        or head.startswith(b'\x89PNG')
-        and b'IEND' not in tail
-    ):
-        raise ValueError('is cut short: its end marker is missing')
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise ValueError(f"of format '{message.format}' is damaged, or neither JPEG nor PNG")
-    return image
-
-
 def _first_picture(bag: Bag, topic: str) -> tuple[tuple[int, int], str]:
     """Width and height of the first picture that can be decoded, and its encoding."""
     problem = 'there is none'
@@ -342,12 +258,12 @@ def _first_picture(bag: Bag, topic: str) -> tuple[tuple[int, int], str]:
         try:
             message = bag.decode(message)
             return (
-                decode_picture(message).shape[1::-1],
+                decode_rgb(message).shape[1::-1],
                 getattr(message, 'encoding', None) or message.format,
             )
-        except (BagError, ValueError, cv2.error) as error:
+        except (BagError, ImageError) as error:
             problem = str(error)
-    raise DataError(f"not one image on {topic} of '{bag.path}' can be read; the last {problem}")
+    raise DataError(f"not one image on {topic} of '{bag.path}' can be read; the last: {problem}")
 
 
 def _in_order_of_time(recorded: np.ndarray) -> tuple[np.ndarray, list[str]]:
