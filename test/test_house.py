@@ -136,21 +136,66 @@ def test_public_names_are_documented(repository):
 
 
 @pytest.mark.parametrize('node', ['perception_node', 'odometry_node'])
-def test_readme_has_the_parameters(repository, node):
+def test_docs_have_the_parameters(repository, node):
     from depth_ros.ros import parameters
 
-    readme = (repository / 'README.md').read_text()
-    section = re.search(rf'<!-- parameters of {node} -->\n(.*?)\n<!-- end -->', readme, re.DOTALL)
-    assert section, f'README.md has no table of the parameters of {node}'
+    page = (repository / 'docs' / 'parameters.md').read_text()
+    section = re.search(rf'<!-- parameters of {node} -->\n(.*?)\n<!-- end -->', page, re.DOTALL)
+    assert section, f'docs/parameters.md has no table of the parameters of {node}'
     table = parameters.markdown(parameters.TABLES[node])
     assert section[1] == table, f'the table must be:\n{table}'
 
 
-def test_readme_links_lead_somewhere(repository):
+def heading_anchors(page):
+    """Anchors that GitHub gives the headings of a Markdown page."""
+    headings = re.findall(r'^#+ (.*)$', page.read_text(), re.MULTILINE)
+    return {re.sub(r'[^\w -]', '', title).lower().replace(' ', '-') for title in headings}
+
+
+def test_links_lead_somewhere(repository):
+    """Links of every page, to files and to headings."""
+    dead, pages = [], tracked(repository, '*.md')
+    for page in pages:
+        text = re.sub(r'```.*?```', '', page.read_text(), flags=re.DOTALL)
+        for target, anchor in re.findall(r'\]\(([^)#:\s]*)(?:#([^)\s]*))?\)', text):
+            file = (page.parent / target).resolve() if target else page
+            if not file.exists() or anchor and anchor not in heading_anchors(file):
+                dead.append(f'{page.relative_to(repository)}: {target}#{anchor}')
+    assert len(pages) > 10
+    assert dead == []
+
+
+def test_docs_name_files_that_exist(repository):
+    """Every path such as `depth_ros/core/camera.py` or `train/configs/` in a page."""
+    path = re.compile(
+        r'(?<![\w./-])(?:depth_ros|train|test|docs|config|launch)/[\w./-]*(?:/|\.\w+)(?![\w/*{<-])'
+    )
+    missing, found = [], 0
+    for page in tracked(repository, '*.md', '*.rst'):
+        for name in path.findall(page.read_text()):
+            found += 1
+            if not (repository / name.rstrip('.')).exists():
+                missing.append(f'{page.relative_to(repository)}: {name}')
+    assert found > 30
+    assert missing == []
+
+
+def test_readme_is_a_newcomers_page(repository):
+    """Short, and with every command in the table that says which one when."""
     readme = (repository / 'README.md').read_text()
-    links = re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', readme)
-    assert links
-    assert [link for link in links if not (repository / link).exists()] == []
+    assert len(readme.split()) <= 1500
+    table = re.search(r'## Which command when\n(.*?)\n## ', readme, re.DOTALL)[1]
+    setup = (repository / 'setup.py').read_text()
+    scripts = re.findall(r"f'(\w+) = \{name\}", setup)
+    commands = ast.parse((repository / 'train' / '__main__.py').read_text())
+    training = next(
+        ast.literal_eval(node.value)
+        for node in commands.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == 'COMMANDS'
+    )
+    assert scripts and training
+    wanted = scripts + [f'python -m train {name}' for name in training]
+    assert [name for name in wanted if f'`{name}' not in table] == []
 
 
 def test_readme_topics_are_the_nodes_topics(repository):

@@ -1,5 +1,5 @@
-"""README's ways from a bag to running nodes and from a video to models, command by command, on a
-tiny budget."""
+"""The documented ways from a bag to running nodes and from a video to models, command by command,
+on a tiny budget."""
 
 import argparse
 import os
@@ -26,6 +26,7 @@ from train.training.system import System
 
 WIDTH, HEIGHT, FOCAL = 160, 120, 120.0
 FRAMES, RATE = 60, 10
+PAGES = {'walk-through': 'README.md', 'video': 'docs/training.md'}
 # What makes each command small.
 BUDGET = {
     'prepare': ['--width', '64', '--height', '64'],
@@ -49,11 +50,10 @@ BUDGET = {
 }
 
 
-def readme_commands(marker):
+def documented_commands(marker):
     """The commands of the block after a marker, as lists of words."""
-    block = re.search(
-        rf'<!-- {marker} -->\s+```sh\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL
-    )[1]
+    page = (ROOT / PAGES[marker]).read_text()
+    block = re.search(rf'<!-- {marker} -->\s+```sh\n(.*?)```', page, re.DOTALL)[1]
     return [shlex.split(line) for line in block.replace('\\\n', ' ').splitlines()]
 
 
@@ -113,14 +113,14 @@ def record(path):
 
 
 def run_commands(marker, folder, **more):
-    """Run README's commands in a folder; returns what they printed, by their names.
+    """Run a page's commands in a folder; returns what they printed, by their names.
 
     ``more`` are options besides the budget's, by the commands' names.
     """
-    (folder / 'train').symlink_to(ROOT / 'train')  # README's paths begin in the repository
+    (folder / 'train').symlink_to(ROOT / 'train')  # the commands' paths begin in the repository
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     printed = {}
-    for words in readme_commands(marker):
+    for words in documented_commands(marker):
         if words[0] != 'python':
             continue
         name = words[3]
@@ -139,7 +139,7 @@ def run_commands(marker, folder, **more):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """Folder in which README's commands for a bag were run, and what they printed."""
+    """Folder in which the commands for a bag were run, and what they printed."""
     folder = tmp_path_factory.mktemp('walk')
     record(folder / 'my_bag')
     return folder, run_commands('walk-through', folder)
@@ -158,9 +158,11 @@ def test_the_commands_make_data_a_checkpoint_and_models(trained):
 
 
 def test_the_nodes_run_the_models(trained):
-    """With the models and topics of README's last command: depth, and odometry."""
+    """With the models and topics of the last command: depth, and odometry."""
     folder, _ = trained
-    launch = dict(word.split(':=') for word in readme_commands('walk-through')[-1] if ':=' in word)
+    launch = dict(
+        word.split(':=') for word in documented_commands('walk-through')[-1] if ':=' in word
+    )
     models = {
         name: launch[f'{name}_model'].replace('$PWD', str(folder))
         for name in ('perception', 'odometry')
@@ -213,7 +215,7 @@ def begin(path, pictures):
     """A checkpoint that knows the road as a plane: two steps teach nobody where the ground is."""
     parser = argparse.ArgumentParser()
     add_config_arguments(parser)
-    words = next(words for words in readme_commands('video') if words[3] == 'fit')[4:]
+    words = next(words for words in documented_commands('video') if words[3] == 'fit')[4:]
     config = str(ROOT / words[words.index('--config') + 1])
     torch.manual_seed(0)
     system = System(read_config(parser.parse_args([*words, '--config', config])))
