@@ -7,14 +7,13 @@ or sensor_msgs/CompressedImage, whether rclpy received it or `rosbags` read it.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, cast
 
 import cv2
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
-    from typing_extensions import TypeIs
 
 
 class RawImage(Protocol):
@@ -99,18 +98,18 @@ DEPTH_ENCODINGS = ('32FC1', '16UC1')
 LABEL_ENCODINGS = ('mono8', '8UC1')
 
 
-def is_compressed(message: RawImage | CompressedImage) -> TypeIs[CompressedImage]:
+def is_compressed(message: RawImage | CompressedImage) -> TypeGuard[CompressedImage]:
     """Tell whether a message is a CompressedImage."""
     return hasattr(message, 'format')
 
 
 def encoding_of(message: RawImage | CompressedImage) -> str:
     """Return an Image's encoding; for a CompressedImage that of its depth, or 'jpeg' or 'png'."""
-    if not is_compressed(message):
-        return message.encoding
-    if 'compressedDepth' in message.format:
-        return message.format.partition(';')[0].strip()
-    return 'png' if bytes(message.data[:4]) == _PNG else 'jpeg'
+    if is_compressed(message):
+        if 'compressedDepth' in message.format:
+            return message.format.partition(';')[0].strip()
+        return 'png' if bytes(message.data[:4]) == _PNG else 'jpeg'
+    return cast('RawImage', message).encoding
 
 
 def has_color(encoding: str) -> bool:
@@ -131,20 +130,21 @@ def decode_rgb(message: RawImage | CompressedImage) -> np.ndarray:
     """
     if is_compressed(message):
         return _decompressed_rgb(message)
-    name = ALIASES.get(message.encoding, message.encoding)
+    raw = cast('RawImage', message)
+    name = ALIASES.get(raw.encoding, raw.encoding)
     if name not in ENCODINGS:
         raise ImageError(
-            f"image encoding '{message.encoding}' is not supported; let the camera driver publish "
+            f"image encoding '{raw.encoding}' is not supported; let the camera driver publish "
             f'one of {", ".join(ENCODINGS)}'
         )
     encoding = ENCODINGS[name]
     columns, rows = encoding.block
-    if message.width % columns or message.height % rows:
+    if raw.width % columns or raw.height % rows:
         raise ImageError(
-            f'image is {message.width}x{message.height} pixels, but {name} has chroma for blocks '
+            f'image is {raw.width}x{raw.height} pixels, but {name} has chroma for blocks '
             f'of {columns}x{rows}; check the camera driver'
         )
-    pixels = _pixels(message, encoding.dtype, encoding.channels, half=encoding.half)
+    pixels = _pixels(raw, encoding.dtype, encoding.channels, half=encoding.half)
     rgb = pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
     return rgb if encoding.dtype == 'u1' else cv2.convertScaleAbs(rgb, alpha=255 / 65535)
 
@@ -161,9 +161,7 @@ def decode_depth(message: RawImage | CompressedImage) -> np.ndarray:
     encoding = encoding_of(message)
     if encoding not in DEPTH_ENCODINGS:
         raise ImageError(f"depth encoding '{encoding}' is not supported: use 32FC1 or 16UC1")
-    if not is_compressed(message):
-        depth = _pixels(message, 'f4' if encoding == '32FC1' else 'u2')[..., 0]
-    else:
+    if is_compressed(message):
         # 12 bytes: format enumeration, then the two quantisation parameters; then the png.
         depth = _unchanged(message.data[12:])
         if depth.dtype != np.uint16 or depth.ndim != 2:
@@ -176,6 +174,9 @@ def decode_depth(message: RawImage | CompressedImage) -> np.ndarray:
             coded = depth.astype(np.float32)
             with np.errstate(divide='ignore'):
                 return np.where(coded > 0, scale / (coded - offset), np.nan).astype(np.float32)
+    else:
+        kind = 'f4' if encoding == '32FC1' else 'u2'
+        depth = _pixels(cast('RawImage', message), kind)[..., 0]
     if encoding == '16UC1':
         return np.where(depth > 0, depth * np.float32(1e-3), np.float32(np.nan))
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.nan).astype(np.float32)
@@ -192,9 +193,10 @@ def decode_labels(message: RawImage | CompressedImage) -> np.ndarray:
         if labels.dtype != np.uint8 or labels.ndim != 2:
             raise ImageError(f'labels are {labels.dtype} {labels.shape} pixels: publish mono8')
         return labels
-    if message.encoding not in LABEL_ENCODINGS:
-        raise ImageError(f"labels encoding '{message.encoding}' is not supported: publish mono8")
-    return _pixels(message, 'u1')[..., 0]
+    raw = cast('RawImage', message)
+    if raw.encoding not in LABEL_ENCODINGS:
+        raise ImageError(f"labels encoding '{raw.encoding}' is not supported: publish mono8")
+    return _pixels(raw, 'u1')[..., 0]
 
 
 _PNG = b'\x89PNG'
