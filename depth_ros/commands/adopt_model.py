@@ -15,119 +15,21 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
-import yaml
-from google.protobuf.message import EncodeError
-
-from depth_ros.core.camera import Intrinsics
-from depth_ros.core.labels import UNLABELED
-from depth_ros.deploy.adopt import (
+from depth_ros.deploy.adopt.options import (
     DEPTH_KINDS,
     LABEL_KINDS,
     NORMALIZATIONS,
     PRESETS,
-    Adopted,
     AdoptionError,
     Options,
-    adopt,
 )
 from depth_ros.files import check_writable, write_file
 from depth_ros.inference.classes import KNOWN
-from depth_ros.inference.contract import ContractError, SemanticClass
+from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import EngineError
-from depth_ros.share import share_path
-
-
-def read_classes(source: str) -> tuple[SemanticClass, ...]:
-    """Classes in the order of their ids: a set that has a name, or a YAML or JSON file.
-
-    The file holds a list of names, a list of objects with ``name`` and ``color`` (r, g, b), or,
-    under ``id2label`` as Hugging Face's config.json or at the top, an object of names by id.
-    Classes without a colour get one.
-
-    Raises:
-        AdoptionError: if the file cannot be used.
-    """
-    if source in KNOWN:
-        found: Any = list(KNOWN[source]['names'])
-    else:
-        try:
-            found = yaml.safe_load(Path(source).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise AdoptionError(
-                f"--classes '{source}' is none of {', '.join(KNOWN)}, and no file "
-                f'that can be read: {error}'
-            ) from error
-    try:
-        if isinstance(found, dict):
-            found = found.get('id2label', found.get('names', found))
-        if isinstance(found, dict):
-            by_id = {int(i): name for i, name in found.items()}
-            found = [by_id[i] for i in range(len(by_id))]
-        classes = []
-        for index, item in enumerate(found):
-            item = item if isinstance(item, dict) else {'name': item}
-            color = item.get('color') or _color(index)
-            classes.append(SemanticClass(index, str(item['name']), tuple(map(int, color))))
-    except (KeyError, TypeError, ValueError) as error:
-        raise AdoptionError(
-            f"--classes '{source}' must hold a list of names, or names by ids from 0 on: {error!r}"
-        ) from error
-    if not 0 < len(classes) <= UNLABELED:
-        raise AdoptionError(
-            f"--classes '{source}' names {len(classes)} classes; the contract has "
-            f'ids for 1 to {UNLABELED}'
-        )
-    return tuple(classes)
-
-
-def _color(index: int) -> tuple[int, int, int]:
-    """A colour of each index that differs from its neighbours': the golden angle apart."""
-    hue, value = int(index * 137.508) % 180, 255 - 70 * (index // 6 % 3)
-    pixel = np.array([[[hue, 160 + 60 * (index % 2), value]]], np.uint8)
-    return tuple(int(v) for v in cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0])
-
-
-def read_camera(path: Path) -> Intrinsics:
-    """The rectified camera of a YAML file, as camera_calibration writes it or as a message.
-
-    Raises:
-        AdoptionError: if the file cannot be used.
-    """
-    try:
-        found = next(d for d in yaml.safe_load_all(path.read_text()) if d)
-        if 'image_width' in found:
-            size = found['image_width'], found['image_height']
-            p = found.get('projection_matrix', {}).get('data') or [0.0] * 12
-            k = found['camera_matrix']['data']
-        else:
-            size, p, k = (found['width'], found['height']), found['p'], found['k']
-        fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if p[0] > 0 else (k[0], k[4], k[2], k[5])
-        camera = Intrinsics(*(float(v) for v in (fx, fy, cx, cy)), *(int(v) for v in size))
-        if not (camera.fx > 0 and camera.fy > 0 and camera.width > 0 and camera.height > 0):
-            raise ValueError('focal lengths and sizes must be positive')
-    except (
-        OSError,
-        UnicodeDecodeError,
-        yaml.YAMLError,
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        StopIteration,
-        AttributeError,
-    ) as error:
-        raise AdoptionError(
-            f"--camera-info '{path}' is no calibration ({error!r}): it must be "
-            "camera_calibration's YAML file, or a camera_info message as 'ros2 "
-            "topic echo --once' prints it"
-        ) from error
-    return camera
+from depth_ros.packages import MissingPackageError, require_packages
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -266,7 +168,9 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    """The options; those of the preset where none were given."""
+    """What was given on the command line, else the preset's values."""
+    from depth_ros.deploy.adopt.read import read_camera, read_classes
+
     given = {
         key: value
         for key, value in {
@@ -313,86 +217,45 @@ def _options(arguments: argparse.Namespace) -> Options:
     return options
 
 
-def _pictures(paths: Sequence[Path] | None) -> list[np.ndarray]:
-    if not paths:
-        # Not where this module is loaded: it brings ROS 2.
-        from depth_ros.inference.self_test import FRAMES
-
-        try:
-            paths = [share_path(name) for name in FRAMES]
-        except FileNotFoundError as error:
-            raise AdoptionError(f'{error}; give pictures with --image') from error
-    pictures = []
-    for path in paths[:2]:
-        if not path.is_file():
-            what = 'is a folder' if path.is_dir() else 'does not exist'
-            raise AdoptionError(f"--image '{path}' {what}; give a picture")
-        picture = cv2.imread(str(path))
-        if picture is None:
-            raise AdoptionError(f"--image '{path}' is no picture that OpenCV can read")
-        pictures.append(np.ascontiguousarray(picture[..., ::-1]))
-    return pictures
-
-
-def _report(adopted: Adopted, stored: bool) -> str:
-    contract = adopted.contract
-    lines = list(adopted.notes)
-    if stored:
-        lines.append('tried on a rendered street: give a photograph with --image to see more')
-    for name, value in adopted.outputs.items():
-        far = adopted.difference[name]
-        if name == 'depth':
-            unit = (
-                'm'
-                if contract.metric
-                else 'of unknown scale and shift'
-                if contract.affine_invariant
-                else 'model units'
-            )
-            text = (
-                f'{value.min():.3g} to {value.max():.3g}, median {np.median(value):.3g} '
-                f'{unit}; {far:.1e} from the foreign network'
-            )
-        elif name == 'labels':
-            ids, counts = np.unique(value, return_counts=True)
-            seen = sorted(zip(counts.tolist(), ids.tolist(), strict=True), reverse=True)[:6]
-            names = dict.fromkeys([UNLABELED], 'unlabelled') | {
-                c.id: c.name for c in contract.classes
-            }
-            text = ', '.join(f'{names[i]} {100 * n / value.size:.0f} %' for n, i in seen)
-            text += f'; {100 * far:.2f} % as the foreign network'
-        else:
-            text = f'{np.round(value, 5).tolist()}; {far:.1e} from the foreign network'
-        lines.append(f'{name}: {text}')
-    return '\n'.join(lines)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        options = _options(arguments)
-        if arguments.output.suffix != '.onnx':
-            raise AdoptionError(f"--output '{arguments.output}' must end in .onnx")
-        check_writable(arguments.output, folders=True)
-        if arguments.output.exists() and arguments.output.samefile(arguments.model):
-            raise AdoptionError('--output is the foreign file itself; give another one')
-        adopted = adopt(arguments.model, options, _pictures(arguments.image))
-        print(_report(adopted, not arguments.image))
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        write_file(arguments.output, adopted.model.SerializeToString())
-    except (AdoptionError, ContractError, EngineError, OSError, EncodeError) as error:
+        _run(arguments)
+    except (AdoptionError, ContractError, EngineError, MissingPackageError, OSError) as error:
         print(f'adopt_model: {" ".join(str(error).split())}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('adopt_model: interrupted', file=sys.stderr)
         return 130
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    require_packages('adopt_model', 'onnx', 'onnxruntime', 'yaml')
+    from google.protobuf.message import EncodeError
+
+    from depth_ros.deploy.adopt.adoption import adopt
+    from depth_ros.deploy.adopt.read import read_pictures
+
+    options, output = _options(arguments), arguments.output
+    if output.suffix != '.onnx':
+        raise AdoptionError(f"--output '{output}' must end in .onnx")
+    check_writable(output, folders=True)
+    if output.exists() and output.samefile(arguments.model):
+        raise AdoptionError('--output is the foreign file itself; give another one')
+    try:
+        adopted = adopt(arguments.model, options, read_pictures(arguments.image))
+        print(adopted.text(stored=not arguments.image))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_file(output, adopted.model.SerializeToString())
+    except EncodeError as error:  # larger than an ONNX file may be
+        raise AdoptionError(str(error)) from error
     contract = adopted.contract
     print(
-        f'wrote {arguments.output}: {", ".join(contract.outputs)} from '
+        f'wrote {output}: {", ".join(contract.outputs)} from '
         f'{contract.input_width}x{contract.input_height}'
     )
-    return 0
 
 
 if __name__ == '__main__':

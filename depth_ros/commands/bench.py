@@ -111,7 +111,7 @@ def bench_inference(models: Mapping[str, Path], threads: int, runs: int) -> None
     command = [
         sys.executable,
         '-m',
-        'depth_ros.deploy.bench',
+        'depth_ros.commands.bench_engine',
         *map(str, models.values()),
         '--threads',
         str(threads),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+
+from depth_ros.inference.parity_measures import Bounds
 
 
 def positive(text: str) -> float:
@@ -34,3 +38,32 @@ def add_model_option(parser: argparse.ArgumentParser) -> None:
         help='perception model, pose model, or '
         'both, in any order; or a folder with them (default: the shipped ones)',
     )
+
+
+_BOUNDS = {
+    'depth_error': 'mean relative error of depth, and change of its scale, in any image',
+    'invalid': 'share of pixels with a depth in one of both only, in any image',
+    'label_agreement': 'least share of pixels of the same class in any image',
+    'translation_error': 'error of any translation, as a share of the mean one',
+    'rotation_error': 'error of any rotation, degrees',
+    'abs_rel_change': 'relative change of Abs Rel against ground truth, where there is some',
+    'mean_iou_change': 'change of mean IoU against ground truth; 0.01 is one point',
+}
+
+
+def add_bounds(parser: argparse._ArgumentGroup, options: Mapping[str, str]) -> None:
+    """Add an option for each field of :class:`depth_ros.inference.parity_measures.Bounds`."""
+    for item in fields(Bounds):
+        parser.add_argument(
+            options[item.name],
+            dest=item.name,
+            type=positive,
+            default=item.default,
+            metavar='X',
+            help=f'{_BOUNDS[item.name]} (%(default)g)',
+        )
+
+
+def given_bounds(arguments: argparse.Namespace) -> Bounds:
+    """What the options of :func:`add_bounds` say."""
+    return Bounds(**{item.name: getattr(arguments, item.name) for item in fields(Bounds)})

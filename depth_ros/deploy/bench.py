@@ -1,25 +1,18 @@
-"""How fast models run on this machine: `bench_engine MODEL...`.
+"""How fast models run on this machine with each runtime.
 
-Each model is measured with every runtime installed, each time in a process of its own, on images of
-noise: latency, throughput, processor time, time to load, and memory. TensorRT runs the engine of a
-model that `build_engine` has made.
+Each measurement is made in a process of its own, on images of noise.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import os
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -27,30 +20,23 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from depth_ros.files import check_writable, write_file
-from depth_ros.inference.contract import ContractError, read_contract
-from depth_ros.inference.engine import Engine, EngineError
-from depth_ros.inference.engine_file import ENGINE_SUFFIX, engine_files, shell_command
-from depth_ros.inference.loader import installed_backends, load_built_engine, load_engine
-from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
-from depth_ros.inference.runtimes.openvino import OpenVinoEngine
+from depth_ros.deploy.layers import (
+    TENSORRT,
+    Effort,
+    Layer,
+    load_for_bench,
+    measure_layers,
+    noise_inputs,
+)
+from depth_ros.inference.contract import read_contract
+from depth_ros.inference.engine import EngineError
+from depth_ros.inference.engine_file import ENGINE_SUFFIX
+from depth_ros.inference.loader import installed_backends
 from depth_ros.inference.runtimes.tensorrt import (
-    TensorRtEngine,
     check_machine,
     cuda_call,
     cuda_module,
 )
-
-TENSORRT = TensorRtEngine.backend
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A layer of a network as the runtime computes it: name, kind, and mean time, ms."""
-
-    name: str
-    kind: str
-    ms: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +81,6 @@ class Measurement:
     gpu_mb: float | None
     file_mb: float
     layers: tuple[Layer, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How to measure.
-
-    Attributes:
-        threads: threads of an inference.
-        runs: measured inferences.
-        warmup: inferences before them.
-    """
-
-    threads: int = 2
-    runs: int = 100
-    warmup: int = 10
 
 
 def bench(
@@ -194,12 +165,12 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
             ) from error
     memory = _peak_memory()
     start = time.perf_counter()
-    engine = _load(path, backend, effort.threads)
+    engine = load_for_bench(path, backend, effort.threads)
     load_s = time.perf_counter() - start
     if backend == TENSORRT:
         # A Jetson's free memory is the whole system's, where others may release some meanwhile.
         gpu_mb = max(0, before - _free_gpu_memory()) / 1e6
-    inputs = _noise(engine)
+    inputs = noise_inputs(engine)
     for _ in range(effort.warmup):
         engine.infer(inputs)
     times = np.empty(effort.runs)
@@ -234,26 +205,6 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
     )
 
 
-def _load(path: Path, backend: str, threads: int) -> Engine:
-    if backend != TENSORRT:
-        return load_engine(path, backend, threads)
-    if path.suffix == ENGINE_SUFFIX:
-        return load_engine(path, 'auto', threads)
-    if not engine_files(path):
-        raise EngineError(
-            f"'{path}' has no engine; build it: {shell_command('build_engine', path)}"
-        )
-    return load_built_engine(path, threads)
-
-
-def _noise(engine: Engine) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    shapes = engine.contract.tensor_shapes()
-    return {
-        name: rng.integers(0, 255, shapes[name][1], np.uint8) for name in engine.contract.inputs
-    }
-
-
 def _peak_memory() -> float:
     """The largest memory that this process has had, MB."""
     # Not getrusage, which counts the parent's memory too, from before this program was started.
@@ -265,128 +216,6 @@ def _peak_memory() -> float:
 def _free_gpu_memory() -> int:
     return cuda_call(cuda_module(), 'cudaMemGetInfo')
 
-
-# Layers -------------------------------------------------------------------------------------------
-
-
-def measure_layers(path: Path, backend: str, effort: Effort) -> tuple[Layer, ...]:
-    """Measure the layers of a model, in the order of computation.
-
-    Raises:
-        EngineError: if the runtime cannot load or run the model.
-    """
-    try:
-        engine = _PROFILERS[backend](path, effort)
-    except EngineError:
-        raise
-    except Exception as error:  # each runtime has its own exception types
-        raise EngineError(f"{backend} cannot load '{path}': {error}") from error
-    try:
-        return engine.layers()
-    finally:
-        engine.close()
-
-
-class _OnnxRuntimeProfiler(OnnxRuntimeEngine):
-    def __init__(self, path: Path, effort: Effort) -> None:
-        self._effort = effort
-        self._folder = tempfile.TemporaryDirectory(prefix='depth_ros_profile_')
-        super().__init__(path, read_contract(path), effort.threads)
-
-    def _options(self) -> Any:
-        options = super()._options()
-        options.enable_profiling = True
-        options.profile_file_prefix = f'{self._folder.name}/profile'
-        return options
-
-    def layers(self) -> tuple[Layer, ...]:
-        inputs = _noise(self)
-        for _ in range(self._effort.warmup + self._effort.runs):
-            self.infer(inputs)
-        events = json.loads(Path(self._session.end_profiling()).read_text())
-        times: dict[str, list[float]] = {}
-        kinds = {}
-        for event in events:
-            name = event['name'].removesuffix('_kernel_time')
-            if event['cat'] == 'Node' and name != event['name']:
-                times.setdefault(name, []).append(event['dur'] / 1e3)
-                kinds[name] = event['args']['op_name']
-        return _layers(times, kinds, self._effort.runs)
-
-    def close(self) -> None:
-        super().close()
-        self._folder.cleanup()
-
-
-class _OpenVinoProfiler(OpenVinoEngine):
-    def __init__(self, path: Path, effort: Effort) -> None:
-        self._effort = effort
-        super().__init__(path, read_contract(path), effort.threads)
-
-    def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), 'PERF_COUNT': True}
-
-    def layers(self) -> tuple[Layer, ...]:
-        inputs = _noise(self)
-        times: dict[str, list[float]] = {}
-        kinds = {}
-        for _ in range(self._effort.warmup):  # which also does what is done only once
-            self.infer(inputs)
-        for _ in range(self._effort.runs):
-            self.infer(inputs)
-            for info in self._request.profiling_info:
-                if info.status.name == 'EXECUTED':
-                    times.setdefault(info.node_name, []).append(
-                        1e3 * info.real_time.total_seconds()
-                    )
-                    kinds[info.node_name] = info.node_type
-        return _layers(times, kinds, self._effort.runs)
-
-
-class _TensorRtProfiler(TensorRtEngine):
-    def __init__(self, path: Path, effort: Effort) -> None:
-        self._effort = effort
-        with closing(_load(path, TENSORRT, effort.threads)) as engine:
-            file = engine.path  # the one that `measure` takes, too
-        super().__init__(file, effort.threads, source=None if file == path else path)
-        self._times: dict[str, list[float]] = {}
-        times, trt = self._times, self._trt
-
-        class Profiler(trt.IProfiler):
-            def __init__(self) -> None:
-                trt.IProfiler.__init__(self)
-
-            def report_layer_time(self, layer_name: str, ms: float) -> None:
-                times.setdefault(layer_name, []).append(float(ms))
-
-        self._profiler = Profiler()  # the context does not keep it
-        self._context.profiler = self._profiler
-
-    def _record(self, resources: Any) -> None:
-        """Without a CUDA graph: only what is enqueued layer by layer is measured so."""
-
-    def layers(self) -> tuple[Layer, ...]:
-        inputs = _noise(self)
-        for _ in range(self._effort.warmup + self._effort.runs):
-            self.infer(inputs)
-        return _layers(self._times, {}, self._effort.runs)
-
-
-_PROFILERS = {
-    profiler.backend: profiler
-    for profiler in (_OnnxRuntimeProfiler, _OpenVinoProfiler, _TensorRtProfiler)
-}
-
-
-def _layers(times: dict[str, list[float]], kinds: dict[str, str], runs: int) -> tuple[Layer, ...]:
-    """Layers from the times that each took, of which the last ones count."""
-    return tuple(
-        Layer(name=name, kind=kinds.get(name, ''), ms=sum(values[-runs:]) / runs)
-        for name, values in times.items()
-    )
-
-
-# The command --------------------------------------------------------------------------------------
 
 _COLUMNS = (
     ('p50', 'p50_ms', '.2f'),
@@ -441,76 +270,3 @@ def layer_table(item: Measurement, most: int) -> str:
         for layer in slowest[:most]
     ]
     return '\n'.join(lines)
-
-
-def _parser() -> argparse.ArgumentParser:
-    from depth_ros.commands.options import count
-
-    summary, epilog = __doc__.split('\n\n', 1)
-    parser = argparse.ArgumentParser(
-        prog='bench_engine', description=summary.split(': ')[0] + '.', epilog=epilog
-    )
-    parser.add_argument(
-        'models', nargs='+', type=Path, metavar='MODEL', help='.onnx or .engine files'
-    )
-    parser.add_argument(
-        '--threads',
-        type=count,
-        default=Effort.threads,
-        help='of an inference on the CPU (%(default)s)',
-    )
-    parser.add_argument(
-        '--runs', type=count, default=Effort.runs, help='inferences to measure (%(default)s)'
-    )
-    parser.add_argument(
-        '--warmup', type=count, default=Effort.warmup, help='inferences before them (%(default)s)'
-    )
-    parser.add_argument(
-        '--profile',
-        type=count,
-        nargs='?',
-        const=15,
-        metavar='N',
-        help='list the N slowest layers, too (%(const)s)',
-    )
-    parser.add_argument(
-        '--json',
-        type=Path,
-        metavar='FILE',
-        help='write the numbers, too, with those of all layers if --profile is given',
-    )
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    arguments = _parser().parse_args(argv)
-    effort = Effort(threads=arguments.threads, runs=arguments.runs, warmup=arguments.warmup)
-    try:
-        if arguments.json:
-            check_writable(arguments.json)
-        measured, missing = bench(arguments.models, effort, bool(arguments.profile))
-        print(table(measured, missing, effort))
-        for item in measured:
-            if item.layers:
-                print(f'\n{layer_table(item, arguments.profile)}')
-        if arguments.json:
-            found = {
-                **asdict(effort),
-                'measured': [asdict(m) for m in measured],
-                'not_measured': missing,
-            }
-            write_file(arguments.json, json.dumps(found, indent=2, allow_nan=False) + '\n')
-    except (ContractError, EngineError, OSError) as error:
-        print(f'bench_engine: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('bench_engine: interrupted', file=sys.stderr)
-        return 130
-    if not measured:
-        print('bench_engine: nothing could be measured', file=sys.stderr)
-    return 0 if measured else 1
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -1,18 +1,18 @@
-"""Build a TensorRT engine from a model: `build_engine model.onnx [--precision fp16]`.
+"""Building TensorRT engines.
 
-An engine fits the GPU and the TensorRT version that built it: build on the robot. Without a GPU,
---check lets NVIDIA's parser and builder (TensorRT-RTX) try the model on the CPU; that an engine can
-be built says nothing about its speed or its numbers.
+An engine fits the GPU and the TensorRT version that built it: build on the robot. As a program,
+``python -m depth_ros.deploy.build MODEL PRECISION OUTPUT``, this is what a node starts to build the
+engine of its model.
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from typing import Any
 import onnx
 
 from depth_ros.deploy.fp16 import to_fp16
+from depth_ros.deploy.onnx_graph import check_operators, quantized_for
 from depth_ros.files import check_writable, file_hash, write_file
 from depth_ros.inference.contract import ContractError, read_contract
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.engine_file import (
     ENGINE_SUFFIX,
     EngineRecord,
-    engine_output,
     record_path,
     shell_command,
     timing_path,
@@ -41,115 +41,12 @@ from depth_ros.inference.runtimes.tensorrt import (
     tensorrt_module,
 )
 
-PRECISIONS = ('fp32', 'fp16')
-"""What any model can be brought to; int8 needs images to calibrate with."""
-
-HEARTBEAT = 5.0  # seconds between two lines of progress
-
-OPSETS = range(9, 21)
-OPERATORS = frozenset(
-    """
-    Abs Add And ArgMax ArgMin Atan AveragePool BatchNormalization Cast Ceil Clip Concat Constant
-    ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Einsum Elu Equal
-    Erf Exp Expand
-    Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater
-    GreaterOrEqual GridSample HardSigmoid HardSwish Identity InstanceNormalization IsNaN
-    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min Mul
-    Neg Not Or Pad Pow PRelu QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceMax
-    ReduceMean ReduceMin
-    ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu
-    Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum
-    Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where
-""".split()
-)
-"""What the parser of TensorRT 10.3, JetPack 6's, reads and networks for images need."""
-RESIZE = {
-    'antialias': {0},
-    'keep_aspect_ratio_policy': {b'stretch'},
-    'coordinate_transformation_mode': {
-        b'align_corners',
-        b'asymmetric',
-        b'half_pixel',
-        b'pytorch_half_pixel',
-        b'tf_half_pixel_for_nn',
-    },
-}
-"""The attributes of Resize that it does not read in full, and what it reads."""
-
-
-def check_operators(model: onnx.ModelProto) -> None:
-    """Check that TensorRT 10.3 can read a model.
-
-    Raises:
-        EngineError: naming the operators, the opset or the kind of tensor that it cannot read.
-    """
-    foreign = sorted(
-        {
-            f'{node.domain}.{node.op_type}'.lstrip('.')
-            for node in model.graph.node
-            if node.domain not in ('', 'ai.onnx') or node.op_type not in OPERATORS
-        }
-    )
-    if foreign:
-        raise EngineError(
-            f'TensorRT 10.3 has no operator {", ".join(foreign)}; export the model without it'
-        )
-    opset = next((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), None)
-    if opset not in OPSETS:
-        raise EngineError(
-            f'TensorRT 10.3 reads opset {OPSETS[0]} to {OPSETS[-1]}, the model has '
-            f'{opset}; export it with opset 18'
-        )
-    images = {
-        value.name
-        for value in model.graph.input
-        if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    }
-    unsigned = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.UINT8}
-    for node in model.graph.node:
-        if node.op_type == 'QuantizeLinear' and not unsigned.isdisjoint(node.input[2:]):
-            raise EngineError(
-                'TensorRT takes no values quantised to 0..255, as CPU runtimes want '
-                "them; quantise the original with 'quantize --runtime tensorrt'"
-            )
-        for attribute in node.attribute if node.op_type == 'Resize' else ():
-            value = onnx.helper.get_attribute_value(attribute)
-            if attribute.name in RESIZE and value not in RESIZE[attribute.name]:
-                raise EngineError(
-                    f'TensorRT 10.3 has no Resize with {attribute.name} '
-                    f"{value!r} ('{node.name}'); export the model without it"
-                )
-        if node.op_type != 'Cast' and not images.isdisjoint(node.input):
-            raise EngineError(
-                f'TensorRT 10.3 takes bytes into Cast only, but {node.op_type} '
-                f"'{node.name}' reads an image; cast it first"
-            )
-
-
-def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether a graph has quantised values."""
-    return any(node.op_type == 'DequantizeLinear' for node in model.graph.node)
-
-
-def quantized_for(model: onnx.ModelProto) -> str | None:
-    """The runtime that :mod:`depth_ros.deploy.quantize` quantised a graph for, or ``None``."""
-    if not is_quantized(model):
-        return None
-    unsigned = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.UINT8}
-    if not any(
-        node.op_type == 'QuantizeLinear' and not unsigned.isdisjoint(node.input[2:])
-        for node in model.graph.node
-    ):
-        return 'tensorrt'
-    steps = {node.output[0] for node in model.graph.node if node.op_type == 'DequantizeLinear'}
-    biases = any(
-        node.op_type == 'Conv' and not steps.isdisjoint(node.input[2:]) for node in model.graph.node
-    )
-    return 'onnxruntime' if biases else 'openvino'
+HEARTBEAT = 5.0
+"""Seconds between two lines of progress."""
 
 
 def load_model(source: Path, precision: str, calibration: Path | None = None) -> onnx.ModelProto:
-    """Read a model and bring it to a precision, one of :data:`PRECISIONS` or ``int8``.
+    """Read a model and bring it to a precision, one of ``fp32``, ``fp16`` and ``int8``.
 
     Args:
         source: ONNX file with a contract.
@@ -229,7 +126,7 @@ def build(
     """
     model = model or load_model(source, precision, calibration)
     contract, digest = read_contract(source), file_hash(source)
-    _check_writable(output)
+    check_output(output)
     cudart = cudart if cudart is not None else cuda_module()
     gpu = find_gpu(cudart)
     trt = trt if trt is not None else tensorrt_module()
@@ -364,86 +261,71 @@ def _progress(trt: Any, stop: threading.Event):
         reporter.join()
 
 
-def _check_writable(output: Path) -> None:
-    """Find out before the long build, not after it."""
+def check_output(output: Path) -> None:
+    """Check, before the long build, that an engine file can be written.
+
+    Raises:
+        EngineError: if its name does not end as that of an engine file.
+        OSError: if it cannot be written.
+    """
     if output.suffix != ENGINE_SUFFIX:
         raise EngineError(f"output '{output}' must end in {ENGINE_SUFFIX}, by which it is known")
     check_writable(output, folders=True)
 
 
-def _check(source: Path, precision: str, model: onnx.ModelProto, stop: threading.Event) -> None:
+def check_without_gpu(
+    model: onnx.ModelProto, stop: threading.Event | None = None
+) -> tuple[str, int]:
+    """Let TensorRT-RTX, which needs no GPU, parse and build a model.
+
+    Args:
+        model: what :func:`load_model` gave.
+        stop: set to give up.
+
+    Returns:
+        The version of TensorRT-RTX, and the size of the engine in bytes.
+
+    Raises:
+        EngineError: if it is not installed, cannot build the model, or was stopped.
+    """
     try:
         import tensorrt_rtx as trt
     except ImportError as error:
         raise EngineError(
             f'--check needs TensorRT-RTX ({error}); pip install tensorrt-rtx-cu13'
         ) from error
-    plan, _ = serialize(model, trt, None, stop)
-    print(
-        f'{source} ({precision}): read and built by TensorRT-RTX {trt.__version__}, '
-        f'{len(plan) / 1e6:.1f} MB'
-    )
+    plan, _ = serialize(model, trt, None, stop or threading.Event())
+    return trt.__version__, len(plan)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    summary, epilog = __doc__.split('\n\n', 1)
-    parser = argparse.ArgumentParser(
-        prog='build_engine', description=summary.split(':')[0] + '.', epilog=epilog
-    )
-    parser.add_argument('model', type=Path, help='ONNX file with a depth_ros contract')
-    parser.add_argument(
-        '--precision',
-        choices=(*PRECISIONS, 'int8'),
-        default='fp32',
-        help='fp16 halves the size; int8 needs --calibration, or a model of '
-        'quantize --runtime tensorrt (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--calibration',
-        type=Path,
-        metavar='PATH',
-        help='recording, or folder of '
-        'images, of the camera, to find the scales of int8 with and to judge it; '
-        'of several cameras, quantize takes one',
-    )
-    parser.add_argument(
-        '--output',
-        type=Path,
-        help='engine file (default: MODEL.engine beside the '
-        'model, or in ~/.ros/depth_ros if that folder cannot be written; the nodes '
-        'find both)',
-    )
-    parser.add_argument(
-        '--check', action='store_true', help='only try, without a GPU; writes nothing'
-    )
-    arguments = parser.parse_args(argv)
-    output = arguments.output or engine_output(arguments.model)
-    source, precision, calibration = arguments.model, arguments.precision, arguments.calibration
-    stop = threading.Event()
+@contextmanager
+def stop_on_interrupt(stop: threading.Event) -> Iterator[None]:
+    """While the block runs, Ctrl-C sets an event instead of raising.
+
+    An exception must not pass through TensorRT's code; TensorRT is asked to stop instead.
+    """
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
     try:
-        if calibration and precision != 'int8':
-            raise EngineError('--calibration is for --precision int8')
-        if calibration and not arguments.check:  # before the images are gone through
-            _check_writable(output)
-            find_gpu(cuda_module())
-        model = load_model(source, precision, calibration)
-        # An exception must not pass through TensorRT: it is asked to stop instead.
-        before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build an engine for a node; returns the exit status.
+
+    Args:
+        arguments: model, precision and output; ``None``: those of this process.
+    """
+    source, precision, output = arguments or sys.argv[1:]
+    stop = threading.Event()
+    with stop_on_interrupt(stop):
         try:
-            if arguments.check:
-                _check(source, precision, model, stop)
-            else:
-                build(source, output, precision, stop, calibration=calibration, model=model)
-                print(f'wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision})')
-        finally:
-            signal.signal(signal.SIGINT, before)
-    except (ContractError, EngineError, OSError, ValueError, RuntimeError) as error:
-        print(f'build_engine: {error}', file=sys.stderr)
-        return 130 if stop.is_set() else 1
-    except KeyboardInterrupt:
-        print('build_engine: interrupted', file=sys.stderr)
-        return 130
+            build(Path(source), Path(output), precision, stop)
+            print(f'wrote {output} ({Path(output).stat().st_size / 1e6:.1f} MB, {precision})')
+        except (ContractError, EngineError, OSError, ValueError, RuntimeError) as error:
+            print(f'build_engine: {error}', file=sys.stderr)
+            return 130 if stop.is_set() else 1
     return 0
 
 

@@ -20,6 +20,9 @@ from depth_ros.inference.engine import EngineError, UnfitEngineError
 
 ENGINE_SUFFIX = '.engine'
 
+PRECISIONS = ('fp32', 'fp16')
+"""What the engine of any model can be built in; int8 needs images to calibrate with."""
+
 
 def shell_command(*words: str | os.PathLike[str]) -> str:
     """One of this package's commands, quoted for a shell of this machine.

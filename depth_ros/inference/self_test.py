@@ -1,8 +1,8 @@
 """Is a TensorRT engine right? A node compares it with the CPU before it relies on it.
 
-TensorRT has had versions that gave wrong depth, or another scale from frame to frame, without a
-word. So a node runs a new engine on stored pictures, and the same model on the CPU; where they
-differ by more than the engine's precision explains, the node takes the CPU.
+Some versions of TensorRT silently give wrong depth, or another scale from frame to frame. So a node
+runs a new engine and the same model on the CPU on stored pictures. If they differ by more than the
+engine's precision explains, the node runs the model on the CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import Engine, EngineError, UnfitEngineError
 from depth_ros.inference.engine_file import ENGINE_SUFFIX, engine_files
 from depth_ros.inference.loader import installed_backends, load_built_engine, load_engine
-from depth_ros.inference.parity import Bounds, Comparison, in_range
+from depth_ros.inference.parity import ParityMeter, in_range
+from depth_ros.inference.parity_measures import Bounds
 from depth_ros.share import share_path
 
 FRAMES = ('models/frames/street_0.jpg', 'models/frames/street_1.jpg')
@@ -38,11 +39,11 @@ BOUNDS = {
         rotation_error=0.5,
     ),
 }
-"""How far an engine that is right may be from the CPU, by its precision. They tell wrong from
-right; what a precision costs in accuracy is for ground truth to say."""
+"""How far a correct engine may be from the CPU, by its precision. The bounds find engines that are
+wrong; what a precision costs in accuracy, only ground truth can tell."""
 
 LARGEST_CHANGE = 0.001
-"""By how much an engine's outputs may change where the same picture comes again."""
+"""How much an engine's outputs may change when it gets the same picture again."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class LoadedEngine:
 
     Attributes:
         engine: the engine to use.
-        tensorrt: what there is to say about TensorRT; empty if it was not asked for.
-        buildable: whether an engine of TensorRT is missing or does not fit.
+        tensorrt: what to report about TensorRT; empty if it was not asked for.
+        buildable: whether building an engine would help: there is none, or it does not fit.
         unchecked: whether TensorRT is used without a comparison with the CPU.
     """
 
@@ -65,9 +66,13 @@ class LoadedEngine:
 def load_checked(
     path: Path, backend: str = 'auto', threads: int = 2, mapped: bool | None = None
 ) -> LoadedEngine:
-    """Load a model with :func:`depth_ros.inference.loader.load_engine`; TensorRT only if right.
+    """Load a model as ``load_engine`` does, but take TensorRT only if its results are right.
 
-    An engine file without its ONNX file, or a machine without a CPU runtime, cannot be checked.
+    An engine file without its ONNX file cannot be checked, nor can any engine on a machine without
+    a CPU runtime.
+
+    Args:
+        path, backend, threads, mapped: see :func:`depth_ros.inference.loader.load_engine`.
 
     Raises:
         ContractError, EngineError: as ``load_engine``; also if ``path`` is an engine file whose
@@ -98,7 +103,7 @@ def load_checked(
 
 
 def _check_against_cpu(engine: Engine) -> LoadedEngine:
-    """Check an engine; it is closed if it is wrong."""
+    """Check an engine; close it if it is wrong."""
     installed = installed_backends()
     if not installed:
         return LoadedEngine(
@@ -137,12 +142,12 @@ def check_engine(engine: Engine, reference: Engine, precision: str) -> str:
         [{name: value.copy() for name, value in runner.infer(item).items()} for item in inputs]
         for runner in (reference, engine)
     )
-    comparison, bounds = Comparison(engine.contract), BOUNDS[precision]
+    meter, text = ParityMeter(engine.contract), ''
     try:
         for pair in zip(expected, found, strict=True):
-            comparison.add(*in_range(*pair, engine.contract))
-        agreement = comparison.result()
-        problems = agreement.problems(bounds)
+            meter.add(*in_range(*pair, engine.contract))
+        parity = meter.result()
+        text, problems = parity.text(), parity.problems(BOUNDS[precision])
     except EngineError as error:  # there is nothing to compare
         problems = [str(error)]
     change = largest_change(*in_range(found[0], found[-1], engine.contract))
@@ -157,11 +162,11 @@ def check_engine(engine: Engine, reference: Engine, precision: str) -> str:
             f"the {precision} engine's results are wrong: compared with {reference.backend}, "
             f'{"; ".join(problems)}; build it {remedy}with another version of TensorRT'
         )
-    return f'agrees with {reference.backend}: {agreement.text()}'
+    return f'agrees with {reference.backend}: {text}'
 
 
 def stored_inputs(contract: ModelContract) -> list[dict[str, np.ndarray]]:
-    """Inputs for a model, made of the stored pictures; the last is the first again.
+    """Inputs for a model, made of the stored pictures; the last equals the first.
 
     Raises:
         EngineError: if a picture cannot be read.
@@ -185,12 +190,15 @@ def stored_inputs(contract: ModelContract) -> list[dict[str, np.ndarray]]:
 
 
 def largest_change(first: Mapping[str, np.ndarray], again: Mapping[str, np.ndarray]) -> float:
-    """Of all outputs the largest change: the share of labels that differ, or relative to the mean
-    of the numbers, but those that are NaN in both."""
+    """The largest change of any output.
+
+    Of labels, it is the share that differs; of numbers, the mean change relative to their mean,
+    without those that are NaN in both.
+    """
 
     def change(name: str) -> float:
         a, b = first[name], again[name]
-        if name == 'labels':
+        if a.dtype.kind in 'iu':
             return float(np.mean(a != b))
         known = ~(np.isnan(a) & np.isnan(b))
         return float(np.mean(np.abs(b - a)[known]) / max(np.mean(np.abs(a)[known]), 1e-9))

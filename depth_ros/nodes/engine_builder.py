@@ -34,7 +34,7 @@ class EngineBuild:
 
     Args:
         source: the model's ONNX file.
-        precision: one of :data:`depth_ros.deploy.build.PRECISIONS`.
+        precision: ``fp32`` or ``fp16``.
         say: called with each line of progress.
         end: called when the engine is there, with an empty text, or has failed, with the reason;
             not after :meth:`stop`.
@@ -124,9 +124,7 @@ class EngineBuild:
             '-m',
             'depth_ros.deploy.build',
             str(self._source),
-            '--precision',
             self._precision,
-            '--output',
             str(self._output),
         ]
         package = str(Path(__file__).resolve().parents[2])

@@ -18,12 +18,12 @@ from support.scene import Scene, pixels
 
 from depth_ros.commands import adopt_model, evaluate_bag
 from depth_ros.core.se3 import pose, rotation_from_vector
-from depth_ros.deploy import adopt as adoption
-from depth_ros.deploy.build import check_operators
+from depth_ros.deploy.adopt.wrap import GraphBuilder
 from depth_ros.deploy.fp16 import to_fp16
+from depth_ros.deploy.onnx_graph import check_operators
 from depth_ros.inference.contract import ContractError, ModelContract, read_contract
 from depth_ros.inference.loader import load_engine
-from depth_ros.inference.parity import Comparison
+from depth_ros.inference.parity import ParityMeter
 
 WIDTH, HEIGHT = 64, 48
 WEIGHTS = np.array([[0.2, 0.3, 0.5]], np.float32)
@@ -323,10 +323,13 @@ def test_engines_of_affine_depth_are_compared_by_its_inverse(tmp_path, picture_f
     )
     disparity = np.array([[2.0, 1, 1e-6, 1]], np.float32)  # far away, rounding is a large factor
     other = disparity + np.float32([[0, 0, 1e-3, 0]])
-    comparison = Comparison(read_contract(path))
+    comparison = ParityMeter(read_contract(path))
     comparison.add({'depth': 1 / disparity}, {'depth': 1 / other})
     found = comparison.result()
-    assert found.depth.max == pytest.approx(1e-3, rel=0.01) and found.depth.scale_jump == 0
+    assert (
+        found.outputs['depth'].max == pytest.approx(1e-3, rel=0.01)
+        and found.outputs['depth'].scale_jump == 0
+    )
 
 
 def test_weights_in_another_file(tmp_path, picture, picture_file):
@@ -785,7 +788,7 @@ def test_numbers_that_are_none_are_refused(tmp_path, picture_file, capsys):
 def test_a_wrong_result_is_not_written(tmp_path, picture_file, capsys, monkeypatch):
     """Only a mistake here could make one; this makes it."""
     monkeypatch.setattr(
-        adoption._Builder,
+        GraphBuilder,
         'resize',
         lambda self, image, shape, size, mode: self(
             'Resize', image, '', '', np.array([*shape[:2], *size[::-1]], np.int64), mode='nearest'

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,10 @@ from support import onnx_models, tensorrt_machine
 from support import tensorrt_standins as standins
 from support.tensorrt_builds import engine_file, real_parameters, real_tensorrt
 
-from depth_ros.deploy import bench as bench_engine
-from depth_ros.deploy.bench import Effort, Layer, bench, measure, measure_layers
+from depth_ros.commands import bench_engine
+from depth_ros.deploy import bench as engine_bench
+from depth_ros.deploy.bench import bench, measure
+from depth_ros.deploy.layers import Effort, Layer, _layers, measure_layers
 from depth_ros.inference.contract import read_contract, write_contract
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.engine_file import engine_output, record_path, shell_command
@@ -80,7 +83,7 @@ def test_every_model_with_every_runtime(models, tmp_path, capsys):
 def test_without_a_driver_the_cpu_is_measured(models, tmp_path):
     (tmp_path / 'nodriver').touch()
     done = subprocess.run(
-        [sys.executable, '-m', 'depth_ros.deploy.bench', models / 'pose.onnx', *OPTIONS],
+        [sys.executable, '-m', 'depth_ros.commands.bench_engine', models / 'pose.onnx', *OPTIONS],
         env={**os.environ, **tensorrt_machine.environment(tmp_path)},
         capture_output=True,
         text=True,
@@ -144,7 +147,7 @@ def test_memory_is_each_models_own(models, tmp_path):
 
 @pytest.mark.parametrize('backend', installed_backends())
 def test_layers(backend, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_engine.tempfile, 'tempdir', str(tmp_path))
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     model = share_path('models/pose.onnx')
     layers = measure_layers(model, backend, QUICK)
     kinds = [layer.kind for layer in layers]
@@ -174,7 +177,7 @@ def test_slowest_layers_are_listed(models, tmp_path, capsys):
 
 def test_the_first_runs_do_not_count():
     times = {'a': [100.0, 1.0, 3.0], 'b': [50.0, 0.5, 0.5]}
-    assert bench_engine._layers(times, {'a': 'Conv'}, 2) == (
+    assert _layers(times, {'a': 'Conv'}, 2) == (
         Layer(name='a', kind='Conv', ms=2.0),
         Layer(name='b', kind='', ms=0.5),
     )
@@ -301,7 +304,7 @@ def test_on_the_gpu(models, tmp_path):
 
 def test_a_runtime_that_dies_is_told():
     with pytest.raises(EngineError, match='was killed: the runtime has crashed'):
-        bench_engine._in_process(os.abort)
+        engine_bench._in_process(os.abort)
 
 
 def test_a_killed_command_leaves_no_process(models):
@@ -309,7 +312,7 @@ def test_a_killed_command_leaves_no_process(models):
         [
             sys.executable,
             '-m',
-            'depth_ros.deploy.bench',
+            'depth_ros.commands.bench_engine',
             str(models / 'pose.onnx'),
             '--runs',
             '1000000',
@@ -356,7 +359,7 @@ def test_one_runtime_that_fails_does_not_stop_the_others(models, monkeypatch):
             raise EngineError('of no use')
         return replace(measure(path, installed_backends()[0], effort), backend=backend)
 
-    monkeypatch.setattr(bench_engine, '_in_process', fail)
+    monkeypatch.setattr(engine_bench, '_in_process', fail)
     measured, missing = bench([models / 'pose.onnx'] * 2, QUICK, bar=False)
     assert missing == ['onnxruntime: of no use']
     assert [m.backend for m in measured] == [

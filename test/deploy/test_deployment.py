@@ -18,10 +18,12 @@ from support.tensorrt_builds import check_built, export_networks
 
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import find_streams
+from depth_ros.commands import build_engine
 from depth_ros.core.camera import ImageFit, Intrinsics
-from depth_ros.deploy import build as build_engine
+from depth_ros.deploy import build as engine_build
 from depth_ros.evaluation.offline import Picture, Runner, Settings
 from depth_ros.inference.contract import read_contract, write_contract
+from depth_ros.inference.engine_file import PRECISIONS
 from depth_ros.inference.loader import load_engine
 from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
 
@@ -168,15 +170,15 @@ def check_outputs(repository, make, images, size):
         np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize('precision', build_engine.PRECISIONS)
+@pytest.mark.parametrize('precision', PRECISIONS)
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('name', MODELS)
 def test_they_are_built_by_nvidias_builder(make, name, size, precision):
     trt = pytest.importorskip('tensorrt_rtx', reason='tensorrt-rtx-cu13 is not installed')
-    model = build_engine.load_model(make(name, size), precision)
+    model = engine_build.load_model(make(name, size), precision)
     pools = sum(node.op_type == 'AveragePool' for node in model.graph.node)
     assert pools == (len(read_contract(make(name, size)).inputs) if size == (WIDTH, HEIGHT) else 0)
-    plan, _ = build_engine.serialize(model, trt, None, threading.Event())
+    plan, _ = engine_build.serialize(model, trt, None, threading.Event())
     assert len(plan) > 0.5 * model.ByteSize()
 
 
@@ -191,7 +193,7 @@ def depth_alone(request, repository, tmp_path_factory):
     return folder / 'perception.onnx'
 
 
-@pytest.mark.parametrize('precision', build_engine.PRECISIONS)
+@pytest.mark.parametrize('precision', PRECISIONS)
 def test_depth_alone_is_built_by_nvidias_builder(depth_alone, precision):
     assert read_contract(depth_alone).outputs == ('depth',)
     check_built(depth_alone, precision)

@@ -18,16 +18,19 @@ from support.tensorrt_builds import RTX_WARNINGS, build_here
 
 from depth_ros.bags.messages import header_stamp
 from depth_ros.bags.writer import BagWriter
-from depth_ros.deploy import build as build_engine
-from depth_ros.deploy import quantize as int8
-from depth_ros.deploy.build import is_quantized
-from depth_ros.deploy.quantize import RUNTIMES, quantize
+from depth_ros.commands import build_engine
+from depth_ros.commands import quantize as int8
+from depth_ros.commands.quantize import RUNTIMES
+from depth_ros.deploy import build as engine_build
+from depth_ros.deploy.onnx_graph import check_operators, is_quantized
+from depth_ros.deploy.quantization_plan import QuantizationPlan
+from depth_ros.deploy.quantize import quantize
 from depth_ros.evaluation import offline
 from depth_ros.inference.contract import read_contract
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.engine_file import read_record
 from depth_ros.inference.loader import installed_backends, load_engine
-from depth_ros.inference.parity import Bounds
+from depth_ros.inference.parity_measures import Bounds
 from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
 
 LOOSE = Bounds(depth_error=1, label_agreement=0.01, translation_error=10, rotation_error=90)
@@ -212,7 +215,7 @@ def test_constants_of_branches_stay():
         opset_imports=[helper.make_opsetid('', 18)],
         ir_version=8,
     )
-    plan = int8._Plan.create(model, 'openvino', 'all')
+    plan = QuantizationPlan.create(model, 'openvino', 'all')
     plan.insert({'image': (-1.0, 1.0)}, {'image': np.zeros(1)})
     onnx.checker.check_model(model, full_check=True)
     assert 'weights' not in {i.name for i in model.graph.initializer}
@@ -356,7 +359,7 @@ def test_bad_inputs_are_named(tmp_path, network, pictures, capsys):
 def test_what_reads_recordings_is_asked_for(repository, network):
     code = (
         'import sys; sys.modules["rosbags"] = None; '
-        'from depth_ros import int8; sys.exit(int8.main())'
+        'from depth_ros.commands import quantize; sys.exit(quantize.main())'
     )
     found = subprocess.run(
         [
@@ -443,7 +446,7 @@ def test_a_file_that_changes_while_it_is_calibrated_is_refused(
 
     monkeypatch.setattr(int8, 'quantize', change)
     with pytest.raises(EngineError, match="net.onnx' has changed while it was read"):
-        build_engine.load_model(source, 'int8', pictures)
+        engine_build.load_model(source, 'int8', pictures)
 
 
 @RTX_WARNINGS
@@ -457,8 +460,8 @@ def test_a_shipped_model_is_built_in_int8(repository, name):
         calibration_images=4,
         held_out_images=8,
     )
-    build_engine.check_operators(model)
-    assert build_engine.serialize(model, trt, None, threading.Event())[0]
+    check_operators(model)
+    assert engine_build.serialize(model, trt, None, threading.Event())[0]
 
 
 @RTX_WARNINGS

@@ -33,17 +33,19 @@ from support.tensorrt_builds import (
     real_tensorrt,
 )
 
-from depth_ros.deploy import build as build_engine
-from depth_ros.deploy.bench import Effort, measure
-from depth_ros.deploy.build import PRECISIONS, build
+from depth_ros.commands import build_engine
+from depth_ros.deploy import build as engine_build
+from depth_ros.deploy.bench import measure
+from depth_ros.deploy.build import build
 from depth_ros.deploy.fp16 import to_fp16
+from depth_ros.deploy.layers import Effort
 from depth_ros.deploy.quantize import quantize
 from depth_ros.files import file_hash, write_file
 from depth_ros.inference.contract import read_contract
 from depth_ros.inference.engine import EngineError, UnfitEngineError
-from depth_ros.inference.engine_file import EngineRecord, read_record, record_path
+from depth_ros.inference.engine_file import PRECISIONS, EngineRecord, read_record, record_path
 from depth_ros.inference.loader import installed_backends, load_engine
-from depth_ros.inference.parity import Bounds
+from depth_ros.inference.parity_measures import Bounds
 from depth_ros.inference.runtimes import tensorrt as tensorrt_engine
 from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
 from depth_ros.inference.runtimes.tensorrt import TensorRtEngine, find_gpu
@@ -697,7 +699,7 @@ def test_timings_of_another_gpu_are_left_out(accepted, tried):
             return not ignore_mismatch and cache in accepted
 
     config = Config()
-    found = build_engine._set_timing_cache(config, b'mine')
+    found = engine_build._set_timing_cache(config, b'mine')
     assert config.contents == tried and found == (tried[-1] if accepted else None)
 
 
@@ -721,9 +723,9 @@ def test_an_output_that_cannot_be_is_told_before_the_build(tmp_path):
 
 
 def test_progress_comes_by_the_clock(repository, capsys, monkeypatch):
-    monkeypatch.setattr(build_engine, 'HEARTBEAT', 0.01)
+    monkeypatch.setattr(engine_build, 'HEARTBEAT', 0.01)
     model = onnx.load(repository / 'models' / 'perception.onnx')
-    plan, timing = build_engine.serialize(model, real_tensorrt(), None, threading.Event())
+    plan, timing = engine_build.serialize(model, real_tensorrt(), None, threading.Event())
     assert plan and not timing
     lines = capsys.readouterr().err.splitlines()
     assert all(re.match(r' *\d+ s: \w', line) for line in lines)
@@ -732,7 +734,7 @@ def test_progress_comes_by_the_clock(repository, capsys, monkeypatch):
 
 def test_a_stop_reaches_tensorrt():
     trt, stop = real_tensorrt(), threading.Event()
-    with build_engine._progress(trt, stop) as monitor:
+    with engine_build._progress(trt, stop) as monitor:
         assert isinstance(monitor, trt.IProgressMonitor)
         monitor.phase_start('whole', None, 2)
         assert monitor.step_complete('whole', 0)
@@ -784,7 +786,7 @@ def test_what_the_parser_rejects_is_named(tmp_path):
     model = onnx.load(save_perception(tmp_path / 'net.onnx'))
     next(node for node in model.graph.node if node.op_type == 'Cast').op_type = 'Floor'
     with pytest.raises(EngineError, match='cannot read the model: .*(Floor|UINT8)'):
-        build_engine.serialize(model, real_tensorrt(), None, threading.Event())
+        engine_build.serialize(model, real_tensorrt(), None, threading.Event())
 
 
 def test_a_builder_that_cannot_start_says_why(tmp_path, builder, capsys, monkeypatch):
@@ -879,14 +881,15 @@ def test_an_interrupted_command(tmp_path, repository):
 
 INTERRUPTED = """
 import signal, sys
-from depth_ros.deploy import build as build_engine
-Progress = build_engine._progress
+from depth_ros.commands import build_engine
+from depth_ros.deploy import build as engine_build
+Progress = engine_build._progress
 
 def interrupt(trt, stop):
     signal.raise_signal(signal.SIGINT)
     return Progress(trt, stop)
 
-build_engine._progress = interrupt
+engine_build._progress = interrupt
 sys.exit(build_engine.main([sys.argv[1], '--check']))
 """
 

@@ -27,13 +27,14 @@ from support.quantizable import save_network, write_pictures
 from support.ros_process import NodeProcess, Peer, image_message, stamp
 from support.scene import Scene
 
-from depth_ros.deploy.build import PRECISIONS, build
+from depth_ros.deploy.build import build
 from depth_ros.deploy.quantize import quantize
 from depth_ros.files import file_hash
 from depth_ros.inference import self_test as engine_check
 from depth_ros.inference.contract import read_contract
 from depth_ros.inference.engine import Engine, EngineError, UnfitEngineError
 from depth_ros.inference.engine_file import (
+    PRECISIONS,
     EngineRecord,
     engine_files,
     engine_output,
@@ -317,7 +318,7 @@ def test_what_changes_before_a_build(machine, peer):
         assert peer.change('odometry_node', 'deactivate')
         machine.untell('hold')
         subprocess.run(
-            [sys.executable, '-m', 'depth_ros.deploy.build', source],
+            [sys.executable, '-m', 'depth_ros.commands.build_engine', source],
             env={**os.environ, **machine.environment},
             check=True,
         )
@@ -421,7 +422,7 @@ def test_a_model_in_a_folder_that_cannot_be_written(machine):
         assert len(machine.builds()) == 1
         # The command builds there too.
         subprocess.run(
-            [*before, sys.executable, '-m', 'depth_ros.deploy.build', source],
+            [*before, sys.executable, '-m', 'depth_ros.commands.build_engine', source],
             env={**os.environ, **machine.environment},
             check=True,
         )

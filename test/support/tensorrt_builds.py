@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from depth_ros.deploy import build as build_engine
+from depth_ros.deploy import build as engine_build
 from depth_ros.deploy.build import build
+from depth_ros.deploy.onnx_graph import check_operators
 from depth_ros.files import file_hash
 from depth_ros.inference.contract import POSE_CONVENTION, ModelContract, read_contract
 from depth_ros.inference.engine_file import EngineRecord, record_path
@@ -86,10 +87,10 @@ def export_networks(system, folder, labels, **contract):
 
 def check_built(source, precision='fp32'):
     """NVIDIA's parser and builder take it, and the list for TensorRT 10.3."""
-    check_plan(build_engine.load_model(source, precision))
+    check_plan(engine_build.load_model(source, precision))
 
 
 def check_plan(model):
-    build_engine.check_operators(model)
-    plan, _ = build_engine.serialize(model, real_tensorrt(), None, threading.Event())
+    check_operators(model)
+    plan, _ = engine_build.serialize(model, real_tensorrt(), None, threading.Event())
     assert len(plan) > 0.5 * model.ByteSize()

@@ -317,7 +317,7 @@ def quantized(path: Path, picture: np.ndarray, runtime: str) -> Path:
     import onnx
 
     from depth_ros.deploy.quantize import quantize
-    from depth_ros.inference.parity import Bounds
+    from depth_ros.inference.parity_measures import Bounds
 
     images = path.parent / 'images'
     images.mkdir(exist_ok=True)

@@ -1,0 +1,1 @@
+"""Making foreign ONNX networks models of depth_ros."""

@@ -1,0 +1,392 @@
+"""Reading a foreign network: what its inputs and outputs are."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, inliner, version_converter
+
+from depth_ros.deploy.adopt.options import LABEL_KINDS, AdoptionError, Options
+from depth_ros.inference.contract import METADATA_KEY
+
+_HINTS = {'depth': 'depth|disp', 'semantics': 'logit|seg|label|^out'}
+"""What one of several outputs that would do is called."""
+
+_OWN_OPSET = range(11, 21)
+"""Versions in which the operators that are added mean the same."""
+
+ELEMENT_TYPES = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.UINT8: np.uint8,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkInputs:
+    """The network's images.
+
+    Attributes:
+        names: its input tensors: one, or for a pair of images two.
+        shape: of each, all sizes known.
+        nchw: whether channels come before rows.
+        kind: element type, of TensorProto.
+        paired: whether one input takes both images, one behind the other in its channels.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    nchw: bool
+    kind: int
+    paired: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        height, width = self.shape[-2:] if self.nchw else self.shape[-3:-1]
+        return width, height
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOutputs:
+    """What is taken from the network; an empty name is not taken.
+
+    Attributes:
+        depth, labels: tensors.
+        pose: one tensor with six numbers, or rotation and translation.
+        shapes: of the tensors that are taken.
+        channels_last: whether the labels' channels come last.
+        label_kind: logits or ids.
+    """
+
+    depth: str = ''
+    labels: str = ''
+    pose: tuple[str, ...] = ()
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    channels_last: bool = False
+    label_kind: str = ''
+
+
+def load_network(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        what = 'is a folder' if path.is_dir() else 'does not exist'
+        raise AdoptionError(f"model '{path}' {what}; give an ONNX file")
+    try:
+        model = onnx.load(path)
+    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise AdoptionError(
+            f"model '{path}' cannot be read as ONNX ({error}); if it has external "
+            'data, that must lie beside it under its own name'
+        ) from error
+    if not model.graph.node:
+        raise AdoptionError(
+            f"model '{path}' holds no graph; the file is damaged or of another kind"
+        )
+    if any(p.key == METADATA_KEY for p in model.metadata_props):
+        raise AdoptionError(f"model '{path}' is a depth_ros model already; use it as it is")
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    opset = next((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), 0)
+    if opset not in _OWN_OPSET:
+        try:
+            model = version_converter.convert_version(model, 18)
+        except Exception as error:  # the converter, C++, has no types of its own
+            raise AdoptionError(
+                f"model '{path}' has opset {opset}, which cannot be converted to "
+                f'18 ({error}); export it with opset 18'
+            ) from error
+    weights = {i.name for i in model.graph.initializer}
+    images = [v for v in model.graph.input if v.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(images)
+    return model
+
+
+def find_inputs(model: onnx.ModelProto, options: Options, notes: list[str]) -> NetworkInputs:
+    values = {v.name: v for v in model.graph.input}
+    described = ', '.join(f"'{n}' {_dims(v)}" for n, v in values.items()).replace('None', '?')
+    unknown = set(options.inputs) - set(values)
+    if unknown:
+        raise AdoptionError(f'no input is called {sorted(unknown)}; there are {described}')
+    names = options.inputs or tuple(values)
+    if not names:
+        raise AdoptionError('the network has no input; export it with its image as one')
+    other = [n for n in values if n not in names or len(_dims(values[n])) not in (4, 5)]
+    if other:
+        raise AdoptionError(
+            f'the network needs more than images ({described}): the nodes have no {sorted(other)} '
+            'to give, such as intrinsics, queries or a state; export it without'
+        )
+    if len(names) > 2:
+        raise AdoptionError(
+            f'the network takes {len(names)} images at a time ({described}); the '
+            'nodes give one, or for a pose two'
+        )
+    shapes = [_dims(values[n]) for n in names]
+    kinds = {values[n].type.tensor_type.elem_type for n in names}
+    if any(s != shapes[0] for s in shapes) or len(kinds) > 1:
+        raise AdoptionError(f'the two images differ in shape or type: {described}')
+    kind, shape = kinds.pop(), shapes[0]
+    if kind not in ELEMENT_TYPES:
+        raise AdoptionError(
+            f'images are {TensorProto.DataType.Name(kind)} ({described}); they '
+            'must be float or uint8'
+        )
+    nchw, channels = _layout(shape, len(names), options, notes, described)
+    if channels not in (3, 6) or (channels == 6 and len(names) > 1):
+        raise AdoptionError(
+            f'images have {channels} channels ({described}); they must have 3, or '
+            '6 for a pair of images: export the network for colour images'
+        )
+    if any(d not in (None, 1) for d in (shape[:-3])):
+        raise AdoptionError(
+            f'the network takes {math.prod(d or 1 for d in shape[:-3])} images at '
+            f'a time ({described}); export it for one'
+        )
+    fixed = shape[-2:] if nchw else shape[-3:-1]
+    width, height = _size(fixed, _patch(model, options), options)
+    middle = (channels, height, width) if nchw else (height, width, channels)
+    return NetworkInputs(
+        names=tuple(names),
+        shape=(*(1 for _ in shape[:-3]), *middle),
+        nchw=nchw,
+        kind=kind,
+        paired=channels == 6,
+    )
+
+
+def _dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    """Sizes of a tensor; None = any."""
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
+
+
+def _layout(
+    shape: Sequence[int | None], images: int, options: Options, notes: list[str], described: str
+) -> tuple[bool, int]:
+    """Whether channels come first, and how many there are."""
+    ends = {'nchw': shape[-3], 'nhwc': shape[-1]}
+    layout = options.layout
+    if not layout:
+        fitting = [name for name, channels in ends.items() if channels in (3, 6)]
+        if not fitting:
+            raise AdoptionError(
+                f'no channels of colour are seen in {described}: give --layout, or '
+                'export the network for colour images'
+            )
+        layout = fitting[0]
+        notes.append(f'guessed: layout {layout}, from {described}')
+    # The number of images is what is asked for where the file leaves it open.
+    return layout == 'nchw', ends[layout] or (6 if options.task == ('pose',) and images == 1 else 3)
+
+
+def _patch(model: onnx.ModelProto, options: Options) -> int:
+    """What sizes must be multiples of: the preset's, or the patches' that images are cut into."""
+    weights = {i.name: i.dims for i in model.graph.initializer}
+    patches = [1]
+    for node in model.graph.node:
+        if node.op_type == 'Conv' and len(dims := weights.get(node.input[1], ())) == 4:
+            stride = next((list(a.ints) for a in node.attribute if a.name == 'strides'), [1, 1])
+            if dims[1] == 3 and stride == list(dims[2:]) and stride[0] == stride[1]:
+                patches.append(stride[0])
+    return math.lcm(options.multiple, max(patches))
+
+
+def _size(fixed: Sequence[int | None], multiple: int, options: Options) -> tuple[int, int]:
+    """Width and height of the images."""
+    height, width = fixed
+    if height and width:
+        if options.size not in (None, (width, height)):
+            raise AdoptionError(
+                f'--size is {options.size[0]}x{options.size[1]}, but the network '
+                f'takes {width}x{height} only; leave --size out, or export it for '
+                'another size'
+            )
+        return width, height
+    step = multiple if multiple > 1 else 32
+    example = 'x'.join(str(max(1, round(pixels / step)) * step) for pixels in (640, 360))
+    if options.size is None:
+        raise AdoptionError(
+            'the network takes images of any size: choose one with --size, like '
+            f"the camera's in shape, such as --size {example}"
+        )
+    for asked, size in zip(options.size, (width, height), strict=True):
+        if size not in (None, asked) or asked % multiple or not 8 <= asked <= 8192:
+            raise AdoptionError(
+                f'--size {options.size[0]}x{options.size[1]} does not fit: the network takes '
+                f'{width or "any width"} x {height or "any height"}, in multiples of {multiple}, '
+                f'such as {example}'
+            )
+    return options.size
+
+
+def fix_sizes(model: onnx.ModelProto, inputs: NetworkInputs) -> None:
+    """Write the sizes into the graph, and forget those that followed from the open ones."""
+    for value in model.graph.input:
+        value.CopyFrom(helper.make_tensor_value_info(value.name, inputs.kind, inputs.shape))
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField('shape')
+
+
+def find_outputs(
+    found: Mapping[str, np.ndarray], inputs: NetworkInputs, options: Options, notes: list[str]
+) -> NetworkOutputs:
+    described = ', '.join(f"'{n}' {v.dtype} {list(v.shape)}" for n, v in found.items())
+    unknown = set(options.outputs) - set(found)
+    if unknown:
+        raise AdoptionError(f'no output is called {sorted(unknown)}; there are {described}')
+    names = options.outputs or tuple(found)
+    wanted = options.task
+    if inputs.paired or len(inputs.names) == 2:
+        if wanted not in ((), ('pose',)):
+            raise AdoptionError('the network takes two images at a time; only pose is told of two')
+        return _find_pose({n: found[n] for n in names}, options, described)
+    if 'pose' in wanted:
+        raise AdoptionError(
+            'a pose needs two images, as two inputs or as one with 6 channels; '
+            'the network takes one'
+        )
+    maps = {n: m for n in names if (m := _as_map(found[n], inputs)) is not None}
+    kind = options.kind(LABEL_KINDS)
+    choice = {
+        'depth': [
+            n
+            for n, (count, _) in maps.items()
+            if count == 1 and found[n].dtype.kind == 'f' and kind != 'ids'
+        ],
+        'semantics': [
+            n
+            for n, (count, _) in maps.items()
+            if (count > 1 and found[n].dtype.kind == 'f' and kind != 'ids')
+            or (count == 1 and kind != 'logits' and (found[n].dtype.kind in 'iu' or kind == 'ids'))
+        ],
+    }
+    instances = [
+        n for n in found if n not in maps and found[n].ndim == 3 and min(found[n].shape[1:]) > 1
+    ]
+    if instances and maps and not options.outputs and not choice['depth']:
+        raise AdoptionError(
+            f'the network tells instances ({described}): boxes, queries or mask prototypes, which '
+            'the contract, with one class for each pixel, cannot express. Take a semantic '
+            'segmentation network, or if one output does hold the classes, name it with --outputs'
+        )
+    if not maps:
+        width, height = inputs.size
+        raise AdoptionError(
+            f'no output is an image in proportion to {width}x{height}: {described}. If the network '
+            'was exported for one size, though the file says any, give that with --size; outputs '
+            'of other kinds cannot be used'
+        )
+    if not wanted:
+        wanted = tuple(task for task, fitting in choice.items() if fitting)
+        if len(wanted) != 1:
+            raise AdoptionError(
+                'the outputs may be depth, classes, both or neither: give --task, '
+                f'and --outputs if there are several; there are {described}'
+            )
+        notes.append(f'guessed: task {wanted[0]}, from the outputs {described}')
+    chosen: dict[str, str] = {}
+    for task in wanted:
+        fitting = choice[task]
+        named = [n for n in fitting if re.search(_HINTS[task], n.lower())]
+        if len(fitting) > 1 and len(named) == 1:
+            notes.append(f"guessed: {task} is '{named[0]}', by its name")
+            fitting = named
+        if len(fitting) != 1:
+            what = (
+                'choose one with --outputs'
+                if fitting
+                else 'export the network with an image '
+                'of it, of one channel for depth, of a channel for each class or of ids'
+            )
+            raise AdoptionError(
+                f'{len(fitting) or "no"} outputs may be {task}: {what}; there are {described}'
+            )
+        chosen[task] = fitting[0]
+    depth, labels = chosen.get('depth', ''), chosen.get('semantics', '')
+    if labels and not kind:
+        kind = 'logits' if maps[labels][0] > 1 else 'ids'
+        notes.append(f"guessed: '{labels}' holds {kind}")
+    if len(found) > len(chosen):
+        notes.append(f'left out: {", ".join(n for n in found if n not in chosen.values())}')
+    return NetworkOutputs(
+        depth=depth,
+        labels=labels,
+        shapes={n: found[n].shape for n in chosen.values()},
+        channels_last=bool(labels) and maps[labels][1],
+        label_kind=kind,
+    )
+
+
+def _as_map(value: np.ndarray, inputs: NetworkInputs) -> tuple[int, bool] | None:
+    """Channels of an output that is an image as the input is, and whether they come last.
+
+    None for what is no image.
+    """
+    width, height = inputs.size
+
+    def fits(h: int, w: int) -> bool:
+        # The image's size by a whole number, rounded either way, or times one. Much else, such as
+        # a hundred queries of a hundred classes, has about an image's proportions.
+        if min(h, w) < 4:
+            return False
+        down, up = max(1, round(height / h)), max(1, round(h / height))
+        return (h, w) == (up * height, up * width) or (
+            h in (height // down, -(-height // down)) and w in (width // down, -(-width // down))
+        )
+
+    if value.ndim < 2 or any(d != 1 for d in value.shape[:-3]):
+        return None
+    channels, rows, columns = (1, *value.shape)[-3:]
+    first = (channels, False) if fits(rows, columns) else None
+    last = (columns, True) if fits(channels, rows) else None
+    return (first or last) if inputs.nchw else (last or first)
+
+
+def _find_pose(found: Mapping[str, np.ndarray], options: Options, described: str) -> NetworkOutputs:
+    """Six numbers in one output, or rotation and translation in two."""
+    # Networks for several sources say more; with two images, the first counts.
+    real = {n: v for n, v in found.items() if v.dtype.kind == 'f'}
+    whole, halves = (
+        [n for n, v in real.items() if v.size == k or v.shape[-1:] == (k,)] for k in (6, 3)
+    )
+    names = options.outputs
+    if len(whole) == 1:
+        chosen = tuple(whole)
+    elif len(halves) == 2:
+        if len(names) != 2:
+            rotation = [n for n in halves if re.search('rot|ang|axis', n.lower())]
+            if len(rotation) != 1:
+                raise AdoptionError(
+                    'which output is the rotation? Name rotation and translation, '
+                    f'in this order, with --outputs; there are {described}'
+                )
+            names = (*rotation, *(n for n in halves if n not in rotation))
+        chosen = tuple(names)
+    else:
+        raise AdoptionError(
+            'a pose must be 6 numbers in one output, or a rotation vector and a translation of 3 '
+            f'each; there are {described}. Matrices and quaternions cannot be used: export the '
+            'network with a rotation vector'
+        )
+    return NetworkOutputs(pose=chosen, shapes={n: found[n].shape for n in chosen})
+
+
+def map_size(shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width of an output with one channel."""
+    return tuple(d for d in shape if d > 1)
+
+
+def is_coarse(model: onnx.ModelProto) -> bool:
+    """Whether a network computes in half precision or integers."""
+    return any(i.data_type == TensorProto.FLOAT16 for i in model.graph.initializer) or any(
+        'Quantize' in node.op_type or 'Integer' in node.op_type for node in model.graph.node
+    )

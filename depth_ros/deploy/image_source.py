@@ -1,0 +1,186 @@
+"""Images to run networks on before a robot does: of a recording, or of a folder."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import count as count_from
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from depth_ros.bags.messages import Message
+from depth_ros.bags.reader import Bag
+from depth_ros.bags.topics import Streams, find_streams
+from depth_ros.core.images import ImageError
+from depth_ros.evaluation.offline import Picture, decoded
+from depth_ros.inference.contract import ModelContract
+from depth_ros.inference.engine import EngineError
+
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+"""Suffixes of a folder's files that are images."""
+
+CALIBRATION_IMAGES, HELD_OUT_IMAGES = 32, 60
+"""How many images calibrate a network, and how many judge it, at most, unless told otherwise."""
+
+FOLDER_PERIOD = 10**8
+"""Nanoseconds between two images of a folder, which have no times."""
+
+IndexedImages = Iterator[tuple[int, Picture | Exception, Any]]
+"""Images with their indices and CameraInfo; an error in place of one that cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Images to compare two engines on.
+
+    Attributes:
+        path: a recording, or a folder of images, which are taken in the order of their names.
+        only: indices of those to use, from 0, ascending, at least one; `None` for all. Where they
+            are not all in a row, a pose network gets the pairs of neighbours among them, and no
+            trajectory is judged.
+        topics: of a recording, what `find_streams` is given, by its argument's name.
+        classes: what true class ids mean, see `ClassMap.read`.
+    """
+
+    path: Path
+    only: Sequence[int] | None = None
+    topics: Mapping[str, str] = field(default_factory=dict)
+    classes: str | None = 'cityscapes'
+
+    @property
+    def end(self) -> int | None:
+        """One more than the last index; `None` for all."""
+        return None if self.only is None else self.only[-1] + 1
+
+    @property
+    def in_a_row(self) -> bool:
+        """Whether there is no gap between them."""
+        return self.only is None or len(self.only) == self.end - self.only[0]
+
+
+@dataclass(frozen=True)
+class _Region:
+    """The region of interest of a CameraInfo message: the whole image."""
+
+    x_offset: int = 0
+    y_offset: int = 0
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class _CameraInfo:
+    """What is used of a CameraInfo message, for images that come without one."""
+
+    width: int
+    height: int
+    k: Sequence[float]
+    p: Sequence[float] = (0.0,) * 12
+    roi: _Region = _Region()
+
+
+def open_images(
+    images: Images, contract: ModelContract, stack: ExitStack, pool: Executor
+) -> tuple[int, IndexedImages, tuple[Bag, Streams] | None]:
+    """Open images until ``stack`` closes.
+
+    Returns:
+        How many are to be used; each with its index and CameraInfo; and the recording if they are
+        of one.
+
+    Raises:
+        EngineError, BagError: if there are none, or they cannot be read.
+    """
+    total = count_images(images.path, images.topics)
+    number = total if images.only is None else bisect_left(images.only, total)
+    if _is_folder(images.path):
+        return number, _from_folder(images, contract), None
+    bag = stack.enter_context(Bag(images.path))
+    streams = find_streams(bag, **images.topics)
+    return number, _from_recording(bag, streams, images, pool), (bag, streams)
+
+
+def count_images(path: Path, topics: Mapping[str, str]) -> int:
+    """How many images a recording or a folder has.
+
+    Args:
+        path, topics: see :class:`Images`.
+
+    Raises:
+        EngineError, BagError: if there are none, or they cannot be read.
+    """
+    if _is_folder(path):
+        return len(_files(path))
+    with Bag(path) as bag:
+        return bag.topics[find_streams(bag, **topics).image].count
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder and no recording, which has these files."""
+    return path.is_dir() and not any(
+        p.name == 'metadata.yaml' or p.suffix in ('.mcap', '.db3') for p in path.iterdir()
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise EngineError(
+            f"folder '{folder}' has no image ({', '.join(SUFFIXES)}) and is no "
+            'recording; give a folder of images, or a recording'
+        )
+    return files
+
+
+def _from_folder(images: Images, contract: ModelContract) -> IndexedImages:
+    """Images of a folder, as if taken with the training camera."""
+    model = contract.camera
+
+    for index, path in enumerate(_files(images.path)[: images.end]):
+        if images.only is not None and index not in images.only:
+            continue
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            yield index, ImageError(f"'{path}' cannot be read as an image"), None
+            continue
+        height, width = image.shape[:2]
+        camera = model.resized(width, height)
+        matrix = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
+        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        yield (
+            index,
+            Picture(index * FOLDER_PERIOD, 'camera', rgb),
+            _CameraInfo(width=width, height=height, k=matrix),
+        )
+
+
+def _from_recording(bag: Bag, streams: Streams, images: Images, pool: Executor) -> IndexedImages:
+    """Images of a recording, each with the latest camera_info before it; no other is decoded."""
+    taken: deque[tuple[int, Any]] = deque()
+
+    def messages() -> Iterator[Message]:
+        info: Any = bag.first(streams.camera_info)
+        latest: Message | None = None
+        indices = count_from(0)
+        for message in bag.messages([streams.image, streams.camera_info]):
+            if message.topic == streams.camera_info:
+                latest = message
+                continue
+            index = next(indices)
+            if images.only is None or index in images.only:
+                if latest is not None:
+                    info, latest = bag.decode(latest), None
+                taken.append((index, info))
+                yield message
+            if index + 1 == images.end:
+                return
+
+    for _, picture in decoded(messages(), pool):
+        index, info = taken.popleft()
+        yield index, picture, info
