@@ -16,6 +16,7 @@ from depth_ros.core.camera import Intrinsics
 from depth_ros.core.metrics.depth import mean_depth_metrics
 from depth_ros.core.metrics.trajectory import pose_metrics, snippet_metrics
 from depth_ros.core.se3 import pose, rotation_from_vector
+from depth_ros.evaluation.structure import Structure
 from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.loader import load_engine
 from train.__main__ import main
@@ -156,6 +157,71 @@ def test_what_is_written(monkeypatch, tmp_path, street):
     assert not list(out.rglob('*.part'))
 
 
+def write_structure(folder, metric=True):
+    """Points that the oracle sees, 40 a frame, each fourth held out, which are right; others not.
+
+    Where it is not metric, depth is in halves of metres.
+    """
+    rng = np.random.default_rng(1)
+    seen = FRAMES * 40
+    index = np.repeat(np.arange(FRAMES), 40)
+    place = np.concatenate([rng.permutation(HEIGHT * WIDTH)[:40] for _ in range(FRAMES)])
+    y, x = np.divmod(place, WIDTH)
+    images = [cv2.imread(str(folder / f'images/{i}.png')) for i in range(FRAMES)]
+    depth = np.array([images[i][v, u, 2] / 10 for i, v, u in zip(index, y, x, strict=True)])
+    held_out = np.arange(seen) % 4 == 0
+    depth[~held_out] *= rng.uniform(1.5, 3, (~held_out).sum())
+    Structure(
+        part=np.zeros(FRAMES, np.int32),
+        poses=np.tile(np.eye(4), (FRAMES, 1, 1)),
+        metric_spread=np.array([0.02 if metric else np.nan]),
+        starts=np.arange(0, seen + 1, 40),
+        xy=np.stack([x, y], 1) + rng.uniform(-0.3, 0.3, (seen, 2)),
+        depth=depth * (1 if metric else 2),
+        sigma=np.full(seen, 0.02),
+        error=np.full(seen, 0.3),
+        track=np.full(seen, 5),
+        angle=np.full(seen, 3.0),
+        point=np.arange(seen),
+        held_out=held_out,
+        intrinsics=np.eye(3),
+    ).write(folder / 'structure.npz')
+
+
+def test_points_that_were_held_out_judge_where_no_sensor_does(monkeypatch, tmp_path, street):
+    write_structure(street)
+    sensor = run(monkeypatch, tmp_path, Oracle(), street, '--tasks', 'depth')
+    assert sensor['depth']['truth'] == ['depth'] and 'notes' not in sensor
+    for file in street.glob('depth/*'):
+        file.unlink()
+    points = run(monkeypatch, tmp_path, Oracle(), street, '--tasks', 'depth')
+    assert points['depth']['truth'] == ['held_out']
+    assert points['depth']['as_published']['abs_rel'] == pytest.approx(0, abs=1e-6)
+    assert 'points of structure from motion, a tenth of them' in points['notes'][0]
+
+
+def test_all_points_judge_what_no_training_has_seen(monkeypatch, tmp_path, street):
+    write_structure(street)
+    report = run(monkeypatch, tmp_path, Oracle(), street, '--points', 'all', '--tasks', 'depth')
+    assert report['depth']['truth'] == ['all']
+    assert report['depth']['as_published']['abs_rel'] > 0.2
+
+
+def test_relative_points_judge_nothing_in_metres(monkeypatch, tmp_path, street):
+    write_structure(street, metric=False)
+    arguments = ('--points', 'held_out', '--tasks', 'depth')
+    report = run(monkeypatch, tmp_path, Oracle(), street, *arguments)
+    assert report['depth']['median_scaled']['abs_rel'] == pytest.approx(0, abs=1e-6)
+    assert report['depth']['scale_median'] == pytest.approx(2)
+    assert not {'as_published', '0_to_10m', 'median_scaled_50m'} & set(report['depth'])
+
+
+def test_a_damaged_structure_is_said(street, capsys):
+    (street / 'structure.npz').write_bytes(b'PK')
+    assert main(['evaluate', str(street)]) == 2
+    assert 'make it again with python -m train structure' in capsys.readouterr().err
+
+
 def test_missing_truth_is_said(monkeypatch, tmp_path, street, capsys):
     for file in street.glob('semantics/*'):
         file.unlink()
@@ -168,7 +234,7 @@ def test_missing_truth_is_said(monkeypatch, tmp_path, street, capsys):
     for file in street.glob('depth/*'):
         file.unlink()
     assert main(['evaluate', str(street)]) == 2
-    assert 'no depth/, semantics/ or poses.txt' in capsys.readouterr().err
+    assert 'no depth/, structure.npz, semantics/ or poses.txt' in capsys.readouterr().err
 
 
 def test_frames_with_damaged_files_are_left_out(monkeypatch, tmp_path, street):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,6 +44,7 @@ from train.data.sequences import (
 )
 from train.data.sequences import Sequence as Recording
 from train.data.velodyne import project_velodyne, raw_projection, read_calibration, read_points, row
+from train.evaluation.points import HELD_OUT, POINTS, TOLD, point_truth
 from train.evaluation.predict import Predictor, chain, load_predictor
 from train.evaluation.results import as_json, draw, table, write, write_picture, write_results
 
@@ -120,6 +121,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=5,
         metavar='PIXELS',
         help='errors are also given within so many pixels of a semantic edge (%(default)s)',
+    )
+    depth.add_argument(
+        '--points',
+        choices=POINTS,
+        help="judge depth against the points of 'train structure': held_out, the tenth that no "
+        'training has seen, or all, for sequences that none has (default: depth/, and held_out '
+        'where there is none)',
     )
     depth.add_argument(
         '--kitti',
@@ -221,6 +229,9 @@ class Frame(NamedTuple):
         depth: reads the true depth, float32 (H, W) metres, 0 = unknown; ``None`` without.
         labels: file of the true class ids; ``None`` without.
         focal: factor from the model's depth to that of this camera.
+        truth: what the true depth is: 'depth', of a sensor, or points of a reconstruction,
+            'held_out' or 'all' of them.
+        metric: whether the true depth is in metres, or known up to a factor only.
     """
 
     sequence: str
@@ -229,6 +240,8 @@ class Frame(NamedTuple):
     depth: Callable[[], np.ndarray] | None
     labels: Path | None
     focal: float
+    truth: str = 'depth'
+    metric: bool = True
 
 
 class Protocol(NamedTuple):
@@ -331,6 +344,7 @@ class Result:
             report['depth'] = {
                 'images': len(self.depth),
                 'protocol': protocol._asdict(),
+                'truth': sorted({frame.truth for frame in self.depth}),
                 'scale_median': float(np.median(scales)),
                 'scale_spread': float(np.std(scales / np.median(scales))),
                 **{row: mean_depth_metrics(values)._asdict() for row, values in rows.items()},
@@ -348,7 +362,7 @@ class Result:
             raise DataError(
                 '; '.join(
                     [
-                        'the data has no depth/, semantics/ or poses.txt to '
+                        'the data has no depth/, structure.npz, semantics/ or poses.txt to '
                         'compare this model with',
                         *self.notes,
                     ]
@@ -388,18 +402,25 @@ def _recordings(root: Path) -> list[Recording]:
 def _frames(recording: Recording, predictor: Predictor, args: argparse.Namespace) -> list[Frame]:
     size = stored_size(recording)
     focal = _focal(recording.intrinsics, size, predictor) if size else 1.0
+    structure = recording.structure()
     frames = []
     for index, image in enumerate(recording.images):
         depth = recording.depth_path(index)
         labels = recording.folder / args.semantics_dir / f'{image.stem}.png'
+        measured = args.points is None and depth.exists()
+        which = args.points or HELD_OUT
         frames.append(
             Frame(
                 recording.folder.name,
                 image.stem,
                 image,
-                partial(read_map, depth, recording.depth_scale) if depth.exists() else None,
+                partial(read_map, depth, recording.depth_scale)
+                if measured
+                else point_truth(structure, index, which, size),
                 labels if labels.exists() else None,
                 focal,
+                'depth' if measured else which,
+                measured or structure is None or structure.is_metric(index),
             )
         )
     return frames
@@ -563,6 +584,8 @@ def evaluate_frames(
                 else edge_mask(resize_map(true_labels, *truth.shape[::-1]), protocol.edge_radius)
             )
             found = protocol.table(depth, truth, frame.focal, edges, predictor.affine)
+            if not frame.metric:  # nothing that asks for metres
+                found = DepthTable({ALIGNED[predictor.affine]: found.aligned}, found.scale)
             if found.rows:
                 result.depth[frame], result.scales[frame] = found.rows, found.scale
             empty += not found.rows
@@ -572,6 +595,13 @@ def evaluate_frames(
             matrix = confusion(found, wanted, len(classes.classes))
             result.matrix = matrix if result.matrix is None else result.matrix + matrix
             result.labelled += 1
+    judged = Counter(frame.truth for frame in result.depth)
+    for which in POINTS:
+        if judged[which]:
+            result.notes.append(
+                f'depth in {judged[which]} frames is judged against points of structure from '
+                f'motion, {TOLD[which]}: static things with texture, within some 80 m'
+            )
     if predictor.affine and result.depth:
         result.notes.append(
             'the model knows depth only up to scale and shift of its inverse; both '
