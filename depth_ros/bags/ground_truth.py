@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -173,6 +173,8 @@ class GroundTruth:
         tolerance: How far in time truth may be from an image, ns.
         lidar_pose: T_camera_lidar 4x4 for a PointCloud2 as depth, from the lidar's frame to the
             camera's optical frame; None to look it up in TF.
+        points: Gives the true depth, float32 (H, W), of the image of a stamp and a camera, or
+            None, in place of what is recorded.
 
     Attributes:
         track: The true poses.
@@ -184,11 +186,17 @@ class GroundTruth:
     """
 
     def __init__(
-        self, path: Path, streams: Streams, tolerance: int, lidar_pose: np.ndarray | None = None
+        self,
+        path: Path,
+        streams: Streams,
+        tolerance: int,
+        lidar_pose: np.ndarray | None = None,
+        points: Callable[[int, Intrinsics], np.ndarray | None] | None = None,
     ) -> None:
         self.tolerance = tolerance
         self.problems: dict[str, int] = {}
-        self.has_depth = bool(streams.depth)
+        self.has_depth = bool(streams.depth) or points is not None
+        self._points = points
         self._lidar_pose = lidar_pose
         self._tree = None
         of_frames = (streams.odom or '').startswith(TF_PREFIX)
@@ -212,6 +220,8 @@ class GroundTruth:
 
         A depth image keeps its size; a point cloud is projected into the camera.
         """
+        if self._points is not None:
+            return self._points(stamp, camera)
         message = self._depth and self._depth.at(stamp, self.tolerance)
         if not message:
             return None

@@ -130,6 +130,20 @@ def _parser() -> argparse.ArgumentParser:
         help="pose of the lidar in the camera's optical frame (default: from TF)",
     )
     truth.add_argument(
+        '--structure',
+        type=Path,
+        metavar='FOLDER',
+        help="judge depth against the points of 'python -m train structure': the sequence folder "
+        'that was prepared of the recording, or the folder that holds it',
+    )
+    truth.add_argument(
+        '--structure-points',
+        choices=('held_out', 'all'),
+        default='held_out',
+        help='of --structure: the tenth that no training has seen, or all, where none has seen '
+        'the recording (default: %(default)s)',
+    )
+    truth.add_argument(
         '--classes',
         default='cityscapes',
         metavar='SET',
@@ -217,6 +231,8 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
             classes=None if arguments.classes == 'model' else arguments.classes,
             tolerance=arguments.tolerance,
             lidar_pose=tuple(arguments.lidar_pose) if arguments.lidar_pose else None,
+            structure=arguments.structure,
+            structure_points=arguments.structure_points,
             record=not arguments.no_recording,
             outputs=outputs,
             domain=arguments.domain,
@@ -288,6 +304,7 @@ def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, str]]:
                 j,
                 bag=j.bag.resolve(),
                 out=j.out.resolve(),
+                structure=j.structure and j.structure.resolve(),
                 models={n: p.resolve() for n, p in j.models.items()},
             )
             for j in jobs

@@ -48,6 +48,7 @@ from depth_ros.evaluation.output_recording import OutputBag
 from depth_ros.evaluation.report.page import require_page_packages
 from depth_ros.evaluation.report.report import write_report
 from depth_ros.evaluation.results import percentiles, timing, write_results
+from depth_ros.evaluation.structure import FILE, PointTruth
 from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.contract import ModelContract, read_contract
 from depth_ros.inference.loader import load_engine
@@ -79,6 +80,9 @@ class Job:
         classes: See `ClassMap.read`.
         tolerance: Seconds that truth may be away from an image; None: half an image period.
         lidar_pose: x y z qx qy qz qw, see `GroundTruth`; None: from TF.
+        structure: Folder of structure from motion whose points are the true depth; see
+            `PointTruth`.
+        structure_points: Which of them: 'held_out' or 'all'.
         record: Whether to leave a recording.
         outputs: Topics of the nodes to record in live mode.
         domain: ROS domain in live mode; None: a free one.
@@ -96,6 +100,8 @@ class Job:
     classes: str | None = 'cityscapes'
     tolerance: float | None = None
     lidar_pose: tuple[float, ...] | None = None
+    structure: Path | None = None
+    structure_points: str = 'held_out'
     record: bool = True
     outputs: tuple[str, ...] = OUTPUT_TOPICS
     domain: int | None = None
@@ -164,6 +170,11 @@ class _Session:
         self.kept = list(dict.fromkeys([*named, *self.tf]))
         if bag.damage:
             self.notes.append(bag.damage)
+        self.point_truth: PointTruth | None = None
+        if job.structure is not None:
+            name = job.bag.stem if job.bag.is_file() else job.bag.name
+            self.point_truth = PointTruth(job.structure, name, job.structure_points)
+            self.notes.append(self.point_truth.note)
 
     # What both modes share
 
@@ -190,7 +201,8 @@ class _Session:
         some = self.streams.depth or self.streams.labels or self.streams.odom
         # To find it out takes a whole reading.
         tolerance = self.tolerance() if some else 0
-        return GroundTruth(self.job.bag, self.streams, tolerance, pose)
+        points = self.point_truth and self.point_truth.depth
+        return GroundTruth(self.job.bag, self.streams, tolerance, pose, points)
 
     def summary(self, evaluation: Evaluation, judged: int) -> dict:
         """What metrics.json holds, but for what is of one mode alone."""
@@ -226,7 +238,7 @@ class _Session:
         """What was not judged for want of truth."""
         outputs = self.perception.outputs if self.perception else ()
         truth = {
-            'depth': self.streams.depth,
+            'depth': self.streams.depth or (self.point_truth and FILE),
             'semantics': self.streams.labels,
             'trajectory': self.streams.odom,
         }

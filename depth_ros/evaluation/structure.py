@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
+from depth_ros.core.camera import Intrinsics
 from depth_ros.files import write_file
 
 FILE = 'structure.npz'
@@ -207,6 +209,92 @@ class Structure:
         if not np.isfinite(self.poses[self.registered]).all():
             return 'a registered frame has no pose'
         return '' if (self.depth > 0).all() else 'a depth is not positive'
+
+
+class PointTruth:
+    """Points of structure from motion as the true depth of a recording's images.
+
+    Args:
+        folder: sequence folder that was made of the recording by ``python -m train prepare`` and
+            ``structure``; or a folder of such, with one that is called ``name``.
+        name: of the recording.
+        which: 'held_out', the tenth that no training has seen, or 'all'.
+        tolerance: how far in time a frame of it may be from an image, ns.
+
+    Attributes:
+        folder: the sequence folder.
+        which: as given.
+        frames: how many frames of it have such points, in metres.
+
+    Raises:
+        StructureError: there is no such structure, or none in metres.
+    """
+
+    def __init__(self, folder: Path, name: str, which: str, tolerance: int = 1_000_000) -> None:
+        self.folder = folder if (folder / FILE).exists() else folder / name
+        self.which, self._tolerance = which, tolerance
+        images = sorted(p for p in self.folder.glob('images/*') if p.suffix in ('.jpg', '.png'))
+        structure = read_structure(self.folder, len(images)) if images else None
+        if structure is None:
+            raise StructureError(
+                f"no {FILE} in '{folder}' or in its '{name}': make it with python -m train "
+                'prepare and structure'
+            )
+        self._times = _times(self.folder, len(images))
+        self._size = _image_size(images[0])
+        self._points: list[FramePoints | None] = []
+        for index in range(len(structure)):
+            points = structure.points(index)
+            if which == 'held_out':
+                points = points.only(points.held_out)
+            self._points.append(points if points.metric and len(points.depth) else None)
+        self.frames = sum(points is not None for points in self._points)
+        if not self.frames:
+            raise StructureError(
+                f"'{self.folder}' has no points in metres: give odometry or --camera-height to "
+                'python -m train structure'
+            )
+
+    @property
+    def note(self) -> str:
+        """What the true depth is, for a report."""
+        share = {'held_out': 'a tenth of them, held out from training', 'all': 'all of them'}
+        return (
+            f'true depth is points of structure from motion, {share[self.which]}, in '
+            f'{self.frames} frames: static things with texture, within some 80 m'
+        )
+
+    def depth(self, stamp: int, camera: Intrinsics) -> np.ndarray | None:
+        """Depth map float32 (H, W) of the image of a stamp (ns), metres, NaN = unknown."""
+        index = int(np.abs(self._times - stamp).argmin())
+        points = self._points[index]
+        if points is None or abs(int(self._times[index]) - stamp) > self._tolerance:
+            return None
+        size = np.array([camera.width, camera.height])
+        xy = (points.xy + 0.5) * (size / self._size) - 0.5
+        depth = replace(points, xy=xy).as_map((camera.height, camera.width))
+        depth[depth == 0] = np.nan
+        return depth
+
+
+def _times(folder: Path, count: int) -> np.ndarray:
+    """Stamps (N,) of a sequence's images, int64 ns."""
+    path = folder / 'times.txt'
+    try:
+        seconds = np.loadtxt(path, ndmin=1)
+    except (OSError, ValueError) as error:
+        raise StructureError(f"cannot read '{path}': prepare the recording again") from error
+    if seconds.shape != (count,):
+        raise StructureError(f"'{path}' has not a row for each of {count} images")
+    return np.rint(seconds * 1e9).astype(np.int64)
+
+
+def _image_size(path: Path) -> np.ndarray:
+    """Width and height (2,) of an image file."""
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise StructureError(f"image '{path}' is damaged")
+    return np.array(image.shape[::-1])
 
 
 def read_structure(folder: Path, frames: int | None = None) -> Structure | None:

@@ -202,14 +202,16 @@ def test_points_that_were_held_out_judge_where_no_sensor_does(monkeypatch, tmp_p
 
 def test_all_points_judge_what_no_training_has_seen(monkeypatch, tmp_path, street):
     write_structure(street)
-    report = run(monkeypatch, tmp_path, Oracle(), street, '--points', 'all', '--tasks', 'depth')
+    report = run(
+        monkeypatch, tmp_path, Oracle(), street, '--structure-points', 'all', '--tasks', 'depth'
+    )
     assert report['depth']['truth'] == ['all']
     assert report['depth']['as_published']['abs_rel'] > 0.2
 
 
 def test_relative_points_judge_nothing_in_metres(monkeypatch, tmp_path, street):
     write_structure(street, metric=False)
-    arguments = ('--points', 'held_out', '--tasks', 'depth')
+    arguments = ('--structure-points', 'held_out', '--tasks', 'depth')
     report = run(monkeypatch, tmp_path, Oracle(), street, *arguments)
     assert report['depth']['median_scaled']['abs_rel'] == pytest.approx(0, abs=1e-6)
     assert report['depth']['scale_median'] == pytest.approx(2)

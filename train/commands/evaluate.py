@@ -123,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='errors are also given within so many pixels of a semantic edge (%(default)s)',
     )
     depth.add_argument(
-        '--points',
+        '--structure-points',
         choices=POINTS,
         help="judge depth against the points of 'train structure': held_out, the tenth that no "
         'training has seen, or all, for sequences that none has (default: depth/, and held_out '
@@ -407,8 +407,8 @@ def _frames(recording: Recording, predictor: Predictor, args: argparse.Namespace
     for index, image in enumerate(recording.images):
         depth = recording.depth_path(index)
         labels = recording.folder / args.semantics_dir / f'{image.stem}.png'
-        measured = args.points is None and depth.exists()
-        which = args.points or HELD_OUT
+        measured = args.structure_points is None and depth.exists()
+        which = args.structure_points or HELD_OUT
         frames.append(
             Frame(
                 recording.folder.name,
