@@ -1,10 +1,13 @@
 """The recording that an evaluation leaves: input, outputs, truth and errors, for RViz and Foxglove.
 
-Topics are those of the nodes. Coloured pictures are JPEG, so that the file stays small.
+Topics are those of the nodes, and so are the values of every pixel. Coloured images are compressed
+without loss, as PNG files with a palette.
 """
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,34 +18,35 @@ import numpy as np
 from depth_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY, TF
 from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import Intrinsics
+from depth_ros.core.colors import (
+    DEPTH_PALETTE,
+    ERROR_PALETTE,
+    WORST_ERROR,
+    DepthColors,
+    depth_levels,
+    error_levels,
+    label_palette,
+)
 from depth_ros.core.se3 import quaternion_from_rotation
 from depth_ros.evaluation.frame_evaluator import Judgeable
-from depth_ros.evaluation.report.colors import color_depth, color_labels
 from depth_ros.inference.contract import SemanticClass
-
-WORST_ERROR = 0.5
-"""Relative error of depth from which the error image is red."""
 
 ODOM_FRAME, BASE_FRAME = 'odom', 'base_link'
 
 WIDEST = 640
 """Pixels to which the error image is shrunk."""
 
-_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85]
-# Colours as sharp as the brightness: else the single pixels of a lidar turn grey.
-_SPARSE_JPEG = [*_JPEG, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
-
-class OutputBag:
+class OutputRecording:
     """Writes outputs as the nodes publish them.
 
     Args:
-        writer: The recording, which others write to as well.
+        writer: The recording; others write to it as well.
         classes: The model's classes.
-        namespace: Of the topics, '' or '/name'.
-        camera_pose: T_base_camera 4x4; with it, the odometry's and the camera's transforms are
-            written, too. None where the recording has transforms of its own.
-        depth: Whether depth is written, not only its picture.
+        namespace: Namespace of the topics, '' or '/name'.
+        camera_pose: T_base_camera 4x4. With it, transforms of the odometry and the camera are
+            written, too; None if the recording has transforms of its own.
+        depth: Whether to write the values of depth; without, there is only its picture.
     """
 
     def __init__(
@@ -53,28 +57,26 @@ class OutputBag:
         camera_pose: np.ndarray | None,
         depth: bool = True,
     ) -> None:
-        self._depth = depth
-        self._writer, self._classes, self._namespace = writer, classes, namespace
+        self._writer, self._namespace, self._depth = writer, namespace, depth
+        self._palette = label_palette({item.id: item.color for item in classes})
         self._camera_pose = camera_pose
-        self._near = 0.0
+        self._colors = DepthColors()
         self._mounted: set[str] = set()
 
     def pictures(self, frame: Judgeable) -> Callable[[], dict[str, np.ndarray]]:
-        """Return what makes the coloured pictures of a frame: JPEG bytes by name.
+        """Return a function that makes the coloured pictures of a frame: PNG bytes by topic.
 
-        Frames must come in order, for the colours to follow the scene slowly; what is returned
-        may be called in any thread.
+        Frames must come in order, as the colours follow the scene slowly; the function may be
+        called later and in any thread.
         """
         depth = _shown(frame)
-        if depth is not None and np.isfinite(sample := depth[::8, ::8]).any():
-            near = np.nanpercentile(sample, 5)
-            self._near = 0.95 * self._near + 0.05 * near if self._near else near
-        return partial(_pictures, depth, self._near, frame.labels, self._classes)
+        near = 0.0 if depth is None else self._colors.follow(depth)
+        return partial(_pictures, depth, near, frame.labels, self._palette)
 
     def write(
         self, frame: Judgeable, log_ns: int, pictures: Mapping[str, np.ndarray] | None = None
     ) -> None:
-        """Write what came out for one frame, with its `pictures` if they are made already."""
+        """Write the outputs for one frame, with its `pictures` if they have already been made."""
         if pictures is None:
             pictures = self.pictures(frame)()
         depth = _shown(frame)
@@ -114,27 +116,25 @@ class OutputBag:
             )
 
     def write_error(self, stamp: int, frame_id: str, log_ns: int, error: np.ndarray) -> None:
-        """Write the error of one frame's depth in colours: blue is none, red is a half or more.
+        """Write the relative error of one frame's depth in the colours of `error_levels`.
 
         Args:
-            stamp: Of the image, ns.
-            frame_id: Of the camera.
+            stamp: Stamp of the image, ns.
+            frame_id: Frame of the camera.
             log_ns: Log time.
             error: |d - g| / g, float (H, W), NaN = unknown.
         """
-        known = np.isfinite(error)
-        level = np.clip(np.where(known, error, 0) / WORST_ERROR, 0, 1).astype(np.float32)
-        if error.shape[1] > WIDEST:  # the mean of what is known: what is sparse must not fade
+        if error.shape[1] > WIDEST:  # the mean of the known pixels: sparse ones must not fade
             size = WIDEST, max(1, round(error.shape[0] * WIDEST / error.shape[1]))
+            known = np.isfinite(error)
+            limited = np.where(known, np.minimum(error, WORST_ERROR), 0)
             total, share = (
-                cv2.resize(a, size, interpolation=cv2.INTER_AREA)
-                for a in (level, known.astype(np.float32))
+                cv2.resize(a.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+                for a in (limited, known)
             )
-            known = share > 0
-            level = np.divide(total, share, where=known, out=np.zeros_like(total))
-        colored = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_TURBO)
-        colored[~known] = 0
-        self._compressed('depth/error', stamp, frame_id, log_ns, _jpeg(colored, _SPARSE_JPEG))
+            error = np.divide(total, share, where=share > 0, out=np.full_like(total, np.nan))
+        png = palette_png(error_levels(error), ERROR_PALETTE)
+        self._compressed('depth/error', stamp, frame_id, log_ns, png)
 
     def _write(self, name: str, msgtype: str, log_ns: int, message: Any) -> None:
         self._writer.write(f'{self._namespace}/{name}', msgtype, log_ns, message)
@@ -178,7 +178,7 @@ class OutputBag:
             COMPRESSED_IMAGE,
             log_ns,
             self._make(
-                COMPRESSED_IMAGE, self._stamped(stamp, frame_id), 'rgb8; jpeg compressed bgr8', data
+                COMPRESSED_IMAGE, self._stamped(stamp, frame_id), 'rgb8; png compressed bgr8', data
             ),
         )
 
@@ -251,23 +251,41 @@ class OutputBag:
 
 
 def _shown(frame: Judgeable) -> np.ndarray | None:
-    """Depth as published, or as it is judged."""
+    """Return depth as published or, for want of it, as it is judged."""
     return frame.published if frame.published is not None else frame.depth
 
 
 def _pictures(
-    depth: np.ndarray | None,
-    near: float,
-    labels: np.ndarray | None,
-    classes: Sequence[SemanticClass],
+    depth: np.ndarray | None, near: float, labels: np.ndarray | None, palette: np.ndarray
 ) -> dict[str, np.ndarray]:
     found = {}
-    if depth is not None and near:
-        found['depth/color'] = _jpeg(color_depth(depth, near)[..., ::-1])
+    if depth is not None:
+        found['depth/color'] = palette_png(depth_levels(depth, near), DEPTH_PALETTE)
     if labels is not None:
-        found['semantics/color'] = _jpeg(color_labels(labels, classes)[..., ::-1])
+        found['semantics/color'] = palette_png(labels, palette)
     return found
 
 
-def _jpeg(bgr: np.ndarray, options: Sequence[int] = _JPEG) -> np.ndarray:
-    return cv2.imencode('.jpg', bgr, options)[1].reshape(-1)
+def palette_png(levels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Return a PNG file of an image with a palette, uint8 (N,).
+
+    OpenCV writes no palettes; with one, a file takes a third of the time and of the bytes.
+
+    Args:
+        levels: Index into the palette of each pixel, uint8 (H, W).
+        palette: uint8 (256, 3), RGB.
+    """
+    height, width = levels.shape
+    rows = np.empty((height, 1 + width), np.uint8)
+    rows[:, 0] = 2  # filter "up": each row is stored as its difference from the row above
+    rows[:, 1:] = np.diff(levels, axis=0, prepend=np.zeros((1, width), np.uint8))
+    file = b'\x89PNG\r\n\x1a\n'
+    for kind, data in (
+        (b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 3, 0, 0, 0)),
+        (b'PLTE', palette.tobytes()),
+        (b'IDAT', zlib.compress(rows, 1)),
+        (b'IEND', b''),
+    ):
+        file += struct.pack('>I', len(data)) + kind + data
+        file += struct.pack('>I', zlib.crc32(kind + data))
+    return np.frombuffer(file, np.uint8)

@@ -44,7 +44,7 @@ from depth_ros.core.se3 import pose_from_list
 from depth_ros.evaluation.frame_evaluator import Evaluation, Judge, Judgeable, camera_step
 from depth_ros.evaluation.live import OUTPUT_TOPICS, Plan, Run, model_topics, run_nodes
 from depth_ros.evaluation.offline import Picture, Runner, Settings, decode, decoded
-from depth_ros.evaluation.output_recording import OutputBag
+from depth_ros.evaluation.output_recording import OutputRecording
 from depth_ros.evaluation.report.page import require_page_packages
 from depth_ros.evaluation.report.report import write_report
 from depth_ros.evaluation.results import percentiles, timing, write_results
@@ -574,7 +574,7 @@ class _Recording:
         # Not compressed: it would save a fifth and take as long as all the rest.
         self._writer = BagWriter(session.job.out / 'recording', overwrite=True)
         classes = session.perception.classes if session.perception else ()
-        self._outputs = OutputBag(
+        self._outputs = OutputRecording(
             self._writer,
             classes,
             self._namespace,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-import cv2
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from depth_ros.core.camera import ImageFit
+from depth_ros.core.colors import DepthColors, color_labels
 from depth_ros.core.depth import camera_depth, depth_factor
 from depth_ros.core.labels import UNLABELED
 from depth_ros.core.pointcloud import make_cloud
@@ -24,13 +24,6 @@ from depth_ros.ros import messages as conversions
 from depth_ros.ros.messages import ImageBuffer
 from depth_ros.ros.parameters import PERCEPTION
 from depth_ros.ros.transport import OUTPUT_QOS
-
-# RGB of 1 (far, dark blue) to 255 (near, red); 0 is black. OpenCV's own tables are BGR.
-_COLORMAP = np.ascontiguousarray(
-    cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-)
-_COLORMAP[0] = 0
-
 
 _MESSAGES = {
     'sensor_msgs/msg/Image': Image,
@@ -76,32 +69,6 @@ class Canvas:
         return buffer
 
 
-class DepthColors:
-    """Colours for depth: inverse depth from far (dark blue) to near (red), invalid black.
-
-    The near end follows the scene slowly, so that colours neither flicker nor depend on the
-    model's range.
-    """
-
-    def __init__(self) -> None:
-        """Start without a scene."""
-        self._near = 0.0
-
-    def __call__(self, depth: np.ndarray) -> np.ndarray:
-        """Colour float32 [H, W] depth as uint8 [H, W, 3] RGB."""
-        inverse = 1.0 / depth
-        sample = inverse[::4, ::4]
-        sample = sample[np.isfinite(sample)]
-        if sample.size:
-            near = float(np.percentile(sample, 98))
-            self._near = near if self._near == 0 else 0.95 * self._near + 0.05 * near
-        inverse *= 254.0 / max(self._near, 1e-9)
-        np.minimum(inverse, 254.0, out=inverse)
-        inverse += 1.0
-        inverse[np.isnan(inverse)] = 0.0
-        return cv2.applyColorMap(inverse.astype(np.uint8), _COLORMAP)
-
-
 class PerceptionNode(CameraNode):
     """Runs the depth and semantics network on the newest image."""
 
@@ -121,15 +88,13 @@ class PerceptionNode(CameraNode):
             name: self.create_lifecycle_publisher(_MESSAGES[topic.msgtype], name, OUTPUT_QOS)
             for name, (_, topic) in self._topics.items()
         }
-        self._palette = np.zeros((256, 1, 3), np.uint8)
-        for item in contract.classes:
-            self._palette[item.id] = item.color
+        colors = {item.id: item.color for item in contract.classes}
         shape = contract.tensor_shapes()['image'][1]
         self._input = np.empty(shape, np.uint8)
         self._canvas: Canvas | None = None
         self._draw = {
             'depth': DepthColors(),
-            'classes': partial(cv2.applyColorMap, userColor=self._palette),
+            'classes': partial(color_labels, colors=colors),
         }
         if contract.affine_invariant:
             self.get_logger().warning(

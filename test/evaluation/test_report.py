@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 from support import report_data
-from support.report_data import CLASSES, SHAPE
+from support.report_data import SHAPE
 
-from depth_ros.evaluation.report import colors, report
+from depth_ros.evaluation.report import report
 
 VOID = {'area', 'base', 'br', 'col', 'hr', 'img', 'input', 'link', 'meta', 'source'}
 PERCEPTION, ODOMETRY = ('perception_node',), ('odometry_node',)
@@ -210,35 +210,6 @@ def test_foreign_text_is_escaped(tmp_path):
     page = changed(tmp_path, report_data.found(nodes=PERCEPTION, recording='some/<i>&street'))
     assert '<i>&street' not in page and '&lt;i&gt;&amp;street' in page
     assert '&lt;odd&gt; &amp; so on' in page
-
-
-def test_depth_colors():
-    depth = np.array([[2.0, 4.0, 1e9, np.nan]], np.float32)
-    near, middle, far, invalid = colors.color_depth(depth, 2.0)[0].astype(int)
-    assert near[0] > near[2] and far[2] >= far[0] and far.sum() < middle.sum()
-    assert invalid.tolist() == [0, 0, 0]
-    assert np.array_equal(colors.color_depth(depth, 5.0)[0, 0], near)  # nearer than near
-
-
-def test_error_colors():
-    error = np.array([[0.0, 0.25, 0.5, 3.0, np.nan]], np.float32)
-    none, some, much, more, unknown = colors.color_error(error, np.full((2, 10, 3), 90, np.uint8))[
-        0
-    ].astype(int)
-    assert none.sum() > some.sum() > much.sum() and np.array_equal(much, more)
-    assert unknown.tolist() == [30, 30, 30]  # the camera's image, darker
-
-
-def test_label_colors():
-    labels = np.array([[0, 1, 255]], np.uint8)
-    assert colors.color_labels(labels, CLASSES).tolist() == [
-        [[128, 64, 128], [70, 130, 180], [0, 0, 0]]
-    ]
-    over = colors.color_labels(labels, CLASSES, np.full((2, 6, 3), 200, np.uint8))
-    assert over[0, 2].tolist() == [200, 200, 200]
-    assert over[0, 0].tolist() == pytest.approx(
-        [0.65 * c + 0.35 * 200 for c in (128, 64, 128)], abs=1
-    )
 
 
 def test_without_its_packages_the_command_says_what_to_install(repository):

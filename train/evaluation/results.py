@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from depth_ros.core.colors import color_depth, color_error, color_labels
 from depth_ros.core.metrics.depth import DepthMetrics, aligned_depth, prepare_depth
 from depth_ros.core.metrics.trajectory import SnippetMetrics
-from depth_ros.evaluation.report.colors import color_depth, color_labels
 from depth_ros.files import kitti_text, tum_text, write_file
 from depth_ros.inference.classes import ClassMap
 from train.data.sequences import read_image, read_map, resize_map
@@ -168,22 +168,22 @@ def draw(
         panels['depth'] = color_depth(depth, near)
     if frame.depth and depth is not None:
         with np.errstate(invalid='ignore', divide='ignore'):
-            error = np.where(prepared.valid, np.abs(prepared.depth - truth) / truth, -1)
+            error = np.where(prepared.valid, np.abs(prepared.depth - truth) / truth, np.nan)
         known = np.where(truth > 0, truth, np.nan).astype(np.float32)
         if np.mean(truth > 0) < 0.3:  # points of a laser scanner are lost in a smaller picture
             known = cv2.erode(np.where(truth > 0, truth, np.inf), np.ones((5, 5)))
             known = np.where(np.isfinite(known), known, np.nan)
-            error = cv2.dilate(error, np.ones((5, 5)))
-        heat = cv2.applyColorMap(np.uint8(np.clip(error, 0, 0.5) * 510), cv2.COLORMAP_INFERNO)
-        heat[error < 0] = 128
+            error = cv2.dilate(np.where(np.isnan(error), -1, error), np.ones((5, 5)))
+            error = np.where(error < 0, np.nan, error)
         panels['true depth'] = color_depth(known, near)
-        panels['error, yellow: 50 % and more'] = heat[..., ::-1]
+        panels['error, dark red: 50 % and more'] = color_error(error, image)
+    colors = {c.id: c.color for c in classes.classes} if classes else {}
     if labels is not None:
         found = resize_map(classes.predicted(labels), *size)
-        panels['masks'] = color_labels(found, classes.classes, image)
+        panels['masks'] = color_labels(found, colors, image)
     if frame.labels and classes is not None:
         truth = resize_map(classes.truth(read_map(frame.labels)), *size)
-        panels['true masks'] = color_labels(truth, classes.classes, image)
+        panels['true masks'] = color_labels(truth, colors, image)
     cells = [
         cv2.putText(
             np.ascontiguousarray(resize_map(panel, *size)),

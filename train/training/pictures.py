@@ -11,13 +11,18 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from depth_ros.core.colors import (
+    ERROR_PALETTE,
+    color_depth,
+    error_levels,
+    label_palette,
+    paint,
+)
 from train.classes import CITYSCAPES
 from train.losses import triplet
 from train.networks.perception import resize
 
-_PALETTE = np.zeros((256, 3), np.uint8)
-for _item in CITYSCAPES:
-    _PALETTE[_item.id] = _item.color
+_PALETTE = label_palette({item.id: item.color for item in CITYSCAPES})
 
 
 class Pictures(Callback):
@@ -57,7 +62,7 @@ class Pictures(Callback):
 def draw(
     system: lightning.LightningModule, batch: dict[str, Tensor]
 ) -> list[dict[str, np.ndarray]]:
-    """Panels by name, uint8 (H, W, 3) RGB, of each sample of a batch."""
+    """Return panels by name, uint8 (H, W, 3) RGB, of each sample of a batch."""
     terms = system.losses(batch)
     prediction, synthesis = terms.prediction, terms.synthesis
     height, width = batch['images'].shape[-2:]
@@ -69,20 +74,22 @@ def draw(
         disparity = resize(prediction.disparities[0][i : i + 1].float(), height, width)[0, 0]
         panels = {
             'target': _rgb(batch['images'][i, system.target].float() / 255),
-            'disparity': _heat(disparity, float(torch.quantile(disparity, 0.98))),
+            'disparity': color_depth(
+                1 / _numpy(disparity), 1 / float(torch.quantile(disparity, 0.98))
+            ),
         }
         if synthesis is not None:
             panels['warped'] = _rgb(synthesis.warped[0][i])
-            panels['error'] = _heat(synthesis.error[i, 0], 0.5)
-            panels['moving'] = _heat(synthesis.moving[i, 0].float(), 1.0)
+            panels['error'] = paint(error_levels(_numpy(synthesis.error[i, 0])), ERROR_PALETTE)
+            panels['moving'] = _share(synthesis.moving[i, 0])
         if prediction.logits is not None:
             labels = resize(prediction.logits[i : i + 1].float(), height, width)[0].argmax(0)
             panels['classes'] = _PALETTE[labels.cpu().numpy()]
             panels['classes given'] = _PALETTE[batch['labels'][i].cpu().numpy()]
         if anchors is not None:
-            panels['anchors'] = _heat(anchors[i].float(), 1.0)
+            panels['anchors'] = _share(anchors[i])
         if terms.weights is not None:
-            panels['trust'] = _heat(terms.weights[0][i, 0].float(), 1.0)
+            panels['trust'] = _share(terms.weights[0][i, 0])
         result.append(panels)
     return result
 
@@ -108,7 +115,10 @@ def _rgb(image: Tensor) -> np.ndarray:
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
-def _heat(values: Tensor, top: float) -> np.ndarray:
-    """uint8 (H, W, 3) colours of values (H, W) from 0 to ``top``."""
-    scaled = (values.float() * (255 / max(top, 1e-9))).nan_to_num().clamp(0, 255).byte()
-    return cv2.applyColorMap(scaled.cpu().numpy(), cv2.COLORMAP_TURBO)[..., ::-1].copy()
+def _share(values: Tensor) -> np.ndarray:
+    """uint8 (H, W, 3) of values (H, W) from 0, black, to 1, white."""
+    return _rgb(values.float().nan_to_num().expand(3, -1, -1))
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()

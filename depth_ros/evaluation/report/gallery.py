@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from depth_ros.evaluation.report.colors import (
-    DEPTH_COLORS,
-    ERROR_COLORS,
-    ERROR_LIMIT,
+from depth_ros.core.colors import (
+    DEPTH_PALETTE,
+    ERROR_PALETTE,
+    WORST_ERROR,
     color_depth,
     color_error,
     color_labels,
@@ -96,7 +96,7 @@ class Gallery:
 
     def masks(self, example: Example) -> np.ndarray:
         """Return the predicted classes in colours over the image, uint8 (H, W, 3)."""
-        return color_labels(example.labels, self._classes, example.rgb)
+        return color_labels(example.labels, _colors(self._classes), example.rgb)
 
     def _true_depth(self, example: Example) -> np.ndarray:
         return color_depth(_thicker(example.true_depth), self._near)
@@ -105,7 +105,7 @@ class Gallery:
         return color_error(_thicker(example.error), example.rgb)
 
     def _true_masks(self, example: Example) -> np.ndarray:
-        return color_labels(example.true_labels, self._true_classes, example.rgb)
+        return color_labels(example.true_labels, _colors(self._true_classes), example.rgb)
 
     def examples(self) -> list[Row]:
         """Return the frames that show what the model does, in order of time."""
@@ -166,9 +166,9 @@ class Gallery:
         if any(e.error is not None for e in self._examples):
             fit = 'fitting scale and shift' if self._affine else 'median scaling'
             note = f'Relative error of depth after {fit}; no colour where the truth is unknown.'
-            marks = [(x, f'{ERROR_LIMIT * x:.0f} %') for x in (0, 50)]
-            marks.append((100, f'{100 * ERROR_LIMIT:.0f} % and more'))
-            bars.append(ColorBar(note, ERROR_COLORS[::17], marks))
+            marks = [(x, f'{WORST_ERROR * x:.0f} %') for x in (0, 50)]
+            marks.append((100, f'{100 * WORST_ERROR:.0f} % and more'))
+            bars.append(ColorBar(note, ERROR_PALETTE[1::17], marks))
         return bars
 
     def _depth_bar(self, truth: bool) -> ColorBar:
@@ -182,7 +182,7 @@ class Gallery:
         else:
             marks = [(100 * (1 - 1 / f), f'{self._near * f:.3g}') for f in (1, 1.5, 2.5, 6)]
             marks.append((100, f'∞ {"m" if self._metric or truth else "model units"}'))
-        return ColorBar(note, DEPTH_COLORS[::-15], marks)
+        return ColorBar(note, DEPTH_PALETTE[:0:-15], marks)
 
     def legend(self) -> list[SemanticClass]:
         """Return the model's classes that are seen in a frame, with their colours."""
@@ -205,6 +205,10 @@ def _near(examples: Sequence[Example]) -> float:
         if depth is not None and np.isfinite(depth).any():
             near.append(np.nanpercentile(depth, 5))
     return float(np.median(near)) if near else 1.0
+
+
+def _colors(classes: Sequence[SemanticClass]) -> dict[int, tuple[int, int, int]]:
+    return {item.id: item.color for item in classes}
 
 
 def _thicker(values: np.ndarray) -> np.ndarray:
