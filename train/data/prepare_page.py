@@ -203,7 +203,7 @@ def write_page(out: Path, reports: list[Report]) -> Path:
         + tuple(r.parts.get(p, (0,))[0] for p in parts)
         for r in reports
     ]
-    rows = [(r.name, *row) for r, row in zip(reports, counts, strict=True)]
+    rows: list[tuple] = [(r.name, *row) for r, row in zip(reports, counts, strict=True)]
     if len(rows) > 1:
         rows.append(('all', *(sum(column) for column in zip(*counts, strict=True))))
     examples = {p: _examples(out / p, [r.name for r in reports if p in r.parts]) for p in parts}

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ INK, MUTED, BLUE, ORANGE = '#1f2933', '#64707d', '#1f6feb', '#d9730d'
 SERIES = (BLUE, ORANGE, '#2b8a3e', '#8e44ad', '#c2255c', '#0b7285', '#946200', '#5c5f66')
 """Colours of the curves of one chart, in order."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'depth_ros',
     'font.family': 'sans-serif',

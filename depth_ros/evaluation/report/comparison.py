@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -307,11 +308,12 @@ def _all_keys(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in at(run.found, keys) or ()))
 
 
-def at(found: Mapping, keys: Sequence[str]):
+def at(found: Mapping, keys: Sequence[str]) -> Any:
     """Return what lies under nested keys; None where one is missing or null."""
+    value: Any = found
     for key in keys:
-        found = (found or {}).get(key)
-    return found
+        value = (value or {}).get(key)
+    return value
 
 
 def _keys(run: Run) -> list[int]:

@@ -67,8 +67,15 @@ def bands_chart(found: Mapping) -> Chart | None:
         look = {'color': BLUE, 'alpha': 0.8, 'edgecolor': 'white', 'linewidth': 2}
         for low, high, error in bands:
             axes.bar(low, error, width=high - low, align='edge', **look)
-            place = {'ha': 'center', 'va': 'bottom', 'textcoords': 'offset points'}
-            axes.annotate(f'{error:.3f}', ((low + high) / 2, error), (0, 2), fontsize=9, **place)
+            axes.annotate(
+                f'{error:.3f}',
+                ((low + high) / 2, error),
+                (0, 2),
+                textcoords='offset points',
+                ha='center',
+                va='bottom',
+                fontsize=9,
+            )
         axes.set_xticks(sorted({edge for low, high, _ in bands for edge in (low, high)}))
         axes.set_xlabel('true distance, m')
         axes.set_ylabel('Abs Rel')
@@ -150,6 +157,7 @@ def latency_chart(found: Mapping, frames: Mapping[str, np.ndarray]) -> Chart | N
     if not shown:
         return None
     top = max(float(np.percentile(v, 99.5)) for v in shown.values()) * 1.1
+    bins = np.linspace(0, top, 41).tolist()
     live = found['mode'] == 'live'
 
     def draw(figure: Figure) -> None:
@@ -158,9 +166,7 @@ def latency_chart(found: Mapping, frames: Mapping[str, np.ndarray]) -> Chart | N
             # At normal speed the age is the latency: its outline leaves the other visible.
             kind = 'step' if name == AGE else 'bar'
             look = {'color': color, 'alpha': 0.7, 'linewidth': 1.5}
-            axes.hist(
-                np.minimum(times, top), np.linspace(0, top, 41), label=name, histtype=kind, **look
-            )
+            axes.hist(np.minimum(times, top), bins, label=name, histtype=kind, **look)
             axes.axvline(float(np.median(times)), color=color, linewidth=1.2, linestyle='--')
         axes.set_xlabel(
             'from publishing the image to receiving the output, ms'
@@ -179,11 +185,8 @@ def overview(evaluation: Evaluation, contracts: Mapping[str, ModelContract]) -> 
     frames = [p for p in evaluation.pictures if not p.rank] or evaluation.pictures
     example = frames[len(frames) // 2]
     gallery = Gallery([example], 0, contracts.get('perception_node'))
-    panels = [('camera', example.rgb)]
-    if example.depth is not None:
-        panels.append(('depth', gallery.depth(example)))
-    if example.labels is not None:
-        panels.append(('masks', gallery.masks(example)))
+    images = gallery.images(example)
+    panels = [(n.lower(), images[n]) for n in ('Camera', 'Depth', 'Masks') if n in images]
     moving = len(evaluation.estimate) > 1
     rows = (len(panels) + moving + 1) // 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,7 @@ class Gallery:
         self._near = _near(examples)
         self._metric = bool(contract and contract.metric)
         self._affine = bool(contract and contract.affine_invariant)
-        self._classes = contract.classes if contract else ()
+        self._classes: Sequence[SemanticClass] = contract.classes if contract else ()
         # The truth may have classes of its own; those of the same name get the same colour.
         colors = {c.name: c.color for c in self._classes}
         self._true_classes = [
@@ -87,25 +87,25 @@ class Gallery:
             for index, name in enumerate(true_names)
         ]
 
-    def depth(self, example: Example) -> np.ndarray:
-        """Return the predicted depth in colours, uint8 (H, W, 3), in the unit of the truth."""
-        depth, truth = example.depth, example.true_depth
-        if truth is not None and not (self._metric or self._affine):
-            depth = depth * (np.nanmedian(truth) / np.nanmedian(depth))
-        return color_depth(depth, self._near)
-
-    def masks(self, example: Example) -> np.ndarray:
-        """Return the predicted classes in colours over the image, uint8 (H, W, 3)."""
-        return color_labels(example.labels, _colors(self._classes), example.rgb)
-
-    def _true_depth(self, example: Example) -> np.ndarray:
-        return color_depth(_thicker(example.true_depth), self._near)
-
-    def _error(self, example: Example) -> np.ndarray:
-        return color_error(_thicker(example.error), example.rgb)
-
-    def _true_masks(self, example: Example) -> np.ndarray:
-        return color_labels(example.true_labels, _colors(self._true_classes), example.rgb)
+    def images(self, example: Example) -> dict[str, np.ndarray]:
+        """Return everything that is known of a frame in colours, uint8 (H, W, 3), by its name."""
+        found = {'Camera': example.rgb}
+        if example.depth is not None:
+            depth = example.depth
+            if example.true_depth is not None and not (self._metric or self._affine):
+                depth = depth * (np.nanmedian(example.true_depth) / np.nanmedian(depth))
+            found['Depth'] = color_depth(depth, self._near)
+        if example.true_depth is not None:
+            found['True depth'] = color_depth(_thicker(example.true_depth), self._near)
+        if example.error is not None:
+            found['Error of depth'] = color_error(_thicker(example.error), example.rgb)
+        if example.labels is not None:
+            found['Masks'] = color_labels(example.labels, _colors(self._classes), example.rgb)
+        if example.true_labels is not None:
+            found['True masks'] = color_labels(
+                example.true_labels, _colors(self._true_classes), example.rgb
+            )
+        return found
 
     def examples(self) -> list[Row]:
         """Return the frames that show what the model does, in order of time."""
@@ -120,42 +120,26 @@ class Gallery:
         return example.stamp_ns / 1e9 - self._start
 
     def _example(self, example: Example) -> Row:
-        time = self._time(example)
-        above = [picture(example.rgb, f'Camera image at {time:.1f} s')]
-        below: list[Picture | None] = [
-            None if example.error is None else picture(self._error(example), 'Error of depth')
-        ]
-        if example.depth is not None:
-            above.append(picture(self.depth(example), 'Depth'))
+        time, images = self._time(example), self.images(example)
+        above = [picture(images['Camera'], f'Camera image at {time:.1f} s')]
+        below = [_picture(images, 'Error of depth')]
+        if 'Depth' in images:
             score = '' if example.abs_rel is None else f' (Abs Rel {example.abs_rel:.3f})'
-            below.append(
-                None
-                if example.true_depth is None
-                else picture(self._true_depth(example), f'True depth{score}')
-            )
-        if example.labels is not None:
-            above.append(picture(self.masks(example), 'Masks'))
-            below.append(
-                None
-                if example.true_labels is None
-                else picture(self._true_masks(example), 'True masks')
-            )
-        truth = example.true_depth is not None or example.true_labels is not None
+            above.append(picture(images['Depth'], 'Depth'))
+            below.append(_picture(images, 'True depth', score))
+        if 'Masks' in images:
+            above.append(picture(images['Masks'], 'Masks'))
+            below.append(_picture(images, 'True masks'))
+        truth = 'True depth' in images or 'True masks' in images
         return Row(time, above, below if truth else ())
 
     def _worst(self, example: Example) -> Row:
-        images = {'Camera': example.rgb}
-        if example.depth is not None:
-            images['Depth'] = self.depth(example)
-            if example.true_depth is not None:
-                images['True depth'] = self._true_depth(example)
-            if example.error is not None:
-                images['Error of depth'] = self._error(example)
-        if example.labels is not None and len(images) < 3:
-            images['Masks'] = self.masks(example)
-            if example.true_labels is not None and len(images) < 4:
-                images['True masks'] = self._true_masks(example)
-        shown = [picture(image, name, SMALL_AREA) for name, image in images.items()]
+        """One row of four at most; depth comes before masks."""
+        images = self.images(example)
+        names = [n for n in ('Camera', 'Depth', 'True depth', 'Error of depth') if n in images]
+        if len(names) < 3:
+            names += [n for n in ('Masks', 'True masks') if n in images]
+        shown = [picture(images[name], name, SMALL_AREA) for name in names]
         return Row(self._time(example), shown, (), example.rank, example.abs_rel)
 
     def bars(self) -> list[ColorBar]:
@@ -195,6 +179,11 @@ class Gallery:
                 ids = () if labels is None else np.unique(labels)
                 seen |= {classes[i].name for i in ids if i < len(classes)}
         return [c for c in self._classes if c.name in seen]
+
+
+def _picture(images: Mapping[str, np.ndarray], name: str, more: str = '') -> Picture | None:
+    """A picture of the image of this name; None where there is none."""
+    return picture(images[name], f'{name}{more}') if name in images else None
 
 
 def _near(examples: Sequence[Example]) -> float:
