@@ -53,6 +53,11 @@ _TRUTH_TYPES = {
 _PLANNED = ('/camera/image_rect', '/camera/image_rect/compressed')
 
 
+def is_ground_truth(topic: str) -> bool:
+    """Tell whether a topic calls itself ground truth."""
+    return _TRUTH.search(topic) is not None
+
+
 def find_streams(
     bag: Bag,
     image: str | None = None,
@@ -83,7 +88,7 @@ def find_streams(
     def truth(option: str, given: str | None, fits: Callable[[str], bool]) -> str | None:
         if given is not None:
             return _given(bag, given, option, _TRUTH_TYPES[option])
-        found = sorted(n for n in bag.topics if _TRUTH.search(n) and bag.topics[n].count)
+        found = sorted(n for n in bag.topics if is_ground_truth(n) and bag.topics[n].count)
         return _one(bag, [n for n in found if fits(n)], option, may_lack=True)
 
     def is_labels(name: str) -> bool:

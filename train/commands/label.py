@@ -20,16 +20,16 @@ from tqdm import tqdm
 from depth_ros.files import file_hash
 from depth_ros.inference.contract import ContractError, read_contract
 from train.classes import CITYSCAPES
-from train.commands.prepare import in_order, save
-from train.data.readers import read_picture
 from train.data.sequences import (
     IGNORE,
     DataError,
     Sequence,
     find_sequences,
+    read_picture,
     resize_image,
     resize_map,
 )
+from train.data.writing import in_order, save
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = len(CITYSCAPES)

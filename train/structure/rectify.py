@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from depth_ros.evaluation.structure import Structure
-from train.commands.prepare import save
 from train.data.sequences import (
     IGNORE,
     MAPS,
@@ -21,6 +20,7 @@ from train.data.sequences import (
     resize_map,
     stored_size,
 )
+from train.data.writing import save
 from train.structure.reconstruct import Lens
 
 OTHERS = (*TABLES, 'depth_scale.txt', 'camera_height.txt')

@@ -1,108 +1,43 @@
-"""Recordings as others publish them, each made into one :class:`Recording`."""
+"""Readers of recordings, one file a kind. To add one, write its file and add it to `READERS`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import argparse
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from train.data.reader import Option, Reader
+from train.data.readers.bag import BagReader
+from train.data.readers.folder import FolderReader
+from train.data.readers.kitti_odometry import KittiOdometryReader
+from train.data.readers.kitti_raw import KittiRawReader
 
-from train.data.sequences import DataError, read_picture
-
-Read = Callable[[], np.ndarray]
-Pictures = Callable[[Collection[int]], Iterator[tuple[int, Read]]]
-Map = Callable[[int], 'np.ndarray | None']
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One drive of one camera, to be written as a sequence.
-
-    Attributes:
-        name: of the sequence folder.
-        stems: (N) names of the frames' files, in temporal order.
-        size: width and height of the pictures.
-        intrinsics: (3, 3) in their pixels; NaN where unknown.
-        pictures: takes growing indices and gives each with a function that reads the picture,
-            BGR (H, W, 3) uint8, once; that function may run in another thread, and raises
-            ``ValueError`` for a damaged picture.
-        times, poses, odometry, speeds: as in :class:`train.data.sequences.Sequence`, or ``None``.
-        numbers: (N) the frames' numbers in the recording, where ``stems`` are a selection of
-            which not all successive frames are neighbours.
-        targets: (N) bool, which frames may be targets; ``None`` for all.
-        depth: metres (h, w) of a frame, 0 = unknown, or ``None`` where there is none. Asked once,
-            after the frame's picture.
-        labels: class ids (h, w) of a frame, uint8, likewise.
-        depth_scale: metres of one step of the depth files to be written.
-        facts: what is worth knowing of it, by name, for the summary.
-        warnings: what may spoil a training with it, likewise.
-    """
-
-    name: str
-    stems: list[str]
-    size: tuple[int, int]
-    intrinsics: np.ndarray
-    pictures: Pictures
-    times: np.ndarray | None = None
-    poses: np.ndarray | None = None
-    odometry: np.ndarray | None = None
-    speeds: np.ndarray | None = None
-    numbers: np.ndarray | None = None
-    targets: np.ndarray | None = None
-    depth: Map = lambda _: None
-    labels: Map = lambda _: None
-    depth_scale: float = 1e-3
-    facts: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-    def only(self, indices: np.ndarray) -> Recording:
-        """The recording reduced to the frames with these growing ``indices``."""
-
-        def pictures(wanted: Collection[int]) -> Iterator[tuple[int, Read]]:
-            for new, (_, read) in zip(
-                wanted, self.pictures([int(indices[i]) for i in wanted]), strict=True
-            ):
-                yield new, read
-
-        tables = {
-            name: None if getattr(self, name) is None else getattr(self, name)[indices]
-            for name in ('times', 'poses', 'odometry', 'speeds', 'numbers', 'targets')
-        }
-        return replace(
-            self,
-            stems=[self.stems[i] for i in indices],
-            pictures=pictures,
-            depth=lambda i: self.depth(indices[i]),
-            labels=lambda i: self.labels(indices[i]),
-            **tables,
-        )
+READERS: dict[str, Reader] = {
+    reader.name: reader
+    for reader in (BagReader(), KittiOdometryReader(), KittiRawReader(), FolderReader())
+}
+"""By name, in the order in which they are asked whether a path is theirs; the last takes all."""
 
 
-def files(paths: list[Path]) -> Pictures:
-    """Pictures that lie in one file each."""
-    return lambda wanted: ((i, lambda path=paths[i]: read_picture(path)) for i in wanted)
+def recognise(path: Path) -> Reader:
+    """Return the reader of what a path seems to be."""
+    return next(reader for reader in READERS.values() if reader.recognises(path))
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image file, from its header.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of all readers, a group for each; those that several share only once."""
+    users: dict[Option, list[Reader]] = {}
+    for reader in READERS.values():
+        for option in reader.options:
+            users.setdefault(option, []).append(reader)
+    groups = {}
+    for option, readers in users.items():
+        title = ', '.join(reader.name for reader in readers)
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title, readers[0].note)
+        groups[title].add_argument(*option.flags, **option.settings)
 
-    Raises:
-        DataError: if it has none.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(f"image '{path}' is missing or damaged") from error
 
-
-def first_size(paths: list[Path]) -> tuple[int, int]:
-    """Width and height of the first of some image files that has a header."""
-    for path in paths:
-        try:
-            return picture_size(path)
-        except DataError:
-            continue
-    raise DataError(f"not one of the {len(paths)} images in '{paths[0].parent}' can be read")
+def foreign_options(reader: Reader) -> set[str]:
+    """Return the names of the options of other readers that are not this one's."""
+    everything = {o.name for other in READERS.values() for o in other.options}
+    return everything - {o.name for o in reader.options}

@@ -2,53 +2,102 @@
 
 from __future__ import annotations
 
-import re
+import argparse
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
 
-from depth_ros.bags.messages import ODOMETRY, BagError, Message, header_stamp
+from depth_ros.bags.messages import BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams, find_streams
-from depth_ros.core.camera import CameraError, intrinsics_from_info, scale_intrinsics
+from depth_ros.core.camera import CameraError, intrinsics_from_info
 from depth_ros.core.images import ImageError, decode_depth, decode_rgb
-from train.data.readers import Read, Recording
+from train.data.lens import Lens
+from train.data.measured import gps_speeds, odometry
+from train.data.reader import Found, Option, Reader
 from train.data.sequences import DataError
+from train.data.source import Read, Source
 
 SUFFIXES = ('.bag', '.mcap', '.db3')
-MAX_GAP = 0.5  # seconds between odometry messages over which poses are interpolated
-MAX_FIX_GAP = 2.5  # seconds between GPS messages, which often come once a second
-BASELINE = 0.5  # seconds before and after a frame over which GPS positions give its speed
-MAX_LAG = 0.02  # seconds between a picture and its depth
-MAX_JUMP = 1.0  # seconds by which stamps may be out of order
-MAX_PAUSE = 0.5  # seconds without a picture after which the next is no neighbour
-EARTH_RADIUS = 6371008.8  # metres, mean
 
-FIX = 'sensor_msgs/msg/NavSatFix'
-VELOCITIES = ('geometry_msgs/msg/TwistStamped', 'geometry_msgs/msg/TwistWithCovarianceStamped')
-FISHEYE = ('equidistant', 'fisheye')
-PINHOLE = ('', 'plumb_bob', 'rational_polynomial', 'thin_prism')
+MAX_LAG = 0.02
+"""Seconds between a picture and its depth."""
+
+MAX_JUMP = 1.0
+"""Seconds by which stamps may be out of order."""
+
+MAX_PAUSE = 0.5
+"""Seconds without a picture after which the next is no neighbour."""
+
+
+class BagReader(Reader):
+    """Recordings of ROS 2 and ROS 1."""
+
+    name = 'bag'
+    summary = """ROS 2 or ROS 1 recording (a rosbag2 folder, .mcap, .db3, .bag), or a folder of
+them, with an image and a camera_info topic; images are rectified"""
+    note = 'topics, found by type and name where none is given'
+    options = (
+        Option('--image', '--image-topic', metavar='TOPIC', help='Image or CompressedImage'),
+        Option('--camera-info', '--camera-info-topic', metavar='TOPIC', help='CameraInfo'),
+        Option(
+            '--odom',
+            '--odom-topic',
+            metavar='TOPIC',
+            help='nav_msgs/Odometry as measured, for metric training',
+        ),
+        Option(
+            '--gps',
+            metavar='TOPIC',
+            help='NavSatFix, TwistStamped or TwistWithCovarianceStamped, for metric training',
+        ),
+        Option(
+            '--depth',
+            metavar='TOPIC',
+            help="depth from the camera's view, for evaluation: Image 32FC1 (m) or 16UC1 (mm), or "
+            'compressedDepth',
+        ),
+    )
+    in_time = True
+
+    def recognises(self, path: Path) -> bool:
+        """Tell whether a path is a recording, or a folder of some."""
+        return bool(find_bags(path))
+
+    def find(self, paths: list[Path], args: argparse.Namespace) -> tuple[list[Found], list[str]]:
+        """Return the recordings, unopened; the folder's name tells apart those of one name."""
+        topics = Topics(args.image, args.camera_info, args.odom, args.depth, args.gps)
+        bags = list(dict.fromkeys(bag for path in paths for bag in find_bags(path) or [path]))
+        names = Counter(map(bag_name, bags))
+        result = []
+        for bag in bags:
+            name = bag_name(bag)
+            if names[name] > 1:
+                name = f'{bag.resolve().parent.name}_{name}'
+            read = partial(bag_source, bag, topics, name, 'depth' not in args.without)
+            result.append(Found(name, bag, read))
+        return result, []
 
 
 @dataclass(frozen=True)
 class Topics:
-    """Names of the topics to read; ``None``: found by type and name.
+    """Names of the topics to read; None: found by type and name.
 
     Attributes:
         image: Image or CompressedImage.
-        camera_info: its CameraInfo.
-        odom: nav_msgs/Odometry as measured; if not given, the only one that does not call itself
-            ground truth.
-        depth: depth from the camera's view, Image 32FC1 (m) or 16UC1 (mm) or compressedDepth; if
-            not given, one that calls itself ground truth.
-        gps: NavSatFix, TwistStamped or TwistWithCovarianceStamped; if not given, the only one of
-            GPS, velocities before positions.
+        camera_info: Its CameraInfo.
+        odom: nav_msgs/Odometry as measured; None: the only one that does not call itself ground
+            truth.
+        depth: Depth from the camera's view, Image 32FC1 (m) or 16UC1 (mm) or compressedDepth;
+            None: one that calls itself ground truth.
+        gps: NavSatFix, TwistStamped or TwistWithCovarianceStamped; None: the only one of GPS,
+            velocities before positions.
     """
 
     image: str | None = None
@@ -59,7 +108,7 @@ class Topics:
 
 
 def find_bags(path: Path) -> list[Path]:
-    """The recordings at ``path``: itself, or those in a folder of several."""
+    """Return the recordings at a path: itself, or those in a folder of several."""
     if path.is_file():
         return [path] if path.suffix in SUFFIXES else []
     if (path / 'metadata.yaml').is_file() or any(
@@ -70,27 +119,27 @@ def find_bags(path: Path) -> list[Path]:
 
 
 def bag_name(path: Path) -> str:
-    """What a recording is called."""
+    """Return what a recording is called."""
     path = path.resolve()
     return path.stem if path.is_file() else path.name
 
 
-def bag_recording(
+def bag_source(
     path: Path, topics: Topics, name: str | None = None, with_depth: bool = True
-) -> Recording:
-    """One camera of a recording.
+) -> Source:
+    """Read one camera of a recording.
 
     Pictures, and depth, are rectified by the camera_info's K, D, R and P unless all of D is zero
     or the topic's name says that they are already ("rect").
 
     Args:
-        path: the recording.
-        topics: which to read.
-        name: of the sequence; if not given, the recording's.
-        with_depth: whether depth is wanted.
+        path: The recording.
+        topics: Which to read.
+        name: Of the sequence; None: the recording's.
+        with_depth: Whether depth is wanted.
 
     Raises:
-        DataError: if the recording or a topic cannot be used.
+        DataError: The recording or a topic cannot be used.
     """
     try:
         with Bag(path) as bag:
@@ -108,18 +157,18 @@ def bag_recording(
                     f"the {len(recorded)} images on {streams.image} of '{path}' have the same "
                     'stamp, or there is but one: set header.stamp in the camera driver'
                 )
-            odom, odometry = _odometry(bag, topics.odom, stamps)
-            gps, speeds = _speeds(bag, topics.gps, stamps)
+            odom, poses = odometry(bag, topics.odom, stamps)
+            gps, speeds = gps_speeds(bag, topics.gps, stamps)
             depths = _depth_stamps(bag, streams.depth, stamps)
             if streams.depth is not None:
                 _check_depth(bag, streams.depth)
             camera = intrinsics_from_info(info, *size)
-            lens = _Lens(info, size)
+            lens = Lens(info)
             damage = bag.damage
-    except (BagError, CameraError) as error:
-        raise DataError(
-            f"'{path}': {error}" if isinstance(error, CameraError) else str(error)
-        ) from error
+    except CameraError as error:
+        raise DataError(f"'{path}': {error}") from error
+    except BagError as error:
+        raise DataError(str(error)) from error
     if damage:
         warnings.append(f'the recording is damaged: {damage}')
     if odom is None and gps is None:
@@ -135,32 +184,28 @@ def bag_recording(
     if pauses.any():
         warnings.append(f'{pauses.sum()} pauses without images, the longest {steps.max():.1f} s')
 
+    odometry_known = 0.0 if poses is None else np.isfinite(poses[:, 0, 0]).mean()
+    gps_known = 0.0 if speeds is None else np.isfinite(speeds).mean()
     facts = {
         'images': f'{streams.image} ({encoding}, {size[0]}x{size[1]})',
         'calibration': streams.camera_info,
         'rectification': lens.describe(streams.image),
         'duration': f'{seconds[-1]:.1f} s',
         'rate': f'{1 / np.median(steps):.1f} Hz',
-        'odometry': 'none'
-        if odom is None
-        else f'{odom}, of {100 * np.isfinite(odometry[:, 0, 0]).mean():.0f} % of the images',
-        'GPS': 'none'
-        if gps is None
-        else f'{gps}, of {100 * np.isfinite(speeds).mean():.0f} % of the images',
-        'depth': 'none'
-        if streams.depth is None
-        else f'{streams.depth}, of {100 * len(depths) / len(stamps):.0f} % of the images',
+        'odometry': _coverage(odom, odometry_known),
+        'GPS': _coverage(gps, gps_known),
+        'depth': _coverage(streams.depth, len(depths) / len(stamps)),
     }
-    frames = _Frames(path, streams, size, lens, {int(s): i for i, s in enumerate(stamps)}, depths)
-    matrix = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
-    return Recording(
+    order = {int(stamp): index for index, stamp in enumerate(stamps)}
+    frames = _Frames(path, streams, size, lens, order, depths)
+    return Source(
         name or bag_name(path),
         [f'{i:06d}' for i in range(len(stamps))],
         size,
-        matrix,
+        camera.matrix,
         frames.pictures,
         stamps * 1e-9,
-        odometry=odometry,
+        odometry=poses,
         speeds=speeds,
         numbers=np.arange(len(stamps)) + np.concatenate([[0], np.cumsum(pauses)]),
         depth=frames.depth if depths else lambda _: None,
@@ -169,25 +214,38 @@ def bag_recording(
     )
 
 
+def _coverage(topic: str | None, share: float) -> str:
+    """Say of which share of the images a topic knows something."""
+    return 'none' if topic is None else f'{topic}, of {100 * share:.0f} % of the images'
+
+
 class _Frames:
-    """Reads the pictures of a recording in order, and each one's depth beside it."""
+    """Reads the pictures of a recording in order, and each one's depth beside it.
+
+    Args:
+        path: The recording.
+        streams: Its topics.
+        size: Width and height of the pictures.
+        lens: How to rectify them.
+        order: Index of each image by its stamp.
+        depths: Stamp of the depth of each index that has one.
+    """
 
     def __init__(
         self,
         path: Path,
         streams: Streams,
         size: tuple[int, int],
-        lens: _Lens,
+        lens: Lens,
         order: dict[int, int],
         depths: dict[int, int],
     ) -> None:
-        """Take the index of each image's stamp, and the stamp of the depth of each index."""
         self._path, self._streams, self._size, self._lens = path, streams, size, lens
         self._order, self._depths = order, depths
         self._found: dict[int, Any] = {}  # depth messages by their frame, until asked for
 
     def pictures(self, wanted: Collection[int]) -> Iterator[tuple[int, Read]]:
-        """As :class:`Recording`'s."""
+        """As `Source.pictures`."""
         topics = [
             t for t in (self._streams.image, self._streams.depth if self._depths else None) if t
         ]
@@ -231,7 +289,7 @@ class _Frames:
         return self._lens.rectify(image, self._streams.image, cv2.INTER_LINEAR)
 
     def depth(self, index: int) -> np.ndarray | None:
-        """As :class:`Recording`'s."""
+        """As `Source.depth`."""
         message = self._found.pop(index, None)
         if message is None:
             return None
@@ -244,7 +302,7 @@ class _Frames:
 
 
 def _decoded(bag: Bag, message: Message) -> Any:
-    """The message's fields, or ``None`` if it is damaged."""
+    """Return the message deserialised, or None if it is damaged."""
     try:
         return bag.decode(message)
     except BagError:
@@ -252,7 +310,7 @@ def _decoded(bag: Bag, message: Message) -> Any:
 
 
 def _first_picture(bag: Bag, topic: str) -> tuple[tuple[int, int], str]:
-    """Width and height of the first picture that can be decoded, and its encoding."""
+    """Return width and height of the first picture that can be decoded, and its encoding."""
     problem = 'there is none'
     for message in bag.messages([topic]):
         try:
@@ -267,9 +325,9 @@ def _first_picture(bag: Bag, topic: str) -> tuple[tuple[int, int], str]:
 
 
 def _in_order_of_time(recorded: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Each stamp (ns) once, growing, and remarks.
+    """Return each stamp (ns) once, growing, and remarks.
 
-    What a recording has twice is the same picture. Stamps that are a little out of order are
+    Two pictures with one stamp are the same picture. Stamps that are a little out of order are
     sorted; those of a clock that was set back would mix two drives, and are left out.
     """
     latest = np.maximum.accumulate(recorded)
@@ -291,181 +349,8 @@ def _in_order_of_time(recorded: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return stamps, warnings
 
 
-class _Lens:
-    """Makes the picture that the camera_info's P describes.
-
-    Raises:
-        DataError: if camera_info has distortion of an unknown kind, or no K.
-    """
-
-    def __init__(self, info: Any, size: tuple[int, int]) -> None:
-        self._info, self._size = info, size
-        self.model = info.distortion_model
-        # An equidistant lens bends without any coefficient, too.
-        self.bends = bool(np.any(info.d)) or self.model in FISHEYE
-        if self.bends and self.model not in FISHEYE + PINHOLE:
-            raise DataError(
-                f"camera_info has the distortion model '{self.model}', which is not "
-                f'supported: calibrate as one of {", ".join(PINHOLE[1:] + FISHEYE)}, '
-                'or record rectified images'
-            )
-        if self.bends and info.k[0] <= 0:
-            raise DataError('camera_info has distortion but no K: calibrate the camera')
-        self.maps = cache(self.maps)  # a recording has one size, or two with depth
-
-    def applies(self, topic: str) -> bool:
-        """Whether the pictures on ``topic`` are to be rectified."""
-        return self.bends and not re.search(r'(^|[/_])rect', topic)
-
-    def describe(self, topic: str) -> str:
-        """What is done with the pictures on ``topic``."""
-        if self.applies(topic):
-            return f'rectified here ({self.model or "plumb_bob"})'
-        return 'recorded rectified' if self.bends else 'none needed: no distortion'
-
-    def rectify(self, image: np.ndarray, topic: str, interpolation: int) -> np.ndarray:
-        """A picture on ``topic`` rectified, if it is not yet; (h, w, ...), of any resolution."""
-        if not self.applies(topic):
-            return image
-        return cv2.remap(image, *self.maps(*image.shape[1::-1]), interpolation)
-
-    def maps(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """What cv2.remap needs for pictures of this size."""
-        info = self._info
-        turn = np.reshape(info.r, (3, 3)) if np.any(info.r) else np.eye(3)
-        matrix = self._at(np.reshape(info.k, (3, 3)), width, height)
-        target = np.reshape(info.p, (3, 4))[:, :3]
-        target = self._at(target, width, height) if target[0, 0] > 0 else matrix
-        lens = cv2.fisheye if self.model in FISHEYE else cv2
-        distortion = np.array(info.d if len(info.d) else [0.0] * 4, float)
-        return lens.initUndistortRectifyMap(
-            matrix, distortion, turn, target, (width, height), cv2.CV_32FC1
-        )
-
-    def _at(self, matrix: np.ndarray, width: int, height: int) -> np.ndarray:
-        """A matrix of camera_info for the region of interest at another resolution."""
-        matrix, roi = np.array(matrix, float), self._info.roi
-        cut = roi.width > 0 and roi.height > 0
-        if cut:
-            matrix[:2, 2] -= roi.x_offset, roi.y_offset
-        whole = (roi.width, roi.height) if cut else (self._info.width, self._info.height)
-        return scale_intrinsics(matrix, width / whole[0], height / whole[1])
-
-
-# What was measured beside the pictures
-
-
-def _choose(
-    bag: Bag, given: str | None, found: list[str], types: Collection[str], option: str
-) -> str | None:
-    """The topic that was given, or else the only one that was found."""
-    if given is not None:
-        if given not in bag.topics or bag.topics[given].msgtype not in types:
-            raise DataError(f"recording '{bag.path}' has no {' or '.join(types)} on {given}")
-        return given
-    if len(found) > 1:
-        raise DataError(
-            f"recording '{bag.path}' has several topics for --{option}: choose one of "
-            f'{", ".join(sorted(found))}'
-        )
-    return found[0] if found else None
-
-
-def _odometry(
-    bag: Bag, topic: str | None, stamps: np.ndarray
-) -> tuple[str | None, np.ndarray | None]:
-    """Topic, and body poses (N, 4, 4) at ``stamps`` (ns), NaN where the odometry has gaps."""
-    found = [
-        name
-        for name, t in bag.topics.items()
-        if t.msgtype == ODOMETRY
-        and t.count
-        and not re.search(r'ground_?truth|(^|[/_])gt([/_]|$)', name)
-    ]
-    topic = _choose(bag, topic, found, [ODOMETRY], 'odom')
-    if topic is None:
-        return None, None
-    measured = {header_stamp(m.data): bag.decode(m).pose.pose for m in bag.messages([topic])}
-    measured = {t: p for t, p in measured.items() if _is_pose(p)}
-    if len(measured) < 2:
-        return None, None
-    times = np.array(sorted(measured))
-    poses = [measured[t] for t in times]
-    positions = np.array([(p.position.x, p.position.y, p.position.z) for p in poses])
-    turns = Rotation.from_quat(
-        [(p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w) for p in poses]
-    )
-    known = _covered(times, stamps, MAX_GAP)
-    result = np.full((len(stamps), 4, 4), np.nan)
-    at = stamps[known] - times[0]
-    result[known] = np.eye(4)
-    result[known, :3, :3] = Slerp(times - times[0], turns)(at).as_matrix()
-    result[known, :3, 3] = np.stack([np.interp(at, times - times[0], p) for p in positions.T], 1)
-    return topic, result
-
-
-def _is_pose(pose: Any) -> bool:
-    """Whether it was filled in: some publish zeros, or NaN, before they know."""
-    place, turn = pose.position, pose.orientation
-    length = np.linalg.norm([turn.x, turn.y, turn.z, turn.w])
-    return bool(np.isfinite([place.x, place.y, place.z]).all() and 0.5 < length < 2)
-
-
-def _speeds(
-    bag: Bag, topic: str | None, stamps: np.ndarray
-) -> tuple[str | None, np.ndarray | None]:
-    """Topic, and speeds (N,) in m/s by GPS at ``stamps`` (ns), NaN where it has gaps."""
-    fixes = [n for n, t in bag.topics.items() if t.msgtype == FIX and t.count]
-    # Many a TwistStamped is a command, not a measurement.
-    velocities = [
-        n
-        for n, t in bag.topics.items()
-        if t.msgtype in VELOCITIES and t.count and re.search(r'gps|gnss|navsat|fix', n)
-    ]
-    topic = _choose(bag, topic, velocities or fixes, [FIX, *VELOCITIES], 'gps')
-    if topic is None:
-        return None, None
-    messages = {header_stamp(m.data): bag.decode(m) for m in bag.messages([topic])}
-    if bag.topics[topic].msgtype == FIX:
-        messages = {
-            t: m
-            for t, m in messages.items()
-            if m.status.status >= 0 and np.isfinite([m.latitude, m.longitude]).all()
-        }
-    if len(messages) < 2:
-        return None, None
-    times = np.array(sorted(messages))
-    known = _covered(times, stamps, MAX_FIX_GAP)
-    speeds = np.full(len(stamps), np.nan)
-    seconds, at = (times - times[0]) * 1e-9, (stamps[known] - times[0]) * 1e-9
-    if bag.topics[topic].msgtype == FIX:
-        latitude, longitude = np.radians(
-            [[messages[t].latitude, messages[t].longitude] for t in times]
-        ).T
-        north = EARTH_RADIUS * (latitude - latitude[0])
-        east = EARTH_RADIUS * np.cos(latitude[0]) * (np.unwrap(longitude) - longitude[0])
-        # Over a second: what a position is off by, divided by a frame's time, would be a lot.
-        before, after = (at - BASELINE).clip(0), (at + BASELINE).clip(max=seconds[-1])
-        moved = [
-            np.interp(after, seconds, x) - np.interp(before, seconds, x) for x in (north, east)
-        ]
-        speeds[known] = np.hypot(*moved) / (after - before)
-    else:
-        linear = [getattr(messages[t].twist, 'twist', messages[t].twist).linear for t in times]
-        speeds[known] = np.interp(at, seconds, [np.hypot(np.hypot(v.x, v.y), v.z) for v in linear])
-    return topic, speeds
-
-
-def _covered(times: np.ndarray, stamps: np.ndarray, gap: float) -> np.ndarray:
-    """Which ``stamps`` lie between ``times`` that are at most ``gap`` seconds apart (all ns)."""
-    after = np.searchsorted(times, stamps).clip(1, len(times) - 1)
-    return (
-        (stamps >= times[0]) & (stamps <= times[-1]) & (times[after] - times[after - 1] < gap * 1e9)
-    )
-
-
 def _depth_stamps(bag: Bag, topic: str | None, stamps: np.ndarray) -> dict[int, int]:
-    """Stamp of the depth of each frame that has one, by the frame's index; each only once."""
+    """Return, by frame index, the stamp (ns) of the depth of each frame that has one."""
     if topic is None:
         return {}
     found: dict[int, tuple[int, int]] = {}
@@ -478,7 +363,7 @@ def _depth_stamps(bag: Bag, topic: str | None, stamps: np.ndarray) -> dict[int, 
 
 
 def _check_depth(bag: Bag, topic: str) -> None:
-    """Tell a topic that is no depth at all, before each of its messages is one damaged frame."""
+    """Raise `DataError` for a topic without depth, before each message is a damaged frame."""
     try:
         decode_depth(bag.first(topic))
     except ValueError as error:

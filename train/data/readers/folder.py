@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from train.data.readers import Map, Read, Recording, files, first_size
+from train.data.reader import Found, Option, Reader, found
 from train.data.sequences import (
     IMAGE_SUFFIXES,
     DataError,
@@ -18,18 +19,50 @@ from train.data.sequences import (
     read_map,
     read_sequence,
 )
+from train.data.source import Map, Read, Source, files, first_size
 
 
-def folder_recordings(path: Path, intrinsics: np.ndarray | None = None) -> list[Recording]:
-    """A video, a folder of images, a sequence folder, or a folder of sequence folders.
+class FolderReader(Reader):
+    """Videos, folders of images, sequence folders."""
+
+    name = 'folder'
+    summary = """a video; a folder of images; or a sequence folder, or a folder of them, with
+images/ and, where known, intrinsics.txt, times.txt, poses.txt, odometry.txt,
+speed.txt, depth/, semantics/"""
+    options = (
+        Option(
+            '--intrinsics',
+            type=float,
+            nargs=4,
+            metavar=('FX', 'FY', 'CX', 'CY'),
+            help='of the pictures as they are, pixels; where none are known, the training learns '
+            'them',
+        ),
+    )
+
+    def recognises(self, path: Path) -> bool:
+        """Take whatever no other reader has recognised."""
+        return True
+
+    def find(self, paths: list[Path], args: argparse.Namespace) -> tuple[list[Found], list[str]]:
+        """Return what lies at each path."""
+        matrix = None
+        if args.intrinsics:
+            fx, fy, cx, cy = args.intrinsics
+            matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+        return [f for path in paths for f in found(folder_sources(path, matrix), path)], []
+
+
+def folder_sources(path: Path, intrinsics: np.ndarray | None = None) -> list[Source]:
+    """Read a video, a folder of images, a sequence folder, or a folder of sequence folders.
 
     Args:
-        path: any of these. What a sequence folder may hold, :mod:`train.data.sequences` says.
+        path: Any of these. `train.data.sequences` says what a sequence folder may hold.
         intrinsics: (3, 3) of the pictures, instead of those in the folder; where there are none
             at all, they are unknown.
 
     Raises:
-        DataError: if it is none of these, or incomplete.
+        DataError: It is none of these, or incomplete.
     """
     if path.is_file():
         return [_video(path, intrinsics)]
@@ -40,7 +73,7 @@ def folder_recordings(path: Path, intrinsics: np.ndarray | None = None) -> list[
         name = path.resolve()
         name = name.parent.name if name.name == 'images' else name.name
         return [
-            Recording(
+            Source(
                 name,
                 [p.stem for p in images],
                 first_size(images),
@@ -49,18 +82,18 @@ def folder_recordings(path: Path, intrinsics: np.ndarray | None = None) -> list[
             )
         ]
     try:
-        return [_recording(read_sequence(path, calibrated=False), intrinsics)]
+        return [_source(read_sequence(path, calibrated=False), intrinsics)]
     except DataError:
         if not any(path.glob('*/images')):
             raise
-    return [_recording(s, intrinsics) for s in find_sequences(path, calibrated=False)]
+    return [_source(s, intrinsics) for s in find_sequences(path, calibrated=False)]
 
 
 def _or_unknown(intrinsics: np.ndarray | None) -> np.ndarray:
     return np.full((3, 3), np.nan) if intrinsics is None else intrinsics
 
 
-def _recording(sequence: Sequence, intrinsics: np.ndarray | None) -> Recording:
+def _source(sequence: Sequence, intrinsics: np.ndarray | None) -> Source:
     paths = list(sequence.images)
     frames = sequence.frames
 
@@ -71,7 +104,7 @@ def _recording(sequence: Sequence, intrinsics: np.ndarray | None) -> Recording:
 
         return read
 
-    return Recording(
+    return Source(
         sequence.folder.resolve().name,
         [p.stem for p in paths],
         first_size(paths),
@@ -89,7 +122,7 @@ def _recording(sequence: Sequence, intrinsics: np.ndarray | None) -> Recording:
     )
 
 
-def _video(path: Path, intrinsics: np.ndarray | None) -> Recording:
+def _video(path: Path, intrinsics: np.ndarray | None) -> Source:
     capture = cv2.VideoCapture(str(path))
     fps, count = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     okay, image = capture.read()
@@ -109,7 +142,7 @@ def _video(path: Path, intrinsics: np.ndarray | None) -> Recording:
             yield index, partial(_decoded, picture, path, index)
         capture.release()
 
-    return Recording(
+    return Source(
         path.stem,
         [f'{n:06d}' for n in range(count)],
         image.shape[1::-1],

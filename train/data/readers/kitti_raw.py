@@ -1,9 +1,10 @@
-"""KITTI raw data and KITTI odometry (Geiger et al.), laid out as published."""
+"""KITTI raw data (Geiger et al.), synced and rectified, laid out as published."""
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,20 +13,12 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from depth_ros.core.se3 import inverse
-from train.data.readers import Map, Recording, files, first_size
-from train.data.sequences import IMAGE_SUFFIXES, DataError, Sequence, read_poses, read_sequence
-from train.data.velodyne import (
-    file_projection,
-    project_velodyne,
-    raw_projection,
-    read_calibration,
-    read_points,
-    rigid,
-    row,
-)
+from train.data.kitti import CAMERAS, DEPTH_SCALE, camera_offset, velodyne_depth
+from train.data.reader import Found, Option, Reader, found
+from train.data.sequences import IMAGE_SUFFIXES, DataError
+from train.data.source import REACH, Source, files, first_size
+from train.data.velodyne import raw_projection, read_calibration, rigid, row
 
-REACH = 2  # frames on either side of a target that are kept, enough for samples of five
-DEPTH_SCALE = 1 / 256  # KITTI's own: 16 bits reach to 256 m
 EARTH_RADIUS = 6378137.0
 
 _LISTED = (
@@ -41,14 +34,72 @@ _LISTED = (
 )
 
 
-def raw_recordings(
+class KittiRawReader(Reader):
+    """The drives of KITTI raw."""
+
+    name = 'kitti_raw'
+    summary = """folder with DATE/DATE_drive_NNNN_sync and DATE/calib_*.txt, as published.
+Which frames: --split LIST --val-split LIST ("folder frame l", as monodepth2 and
+FSRE-Depth publish the Eigen-Zhou split); or --test-scenes and --static-frames
+with the lists that SfMLearner publishes, divided at random as it does."""
+    options = (
+        CAMERAS,
+        Option('--split', type=Path, help='list of target frames'),
+        Option('--val-split', type=Path, help='likewise, for OUT/val'),
+        Option('--test-scenes', type=Path, help='list of drives to leave out'),
+        Option('--static-frames', type=Path, help='list of frames to leave out'),
+    )
+
+    def recognises(self, path: Path) -> bool:
+        """Tell whether a folder holds drives of KITTI raw."""
+        return path.is_dir() and any(path.glob('*/*_drive_*_sync'))
+
+    def find(self, paths: list[Path], args: argparse.Namespace) -> tuple[list[Found], list[str]]:
+        """Return the drives in some folders, once for each camera."""
+        everything, notes = [], []
+        for path in paths:
+            sources, remarks = raw_sources(
+                path, args.cameras or (2, 3), args.split, args.test_scenes, args.static_frames
+            )
+            everything += found(sources, path)
+            notes += remarks
+        return everything, notes
+
+    def contradiction(self, args: argparse.Namespace) -> str:
+        """Say which lists contradict each other or other options."""
+        if args.shares and args.split:
+            return '--shares divides into train, val and test: leave out --part and --split'
+        if args.val_split and not (args.split and args.part == 'both'):
+            return '--val-split is for both parts, and needs --split for OUT/train'
+        if args.split and (args.test_scenes or args.static_frames):
+            return (
+                '--split says which frames; --test-scenes and --static-frames are for '
+                'another division: give one or the other'
+            )
+        return ''
+
+    def chosen(self, args: argparse.Namespace) -> bool:
+        """Tell whether a list chooses the frames."""
+        return bool(args.split or args.static_frames)
+
+    def data_sets(self, args: argparse.Namespace) -> Iterator[argparse.Namespace]:
+        """Yield the arguments of one data set, or of OUT/train and OUT/val by a list each."""
+        if not args.val_split:
+            yield args
+            return
+        for part, split in (('train', args.split), ('val', args.val_split)):
+            changes = {'out': args.out / part, 'part': 'all', 'val_split': None, 'split': split}
+            yield argparse.Namespace(**{**vars(args), **changes})
+
+
+def raw_sources(
     root: Path,
     cameras: Collection[int] = (2, 3),
     split: Path | None = None,
     test_scenes: Path | None = None,
     static_frames: Path | None = None,
-) -> tuple[list[Recording], list[str]]:
-    """The drives of KITTI raw, ``DATE/DATE_drive_NNNN_sync``, once for each camera.
+) -> tuple[list[Source], list[str]]:
+    """Read the drives of KITTI raw, `DATE/DATE_drive_NNNN_sync`, once for each camera.
 
     Args:
         root: folder of the dates' folders.
@@ -61,7 +112,7 @@ def raw_recordings(
             around a gap count as successive, as they do in SfMLearner.
 
     Returns:
-        The recordings, and remarks on what the lists name and the folder lacks.
+        The sources, and remarks on what the lists name and the folder lacks.
 
     Raises:
         DataError: if nothing is left, or a file is missing or no such list.
@@ -75,7 +126,7 @@ def raw_recordings(
     left_out = {name.removesuffix('_sync') for name in _lines(test_scenes)}
     static = _read_static(static_frames)
     listed = None if split is None else _read_split(split)
-    recordings, notes = [], []
+    sources, notes = [], []
     missing = 0
     for drive in drives:
         if drive.name.removesuffix('_sync') in left_out:
@@ -97,22 +148,22 @@ def raw_recordings(
                 wanted = np.isin(numbers, near)
             if not wanted.any():
                 continue
-            recording = _raw_recording(drive, camera, [paths[i] for i in np.flatnonzero(wanted)])
+            source = _source(drive, camera, [paths[i] for i in np.flatnonzero(wanted)])
             if targets is not None:
-                recording = replace(recording, numbers=numbers[wanted], targets=chosen[wanted])
-            recordings.append(recording)
+                source = replace(source, numbers=numbers[wanted], targets=chosen[wanted])
+            sources.append(source)
     if listed is not None:
         missing += sum(map(len, listed.values()))
         if missing:
             notes.append(f"{missing} frames of '{split}' are not in '{root}'")
-    if not recordings:
+    if not sources:
         raise DataError(
             f"'{root}' holds no images that the lists ask for" + (f' ({notes[0]})' if notes else '')
         )
-    return recordings, notes
+    return sources, notes
 
 
-def _raw_recording(drive: Path, camera: int, paths: list[Path]) -> Recording:
+def _source(drive: Path, camera: int, paths: list[Path]) -> Source:
     date = drive.parent
     calibration = date / 'calib_cam_to_cam.txt'
     rows = read_calibration(calibration)
@@ -123,13 +174,13 @@ def _raw_recording(drive: Path, camera: int, paths: list[Path]) -> Recording:
     imu_camera = _camera_in_imu(date, projection)
     if poses is not None:
         poses = None if imu_camera is None else inverse(poses[0] @ imu_camera) @ poses @ imu_camera
-    depth = _velodyne(
+    depth = velodyne_depth(
         drive / 'velodyne_points' / 'data',
         paths,
         first_size(paths),
         lambda: raw_projection(date, camera),
     )
-    return Recording(
+    return Source(
         f'{drive.name}_{camera:02d}',
         [p.stem for p in paths],
         first_size(paths),
@@ -141,24 +192,6 @@ def _raw_recording(drive: Path, camera: int, paths: list[Path]) -> Recording:
         depth=depth,
         depth_scale=DEPTH_SCALE,
     )
-
-
-def _velodyne(
-    folder: Path, paths: list[Path], size: tuple[int, int], projection: Callable[[], np.ndarray]
-) -> Map:
-    """Depth of each frame whose Velodyne file exists, by Eigen's protocol.
-
-    ``projection`` is called for the matrix only if there are any: it needs more calibration.
-    """
-    if not folder.is_dir():
-        return lambda _: None
-    matrix = projection()
-
-    def depth(index: int) -> np.ndarray | None:
-        path = folder / f'{paths[index].stem}.bin'
-        return project_velodyne(read_points(path), matrix, size[::-1]) if path.exists() else None
-
-    return depth
 
 
 def _timestamps(path: Path, numbers: tuple[int, ...]) -> np.ndarray | None:
@@ -184,18 +217,11 @@ def _camera_in_imu(date: Path, projection: np.ndarray) -> np.ndarray | None:
     rectify = np.eye(4)
     rectify[:3, :3] = row(read_calibration(path), 'R_rect_00', path).reshape(3, 3)
     return inverse(
-        _offset(projection)
+        camera_offset(projection)
         @ rectify
         @ rigid(read_calibration(velo), velo)
         @ rigid(read_calibration(imu), imu)
     )
-
-
-def _offset(projection: np.ndarray) -> np.ndarray:
-    """T_camera_camera0 (4, 4) of a rectified camera: P = K [I t]."""
-    transform = np.eye(4)
-    transform[:3, 3] = np.linalg.solve(projection[:, :3], projection[:, 3])
-    return transform
 
 
 @lru_cache(maxsize=1)  # a drive's cameras have the same
@@ -267,66 +293,3 @@ def _read_static(path: Path | None) -> dict[str, set[int]]:
             )
         found.setdefault(fields[1].removesuffix('_sync'), set()).add(int(fields[2]))
     return found
-
-
-def odometry_recordings(
-    root: Path, cameras: Collection[int] | None = None, sequences: Collection[str] | None = None
-) -> list[Recording]:
-    """The sequences of KITTI odometry, ``sequences/NN`` with ``poses/NN.txt``.
-
-    Args:
-        root: folder that holds ``sequences/`` and, for ground truth, ``poses/``.
-        cameras: of 0 to 3; if not given, 2 (colour) where there is one, or else 0 (grey).
-        sequences: names, such as '09'; all of them if not given.
-
-    Raises:
-        DataError: if there are none, one is incomplete, or one that is asked for is not there.
-    """
-    folders = {p.name: p for p in sorted(root.glob('sequences/*')) if p.is_dir()}
-    if folders and (unknown := sorted(set(sequences or ()) - folders.keys())):
-        raise DataError(
-            f"--sequences: '{root}' has no {', '.join(unknown)}, but " + ', '.join(folders)
-        )
-    recordings = []
-    for name, folder in folders.items():
-        if sequences and name not in sequences:
-            continue
-        wanted = cameras or [next((c for c in (2, 0) if (folder / f'image_{c}').is_dir()), 0)]
-        for camera in wanted:
-            if not (folder / f'image_{camera}').is_dir():
-                continue
-            sequence = read_sequence(folder, f'image_{camera}')
-            several = '' if len(wanted) == 1 else f'_{camera}'
-            recordings.append(_odometry_recording(root, sequence, camera, several))
-    if not recordings:
-        raise DataError(
-            f"'{root}' has no sequences/NN/image_2 or image_0: expected KITTI odometry as published"
-        )
-    return recordings
-
-
-def _odometry_recording(root: Path, sequence: Sequence, camera: int, suffix: str) -> Recording:
-    folder, paths = sequence.folder, list(sequence.images)
-    calibration = folder / 'calib.txt'
-    path = root / 'poses' / f'{folder.name}.txt'
-    poses = None
-    if path.exists():
-        # Of camera 0. That of camera c is beside it: T_world_c = T_world_0 T_0_c.
-        projection = row(read_calibration(calibration), f'P{camera}', calibration).reshape(3, 4)
-        poses = read_poses(path, len(paths)) @ inverse(_offset(projection))
-        poses = inverse(poses[0]) @ poses
-    size = first_size(paths)
-    depth = _velodyne(
-        folder / 'velodyne', paths, size, lambda: file_projection(calibration, camera)
-    )
-    return Recording(
-        folder.name + suffix,
-        [p.stem for p in paths],
-        size,
-        sequence.intrinsics,
-        files(paths),
-        sequence.times,
-        poses,
-        depth=depth,
-        depth_scale=DEPTH_SCALE,
-    )
