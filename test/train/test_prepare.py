@@ -16,11 +16,12 @@ from support.encodings import TABLE, check, fields, smooth_picture
 from depth_ros.bags.writer import BagWriter
 from depth_ros.core.se3 import inverse, pose, quaternion_from_rotation, rotation_from_vector
 from train.__main__ import main as train_main
-from train.commands import prepare as prepare_module
-from train.commands.prepare import SOURCES, add_arguments, run
+from train.commands.prepare import add_arguments, run
+from train.data import prepare as prepare_module
 from train.data.dataset import FrameDataset
-from train.data.readers.bag import Topics, bag_recording
-from train.data.readers.kitti import raw_recordings
+from train.data.readers import READERS
+from train.data.readers.bag import Topics, bag_source
+from train.data.readers.kitti_raw import raw_sources
 from train.data.sequences import DataError, find_sequences, read_image, read_map, read_sequence
 from train.data.velodyne import file_projection, project_velodyne, read_points
 from train.training.config import DEFAULT
@@ -58,7 +59,7 @@ def command(*options):
 
 def prepare(*arguments):
     """Arguments as of the command up to the output folder, then options; {name: sequence}."""
-    words = 3 if arguments[0] in SOURCES else 2
+    words = 3 if arguments[0] in READERS else 2
     *paths, out = arguments[:words]
     options = arguments[words:]
     command(*paths, '--out', out, '--width', 64, '--height', 40, '--png', *options)
@@ -194,7 +195,7 @@ def test_a_split_list_says_which_frames_are_targets(kitti, tmp_path, capsys):
 )
 def test_lists_of_paths_and_of_frames_mean_the_same(kitti, tmp_path, line):
     (tmp_path / 'list.txt').write_text(line + '\n')
-    (recording,) = raw_recordings(kitti, split=tmp_path / 'list.txt')[0]
+    (recording,) = raw_sources(kitti, split=tmp_path / 'list.txt')[0]
     assert recording.name == '2011_09_26_drive_0002_sync_03'
     assert recording.numbers[recording.targets].tolist() == [4]
 
@@ -320,7 +321,7 @@ def test_real_split_lists(data_dir, tmp_path):
     lists = data_dir / 'splits'
     if not lists.is_dir():
         pytest.skip(f'{data_dir} has no splits')
-    from train.data.readers.kitti import _read_split, _read_static
+    from train.data.readers.kitti_raw import _read_split, _read_static
 
     eigen = _read_split(lists / 'eigen/test_files.txt')
     assert sum(map(len, eigen.values())) == 697
@@ -842,7 +843,7 @@ def test_every_encoding(tmp_path, encoding):
             values = fields(rgb, encoding, padding, bigendian)
             values['data'] = np.frombuffer(values['data'], np.uint8)
             robot.put('/cam/image_raw', 'sensor_msgs/msg/Image', i / 10, *values.values())
-    recording = bag_recording(tmp_path / 'bag', Topics('/cam/image_raw'))
+    recording = bag_source(tmp_path / 'bag', Topics('/cam/image_raw'))
     for _, read in recording.pictures(range(3)):
         check(cv2.cvtColor(read(), cv2.COLOR_BGR2RGB), rgb, encoding)
 
@@ -892,7 +893,7 @@ def test_distorted_images_and_depth_are_rectified(tmp_path, model, d):
         for i in range(2):
             robot.raw(i * STEP, 'mono8', image[..., None])
             robot.raw(i * STEP, '32FC1', depth[..., None], '/lidar_depth')
-    recording = bag_recording(tmp_path / 'bag', Topics(depth='/lidar_depth'))
+    recording = bag_source(tmp_path / 'bag', Topics(depth='/lidar_depth'))
     np.testing.assert_allclose(recording.intrinsics, p[:, :3])
     for index, read in recording.pictures(range(2)):
         straight, far = read()[..., 0], recording.depth(index)
