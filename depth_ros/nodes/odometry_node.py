@@ -21,7 +21,8 @@ from depth_ros.core.se3 import pose_from_list, quaternion_from_rotation
 from depth_ros.core.trajectory import Motion, NoiseModel
 from depth_ros.core.visual_odometry import Missed, Reason, VisualOdometry
 from depth_ros.inference.engine import EngineError
-from depth_ros.nodes.camera_node import CameraNode, ConfigurationError, Frame, run
+from depth_ros.nodes.camera_input import Frame
+from depth_ros.nodes.camera_node import CameraNode, ConfigurationError, run
 from depth_ros.ros.parameters import ODOMETRY
 from depth_ros.ros.transport import OUTPUT_QOS
 

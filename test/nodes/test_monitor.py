@@ -1,11 +1,9 @@
-"""The parts of the node base that need no ROS graph."""
-
-import threading
+"""Warnings that do not repeat, and the times of a frame's stages."""
 
 import pytest
 
-from depth_ros.nodes import camera_node as node
-from depth_ros.nodes.camera_node import STAGES, NewestFrame, Reporter, StageTimes
+from depth_ros.nodes import monitor
+from depth_ros.nodes.monitor import STAGES, Reporter, StageTimes
 
 
 class Log:
@@ -20,49 +18,16 @@ class Log:
     error = warning
 
 
-def test_only_the_newest_frame_waits():
-    frames = NewestFrame()
-    for i in range(5):
-        frames.put((i,))
-    assert frames.take(lambda: True) == (4,)
-    assert (frames.received, frames.dropped) == (5, 4)
-    frames.put((5,))
-    assert frames.take(lambda: True) == (5,)
-    assert (frames.received, frames.dropped) == (6, 4)
-
-
-def test_a_frame_waits_until_the_taker_is_ready():
-    frames, ready, taken = NewestFrame(), threading.Event(), []
-    taker = threading.Thread(target=lambda: taken.append(frames.take(ready.is_set)))
-    taker.start()
-    frames.put(('image',))
-    taker.join(0.05)
-    assert not taken
-    ready.set()
-    frames.wake()
-    taker.join(10)
-    assert taken == [('image',)]
-
-
-def test_closing_releases_the_taker():
-    frames, taken = NewestFrame(), []
-    taker = threading.Thread(target=lambda: taken.append(frames.take(lambda: True)))
-    taker.start()
-    frames.close()
-    taker.join(10)
-    assert taken == [None]
-
-
 def test_each_cause_is_said_once_a_period(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(node.time, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(monitor.time, 'monotonic', lambda: now[0])
     log = Log()
     report = Reporter(log)
     for _ in range(10):
         report('a', 'first cause')
     report('b', 'second cause')
     assert log.lines == ['first cause', 'second cause']
-    now[0] += node.REPORT_PERIOD
+    now[0] += monitor.REPORT_PERIOD
     report('a', 'first cause')
     assert log.lines[2:] == ['first cause (9 more like this)']
     assert report.counts == {'a': 11, 'b': 1}
@@ -78,7 +43,7 @@ def test_some_things_are_said_once_only(monkeypatch):
 
 def test_stage_times_are_medians_in_milliseconds(monkeypatch):
     clock = iter([0.0, 0.001, 10.0, 10.003, 20.0, 20.001, 20.001, 20.002])
-    monkeypatch.setattr(node.time, 'perf_counter', lambda: next(clock))
+    monkeypatch.setattr(monitor.time, 'perf_counter', lambda: next(clock))
     times = StageTimes()
     assert times.medians() == {}
     with times.stage('decode'):

@@ -1,0 +1,349 @@
+"""A node's camera: subscriptions, the newest image, the camera_info that belongs to it.
+
+The executor's thread puts messages in, the worker takes the newest image out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from builtin_interfaces.msg import Time as BuiltinTime
+from rclpy.node import Node
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
+from depth_ros.core.images import decode_rgb
+from depth_ros.nodes.monitor import REPORT_PERIOD, Reporter, StageTimes
+from depth_ros.ros.transport import PROFILE_VARIABLE, FollowingSubscription
+from depth_ros.share import share_path
+
+INFO_PATIENCE = 0.05
+"""Seconds to wait for the camera_info of an image where the two come together."""
+
+BIG_IMAGE = 512 * 1024
+"""Bytes from which Fast DDS's default settings lose best-effort messages."""
+
+Item = TypeVar('Item')
+ImageMessage = Image | CompressedImage
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A camera image that is ready for a network.
+
+    Attributes:
+        header: of the image message.
+        stamp: of the image, nanoseconds.
+        rgb: uint8 [H, W, 3].
+        info: the camera_info message that belongs to it.
+        fit: how the image and the network's input lie on each other.
+    """
+
+    header: Header
+    stamp: int
+    rgb: np.ndarray
+    info: CameraInfo
+    fit: ImageFit
+
+
+class Newest(Generic[Item]):
+    """A place for one item between the executor and the worker.
+
+    Attributes:
+        received: items put in.
+        dropped: items replaced before they were taken.
+    """
+
+    def __init__(self) -> None:
+        """Start open and empty."""
+        self.received = self.dropped = 0
+        self._condition = threading.Condition()
+        self._item: Item | None = None
+        self._open = True
+
+    def put(self, item: Item) -> None:
+        """Leave ``item``, in place of one that still waits."""
+        with self._condition:
+            self.received += 1
+            self.dropped += self._item is not None
+            self._item = item
+            self._condition.notify_all()
+
+    def wake(self) -> None:
+        """Let :meth:`take` and :meth:`wait` look at their conditions again."""
+        with self._condition:
+            self._condition.notify_all()
+
+    def take(self, ready: Callable[[], bool]) -> Item | None:
+        """Wait until there is an item and ``ready`` is true, and take it; ``None`` once closed."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._open or (self._item is not None and ready()))
+            if not self._open:
+                return None
+            item, self._item = self._item, None
+            return item
+
+    def wait(self, ready: Callable[[], bool], seconds: float) -> bool:
+        """Wait at most ``seconds`` for ``ready``; whether it came true."""
+        with self._condition:
+            return self._condition.wait_for(lambda: not self._open or ready(), seconds)
+
+    def close(self) -> None:
+        """Wake whoever waits, and refuse all that come."""
+        with self._condition:
+            self._open = False
+            self._item = None
+            self._condition.notify_all()
+
+
+class CameraInput:
+    """The image and camera_info topics of a node, from activation to deactivation.
+
+    Attributes:
+        active: whether the topics are subscribed.
+        frames: where the newest image waits, with the time at which it came
+            (``time.perf_counter``).
+        has_info: whether a camera_info has come.
+        last_image: when the last image came, or the input was made (``time.monotonic``).
+        age: seconds from the last image's stamp to its arrival; ``None`` without an image.
+    """
+
+    def __init__(self, node: Node, report: Reporter, transport: str, reliability: str) -> None:
+        """Subscribe.
+
+        Args:
+            node: the node.
+            report: gets warnings about the input.
+            transport: ``raw`` or ``compressed``.
+            reliability: one of :data:`depth_ros.ros.transport.RELIABILITIES`.
+        """
+        self.active = True
+        self.frames: Newest[tuple[ImageMessage, float]] = Newest()
+        self.last_image = self._last_info = time.monotonic()
+        self.age: float | None = None
+        self._node, self._report, self._reliability = node, report, reliability
+        self._infos: deque[CameraInfo] = deque(maxlen=20)
+        self._image_stamp: BuiltinTime | None = None
+        self._in_step = True  # camera_info comes with each image
+        # As image_transport does: the remapped base name, then the transport's.
+        topic = node.resolve_topic_name('image')
+        image_type: type[ImageMessage] = Image
+        if transport == 'compressed':
+            topic, image_type = f'{topic}/compressed', CompressedImage
+        # camera_info first: an image waits for it.
+        self._info = FollowingSubscription(
+            node, CameraInfo, 'camera_info', self._on_info, reliability
+        )
+        self._image = FollowingSubscription(node, image_type, topic, self._on_image, reliability)
+
+    @property
+    def has_info(self) -> bool:
+        return bool(self._infos)
+
+    @property
+    def image_topic(self) -> str:
+        """The resolved topic of the images."""
+        return self._image.topic
+
+    @property
+    def info_topic(self) -> str:
+        """The resolved topic of the calibration."""
+        return self._info.topic
+
+    @property
+    def reliable(self) -> bool:
+        """Whether images are sent again when they get lost."""
+        return self._image.reliable
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last image."""
+        return time.monotonic() - self.last_image
+
+    def close(self) -> None:
+        """Unsubscribe and release the worker."""
+        self.active = False
+        self._image.close()
+        self._info.close()
+        self.frames.close()
+
+    # In the executor's thread.
+
+    def _on_info(self, message: CameraInfo) -> None:
+        self._last_info = time.monotonic()
+        self._infos.append(message)
+        if message.header.stamp == self._image_stamp:
+            self._in_step = True
+        self.frames.wake()
+
+    def _on_image(self, message: ImageMessage) -> None:
+        self.last_image = time.monotonic()
+        stamp = self._image_stamp = message.header.stamp
+        if self._infos and self._infos[-1].header.stamp == stamp:
+            self._in_step = True
+        self.age = (self._node.get_clock().now() - Time.from_msg(stamp)).nanoseconds / 1e9
+        self.frames.put((message, time.perf_counter()))
+
+    def watch(self) -> None:
+        """Follow what the publishers offer, and report an input that is silent."""
+        self._image.follow()
+        self._info.follow()
+        now = time.monotonic()
+        if now - self.last_image > REPORT_PERIOD:
+            self._report('no image', self._why_silent(self._image, 'image'))
+            self._last_info = now  # of two missing inputs, one is enough to say
+        elif not self._infos and now - self._last_info > REPORT_PERIOD:
+            self._report(
+                'no camera_info',
+                self._why_silent(self._info, 'camera_info') + '; images wait for it',
+            )
+
+    def _why_silent(self, subscription: FollowingSubscription, name: str) -> str:
+        """Why an input may be silent, and the remedy."""
+        topic, wanted = subscription.topic, subscription.type_name
+        start = f'no {name} for {REPORT_PERIOD:g} s on {topic} ({wanted}): '
+        publishers = subscription.publishers()
+        types = {p.topic_type for p in publishers}
+        if not publishers:
+            others = self._topics_of_type(wanted)
+            if wanted.endswith('CompressedImage'):
+                others = [
+                    t.removesuffix('/compressed') for t in others if t.endswith('/compressed')
+                ]
+            there = (
+                f'there are {", ".join(others)}; remap with --ros-args -r {name}:={others[0]}'
+                if others
+                else f'no topic of this type is published; start the camera, then '
+                f'remap with --ros-args -r {name}:=<its topic>'
+            )
+            return f'{start}nobody publishes it; {there}'
+        if wanted not in types:
+            remedy = 'remap to a topic of the right type'
+            if any(t.endswith('Image') for t in types) and name == 'image':
+                other = 'compressed' if wanted.endswith('/Image') else 'raw'
+                remedy = f'set the parameter image_transport to {other} or {remedy}'
+            return f'{start}it is published as {", ".join(sorted(types))}; {remedy}'
+        hint = 'is the camera or the player running?'
+        if self._reliability == 'reliable':
+            hint += ' Best-effort publishers are not matched with reliability set to reliable.'
+        elif name == 'image' and not subscription.reliable:
+            hint += (
+                ' Best-effort images over 512 KiB are lost unless the publisher, too, runs '
+                f'with {_profile_hint()}'
+            )
+        return f'{start}{len(publishers)} publisher(s), but no message comes; {hint}'
+
+    def _topics_of_type(self, kind: str) -> list[str]:
+        """Topics of a type that other nodes publish, the likeliest cameras first."""
+        own = {p.topic_name for p in self._node.publishers}
+        found = [
+            topic
+            for topic, kinds in self._node.get_topic_names_and_types()
+            if kind in kinds and topic not in own and self._node.count_publishers(topic) > 0
+        ]
+        return sorted(found, key=lambda t: ('depth' in t or 'semantics' in t, t))
+
+    # In the worker's thread.
+
+    def take(self) -> tuple[ImageMessage, float] | None:
+        """Wait for an image and any camera_info.
+
+        Returns:
+            The newest image and the time at which it came; ``None`` once the input is closed.
+        """
+        return self.frames.take(lambda: self.has_info)
+
+    def info_for(self, stamp: BuiltinTime) -> CameraInfo:
+        """The camera_info of an image: that of the same stamp, or else the latest.
+
+        Where the camera publishes both together, a camera_info that is a moment behind its image
+        is waited for, so that a change of resolution or zoom takes effect with the right image.
+        """
+
+        def same() -> CameraInfo | None:
+            return next((i for i in reversed(tuple(self._infos)) if i.header.stamp == stamp), None)
+
+        if self._in_step and same() is None:
+            self._in_step = self.frames.wait(lambda: same() is not None, INFO_PATIENCE)
+        return same() or self._infos[-1]
+
+    def frame(
+        self,
+        message: ImageMessage,
+        info: CameraInfo,
+        model: Intrinsics,
+        mode: str,
+        times: StageTimes,
+    ) -> Frame:
+        """Decode an image and fit it to a network.
+
+        Args:
+            message: the image.
+            info: its camera_info.
+            model: the network's training camera.
+            mode: one of :data:`depth_ros.core.camera.FIT_MODES`.
+            times: gets the time of the stages.
+
+        Raises:
+            ImageError: if the image cannot be decoded.
+            CameraError: if its calibration does not fit.
+        """
+        with times.stage('decode'):
+            rgb = decode_rgb(message)
+        height, width = rgb.shape[:2]
+        with times.stage('preprocess'):
+            fit = ImageFit.create(intrinsics_from_info(info, width, height), model, mode)
+        self._check(message, info, fit)
+        stamp = message.header.stamp
+        return Frame(message.header, stamp.sec * 10**9 + stamp.nanosec, rgb, info, fit)
+
+    def _check(self, message: ImageMessage, info: CameraInfo, fit: ImageFit) -> None:
+        """Warn of what makes the outputs worse than they could be."""
+        frame, info_frame = message.header.frame_id, info.header.frame_id
+        if not frame:
+            self._report(
+                'frame_id',
+                'the image has no frame_id, so nothing can place the outputs; '
+                'set the frame_id of the camera driver',
+            )
+        elif frame != info_frame:
+            self._report(
+                'frame_id',
+                f"image frame '{frame}' and camera_info frame '{info_frame}' "
+                'differ; is camera_info remapped to the same camera?',
+            )
+        if any(info.d):
+            self._report.once(
+                'distortion',
+                'camera_info has lens distortion; images are taken as '
+                "rectified. If they are raw, put image_proc's rectify node before "
+                'and remap image to its image_rect',
+            )
+        if fit.anisotropy > 1.1:
+            self._report.once(
+                'anisotropy',
+                f'the image is distorted by '
+                f"{100 * (fit.anisotropy - 1):.0f} % to fit the model's aspect "
+                f'ratio ({fit.model.width}x{fit.model.height}); set the parameter '
+                'fit to crop, or use a model trained for this camera',
+            )
+        if len(message.data) > BIG_IMAGE and not self.reliable:
+            self._report.once(
+                'best effort',
+                f'images of {len(message.data) // 1024} KiB come best '
+                "effort; if many are missing, start the camera's process with "
+                f'{_profile_hint()}',
+            )
+
+
+def _profile_hint() -> str:
+    """The environment variable that makes Fast DDS use the shipped profile."""
+    return f'{PROFILE_VARIABLE}={share_path("config/fastdds.xml")}'
