@@ -12,7 +12,6 @@ import yaml
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import Image
 from support.onnx_models import save_perception, save_pose
-from depth_ros.inference.outputs import TOPICS
 from support.ros_process import (
     ROOT,
     Camera,
@@ -23,6 +22,8 @@ from support.ros_process import (
     ros_environment,
 )
 from support.scene import FOCAL, HEIGHT, WIDTH, bands
+
+from depth_ros.inference.outputs import TOPICS
 
 LAUNCH_FILE = ROOT / 'launch' / 'depth_ros.launch.py'
 # Our own folder launch looks like a package without an __init__.py.
