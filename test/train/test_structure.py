@@ -17,6 +17,7 @@ from train.data.sequences import read_sequence
 from train.structure import scale as scale_module
 from train.structure import workers
 from train.structure.build import REPORTS, Job, Report, build, done
+from train.structure.lens_check import judge_focal
 from train.structure.reconstruct import Options
 
 pytest.importorskip('pycolmap', reason='pycolmap is not installed')
@@ -266,6 +267,28 @@ def test_labels_of_another_size(copied):
         cv2.imwrite(str(path), cv2.resize(labels, None, fx=0.5, fy=0.5, interpolation=0))
     report = build(job(copied))
     assert report.failure == '' and report.parts[0].source == 'camera height'
+
+
+def test_wrong_intrinsics(copied):
+    np.savetxt(copied / 'intrinsics.txt', INTRINSICS * [[1.6, 1, 1], [1, 1.6, 1], [1, 1, 1]])
+    failure = _failure(copied)
+    assert 'from the 320 of the intrinsics' in failure and "'unknown'" in failure
+
+
+@pytest.mark.parametrize(
+    ('fitted', 'doubtful', 'sure'),
+    [
+        ([200], False, False),
+        ([190, 205, 207], False, False),
+        ([170, 172, 174], True, False),
+        ([140, 142, 144], True, True),
+        ([90, 142, 240], False, False),
+        ([], False, False),
+    ],
+)
+def test_focal_length_is_judged(fitted, doubtful, sure):
+    doubt, certain = judge_focal(200, fitted)
+    assert bool(doubt) == doubtful and certain == sure
 
 
 def test_too_few_pictures(copied):

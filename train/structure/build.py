@@ -286,7 +286,10 @@ def _describe(
         focal=(float(found.lens.matrix[0, 0]), float(found.lens.matrix[1, 1])),
         distortion=float(found.lens.distortion[0]),
         estimated=found.lens.estimated,
-        remarks=tuple(_remarks(sequence, structure, parts)),
+        remarks=(
+            *([f'{found.doubt}: check them'] if found.doubt else []),
+            *_remarks(sequence, structure, parts),
+        ),
     )
 
 

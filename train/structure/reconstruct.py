@@ -7,13 +7,21 @@ metres: lengths are in the reconstruction's own unit, another one in each of its
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from train.data.sequences import DataError, Sequence, read_map, read_picture, resize_map
+from train.data.sequences import (
+    UNKNOWN,
+    DataError,
+    Sequence,
+    read_map,
+    read_picture,
+    resize_map,
+)
+from train.structure.lens_check import fitted_focals, judge_focal
 
 MOVABLE = tuple(range(11, 19))  # Cityscapes' trainIds: person, rider, car ... bicycle
 SKY = 10
@@ -74,6 +82,7 @@ class Reconstruction:
         track: (P,) int, frames that see a point.
         angle: (P,) float32, degrees, the widest between the rays to a point.
         world: (P, 3) float32, points in their part's world.
+        doubt: what is doubtful about the intrinsics; '' for nothing.
     """
 
     part: np.ndarray
@@ -87,6 +96,7 @@ class Reconstruction:
     track: np.ndarray
     angle: np.ndarray
     world: np.ndarray
+    doubt: str = ''
 
     @property
     def parts(self) -> int:
@@ -167,7 +177,17 @@ def reconstruct(
         _calibrate(database)
     models = _map(database, folder, work, known, options)
     step('points')
-    return _collect(models, sequence, known, options)
+    found = _collect(models, sequence, known, options)
+    if not known:
+        return found
+    given = float(sequence.intrinsics[0, 0])
+    doubt, sure = judge_focal(given, fitted_focals(models[0], options.threads))
+    if sure:
+        raise DataError(
+            f"{doubt}: give the right ones, or write '{UNKNOWN}' to intrinsics.txt, and they are "
+            'found'
+        )
+    return replace(found, doubt=doubt)
 
 
 def _one_size(sequence: Sequence) -> tuple[int, int]:
