@@ -76,3 +76,20 @@ def machine(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cuda.bindings.runtime', cuda)
     monkeypatch.setitem(sys.modules, 'tensorrt', standins.TensorRt(cuda))
     return cuda
+
+
+@pytest.fixture
+def built(tmp_path, monkeypatch):
+    """A model with its engine, and the stand-in for CUDA, in this process."""
+    from support import tensorrt_machine
+    from support.onnx_models import save_pose
+
+    from depth_ros.deploy.build import build
+
+    monkeypatch.setenv(tensorrt_machine.FOLDER, str(tmp_path))
+    monkeypatch.setitem(sys.modules, 'cuda.bindings.runtime', tensorrt_machine.CUDA)
+    monkeypatch.setitem(sys.modules, 'tensorrt', tensorrt_machine.TENSORRT)
+    source = save_pose(tmp_path / 'net.onnx')
+    build(source, source.with_suffix('.engine'))
+    yield source, tensorrt_machine.CUDA
+    assert tensorrt_machine.CUDA.held == {}

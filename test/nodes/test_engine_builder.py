@@ -4,7 +4,6 @@ Real nodes over real DDS, and real processes that build; CUDA and TensorRT are s
 tensorrt_machine.py, but in the tests marked ``gpu``.
 """
 
-import inspect
 import os
 import re
 import shutil
@@ -13,78 +12,33 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from nav_msgs.msg import Odometry
-from sensor_msgs.msg import Image
 from support import tensorrt_machine
-from support.onnx_models import row_depth, save_perception, save_pose
+from support.building import (
+    CPU,
+    NODES,
+    TOPICS,
+    Machine,
+    ends_well,
+    engine_names,
+    is_running,
+    save_engine,
+    wait_until,
+)
+from support.onnx_models import row_depth, save_pose
 from support.quantizable import save_network, write_pictures
 from support.ros_process import NodeProcess, Peer, image_message, stamp
 from support.scene import Scene
 
-from depth_ros.deploy.build import build
 from depth_ros.deploy.quantize import quantize
-from depth_ros.files import file_hash
-from depth_ros.inference import self_test as engine_check
-from depth_ros.inference.contract import read_contract
-from depth_ros.inference.engine import Engine, EngineError, UnfitEngineError
 from depth_ros.inference.engine_file import (
-    PRECISIONS,
-    EngineRecord,
-    engine_files,
-    engine_output,
     read_record,
-    record_path,
 )
-from depth_ros.inference.loader import installed_backends, load_built_engine, load_engine
-from depth_ros.inference.runtimes import tensorrt as tensorrt_engine
-from depth_ros.inference.runtimes.tensorrt import find_gpu
-from depth_ros.inference.self_test import BOUNDS, check_engine, load_checked, stored_inputs
 from depth_ros.nodes.engine_builder import EngineBuild
-
-CPU = installed_backends()[0]
-NODES = {'perception_node': save_perception, 'odometry_node': save_pose}
-TOPICS = {'perception_node': ('/depth/image_rect', Image), 'odometry_node': ('/odom', Odometry)}
-
-
-class Machine:
-    """A machine with stand-ins for a GPU and TensorRT, and the nodes that run on it."""
-
-    def __init__(self, folder):
-        self.folder, self.models = folder / 'machine', folder / 'models'
-        self.folder.mkdir()
-        self.models.mkdir()
-        self.environment = {
-            **tensorrt_machine.environment(self.folder),
-            'ROS_HOME': str(folder / 'ros'),
-        }
-
-    def model(self, node, **options):
-        return NODES[node](self.models / f'{node}.onnx', **options)
-
-    def start(self, node, auto_build='fp32', remap=None, before=(), **parameters):
-        parameters = {'model': self.models / f'{node}.onnx', 'auto_build': auto_build, **parameters}
-        return NodeProcess(node, parameters, remap, environment=self.environment, before=before)
-
-    def tell(self, *names):
-        for name in names:
-            (self.folder / name).touch()
-
-    def untell(self, name):
-        (self.folder / name).unlink()
-
-    def builds(self):
-        """Process ids of the builds so far."""
-        file = self.folder / 'builds'
-        return [int(line) for line in file.read_text().split()] if file.exists() else []
-
-    def files(self):
-        return sorted(path.name for path in self.models.iterdir())
 
 
 @pytest.fixture
@@ -99,49 +53,6 @@ def peer():
             peer.listen(kind, topic)
         peer.listen_diagnostics()
         yield peer
-
-
-def ends_well(*processes):
-    for process in processes:
-        assert process.stop() == 0
-        assert 'Traceback' not in process.output, process.output
-
-
-def wait_until(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, 'it does not happen'
-        time.sleep(0.02)
-
-
-def is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def save_engine(source):
-    """An engine as from the machine with the stand-ins, without a build."""
-    path = source.with_suffix('.engine')
-    path.write_bytes(source.read_bytes())
-    record_path(path).write_text(
-        EngineRecord(
-            contract=read_contract(source),
-            source=source.name,
-            source_sha256=file_hash(source),
-            precision='fp32',
-            tensorrt=tensorrt_machine.TENSORRT.__version__,
-            cuda=12060,
-            gpu=find_gpu(tensorrt_machine.CUDA),
-            command=f'build_engine {source} --output {path}',
-        ).to_json()
-    )
-
-
-def engine_names(node):
-    return [f'{node}.{end}' for end in ('engine', 'engine.json', 'engine.timing')]
 
 
 def test_both_nodes_build_while_they_run(machine, peer):
@@ -483,201 +394,6 @@ def test_an_engine_that_cannot_be_checked_is_a_warning(machine, peer):
         ends_well(process)
 
 
-# Where engines are
-
-
-def test_engines_of_models_that_cannot_be_written_to(tmp_path, monkeypatch):
-    monkeypatch.setenv('ROS_HOME', str(tmp_path / 'ros'))
-    sources = [
-        save_pose(tmp_path / name / 'pose.onnx')
-        for name in ('a', 'b')
-        if (tmp_path / name).mkdir() is None
-    ]
-    assert engine_output(sources[0]) == sources[0].with_suffix('.engine')
-    monkeypatch.setattr('os.access', lambda path, mode: False)
-    places = [engine_output(source) for source in sources]
-    assert len(set(places)) == 2
-    assert all(place.parent == tmp_path / 'ros' / 'depth_ros' for place in places)
-    assert engine_files(sources[0]) == []
-    with pytest.raises(UnfitEngineError, match='no engine'):
-        load_built_engine(sources[0], 1)
-    # What came with the installation is there to be used, after what was built here.
-    places[0].parent.mkdir(parents=True)
-    for file in (sources[0].with_suffix('.engine'), places[0]):
-        file.touch()
-    assert engine_files(sources[0]) == [places[0], sources[0].with_suffix('.engine')]
-    monkeypatch.delenv('ROS_HOME')
-    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
-    assert engine_output(sources[0]).parent == tmp_path / 'home' / '.ros' / 'depth_ros'
-
-
-# The check
-
-
-class Played(Engine):
-    """Gives outputs that were computed before, one call after another."""
-
-    def __init__(self, contract, outputs, change=None):
-        super().__init__(contract, 1)
-        self._outputs, self._change = enumerate(outputs), change
-
-    def _run(self, inputs):
-        frame, outputs = next(self._outputs)
-        outputs = {name: value.copy() for name, value in outputs.items()}
-        if self._change is not None:
-            self._change(outputs, frame)
-        return outputs
-
-    def close(self):
-        pass
-
-
-@pytest.fixture(scope='module')
-def computed(repository):
-    """Contract and outputs of the shipped models for the stored pictures, by file name."""
-    found = {}
-    for name in ('perception.onnx', 'pose.onnx'):
-        engine = load_engine(repository / 'models' / name, 'onnxruntime')
-        found[name] = engine.contract, [engine.infer(i) for i in stored_inputs(engine.contract)]
-        engine.close()
-    return found
-
-
-def scale(outputs, frame):
-    outputs['depth'] *= 1.015
-
-
-def jump(outputs, frame):
-    outputs['depth'] *= 1.015 if frame % 2 else 0.985
-
-
-def no_number(outputs, frame):
-    outputs['depth'][:4] = np.nan
-
-
-def no_number_at_all(outputs, frame):
-    outputs['depth'][:] = np.nan
-
-
-def other_labels(outputs, frame):
-    outputs['labels'][:, :4] += 1
-
-
-def beyond(factor, value):
-    """Depth over 40 is another time as large, and in the top rows something else."""
-
-    def change(outputs, frame):
-        depth = outputs['depth']
-        depth[depth > 40] *= factor
-        depth[:4][depth[:4] > 40] = value
-
-    return change
-
-
-def inside(outputs, frame):
-    outputs['depth'][outputs['depth'] > 40] = 30
-
-
-def drift(outputs, frame):
-    outputs['depth'] *= 1 + 0.002 * (frame == 4)
-
-
-def turned(outputs, frame):
-    outputs['pose'][1] += 0.005
-
-
-def far(outputs, frame):
-    outputs['pose'][5] *= 1.03
-
-
-@pytest.mark.parametrize(
-    ('model', 'change', 'passes', 'problem'),
-    [
-        ('perception.onnx', scale, ('fp16', 'int8'), 'relative error of depth up to 1.5 %'),
-        ('perception.onnx', jump, ('int8',), 'change of scale from frame to frame up to 3'),
-        ('perception.onnx', no_number, (), 'depth in one engine only'),
-        ('perception.onnx', no_number_at_all, (), 'no pixel has a depth'),
-        ('perception.onnx', other_labels, ('fp16', 'int8'), 'of another class up to'),
-        ('perception.onnx', drift, (), 'the same picture comes again 0.2 %, at most 0.1 %'),
-        ('pose.onnx', turned, ('int8',), 'error of rotation up to 0.28'),
-        ('pose.onnx', far, ('int8',), 'error of translation up to'),
-    ],
-)
-def test_what_is_wrong_depends_on_the_precision(computed, model, change, passes, problem):
-    contract, outputs = computed[model]
-    assert set(BOUNDS) >= set(PRECISIONS)
-    for precision in BOUNDS:
-        pair = Played(contract, outputs, change), Played(contract, outputs)
-        if precision in passes:
-            assert 'agrees with' in check_engine(*pair, precision)
-        else:
-            with pytest.raises(EngineError, match=f"{precision} engine's .* wrong: .*{problem}"):
-                check_engine(*pair, precision)
-    assert 'agrees with' in check_engine(
-        Played(contract, outputs), Played(contract, outputs), 'fp32'
-    )
-
-
-@pytest.mark.parametrize('value', [np.inf, -np.inf, -1e6, np.nan])
-def test_depth_beyond_the_models_range_does_not_count(computed, value):
-    """Nodes publish none there, so that it may be anything; but it must be beyond for both."""
-    contract, outputs = computed['perception.onnx']
-    contract = replace(contract, depth_range=(contract.depth_range[0], 40.0))
-    assert 0.1 < np.mean([item['depth'] > 40 for item in outputs]) < 0.9
-    engine = Played(contract, outputs, beyond(3.0, value))
-    assert 'agrees with' in check_engine(engine, Played(contract, outputs), 'fp32')
-    with pytest.raises(EngineError, match='relative error of depth'):
-        check_engine(Played(contract, outputs, inside), Played(contract, outputs), 'fp32')
-
-
-def test_stored_pictures_are_of_the_models_size(repository):
-    for name in ('perception.onnx', 'pose.onnx'):
-        contract = read_contract(repository / 'models' / name)
-        inputs = stored_inputs(contract)
-        assert all(item.keys() == set(contract.inputs) for item in inputs)
-        assert {image.shape for item in inputs for image in item.values()} == {
-            (1, *contract.image_shape)
-        }
-        first = contract.inputs[0]
-        np.testing.assert_array_equal(inputs[0][first], inputs[-1][first])
-        kinds = {item[first].tobytes() for item in inputs}
-        assert len(kinds) == len(inputs) - 1
-
-
-@pytest.fixture
-def built(tmp_path, monkeypatch):
-    """A model with its engine, and the stand-in for CUDA, in this process."""
-    monkeypatch.setenv(tensorrt_machine.FOLDER, str(tmp_path))
-    monkeypatch.setitem(sys.modules, 'cuda.bindings.runtime', tensorrt_machine.CUDA)
-    monkeypatch.setitem(sys.modules, 'tensorrt', tensorrt_machine.TENSORRT)
-    source = save_pose(tmp_path / 'net.onnx')
-    build(source, source.with_suffix('.engine'))
-    yield source, tensorrt_machine.CUDA
-    assert tensorrt_machine.CUDA.held == {}
-
-
-def test_what_cannot_be_checked_runs_and_says_so(built, monkeypatch):
-    source, _ = built
-    path = source.with_suffix('.engine')
-
-    def says(file):
-        loaded = load_checked(file)
-        loaded.engine.close()
-        assert loaded.engine.backend == 'tensorrt' and not loaded.buildable
-        assert loaded.unchecked == ('may be wrong' in loaded.tensorrt)
-        return loaded.tensorrt
-
-    assert 'agrees with' in says(source) and 'agrees with' in says(path)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine_check, 'installed_backends', tuple)
-        assert 'no CPU runtime is installed' in says(source)
-    source.unlink()
-    assert re.search(f"'{path}' is not compared .*: '{source}', of which .* not there", says(path))
-    record_path(path).unlink()
-    with pytest.raises(UnfitEngineError, match='does not exist; build it: .*build_engine'):
-        load_checked(path)
-
-
 def test_a_build_whose_engine_is_there_ends_without_a_driver_too(built, monkeypatch):
     source, cuda = built
     before = (source.parent / 'builds').read_text()
@@ -692,44 +408,7 @@ def test_a_build_whose_engine_is_there_ends_without_a_driver_too(built, monkeypa
     assert (source.parent / 'builds').read_text() == before
 
 
-def test_mapped_memory_is_passed_on(built):
-    source, cuda = built
-    for mapped, expected in ((None, False), (True, True), (False, False)):
-        cuda.calls.clear()
-        load_engine(source, mapped=mapped).close()
-        assert ('cudaHostGetDevicePointer' in cuda.calls) == expected
-
-
-def real_parameters(method):
-    """Names of the parameters of a pybind11 method, of its first overload."""
-    return re.findall(r', (\w+):', re.search(r'\(self: [\w.]+(.*?)\) ->', method.__doc__)[1])
-
-
-def test_the_builders_stand_in_is_like_the_real_one():
-    trt = pytest.importorskip('tensorrt_rtx', reason='tensorrt-rtx-cu13 is not installed')
-    machine = tensorrt_machine
-    for stand_in in (machine.Builder, machine.OnnxParser, machine.IBuilderConfig):
-        real = getattr(trt, stand_in.__name__)
-        for name, function in vars(stand_in).items():
-            if inspect.isfunction(function) and name != '__init__':
-                names = list(inspect.signature(function).parameters)[1:]
-                assert real_parameters(getattr(real, name))[: len(names)] == names, name
-    for enum in (machine.TensorRt.BuilderFlag, machine.TensorRt.NetworkDefinitionCreationFlag):
-        assert all(hasattr(getattr(trt, enum.__name__), member.name) for member in enum)
-
-
 # On a GPU: pytest -m gpu
-
-
-@pytest.fixture
-def gpu():
-    """Skips where there is no GPU or no TensorRT, with the reason."""
-    try:
-        name = find_gpu(tensorrt_engine.cuda_module())
-        tensorrt_engine.tensorrt_module()
-    except EngineError as error:
-        pytest.skip(str(error))
-    return name
 
 
 @pytest.mark.gpu
