@@ -190,6 +190,7 @@ def _outputs(frame: Judgeable, contract: ModelContract) -> dict[str, np.ndarray 
         fit = ImageFit.create(frame.view, contract.camera, 'stretch')
         depth = depth / np.float32(depth_factor(contract, fit.depth_factor, 0.0))
     return {
+        **frame.others,
         'depth': depth,
         'labels': frame.labels,
         'pose': None

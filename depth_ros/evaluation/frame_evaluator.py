@@ -74,6 +74,7 @@ class Judgeable:
         step: T_previous_current of the camera, from the frame judged before; None likewise.
         loop: T_0_1, T_1_2, T_0_2 of three images, now and then; else None.
         numbers: Further columns of the table of frames.
+        others: What else the perception network gives, by name of its output.
     """
 
     stamp: int
@@ -88,6 +89,7 @@ class Judgeable:
     step: np.ndarray | None = None
     loop: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     numbers: dict[str, float] = field(default_factory=dict)
+    others: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass

@@ -161,6 +161,7 @@ class Runner:
         start = time.perf_counter()
         found = self._perception.infer({'image': image[None]})
         output.numbers['perception_ms'] = 1e3 * (time.perf_counter() - start)
+        output.others = {n: v.copy() for n, v in found.items() if n not in ('depth', 'labels')}
         if 'labels' in found:
             output.labels = found['labels'].copy()
         if 'depth' in found:

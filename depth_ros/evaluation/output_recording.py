@@ -30,6 +30,7 @@ from depth_ros.core.colors import (
 from depth_ros.core.se3 import quaternion_from_rotation
 from depth_ros.evaluation.frame_evaluator import Judgeable
 from depth_ros.inference.contract import SemanticClass
+from depth_ros.inference.outputs import OUTPUTS
 
 ODOM_FRAME, BASE_FRAME = 'odom', 'base_link'
 
@@ -92,6 +93,10 @@ class OutputRecording:
             )
         if frame.labels is not None:
             self._image('semantics/labels', frame, log_ns, frame.labels, 'mono8')
+        for name, values in frame.others.items():
+            for topic in OUTPUTS[name].topics:
+                if topic.msgtype == IMAGE and not topic.colors:
+                    self._image(topic.name, frame, log_ns, values, topic.encoding)
         for name, data in pictures.items():
             self._compressed(name, frame.stamp, frame.frame_id, log_ns, data)
         if frame.pose is not None:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from depth_ros.bags.messages import TF, decode_pose, header_stamp
+from depth_ros.bags.messages import IMAGE, TF, decode_pose, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.writer import BagWriter
 from depth_ros.core.camera import Intrinsics, intrinsics_from_info
@@ -15,6 +15,7 @@ from depth_ros.core.transform_tree import TransformTree
 from depth_ros.evaluation.frame_evaluator import Judgeable
 from depth_ros.evaluation.output_recording import WIDEST, OutputRecording, palette_png
 from depth_ros.inference.contract import SemanticClass
+from depth_ros.inference.outputs import OUTPUTS, Output, Topic
 
 CLASSES = (SemanticClass(0, 'road', (128, 64, 128)), SemanticClass(1, 'car', (0, 0, 142)))
 VIEW = Intrinsics(30.5, 31.25, 15.5, 11.75, 32, 24)
@@ -71,6 +72,17 @@ def test_depth_reads_back_bit_by_bit(tmp_path):
     assert header_stamp(raw.data) == STAMP and info.header.frame_id == 'camera'
     assert intrinsics_from_info(info, 32, 24) == VIEW
     assert info.k.tolist() == [30.5, 0, 15.5, 0, 31.25, 11.75, 0, 0, 1]
+
+
+def test_an_output_of_the_table_alone(tmp_path, monkeypatch):
+    """A new output is recorded as soon as it has a row in the table of outputs."""
+    topic = Topic('depth/uncertainty', IMAGE, '32FC1')
+    row = Output('uncertainty', 'perception', 'float32', topics=(topic,))
+    monkeypatch.setitem(OUTPUTS, row.name, row)
+    values = depths()[0]
+    found = recorded(tmp_path, frame(others={'uncertainty': values}))
+    assert set(found) == {'/depth/uncertainty'}
+    np.testing.assert_array_equal(decode_depth(found['/depth/uncertainty'][0][1]), values)
 
 
 def test_depth_that_was_not_published(tmp_path):
