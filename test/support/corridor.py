@@ -24,7 +24,8 @@ def texture(seed: int) -> np.ndarray:
         for n, weight in ((32, 1.0), (128, 0.8), (512, 0.8))
     ]
     total = np.sum(layers, axis=0)
-    return cv2.normalize(total, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    span = total.max() - total.min()
+    return (255 * (total - total.min()) / span).astype(np.uint8)
 
 
 def pose_at(index: int, step: float) -> np.ndarray:
@@ -61,7 +62,7 @@ def render(
     which = which.reshape(x.shape)
     picture = np.zeros(x.shape, np.uint8)
     for number, (_, _, axes) in enumerate(planes):
-        u, v = (np.float32(TEXELS * hit[a] % 2047) for a in axes)
+        u, v = ((TEXELS * hit[a] % 2047).astype(np.float32) for a in axes)
         there = which == number
         picture[there] = cv2.remap(textures[number], u, v, cv2.INTER_LINEAR)[there]
     labels = np.where(which == 0, ROAD, BUILDING).astype(np.uint8)

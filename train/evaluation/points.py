@@ -34,4 +34,5 @@ def point_truth(
     points = structure.points(index)
     if which == HELD_OUT:
         points = points.only(points.held_out)
-    return partial(points.as_map, size[::-1]) if len(points.depth) else None
+    width, height = size
+    return partial(points.as_map, (height, width)) if len(points.depth) else None

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    import pycolmap
 
 WINDOW = 40  # successive frames, whose bundle is adjusted with a free focal length
 WINDOWS = 3
@@ -12,7 +17,7 @@ AGREED = 0.1  # relative range of the windows, for the focal length to be sure
 ITERATIONS = 30
 
 
-def fitted_focals(model: object, threads: int) -> list[float]:
+def fitted_focals(model: pycolmap.Reconstruction, threads: int) -> list[float]:
     """Horizontal focal lengths, pixels, that fit the pictures best, each on another window.
 
     Costs about half a second of a processor a window.

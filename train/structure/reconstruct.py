@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,6 +23,9 @@ from train.data.sequences import (
     resize_map,
 )
 from train.structure.lens_check import fitted_focals, judge_focal
+
+if TYPE_CHECKING:
+    import pycolmap
 
 MOVABLE = tuple(range(11, 19))  # Cityscapes' trainIds: person, rider, car ... bicycle
 SKY = 10
@@ -238,7 +242,9 @@ def _calibrate(database: Path) -> None:
         )
 
 
-def _map(database: Path, images: Path, work: Path, known: bool, options: Options) -> list[object]:
+def _map(
+    database: Path, images: Path, work: Path, known: bool, options: Options
+) -> list[pycolmap.Reconstruction]:
     """COLMAP's models, the largest first."""
     import pycolmap
 
@@ -262,7 +268,7 @@ def _map(database: Path, images: Path, work: Path, known: bool, options: Options
 
 
 def _collect(
-    models: list[object], sequence: Sequence, known: bool, options: Options
+    models: list[pycolmap.Reconstruction], sequence: Sequence, known: bool, options: Options
 ) -> Reconstruction:
     """One :class:`Reconstruction` of COLMAP's models."""
     count = len(sequence.images)
@@ -321,7 +327,11 @@ def _collect(
 
 
 def _observations(
-    image: object, seen: list, model: object, ids: dict[int, int], frame: int
+    image: pycolmap.Image,
+    seen: list[pycolmap.Point2D],
+    model: pycolmap.Reconstruction,
+    ids: dict[int, int],
+    frame: int,
 ) -> tuple[np.ndarray, ...]:
     """Frame, point, pixel, depth and reprojection error of the points that an image sees."""
     xy = np.array([p.xy for p in seen])
@@ -352,7 +362,7 @@ def _widest_angle(point: np.ndarray, eyes: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def _lens(camera: object, estimated: bool) -> Lens:
+def _lens(camera: pycolmap.Camera, estimated: bool) -> Lens:
     """COLMAP's camera as OpenCV's."""
     matrix = np.array(camera.calibration_matrix())
     matrix[:2, 2] -= HALF
@@ -362,7 +372,7 @@ def _lens(camera: object, estimated: bool) -> Lens:
     return Lens(matrix, distortion, estimated)
 
 
-def _why_nothing(models: list[object], options: Options) -> str:
+def _why_nothing(models: list[pycolmap.Reconstruction], options: Options) -> str:
     largest = max((model.num_reg_images() for model in models), default=0)
     if largest:
         return (

@@ -108,6 +108,7 @@ def run_apart(
         )
         watch = threading.Thread(target=_kill_when, args=(process, stopped), daemon=True)
         watch.start()
+        assert process.stdin is not None and process.stdout is not None
         try:
             process.stdin.write(pickle.dumps(job))
             process.stdin.close()
