@@ -17,6 +17,7 @@ import re
 import sys
 from pathlib import Path
 
+from depth_ros.commands.options import command_parser
 from depth_ros.deploy.adopt.options import (
     DEPTH_KINDS,
     LABEL_KINDS,
@@ -33,13 +34,7 @@ from depth_ros.packages import MissingPackageError, require_packages
 
 
 def _parser() -> argparse.ArgumentParser:
-    summary, epilog = __doc__.split('\n\n', 1)
-    parser = argparse.ArgumentParser(
-        prog='adopt_model',
-        description=summary.split(':')[0] + '.',
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser('adopt_model', __doc__)
     parser.add_argument('model', type=Path, help='the foreign ONNX file')
     parser.add_argument('--output', type=Path, required=True, help='the depth_ros model to write')
     parser.add_argument(

@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from depth_ros.commands.options import count
+from depth_ros.commands.options import command_parser, count
 from depth_ros.deploy.bench import bench, layer_table, table
 from depth_ros.deploy.layers import Effort
 from depth_ros.files import check_writable, write_file
@@ -23,10 +23,7 @@ from depth_ros.inference.engine import EngineError
 
 def _parser() -> argparse.ArgumentParser:
 
-    summary, epilog = __doc__.split('\n\n', 1)
-    parser = argparse.ArgumentParser(
-        prog='bench_engine', description=summary.split(': ')[0] + '.', epilog=epilog
-    )
+    parser = command_parser('bench_engine', __doc__)
     parser.add_argument(
         'models', nargs='+', type=Path, metavar='MODEL', help='.onnx or .engine files'
     )

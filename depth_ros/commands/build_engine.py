@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+from depth_ros.commands.options import command_parser
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.engine_file import PRECISIONS, engine_output
 from depth_ros.inference.runtimes.tensorrt import cuda_module, find_gpu
@@ -34,10 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    summary, epilog = __doc__.split('\n\n', 1)
-    parser = argparse.ArgumentParser(
-        prog='build_engine', description=summary.split(':')[0] + '.', epilog=epilog
-    )
+    parser = command_parser('build_engine', __doc__)
     parser.add_argument('model', type=Path, help='ONNX file with a depth_ros contract')
     parser.add_argument(
         '--precision',

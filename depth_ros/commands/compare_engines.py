@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 from depth_ros.bags.messages import BagError
-from depth_ros.commands.options import add_bounds, count, given_bounds
+from depth_ros.commands.options import add_bounds, command_parser, count, given_bounds
 from depth_ros.deploy.compare import compare
 from depth_ros.deploy.image_source import Images
 from depth_ros.files import check_writable, write_file
@@ -46,13 +47,7 @@ def _load(path: Path, backend: str, threads: int) -> Engine:
 
 
 def _parser() -> argparse.ArgumentParser:
-    summary, epilog = __doc__.split('\n\n', 1)
-    parser = argparse.ArgumentParser(
-        prog='compare_engines',
-        description=summary.split(': ')[0] + '?',
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser('compare_engines', __doc__, '?')
     parser.add_argument('a', type=Path, metavar='A', help='the reference, .onnx or .engine')
     parser.add_argument('b', type=Path, metavar='B', help='the engine to judge')
     parser.add_argument(
@@ -111,21 +106,19 @@ def _compare(arguments: argparse.Namespace) -> int:
         },
         classes=None if arguments.classes == 'model' else arguments.classes,
     )
-    engines = []
-    try:
-        for path, backend in zip((arguments.a, arguments.b), arguments.backend, strict=True):
-            engines.append(_load(path, backend, arguments.threads))
-        result = compare(*engines, images, bounds)
-    finally:
-        for engine in engines:
-            engine.close()
+    first, second = arguments.backend
+    with (
+        closing(_load(arguments.a, first, arguments.threads)) as a,
+        closing(_load(arguments.b, second, arguments.threads)) as b,
+    ):
+        result = compare(a, b, images, bounds)
     about = [
-        {'path': str(path), 'name': engine.contract.name, 'backend': engine.backend}
-        for path, engine in zip((arguments.a, arguments.b), engines, strict=True)
+        {'path': str(engine.path), 'name': engine.contract.name, 'backend': engine.backend}
+        for engine in (a, b)
     ]
     for name, engine in zip('AB', about, strict=True):
         print(f'{name}: {engine["path"]} ({engine["backend"]})')
-    what = 'images' if engines[0].contract.task == 'perception' else 'pairs of images'
+    what = 'images' if a.contract.task == 'perception' else 'pairs of images'
     print(f'{result.parity.frames} {what} of {images.path}\n\n{result.table()}\n')
     print('B is refused: ' + '; '.join(result.problems) if result.problems else 'B is accepted')
     if arguments.json:

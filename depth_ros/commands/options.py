@@ -10,6 +10,23 @@ from pathlib import Path
 from depth_ros.inference.parity_measures import Bounds
 
 
+def command_parser(name: str, doc: str | None, end: str = '.') -> argparse.ArgumentParser:
+    """Make a parser that explains a command by the docstring of its module.
+
+    Args:
+        name: The command.
+        doc: `What it does: an example`, then paragraphs that come after the options in the help.
+        end: What the first sentence ends with.
+    """
+    summary, epilog = (doc or '').split('\n\n', 1)
+    return argparse.ArgumentParser(
+        prog=name,
+        description=summary.split(': ')[0] + end,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def positive(text: str) -> float:
     """Parse a positive, finite number for `argparse`."""
     try:

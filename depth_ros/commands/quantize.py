@@ -17,7 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from depth_ros.bags.messages import BagError
-from depth_ros.commands.options import add_bounds, count, given_bounds
+from depth_ros.commands.options import add_bounds, command_parser, count, given_bounds
 from depth_ros.deploy.image_source import CALIBRATION_IMAGES, HELD_OUT_IMAGES
 from depth_ros.files import check_writable, write_file
 from depth_ros.inference.engine import EngineError
@@ -44,13 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    summary, epilog = __doc__.split('\n\n', 1)
-    parser = argparse.ArgumentParser(
-        prog='quantize',
-        description=summary.split(': ')[0] + '.',
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser('quantize', __doc__)
     parser.add_argument('model', type=Path, help='ONNX file with a depth_ros contract')
     parser.add_argument(
         '--calibration',

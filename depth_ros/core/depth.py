@@ -13,7 +13,7 @@ class DepthModel(Protocol):
     Attributes:
         metric: whether the depth is in metres.
         affine_invariant: whether scale *and shift* of the depth are unknown.
-        depth_range: least and greatest depth that the network can express.
+        depth_limits: least and greatest depth that the network can express.
     """
 
     @property
@@ -23,7 +23,7 @@ class DepthModel(Protocol):
     def affine_invariant(self) -> bool: ...
 
     @property
-    def depth_range(self) -> tuple[float, float]: ...
+    def depth_limits(self) -> tuple[float, float]: ...
 
     def class_id(self, name: str) -> int | None:
         """Id of the class called ``name`` in the labels; ``None`` where there is no such class."""
@@ -64,7 +64,7 @@ def camera_depth(
     Returns:
         float32 (H, W) along the optical axis, metres or model units; NaN = invalid.
     """
-    near, far = model.depth_range
+    near, far = model.depth_limits
     if max_depth and not model.affine_invariant:
         far = min(far, max_depth / factor)
     # Comparisons with NaN are false, so this rejects NaN, too.

@@ -139,8 +139,11 @@ def _in_process(function: Any, *arguments: Any) -> Any:
 def _end_with_parent() -> None:
     """End this process when the one that started it is killed, which else would wait for ever."""
 
+    parent = parent_process()
+    assert parent is not None
+
     def wait() -> None:
-        parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -106,20 +106,19 @@ def compare(
         )
         parity, notes = _run((a, b), judges, progress, check)
         evaluations = [judge.finish()[0] for judge in judges]
-    nothing = dict.fromkeys(_TRUTH)
-    accuracy = nothing, nothing
+    first: dict[str, Any] = dict.fromkeys(_TRUTH)
+    second: dict[str, Any] = dict.fromkeys(_TRUTH)
     if evaluations:
         first, second = ({name: e.numbers[name] for name in _TRUTH} for e in evaluations)
-        accuracy = first, second
         notes += evaluations[0].notes
-    if not any(accuracy[0].values()):
+    if not any(first.values()):
         why = 'no trajectory of scattered pairs' if scattered else 'no ground truth'
         notes.append(f'{why}: the engines are compared with each other only')
     return EngineComparison(
         parity=parity,
-        accuracy=accuracy,
+        accuracy=(first, second),
         notes=notes,
-        problems=parity.problems(bounds) + accuracy_problems(*accuracy, bounds),
+        problems=parity.problems(bounds) + accuracy_problems(first, second, bounds),
     )
 
 
@@ -158,8 +157,8 @@ def _run(
             continue
         # The first image of a pair has no motion.
         if perception or frames[0].step is not None:
-            outputs = (_outputs(frame, contract) for frame in frames)
-            meter.add(*in_range(*outputs, contract))
+            a, b = (_outputs(frame, contract) for frame in frames)
+            meter.add(*in_range(a, b, contract))
         for judge, frame in zip(judges, frames, strict=False):
             judge.add(frame)
     notes = [f'{reason} ({n} times)' for reason, n in {**skipped, **missed}.items()]
@@ -182,21 +181,22 @@ def _frame(name: str, runner: Runner, picture: Picture, info: Any) -> Judgeable:
     return frame
 
 
-def _outputs(frame: Judgeable, contract: ModelContract) -> dict[str, np.ndarray | None]:
-    """A frame as outputs of a network, depth not in metres of the camera but as the network says
-    it."""
-    step, depth = frame.step, frame.depth
-    if depth is not None:
+def _outputs(frame: Judgeable, contract: ModelContract) -> dict[str, np.ndarray]:
+    """A frame as the outputs of a network.
+
+    Depth is what the network gives, not metres of the frame's camera.
+    """
+    found: dict[str, np.ndarray] = dict(frame.others)
+    if frame.depth is not None:
         fit = ImageFit.create(frame.view, contract.camera, 'stretch')
-        depth = depth / np.float32(depth_factor(contract, fit.depth_factor, 0.0))
-    return {
-        **frame.others,
-        'depth': depth,
-        'labels': frame.labels,
-        'pose': None
-        if step is None
-        else np.concatenate([vector_from_rotation(step[:3, :3]), step[:3, 3]]),
-    }
+        found['depth'] = frame.depth / np.float32(depth_factor(contract, fit.depth_factor, 0.0))
+    if frame.labels is not None:
+        found['labels'] = frame.labels
+    if frame.step is not None:
+        found['pose'] = np.concatenate(
+            [vector_from_rotation(frame.step[:3, :3]), frame.step[:3, 3]]
+        )
+    return found
 
 
 def _judges(

@@ -5,9 +5,13 @@ TensorRT takes the types of a graph as they are, so precision is a property of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from depth_ros.deploy.onnx_graph import replace_items
 
 _WEIGHTED = {'Conv', 'ConvTranspose', 'Gemm', 'MatMul'}
 """Operators where the time goes."""
@@ -88,10 +92,9 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 
     used = {name for node in nodes for name in node.input}
     kept = [i for i in graph.initializer if i.name in used]
-    for field, items in ((graph.node, nodes), (graph.initializer, kept), (graph.value_info, [])):
-        items = [type(item).FromString(item.SerializeToString()) for item in items]
-        del field[:]
-        field.extend(items)
+    replace_items(graph.node, nodes)
+    replace_items(graph.initializer, kept)
+    replace_items(graph.value_info, [])
     onnx.checker.check_model(result, full_check=True)
     return result
 
@@ -106,7 +109,7 @@ def _half_weights(weights: TensorProto) -> TensorProto:
     return numpy_helper.from_array(values.astype(np.float16), _half(weights.name))
 
 
-def _in_fp16(nodes: list[NodeProto]) -> list[bool]:
+def _in_fp16(nodes: Sequence[NodeProto]) -> list[bool]:
     """Which nodes, in their order, which is topological, are to be computed in fp16."""
     after, before = _reached(nodes), _reached(nodes, backwards=True)
     return [
@@ -115,7 +118,7 @@ def _in_fp16(nodes: list[NodeProto]) -> list[bool]:
     ]
 
 
-def _reached(nodes: list[NodeProto], backwards: bool = False) -> list[bool]:
+def _reached(nodes: Sequence[NodeProto], backwards: bool = False) -> list[bool]:
     """Which nodes are, or come after (``backwards``: before), a node with weights."""
     tensors: set[str] = set()
     reached = []

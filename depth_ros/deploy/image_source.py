@@ -61,7 +61,7 @@ class Images:
     @property
     def in_a_row(self) -> bool:
         """Whether there is no gap between them."""
-        return self.only is None or len(self.only) == self.end - self.only[0]
+        return self.only is None or len(self.only) == self.only[-1] + 1 - self.only[0]
 
 
 @dataclass(frozen=True)

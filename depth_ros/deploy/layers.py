@@ -108,6 +108,7 @@ class _OnnxRuntimeProfiler(OnnxRuntimeEngine):
         inputs = noise_inputs(self)
         for _ in range(self._effort.warmup + self._effort.runs):
             self.infer(inputs)
+        assert self._session is not None
         events = json.loads(Path(self._session.end_profiling()).read_text())
         times: dict[str, list[float]] = {}
         kinds = {}
@@ -139,6 +140,7 @@ class _OpenVinoProfiler(OpenVinoEngine):
             self.infer(inputs)
         for _ in range(self._effort.runs):
             self.infer(inputs)
+            assert self._request is not None
             for info in self._request.profiling_info:
                 if info.status.name == 'EXECUTED':
                     times.setdefault(info.node_name, []).append(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import onnx
 
 from depth_ros.inference.engine import EngineError
@@ -106,3 +109,15 @@ def quantized_for(model: onnx.ModelProto) -> str | None:
         node.op_type == 'Conv' and not steps.isdisjoint(node.input[2:]) for node in model.graph.node
     )
     return 'onnxruntime' if biases else 'openvino'
+
+
+def replace_items(field: Any, items: Iterable[Any]) -> None:
+    """Replace what is in a repeated field of a protobuf message, such as a graph's nodes.
+
+    Args:
+        field: the field.
+        items: its new items, which may be some of the old ones.
+    """
+    copies = [type(item).FromString(item.SerializeToString()) for item in items]
+    del field[:]
+    field.extend(copies)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from depth_ros.deploy.onnx_graph import is_quantized
+from depth_ros.deploy.onnx_graph import is_quantized, replace_items
 from depth_ros.inference.engine import EngineError
 
 _WEIGHTED = ('Conv', 'Gemm', 'MatMul')
@@ -160,14 +160,9 @@ class QuantizationPlan:
         used = {name for node in nodes for name in node.input}
         # What no node has read, a branch of one may read.
         kept = [i for i in graph.initializer if i.name in used or i.name not in read]
-        for target, items in (
-            (graph.node, nodes),
-            (graph.initializer, kept),
-            (graph.value_info, []),
-        ):
-            items = [type(item).FromString(item.SerializeToString()) for item in items]
-            del target[:]
-            target.extend(items)
+        replace_items(graph.node, nodes)
+        replace_items(graph.initializer, kept)
+        replace_items(graph.value_info, [])
 
     def _scales(self, ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple]:
         """Scale and zero point of each tensor."""

@@ -9,7 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def quantize(
     )
     length = 2 if contract.task == 'pose' else 1
     totals = [count_images(path, topics or {}) for path in (calibration, validation) if path]
-    units, *others = (max(total // length, 1) for total in totals)
+    units = [max(total // length, 1) for total in totals]
     check = None
     seen: set[bytes] = set()
     if validation is None:
@@ -99,12 +99,12 @@ def quantize(
                 f'some and judge with others; give at least {3 * length}, or others '
                 'to judge with --validation'
             )
-        chosen, kept = _split(units, calibration_images, held_out_images)
+        chosen, kept = _split(units[0], calibration_images, held_out_images)
     else:
         if validation.resolve() == calibration.resolve():
             raise EngineError(_COMMON.format(validation))
         check = partial(_check_unseen, validation, seen)
-        chosen, kept = _spread(units, calibration_images), _spread(*others, held_out_images)
+        chosen, kept = _spread(units[0], calibration_images), _spread(units[1], held_out_images)
     images, held_out = (
         Images(
             path=path,
@@ -150,7 +150,7 @@ def _split(number: int, calibration: int, held_out: int) -> tuple[list[int], lis
 
 
 def _hash(picture: Picture) -> bytes:
-    return hashlib.sha256(picture.rgb).digest()
+    return hashlib.sha256(np.ascontiguousarray(picture.rgb).data).digest()
 
 
 def _check_unseen(validation: Path, seen: set[bytes], picture: Picture) -> None:
@@ -207,8 +207,10 @@ def _observe(
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
     for name, kind in wanted:
-        options = {} if kind == 'GlobalAveragePool' else {'keepdims': 0}
-        observed.graph.node.append(helper.make_node(kind, [name], [f'{name}/{kind}'], **options))
+        node = helper.make_node(kind, [name], [f'{name}/{kind}'])
+        if kind != 'GlobalAveragePool':
+            node.attribute.append(helper.make_attribute('keepdims', 0))
+        observed.graph.node.append(node)
         observed.graph.output.append(
             helper.make_tensor_value_info(f'{name}/{kind}', TensorProto.FLOAT, None)
         )
@@ -251,14 +253,11 @@ def _judge(
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder, source.name)
         onnx.save(model, candidate)
-        engines = []
-        try:
-            for path in (source, candidate):
-                engines.append(load_engine(path, backend))
-            result = compare(*engines, held_out, bounds, check=check)
-        finally:
-            for engine in engines:
-                engine.close()
+        with (
+            closing(load_engine(source, backend)) as a,
+            closing(load_engine(candidate, backend)) as b,
+        ):
+            result = compare(a, b, held_out, bounds, check=check)
     what = 'pairs of images' if 'pose' in result.parity.outputs else 'images'
     print(
         f'{result.parity.frames} held-out {what} of {held_out.path} on {backend}; '

@@ -77,7 +77,7 @@ KNOWN = {
 }
 """Label sets that have a name here."""
 
-_GREY = (255, 255, 255)
+_GREY: tuple[int, int, int] = (255, 255, 255)
 
 
 @dataclass(frozen=True)

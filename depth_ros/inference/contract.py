@@ -201,6 +201,17 @@ class ModelContract:
         )
 
     @property
+    def depth_limits(self) -> tuple[float, float]:
+        """``depth_range`` of a model that gives depth.
+
+        Raises:
+            ContractError: if it gives none.
+        """
+        if self.depth_range is None:
+            raise ContractError(f"model '{self.name}' gives no depth")
+        return self.depth_range
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the input tensors."""
         return TASKS[self.task]
@@ -339,7 +350,7 @@ def _check_graph(model: onnx.ModelProto, contract: ModelContract) -> None:
     """Compare the graph's inputs and outputs with the contract."""
     from onnx import TensorProto
 
-    types = {TensorProto.UINT8: 'uint8', TensorProto.FLOAT: 'float32'}
+    types: dict[int, str] = {TensorProto.UINT8: 'uint8', TensorProto.FLOAT: 'float32'}
     initializers = {i.name for i in model.graph.initializer}
     expected = contract.tensor_shapes()
     sides = (

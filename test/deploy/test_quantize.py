@@ -19,9 +19,10 @@ from support.tensorrt_builds import RTX_WARNINGS, build_here
 from depth_ros.bags.messages import header_stamp
 from depth_ros.bags.writer import BagWriter
 from depth_ros.commands import build_engine
-from depth_ros.commands import quantize as int8
+from depth_ros.commands import quantize as quantize_command
 from depth_ros.commands.quantize import RUNTIMES
 from depth_ros.deploy import build as engine_build
+from depth_ros.deploy import quantize as quantizing
 from depth_ros.deploy.onnx_graph import check_operators, is_quantized
 from depth_ros.deploy.quantization_plan import QuantizationPlan
 from depth_ros.deploy.quantize import quantize
@@ -153,10 +154,10 @@ def test_the_rounding_of_weights_leaves_the_mean_alone(tmp_path, network, pictur
 
 def test_what_is_worse_is_refused_and_nothing_is_written(tmp_path, network, pictures, capsys):
     command = [str(network), '--calibration', str(pictures), '--output', str(tmp_path / 'a.onnx')]
-    assert int8.main([*command, '--depth-error', '1e-6']) == 1
+    assert quantize_command.main([*command, '--depth-error', '1e-6']) == 1
     assert 'is refused: mean relative error of depth up to' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    assert int8.main(command) == 0
+    assert quantize_command.main(command) == 0
     assert f'wrote {tmp_path / "a.onnx"}' in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == ['a.onnx']
     assert is_quantized(onnx.load(tmp_path / 'a.onnx'))
@@ -166,13 +167,15 @@ def test_every_bound_can_be_raised(monkeypatch, tmp_path):
     """Also that of pixels with a depth in one of both only, for which a file can be refused."""
     asked = []
     monkeypatch.setattr(
-        int8, 'quantize', lambda *_, bounds, **__: (asked.append(bounds), onnx.ModelProto())[1]
+        quantizing,
+        'quantize',
+        lambda *_, bounds, **__: (asked.append(bounds), onnx.ModelProto())[1],
     )
     names = [item.name for item in fields(Bounds)]
     network = tmp_path / 'net.onnx'
     network.touch()
     assert (
-        int8.main(
+        quantize_command.main(
             [
                 str(network),
                 '--calibration',
@@ -224,7 +227,7 @@ def test_constants_of_branches_stay():
 def test_images_to_judge_are_others(tmp_path, network, pictures, monkeypatch):
     used = []
     monkeypatch.setattr(
-        int8,
+        quantizing,
         'network_image',
         lambda picture, info, contract: (used.append(picture.rgb), picture.rgb)[1],
     )
@@ -235,7 +238,7 @@ def test_images_to_judge_are_others(tmp_path, network, pictures, monkeypatch):
         'infer',
         lambda self, inputs: (judged.append(inputs['image'][0]), infer(self, inputs))[1],
     )
-    monkeypatch.setattr(int8, 'installed_backends', lambda: ('onnxruntime',))
+    monkeypatch.setattr(quantizing, 'installed_backends', lambda: ('onnxruntime',))
     quantize(network, pictures, runtime='onnxruntime')
     assert len(used) == 8 and len(judged) == 2 * 4
     assert not {i.tobytes() for i in used} & {i.tobytes() for i in judged}
@@ -346,11 +349,14 @@ def test_bad_inputs_are_named(tmp_path, network, pictures, capsys):
         (done, pictures, 'is quantised already'),
         (weightless, pictures, 'int8 gains nothing'),
     ):
-        assert int8.main([str(model), '--calibration', str(images)]) == 1
+        assert quantize_command.main([str(model), '--calibration', str(images)]) == 1
         assert message in capsys.readouterr().err
     for output in (tmp_path / 'net.engine', tmp_path / 'no' / 'net.onnx', network):
         assert (
-            int8.main([str(network), '--calibration', str(pictures), '--output', str(output)]) == 1
+            quantize_command.main(
+                [str(network), '--calibration', str(pictures), '--output', str(output)]
+            )
+            == 1
         )
         assert f"'{output}'" in capsys.readouterr().err
     assert not is_quantized(onnx.load(network))
@@ -381,7 +387,9 @@ def test_what_reads_recordings_is_asked_for(repository, network):
 @pytest.mark.parametrize('option', ['--image', '--camera-info'])
 def test_topics_can_be_chosen(repository, network, capsys, option):
     assert (
-        int8.main([str(network), '--calibration', str(repository / 'demo/street'), option, '/left'])
+        quantize_command.main(
+            [str(network), '--calibration', str(repository / 'demo/street'), option, '/left']
+        )
         == 1
     )
     assert 'has no topic /left' in capsys.readouterr().err
@@ -444,7 +452,7 @@ def test_a_file_that_changes_while_it_is_calibrated_is_refused(
         path.write_bytes(path.read_bytes() + model.SerializeToString())
         return model
 
-    monkeypatch.setattr(int8, 'quantize', change)
+    monkeypatch.setattr(quantizing, 'quantize', change)
     with pytest.raises(EngineError, match="net.onnx' has changed while it was read"):
         engine_build.load_model(source, 'int8', pictures)
 

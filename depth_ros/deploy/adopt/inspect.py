@@ -22,7 +22,7 @@ _HINTS = {'depth': 'depth|disp', 'semantics': 'logit|seg|label|^out'}
 _OWN_OPSET = range(11, 21)
 """Versions in which the operators that are added mean the same."""
 
-ELEMENT_TYPES = {
+ELEMENT_TYPES: Mapping[int, type[np.generic]] = {
     TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16,
     TensorProto.DOUBLE: np.float64,
@@ -382,7 +382,8 @@ def _find_pose(found: Mapping[str, np.ndarray], options: Options, described: str
 
 def map_size(shape: Sequence[int]) -> tuple[int, int]:
     """Height and width of an output with one channel."""
-    return tuple(d for d in shape if d > 1)
+    height, width = (size for size in shape if size > 1)
+    return height, width
 
 
 def is_coarse(model: onnx.ModelProto) -> bool:

@@ -48,8 +48,9 @@ def read_classes(source: str) -> tuple[SemanticClass, ...]:
         classes = []
         for index, item in enumerate(found):
             item = item if isinstance(item, dict) else {'name': item}
-            color = item.get('color') or _color(index)
-            classes.append(SemanticClass(index, str(item['name']), tuple(map(int, color))))
+            red, green, blue = item.get('color') or _color(index)
+            color = int(red), int(green), int(blue)
+            classes.append(SemanticClass(index, str(item['name']), color))
     except (KeyError, TypeError, ValueError) as error:
         raise AdoptionError(
             f"--classes '{source}' must hold a list of names, or names by ids from 0 on: {error!r}"
@@ -66,7 +67,8 @@ def _color(index: int) -> tuple[int, int, int]:
     """A colour of each index that differs from its neighbours': the golden angle apart."""
     hue, value = int(index * 137.508) % 180, 255 - 70 * (index // 6 % 3)
     pixel = np.array([[[hue, 160 + 60 * (index % 2), value]]], np.uint8)
-    return tuple(int(v) for v in cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0])
+    red, green, blue = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist()
+    return red, green, blue
 
 
 def read_camera(path: Path) -> Intrinsics:
@@ -84,7 +86,8 @@ def read_camera(path: Path) -> Intrinsics:
         else:
             size, p, k = (found['width'], found['height']), found['p'], found['k']
         fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if p[0] > 0 else (k[0], k[4], k[2], k[5])
-        camera = Intrinsics(*(float(v) for v in (fx, fy, cx, cy)), *(int(v) for v in size))
+        width, height = map(int, size)
+        camera = Intrinsics(float(fx), float(fy), float(cx), float(cy), width, height)
         if not (camera.fx > 0 and camera.fy > 0 and camera.width > 0 and camera.height > 0):
             raise ValueError('focal lengths and sizes must be positive')
     except (

@@ -32,7 +32,7 @@ def expected_outputs(
     if outputs.depth:
         raw = found[outputs.depth].astype(np.float64)
         raw = cv2.resize(raw.reshape(map_size(raw.shape)), size, interpolation=cv2.INTER_LINEAR)
-        near, far = contract.depth_range
+        near, far = contract.depth_limits
         kind = options.kind(DEPTH_KINDS)
         if kind == 'affine-inverse':
             raw = 1 / np.maximum(raw + options.offset, 1 / far)
@@ -55,7 +55,7 @@ def expected_outputs(
             best = np.stack(
                 [
                     cv2.resize(scores[..., i], size, interpolation=cv2.INTER_LINEAR)
-                    for i in range(scores.shape[-1])
+                    for i in range(np.size(scores, -1))
                 ]
             )
             result['labels'] = best.argmax(axis=0).astype(np.uint8)
@@ -114,7 +114,7 @@ def remarks(found: Mapping[str, np.ndarray], contract: ModelContract) -> list[st
     """What looks wrong in the outputs."""
     remarks = []
     if 'depth' in found:
-        depth, (near, far) = found['depth'], contract.depth_range
+        depth, (near, far) = found['depth'], contract.depth_limits
         valid = (depth >= near) & (depth <= far)
         if not valid.any():
             raise AdoptionError(

@@ -90,15 +90,15 @@ def wrap(
         _add_pose(add, outputs, options)
     types = {'uint8': TensorProto.UINT8, 'float32': TensorProto.FLOAT}
     shapes = contract.tensor_shapes()
-    ends = [
+    ends = tuple(
         [helper.make_tensor_value_info(n, types[shapes[n][0]], shapes[n][1]) for n in names]
         for names in (contract.inputs, contract.outputs)
-    ]
+    )
     nodes, used = _needed(
         [*add.nodes[:before], *net.graph.node, *add.nodes[before:]], contract.outputs
     )
     weights = [i for i in (*net.graph.initializer, *add.tensors) if i.name in used]
-    graph = helper.make_graph(nodes, 'adopted', *ends, weights)
+    graph = helper.make_graph(nodes, 'adopted', ends[0], ends[1], weights)
     graph.sparse_initializer.extend(net.graph.sparse_initializer)
     result = helper.make_model(
         graph, opset_imports=net.opset_import, ir_version=max(net.ir_version, 4)
@@ -164,7 +164,7 @@ def _add_depth(
     raw = add('Reshape', raw, _indices(1, 1, height, width))
     # Interpolated as the network gives it: inverse depth where that is what it gives.
     raw = add.resize(raw, (1, 1, height, width), size, 'linear')
-    near, far = contract.depth_range
+    near, far = contract.depth_limits
     kind = options.kind(DEPTH_KINDS)
     if kind == 'affine-inverse':
         if options.offset:

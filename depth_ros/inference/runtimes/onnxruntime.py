@@ -44,7 +44,10 @@ class OnnxRuntimeEngine(Engine):
         if self._session is None:
             raise EngineError('the engine is closed; load it again')
         values = self._session.run(list(self.contract.outputs), dict(inputs))
-        return dict(zip(self.contract.outputs, values, strict=True))
+        return {
+            name: np.asarray(value)
+            for name, value in zip(self.contract.outputs, values, strict=True)
+        }
 
     def close(self) -> None:
         """Release the session."""

@@ -177,6 +177,9 @@ class TensorRtEngine(Engine):
     """
 
     backend = 'tensorrt'
+    _runtime: Any = None
+    _engine: Any = None
+    _context: Any = None
 
     def __init__(
         self,
@@ -297,7 +300,7 @@ class TensorRtEngine(Engine):
         flags = self._cudart.cudaHostAllocMapped if mapped else self._cudart.cudaHostAllocDefault
         pointer = self._acquire(resources, 'cudaFreeHost', 'cudaHostAlloc', size, flags)
         memory = (ctypes.c_uint8 * size).from_address(int(pointer))
-        host = np.frombuffer(memory, dtype).reshape(shape)
+        host = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
         host[...] = 0
         if mapped:
             device = self._cuda('cudaHostGetDevicePointer', pointer, 0)
