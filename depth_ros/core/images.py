@@ -42,6 +42,10 @@ class ImageError(ValueError):
     """An image cannot be decoded; the message says why and what to do."""
 
 
+class UnknownEncodingError(ImageError):
+    """An image has an encoding that is not in `ENCODINGS`."""
+
+
 class Encoding(NamedTuple):
     """How the pixels of an encoding lie in memory, and how they become RGB.
 
@@ -126,14 +130,15 @@ def decode_rgb(message: RawImage | CompressedImage) -> np.ndarray:
         have no padding.
 
     Raises:
-        ImageError: The encoding is unknown, the size is zero, or data is missing or damaged.
+        UnknownEncodingError: The encoding is not in the list.
+        ImageError: The size is zero, or data is missing or damaged.
     """
     if is_compressed(message):
         return _decompressed_rgb(message)
     raw = cast('RawImage', message)
     name = ALIASES.get(raw.encoding, raw.encoding)
     if name not in ENCODINGS:
-        raise ImageError(
+        raise UnknownEncodingError(
             f"image encoding '{raw.encoding}' is not supported; let the camera driver publish "
             f'one of {", ".join(ENCODINGS)}'
         )

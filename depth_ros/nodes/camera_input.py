@@ -20,8 +20,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
-from depth_ros.core.images import decode_rgb
 from depth_ros.nodes.monitor import REPORT_PERIOD, Reporter, StageTimes
+from depth_ros.ros.messages import image_to_rgb
 from depth_ros.ros.transport import PROFILE_VARIABLE, FollowingSubscription
 from depth_ros.share import share_path
 
@@ -297,7 +297,7 @@ class CameraInput:
             CameraError: if its calibration does not fit.
         """
         with times.stage('decode'):
-            rgb = decode_rgb(message)
+            rgb = image_to_rgb(message)
         height, width = rgb.shape[:2]
         with times.stage('preprocess'):
             fit = ImageFit.create(intrinsics_from_info(info, width, height), model, mode)

@@ -1,16 +1,32 @@
-"""numpy arrays as ROS messages: images, camera_info, point clouds."""
+"""ROS messages from and to numpy arrays: images, camera_info, point clouds.
+
+Where ROS 2 has installed them, cv_bridge decodes the encodings that `core.images` does not list,
+and sensor_msgs_py makes the clouds.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
 import sys
 from array import array
+from collections.abc import Callable
 from copy import copy
+from functools import cache
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
+from sensor_msgs.msg import (
+    CameraInfo,
+    CompressedImage,
+    Image,
+    PointCloud2,
+    PointField,
+    RegionOfInterest,
+)
 from std_msgs.msg import Header
 
 from depth_ros.core.camera import Intrinsics
+from depth_ros.core.images import ImageError, UnknownEncodingError, decode_rgb
 from depth_ros.core.pointcloud import POINT
 
 # The fields of POINT.
@@ -23,6 +39,53 @@ _FIELDS = [
     )
     for index, name in enumerate(('x', 'y', 'z', 'rgb', 'label'))
 ]
+
+
+_PROBE = """
+import numpy as np
+from cv_bridge import CvBridge
+bridge = CvBridge()
+message = bridge.cv2_to_imgmsg(np.zeros((2, 2, 3), np.uint8), 'bgr8')
+assert bridge.imgmsg_to_cv2(message, 'rgb8').shape == (2, 2, 3)
+"""
+
+
+def image_to_rgb(message: Image | CompressedImage) -> np.ndarray:
+    """Return the picture of a message as RGB (H, W, 3) uint8.
+
+    Raises:
+        ImageError: It cannot be decoded: see `core.images.decode_rgb`.
+    """
+    try:
+        return decode_rgb(message)
+    except UnknownEncodingError:
+        decode = _cv_bridge()
+        if decode is None or isinstance(message, CompressedImage):
+            raise
+        try:
+            return decode(message)
+        except Exception as error:  # cv_bridge raises types of its own
+            raise ImageError(
+                f'cv_bridge cannot convert a {message.width}x{message.height} '
+                f"'{message.encoding}' image to rgb8: {error}"
+            ) from error
+
+
+@cache
+def _cv_bridge() -> Callable[[Image], np.ndarray] | None:
+    """Return cv_bridge's decoder, or None where cv_bridge is missing or does not run.
+
+    It is tried in a process of its own first: a build for NumPy 1 crashes the interpreter under
+    NumPy 2.
+    """
+    if importlib.util.find_spec('cv_bridge') is None:
+        return None
+    if subprocess.run([sys.executable, '-c', _PROBE], capture_output=True, check=False).returncode:
+        return None
+    from cv_bridge import CvBridge  # pyright: ignore[reportMissingImports]  part of ROS 2
+
+    bridge = CvBridge()
+    return lambda message: bridge.imgmsg_to_cv2(message, 'rgb8')
 
 
 class ImageBuffer:
@@ -101,18 +164,30 @@ def cloud_message(header: Header, cloud: np.ndarray) -> PointCloud2:
         header: Stamp and frame of the points.
         cloud: (H, W) of `core.pointcloud.POINT`, contiguous; invalid points are NaN.
     """
-    height, width = cloud.shape
-    message = PointCloud2(
-        header=header,
-        height=height,
-        width=width,
-        fields=_FIELDS,
-        is_bigendian=False,
-        point_step=POINT.itemsize,
-        row_step=width * POINT.itemsize,
-        is_dense=False,
-    )
-    data = array('B')
-    data.frombytes(cloud.data.cast('B'))
-    message.data = data
+    create = _create_cloud()
+    if create is not None:
+        # It takes rows and columns in different order from version to version.
+        message = create(header, _FIELDS, cloud.reshape(-1))
+    else:
+        message = PointCloud2(
+            header=header, fields=_FIELDS, is_bigendian=False, point_step=POINT.itemsize
+        )
+        data = array('B')
+        data.frombytes(cloud.data.cast('B'))
+        message.data = data
+    message.height, message.width = cloud.shape
+    message.row_step = message.width * POINT.itemsize
+    message.is_dense = False
     return message
+
+
+@cache
+def _create_cloud() -> Callable[..., PointCloud2] | None:
+    """Return sensor_msgs_py's create_cloud, or None where it is missing."""
+    try:
+        from sensor_msgs_py.point_cloud2 import (  # pyright: ignore[reportMissingImports]
+            create_cloud,
+        )
+    except ImportError:
+        return None
+    return create_cloud
