@@ -137,12 +137,13 @@ def test_public_names_are_documented(repository):
 
 @pytest.mark.parametrize('node', ['perception_node', 'odometry_node'])
 def test_docs_have_the_parameters(repository, node):
-    from depth_ros.ros import parameters
+    from depth_ros.nodes.parameters import TABLES
+    from depth_ros.ros.parameters import markdown
 
     page = (repository / 'docs' / 'parameters.md').read_text()
     section = re.search(rf'<!-- parameters of {node} -->\n(.*?)\n<!-- end -->', page, re.DOTALL)
     assert section, f'docs/parameters.md has no table of the parameters of {node}'
-    table = parameters.markdown(parameters.TABLES[node])
+    table = markdown(TABLES[node])
     assert section[1] == table, f'the table must be:\n{table}'
 
 

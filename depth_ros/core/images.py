@@ -19,12 +19,23 @@ if TYPE_CHECKING:
 class RawImage(Protocol):
     """The fields of sensor_msgs/Image that matter. `step` is the length of a row in bytes."""
 
-    height: int
-    width: int
-    encoding: str
-    is_bigendian: int
-    step: int
-    data: Any
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def encoding(self) -> str: ...
+
+    @property
+    def is_bigendian(self) -> int: ...
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def data(self) -> Any: ...
 
 
 class CompressedImage(Protocol):
@@ -34,8 +45,11 @@ class CompressedImage(Protocol):
     or '16UC1; compressedDepth png'.
     """
 
-    format: str
-    data: Any
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def data(self) -> Any: ...
 
 
 class ImageError(ValueError):

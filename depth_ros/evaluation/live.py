@@ -27,10 +27,18 @@ from depth_ros.bags.topics import Streams
 from depth_ros.inference import model_files as models
 from depth_ros.inference.contract import read_contract
 from depth_ros.inference.outputs import TOPICS, topics
-from depth_ros.ros.parameters import ODOMETRY, PERCEPTION
 
 NODES = tuple(models.NODES.values())
 OUTPUT_TOPICS = tuple(topic.name for topic in TOPICS.values() if topic.recorded)
+ONLY = {
+    'max_depth': 'perception_node',
+    'depth_scale': 'perception_node',
+    'translation_scale': 'odometry_node',
+    'camera_pose': 'odometry_node',
+    'max_gap': 'odometry_node',
+}
+"""Parameters that only one node has, of those that an evaluation sets."""
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -291,10 +299,9 @@ def _node_arguments(plan: Plan, node: str) -> list[str]:
         'model': str(plan.models[node].resolve()),
         'image_transport': 'compressed' if plan.compressed else 'raw',
     }
-    # Those that this node has.
-    table = {'perception_node': PERCEPTION, 'odometry_node': ODOMETRY}[node]
-    known = {parameter.name for parameter in table}
-    parameters |= {name: value for name, value in plan.parameters.items() if name in known}
+    parameters |= {
+        name: value for name, value in plan.parameters.items() if ONLY.get(name, node) == node
+    }
     arguments = [
         '--ros-args',
         '-r',

@@ -21,9 +21,11 @@ from pathlib import Path
 import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger
 
 from depth_ros.core.camera import CameraError
 from depth_ros.core.images import ImageError
@@ -32,6 +34,7 @@ from depth_ros.inference.engine import Engine, EngineError
 from depth_ros.nodes.camera_input import CameraInput, Frame
 from depth_ros.nodes.engine_slot import EngineSlot
 from depth_ros.nodes.monitor import REPORT_PERIOD, Monitor, Reporter, RosHandler, StageTimes
+from depth_ros.nodes.parameters import GPU_MEMORY
 from depth_ros.ros import parameters
 from depth_ros.ros.transport import prepare_process, shared_memory_problem, until_shutdown
 from depth_ros.share import share_path
@@ -146,7 +149,7 @@ class CameraNode(LifecycleNode):
             self.task,
             settings.backend,
             settings.threads,
-            parameters.GPU_MEMORY[settings.gpu_memory],
+            GPU_MEMORY[settings.gpu_memory],
             settings.auto_build,
         )
         self.set_up()
@@ -337,9 +340,9 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
     cv2.setNumThreads(1)
     node = None
     try:
-        rclpy.init(args=args)
+        rclpy.init(args=None if args is None else list(args))
         with until_shutdown():
-            logger = rclpy.logging.get_logger('depth_ros')
+            logger = get_logger('depth_ros')
             if problem := shared_memory_problem():
                 logger.warning(problem)
             try:

@@ -146,8 +146,9 @@ class EngineBuild:
                 pass_fds=(lock,),
             )
         last = ''
-        with process.stdout:
-            for line in map(str.strip, process.stdout):
+        assert process.stdout is not None
+        with process.stdout as output:
+            for line in map(str.strip, output):
                 if line and not self.stopping:
                     self._say(line)
                     last = line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
@@ -79,7 +79,7 @@ class StageTimes:
 
     def __init__(self) -> None:
         """Start without a frame."""
-        self._frame: Counter[str] = Counter()
+        self._frame: defaultdict[str, float] = defaultdict(float)
         self._history: deque[dict[str, float]] = deque(maxlen=100)
 
     @contextmanager

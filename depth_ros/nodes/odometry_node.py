@@ -18,12 +18,12 @@ from nav_msgs.msg import Odometry, Path
 from std_srvs.srv import Trigger
 
 from depth_ros.core.se3 import pose_from_list, quaternion_from_rotation
-from depth_ros.core.trajectory import Motion, NoiseModel
+from depth_ros.core.trajectory import Motion, NoiseModel, Trajectory
 from depth_ros.core.visual_odometry import Missed, Reason, VisualOdometry
 from depth_ros.inference.engine import EngineError
 from depth_ros.nodes.camera_input import Frame
 from depth_ros.nodes.camera_node import CameraNode, ConfigurationError, run
-from depth_ros.ros.parameters import ODOMETRY
+from depth_ros.nodes.parameters import ODOMETRY
 from depth_ros.ros.transport import OUTPUT_QOS
 
 PATH_PERIOD = 0.5
@@ -56,7 +56,7 @@ class OdometryNode(CameraNode):
         self._reset_service = self.create_service(Trigger, 'reset', self._on_reset)
         if settings.publish_tf:
             try:
-                from tf2_msgs.msg import TFMessage
+                from tf2_msgs.msg import TFMessage  # pyright: ignore[reportMissingImports]
             except ImportError as error:
                 raise ConfigurationError(
                     f'publish_tf needs the ROS 2 package tf2_msgs ({error}); install tf2_ros or '
@@ -67,7 +67,10 @@ class OdometryNode(CameraNode):
             self._publishers_made.append(self._tf_publisher)
         if settings.camera_pose_from_tf:
             try:
-                from tf2_ros import Buffer, TransformListener
+                from tf2_ros import (  # pyright: ignore[reportMissingImports]
+                    Buffer,
+                    TransformListener,
+                )
             except ImportError as error:
                 raise ConfigurationError(
                     f'camera_pose_from_tf needs the ROS 2 package tf2_ros ({error}); install it '
@@ -130,7 +133,7 @@ class OdometryNode(CameraNode):
         odometry.translation_scale = self.settings.translation_scale
         found = odometry.step(image, frame.stamp, frame.fit.camera)
         if not isinstance(found, Missed):
-            self._publish(frame, found)
+            self._publish(frame, found, odometry.trajectory)
         elif found.reason in (Reason.NETWORK, Reason.NOT_FINITE):
             raise EngineError(found.text)
         elif found.reason is not Reason.FIRST:
@@ -160,7 +163,7 @@ class OdometryNode(CameraNode):
     def _lookup_camera(self, frame_id: str) -> np.ndarray:
         """Pose of the camera in the body frame, from TF."""
         from rclpy.time import Time
-        from tf2_ros import TransformException
+        from tf2_ros import TransformException  # pyright: ignore[reportMissingImports]
 
         base = self.settings.base_frame
         try:
@@ -190,18 +193,17 @@ class OdometryNode(CameraNode):
             images = {'previous': previous[None], 'current': current[None]}
             return self.engine.infer(images)['pose']
 
-    def _publish(self, frame: Frame, motion: Motion) -> None:
+    def _publish(self, frame: Frame, motion: Motion, trajectory: Trajectory) -> None:
         """Publish odom, and TF and path where they are due."""
         with self.times.stage('postprocess'):
-            message = self._odometry(frame, motion)
+            message = self._odometry(frame, motion, trajectory)
         with self.times.stage('publish'):
             self._odom.publish(message)
             if self._tf_publisher is not None:
                 self._tf_publisher.publish(self._tf_type(transforms=[_transform(message)]))
         with self.times.stage('postprocess'):
-            distance = self._visual_odometry.trajectory.distance
-            if distance - self._path_distance >= self.settings.path_step:
-                self._path_distance = distance
+            if trajectory.distance - self._path_distance >= self.settings.path_step:
+                self._path_distance = trajectory.distance
                 self._poses.append(PoseStamped(header=message.header, pose=message.pose.pose))
             while len(self._poses) > self.settings.path_length:
                 self._poses.popleft()
@@ -213,9 +215,8 @@ class OdometryNode(CameraNode):
             with self.times.stage('publish'):
                 self._path.publish(Path(header=message.header, poses=list(self._poses)))
 
-    def _odometry(self, frame: Frame, motion: Motion) -> Odometry:
+    def _odometry(self, frame: Frame, motion: Motion, trajectory: Trajectory) -> Odometry:
         """The trajectory's newest pose as a message."""
-        trajectory = self._visual_odometry.trajectory
         message = Odometry(child_frame_id=self.settings.base_frame)
         message.header.stamp = frame.header.stamp
         message.header.frame_id = self.settings.odom_frame

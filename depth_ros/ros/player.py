@@ -165,7 +165,7 @@ def _sleep(seconds: float) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the player; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog='depth_ros.ros.player', description=__doc__.split('\n')[0]
+        prog='depth_ros.ros.player', description=(__doc__ or '').split('\n')[0]
     )
     parser.add_argument('recording', type=Path, help='rosbag2 folder, .mcap or .db3 file')
     parser.add_argument('--rate', type=float, default=1.0, help='speed, 1 = as recorded')

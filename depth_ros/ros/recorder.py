@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TextIO
 
 import rclpy
+from rclpy.clock import Clock
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.utilities import remove_ros_args
 
 from depth_ros.bags.messages import BagError, header_stamp, message_types
 from depth_ros.bags.writer import BagWriter
@@ -49,7 +51,7 @@ class Recorder(Node):
         self._waiting = set(topics)
         self._log = log
         self._types = message_types()
-        self.create_timer(0.1, self._discover, clock=rclpy.clock.Clock())
+        self.create_timer(0.1, self._discover, clock=Clock())
         self._discover()
 
     def _discover(self) -> None:
@@ -124,7 +126,7 @@ def _write_at(log_ns: int, rows: list[Row], writer: BagWriter) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the recorder; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog='depth_ros.ros.recorder', description=__doc__.split('\n')[0]
+        prog='depth_ros.ros.recorder', description=(__doc__ or '').split('\n')[0]
     )
     parser.add_argument('recording', type=Path, help='rosbag2 folder to create')
     parser.add_argument('--topics', nargs='+', required=True, help='topics to record')
@@ -133,9 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         '--uncompressed', action='store_true', help='larger files for less time of the processor'
     )
     parser.add_argument('--log', type=Path, help='write what arrived when, as CSV, to this file')
-    arguments = parser.parse_args(
-        rclpy.utilities.remove_ros_args(argv)[1:] if argv is None else argv
-    )
+    arguments = parser.parse_args(remove_ros_args(argv)[1:] if argv is None else argv)
 
     prepare_process()
     failed: list[Exception] = []

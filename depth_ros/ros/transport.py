@@ -20,6 +20,7 @@ from rclpy.exceptions import NotInitializedException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from depth_ros.allocator import allocator_environment, keep_memory
@@ -171,9 +172,8 @@ class FollowingSubscription:
         self._node, self._type, self._callback = node, message_type, callback
         self._reliability = reliability
         self._name = topic
-        self._subscription = None
-        self._subscribe(input_qos([], reliability))
-        self.topic = self._subscription.topic_name
+        self._subscription: Subscription | None = None
+        self.topic = self._subscribe(input_qos([], reliability)).topic_name
         self.follow()
 
     @property
@@ -194,12 +194,13 @@ class FollowingSubscription:
         if (qos.reliability, qos.durability) != (self._qos.reliability, self._qos.durability):
             self._subscribe(qos)
 
-    def _subscribe(self, qos: QoSProfile) -> None:
+    def _subscribe(self, qos: QoSProfile) -> Subscription:
         self.close()
         self._qos = qos
         self._subscription = self._node.create_subscription(
             self._type, self._name, self._callback, qos
         )
+        return self._subscription
 
     def close(self) -> None:
         """Unsubscribe."""

@@ -1,0 +1,203 @@
+"""The parameters of each node."""
+
+from __future__ import annotations
+
+from depth_ros.core.camera import FIT_MODES
+from depth_ros.core.se3 import OPTICAL_IN_BASE, pose_from_list
+from depth_ros.inference.loader import BACKENDS
+from depth_ros.ros.parameters import Parameter
+from depth_ros.ros.transport import RELIABILITIES
+
+AUTO_BUILD = ('never', 'fp32', 'fp16')
+"""Values of ``auto_build``. Int8 needs calibration, so it is not among them; 'no' and 'off' would
+be read as false by YAML."""
+
+GPU_MEMORY = {'auto': None, 'mapped': True, 'copied': False}
+"""Values of ``gpu_memory``, and what ``mapped`` of ``load_engine`` is for each."""
+
+COMMON = (
+    Parameter(
+        'autostart', True, 'Configure and activate without a lifecycle manager.', when='start'
+    ),
+    Parameter(
+        'model',
+        '',
+        'Model file: .onnx with a depth_ros contract, or .engine of '
+        'build_engine, which runs with TensorRT or not at all. Empty: the model that comes '
+        'with the package.',
+    ),
+    Parameter(
+        'backend',
+        'auto',
+        'Inference runtime. auto: TensorRT where there is an engine of '
+        'the model that fits, else the fastest one that is installed.',
+        choices=BACKENDS,
+    ),
+    Parameter(
+        'auto_build',
+        'never',
+        'Precision in which to build the TensorRT engine of an .onnx '
+        'model where none fits. The CPU runs the model until the engine is ready.',
+        choices=AUTO_BUILD,
+    ),
+    Parameter(
+        'gpu_memory',
+        'auto',
+        'How TensorRT gets images and gives results. mapped: the GPU '
+        "works in the processor's memory. copied: to and from its own. auto: mapped where "
+        'they share memory (Jetson), else copied.',
+        choices=tuple(GPU_MEMORY),
+    ),
+    Parameter('threads', 2, 'Threads that one inference may use.', minimum=1, maximum=256),
+    Parameter(
+        'image_transport',
+        'raw',
+        "raw: sensor_msgs/Image on 'image'. compressed: "
+        "sensor_msgs/CompressedImage (JPEG or PNG) on 'image/compressed'.",
+        choices=('raw', 'compressed'),
+    ),
+    Parameter(
+        'reliability',
+        'auto',
+        'Reliability of the input subscriptions. auto: reliable if '
+        'every publisher of the topic is, else best effort.',
+        choices=RELIABILITIES,
+    ),
+    Parameter(
+        'fit',
+        'stretch',
+        "How the image becomes the network's input. stretch: the whole "
+        'image, resized on both axes. crop: the largest part with the aspect ratio of the '
+        'training camera; outputs are invalid outside.',
+        choices=FIT_MODES,
+    ),
+)
+
+PERCEPTION = (
+    *COMMON,
+    Parameter(
+        'output_size',
+        'input',
+        "Geometry of the outputs. input: the image's. network: the "
+        "network's, with depth/camera_info scaled to match.",
+        choices=('input', 'network'),
+    ),
+    Parameter(
+        'depth_scale',
+        0.0,
+        'Metres per unit of a model that is not metric. 0: unknown, '
+        'depth stays in model units. Ignored for metric models.',
+        'm/unit',
+        0.0,
+        1e6,
+        when='live',
+    ),
+    Parameter(
+        'max_depth',
+        0.0,
+        'Farther depth is invalid (NaN). 0: the limit of the model.',
+        'm',
+        0.0,
+        1e6,
+        when='live',
+    ),
+    Parameter(
+        'points_stride',
+        2,
+        'The point cloud has every n-th pixel of every n-th row.',
+        'pixels',
+        1,
+        64,
+        when='live',
+    ),
+)
+
+ODOMETRY = (
+    *COMMON,
+    Parameter('odom_frame', 'odom', 'Frame of the trajectory: header.frame_id of odom and path.'),
+    Parameter('base_frame', 'base_link', 'Body frame: child_frame_id of odom.'),
+    Parameter(
+        'camera_pose',
+        list(OPTICAL_IN_BASE),
+        "Pose of the camera's optical frame in "
+        'base_frame: x y z qx qy qz qw. Default: at its origin, looking along its x axis.',
+        'm',
+        check=pose_from_list,
+    ),
+    Parameter(
+        'camera_pose_from_tf',
+        False,
+        "Look the camera's pose up in TF instead of camera_pose. Needs tf2_ros.",
+    ),
+    Parameter(
+        'publish_tf',
+        False,
+        'Publish odom_frame to base_frame on /tf. Only one node may do so. Needs tf2_msgs.',
+    ),
+    Parameter(
+        'translation_scale',
+        0.0,
+        'Metres per unit of a model that is not metric. 0: '
+        'unknown, the trajectory is in model units. Ignored for metric models.',
+        'm/unit',
+        0.0,
+        1e6,
+        when='live',
+    ),
+    Parameter(
+        'max_gap',
+        1.0,
+        'Two images farther apart in time are not compared; the covariance grows instead.',
+        's',
+        0.001,
+        3600.0,
+        when='live',
+    ),
+    Parameter(
+        'sigma_translation',
+        0.02,
+        'Standard deviation of the translation of one step, constant part.',
+        'm',
+        1e-6,
+        100.0,
+    ),
+    Parameter(
+        'sigma_translation_ratio',
+        0.1,
+        'Standard deviation of the translation of one step, part that grows with its length.',
+        'm/m',
+        0.0,
+        10.0,
+    ),
+    Parameter(
+        'sigma_rotation',
+        0.002,
+        'Standard deviation of the rotation of one step, constant part.',
+        'rad',
+        1e-7,
+        3.2,
+    ),
+    Parameter(
+        'sigma_rotation_ratio',
+        0.05,
+        'Standard deviation of the rotation of one step, part that grows with its angle.',
+        'rad/rad',
+        0.0,
+        10.0,
+    ),
+    Parameter(
+        'path_step', 0.5, 'The path gets a pose every so many metres.', 'm', 0.0, 1e4, when='live'
+    ),
+    Parameter(
+        'path_length',
+        2000,
+        'The path keeps so many poses, the newest.',
+        'poses',
+        2,
+        100000,
+        when='live',
+    ),
+)
+
+TABLES = {'perception_node': PERCEPTION, 'odometry_node': ODOMETRY}
+"""Every node's parameters."""
