@@ -285,6 +285,27 @@ def test_unknown_intrinsics_without_out(copied):
     assert '--out' in _failure(copied)
 
 
+def test_a_long_drive_is_reconstructed_in_spans(tmp_path):
+    folder = tmp_path / 'long'
+    depth, _ = write_drive(folder, 24)
+    (folder / 'intrinsics.txt').write_text('unknown\n')
+    out = tmp_path / 'out'
+    stages = []
+    report = build(
+        replace(job(folder, options=Options(span=12)), out=out / 'long', reports=out / REPORTS),
+        lambda share, stage: stages.append((share, stage)),
+    )
+    structure = read_structure(out / 'long')
+    assert report.failure == '' and structure.part.tolist() == 12 * [0] + 12 * [1]
+    assert np.diff([share for share, _ in stages]).min() >= 0
+    assert ('mapping 2/2' in [stage for _, stage in stages]) and stages[-1] == (1.0, 'writing')
+    # The lens that the first span found serves the second, too.
+    for index in (3, 20):
+        points = structure.points(index)
+        x, y = np.rint(points.xy).astype(int).T
+        assert np.median(np.abs(points.depth / depth[index][y, x] - 1)) < 0.05
+
+
 def test_a_cut_makes_two_parts(tmp_path):
     folder = tmp_path / 'cut'
     write_drive(folder, 12)

@@ -22,8 +22,6 @@ from train.structure.reconstruct import Options
 from train.structure.workers import Outcome, run_here, run_on_cluster
 
 LISTED = 20  # remarks that are printed one by one
-STAGES = ('masks', 'features', 'matches', 'mapping', 'points', 'writing')
-SHARES = (0.0, 0.02, 0.5, 0.65, 0.95, 0.97)  # of a sequence's time before each stage, about
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,14 +164,14 @@ def _progress(jobs: list[Job], args: argparse.Namespace) -> Iterator[tuple[Job, 
             bar.update(now - at[job.name])
             at[job.name] = now
 
-        def step(job: Job, stage: str) -> None:
+        def progress(job: Job, share: float, stage: str) -> None:
             bar.set_postfix_str(f'{job.name}: {stage}', refresh=False)
-            advance(job, SHARES[STAGES.index(stage)])
+            advance(job, share)
 
         results = (
             run_on_cluster(jobs, args.cluster)
             if args.cluster
-            else run_here(jobs, args.workers, step)
+            else run_here(jobs, args.workers, progress)
         )
         for job, outcome in results:
             advance(job, 1.0)

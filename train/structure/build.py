@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from depth_ros.evaluation.structure import FILE, Structure
 from depth_ros.files import write_file
 from train.data.sequences import TABLES, DataError, Sequence, read_sequence
 from train.structure.assemble import assemble
-from train.structure.reconstruct import Options, Reconstruction, reconstruct
+from train.structure.reconstruct import Options, Reconstruction, one_size
 from train.structure.rectify import copy_sequence, rectify_sequence
 from train.structure.scale import Scale, find_scale
+from train.structure.spans import Progress, reconstruct_spans
 
 VERSION = 1  # of what is written: another one makes all of it again
 REPORTS = '.structure'  # folder of reports, beside the sequences
@@ -170,12 +170,12 @@ def fingerprint(job: Job) -> str:
     return digest.hexdigest()
 
 
-def build(job: Job, step: Callable[[str], object] = lambda _: None) -> Report:
+def build(job: Job, progress: Progress = lambda share, stage: None) -> Report:
     """Reconstruct a sequence and write what was found, and the report.
 
     Args:
         job: what to do.
-        step: is told the name of each stage as it begins.
+        progress: is told the share of the work that is done and the stage that begins.
 
     Raises:
         OSError: something cannot be written; nothing half-written stays.
@@ -189,7 +189,7 @@ def build(job: Job, step: Callable[[str], object] = lambda _: None) -> Report:
     with tempfile.TemporaryDirectory(prefix=f'.{job.name}.', dir=job.reports) as work:
         try:
             _check(job, sequence)
-            found = reconstruct(sequence, Path(work), job.options, step)
+            found = reconstruct_spans(sequence, Path(work), job.options, progress)
             height = sequence.camera_height or job.camera_height
             scales = [find_scale(sequence, found, p, height) for p in range(found.parts)]
             structure, origin = assemble(sequence, found, scales)
@@ -199,7 +199,7 @@ def build(job: Job, step: Callable[[str], object] = lambda _: None) -> Report:
             _remove(job)
             report = replace(report, failure=str(error))
         else:
-            step('writing')
+            progress(1.0, 'writing')
             _write(job, sequence, found, structure)
             report = _describe(report, sequence, found, structure, origin)
     report = replace(report, seconds=round(time.monotonic() - begin, 1))
@@ -213,6 +213,7 @@ def _check(job: Job, sequence: Sequence) -> None:
     Raises:
         DataError: saying why.
     """
+    one_size(sequence)
     if len(sequence.images) < job.options.min_part:
         raise DataError(f'only {len(sequence.images)} images, at least {job.options.min_part}')
     if job.out is None and not np.isfinite(sequence.intrinsics).all():

@@ -21,6 +21,7 @@ from train.data.sequences import (
     read_map,
     read_picture,
     resize_map,
+    stored_size,
 )
 from train.structure.lens_check import fitted_focals, judge_focal
 
@@ -45,6 +46,7 @@ class Options:
         min_part: frames that a part must have, at least.
         threads: of COLMAP.
         seed: of all that is random.
+        span: frames at a time; a longer drive is reconstructed in spans.
     """
 
     features: int = 2000
@@ -53,6 +55,7 @@ class Options:
     min_part: int = 10
     threads: int = 1
     seed: int = 0
+    span: int = 600
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,15 @@ class Lens:
     matrix: np.ndarray
     distortion: np.ndarray
     estimated: bool
+
+    def rays(self, xy: np.ndarray) -> np.ndarray:
+        """Where pixels (n, 2) look: (n, 3) in the optical frame, with z = 1."""
+        if not len(xy):
+            return np.zeros((0, 3))
+        where = cv2.undistortPoints(
+            xy.astype(np.float64).reshape(-1, 1, 2), self.matrix, self.distortion
+        )
+        return np.column_stack([where.reshape(-1, 2), np.ones(len(xy))])
 
 
 @dataclass(frozen=True)
@@ -109,15 +121,21 @@ class Reconstruction:
 
 
 def reconstruct(
-    sequence: Sequence, work: Path, options: Options, step: Step = lambda _: None
+    sequence: Sequence,
+    work: Path,
+    options: Options,
+    step: Step = lambda _: None,
+    lens: Lens | None = None,
 ) -> Reconstruction:
-    """Reconstruct a sequence.
+    """Reconstruct a sequence at once.
 
     Args:
         sequence: its images, all of one camera and size; labels of movable things mask these.
         work: empty folder for COLMAP's files.
         options: how.
         step: is told the name of each stage as it begins.
+        lens: that was found before; where there is none and the sequence has no intrinsics
+            either, it is found.
 
     Raises:
         DataError: if nothing can be reconstructed; the message says why.
@@ -131,7 +149,9 @@ def reconstruct(
 
     pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
     pycolmap.set_random_seed(options.seed)
-    size = _one_size(sequence)
+    size = stored_size(sequence)
+    if size is None:
+        raise DataError('no image can be read')
     database = work / 'database.db'
     step('masks')
     masks = _write_masks(sequence, work / 'masks', size)
@@ -139,19 +159,18 @@ def reconstruct(
     reader = pycolmap.ImageReaderOptions()
     if masks:
         reader.mask_path = work / 'masks'
-    known = bool(np.isfinite(sequence.intrinsics).all())
+    calibrated = bool(np.isfinite(sequence.intrinsics).all())
+    known = calibrated or lens is not None
+    matrix = lens.matrix if lens else sequence.intrinsics
+    centre = (matrix[0, 2] + HALF, matrix[1, 2] + HALF)
+    reader.camera_model = 'PINHOLE' if calibrated else 'SIMPLE_RADIAL'
     if known:
-        matrix = sequence.intrinsics
         numbers = (
-            matrix[0, 0],
-            matrix[1, 1],
-            matrix[0, 2] + HALF,
-            matrix[1, 2] + HALF,
+            (matrix[0, 0], *centre, lens.distortion[0])
+            if lens
+            else (matrix[0, 0], matrix[1, 1], *centre)
         )
-        reader.camera_model = 'PINHOLE'
         reader.camera_params = ','.join(f'{v:.9g}' for v in numbers)
-    else:
-        reader.camera_model = 'SIMPLE_RADIAL'
     extraction = pycolmap.FeatureExtractionOptions()
     extraction.sift.max_num_features = options.features
     extraction.num_threads = options.threads
@@ -181,8 +200,8 @@ def reconstruct(
         _calibrate(database)
     models = _map(database, folder, work, known, options)
     step('points')
-    found = _collect(models, sequence, known, options)
-    if not known:
+    found = _collect(models, sequence, calibrated, options)
+    if not calibrated:
         return found
     given = float(sequence.intrinsics[0, 0])
     doubt, sure = judge_focal(given, fitted_focals(models[0], options.threads))
@@ -194,7 +213,7 @@ def reconstruct(
     return replace(found, doubt=doubt)
 
 
-def _one_size(sequence: Sequence) -> tuple[int, int]:
+def one_size(sequence: Sequence) -> tuple[int, int]:
     """Width and height of all images.
 
     Raises:

@@ -152,10 +152,7 @@ def _height(sequence: Sequence, found: Reconstruction, frame: int) -> float:
         )
     if ground.sum() < LEAST_POINTS:
         return np.nan
-    rays = np.linalg.solve(
-        found.lens.matrix, np.column_stack([xy[ground], np.ones(ground.sum())]).T
-    ).T
-    points = rays * depth[ground, None]
+    points = found.lens.rays(xy[ground]) * depth[ground, None]
     rough = np.median(points[:, 1])
     near = (np.abs(points[:, 0]) < AHEAD[0] * rough) & (points[:, 2] < AHEAD[1] * rough)
     if near.sum() < LEAST_POINTS:

@@ -27,6 +27,8 @@ STOPPED = 'stopped'
 ARGUMENTS = ['-m', 'train.structure.workers']
 POLL = 0.2  # seconds
 
+Progress = Callable[[Job, float, str], object]
+
 
 class Outcome(NamedTuple):
     """What became of a job: a report, or what went wrong with the machine rather than the data."""
@@ -35,19 +37,17 @@ class Outcome(NamedTuple):
     error: str = ''
 
 
-def run_here(
-    jobs: list[Job], workers: int, step: Callable[[Job, str], object]
-) -> Iterator[tuple[Job, Outcome]]:
+def run_here(jobs: list[Job], workers: int, progress: Progress) -> Iterator[tuple[Job, Outcome]]:
     """Run jobs, so many at a time; yields each as it ends.
 
     Args:
         jobs: what to do.
         workers: processes.
-        step: is told of each stage of each job.
+        progress: is told of each stage of each job: the share of it that is done, and its name.
     """
     stopped = threading.Event()
     with ThreadPoolExecutor(workers) as pool:
-        tasks = {pool.submit(run_apart, job, step, stopped): job for job in jobs}
+        tasks = {pool.submit(run_apart, job, progress, stopped): job for job in jobs}
         try:
             for task in as_completed(tasks):
                 yield tasks[task], task.result()
@@ -93,7 +93,7 @@ def run_on_cluster(jobs: list[Job], address: str) -> Iterator[tuple[Job, Outcome
 
 def run_apart(
     job: Job,
-    step: Callable[[Job, str], object] = lambda job, stage: None,
+    progress: Progress = lambda job, share, stage: None,
     stopped: threading.Event | None = None,
 ) -> Outcome:
     """Run a job in a process of its own."""
@@ -112,7 +112,7 @@ def run_apart(
         try:
             process.stdin.write(pickle.dumps(job))
             process.stdin.close()
-            outcome = _listen(process.stdout, job, step)
+            outcome = _listen(process.stdout, job, progress)
             process.wait()
         finally:
             process.kill()
@@ -135,13 +135,14 @@ def _kill_when(process: subprocess.Popen, stopped: threading.Event | None) -> No
             process.kill()
 
 
-def _listen(stream: IO[bytes], job: Job, step: Callable[[Job, str], object]) -> Outcome | None:
+def _listen(stream: IO[bytes], job: Job, progress: Progress) -> Outcome | None:
     """What a process says of its job, line by line; ``None`` if it ends without a result."""
     outcome = None
     for line in stream:
         kind, _, text = line.decode(errors='replace').rstrip('\n').partition(' ')
         if kind == STEP:
-            step(job, text)
+            share, _, stage = text.partition(' ')
+            progress(job, float(share), stage)
         elif kind == REPORT:
             outcome = Outcome(Report.parse(text))
         elif kind == ERROR:
@@ -165,7 +166,7 @@ def _main() -> None:
     out = os.fdopen(os.dup(1), 'w', buffering=1)
     os.dup2(2, 1)  # what COLMAP prints is no answer
     try:
-        report = build(job, lambda stage: print(STEP, stage, file=out))
+        report = build(job, lambda share, stage: print(STEP, share, stage, file=out))
     except (OSError, ValueError) as error:
         print(ERROR, json.dumps(str(error)), file=out)
     else:
