@@ -14,15 +14,30 @@ from dataclasses import asdict
 from pathlib import Path
 
 from depth_ros.commands.options import command_parser, count
-from depth_ros.deploy.bench import bench, layer_table, table
 from depth_ros.deploy.layers import Effort
 from depth_ros.files import check_writable, write_file
 from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import EngineError
+from depth_ros.packages import MissingPackageError, require_packages
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        measured = _run(arguments)
+    except (ContractError, EngineError, MissingPackageError, OSError) as error:
+        print(f'bench_engine: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('bench_engine: interrupted', file=sys.stderr)
+        return 130
+    if not measured:
+        print('bench_engine: nothing could be measured', file=sys.stderr)
+    return 0 if measured else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-
     parser = command_parser('bench_engine', __doc__)
     parser.add_argument(
         'models', nargs='+', type=Path, metavar='MODEL', help='.onnx or .engine files'
@@ -56,34 +71,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+def _run(arguments: argparse.Namespace) -> bool:
+    """Measure and print; returns whether anything could be measured."""
+    require_packages('bench_engine', 'onnx', 'tqdm')
+    from depth_ros.deploy.bench import bench, layer_table, table
+
     effort = Effort(threads=arguments.threads, runs=arguments.runs, warmup=arguments.warmup)
-    try:
-        if arguments.json:
-            check_writable(arguments.json)
-        measured, missing = bench(arguments.models, effort, bool(arguments.profile))
-        print(table(measured, missing, effort))
-        for item in measured:
-            if item.layers:
-                print(f'\n{layer_table(item, arguments.profile)}')
-        if arguments.json:
-            found = {
-                **asdict(effort),
-                'measured': [asdict(m) for m in measured],
-                'not_measured': missing,
-            }
-            write_file(arguments.json, json.dumps(found, indent=2, allow_nan=False) + '\n')
-    except (ContractError, EngineError, OSError) as error:
-        print(f'bench_engine: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('bench_engine: interrupted', file=sys.stderr)
-        return 130
-    if not measured:
-        print('bench_engine: nothing could be measured', file=sys.stderr)
-    return 0 if measured else 1
+    if arguments.json:
+        check_writable(arguments.json)
+    measured, missing = bench(arguments.models, effort, bool(arguments.profile))
+    print(table(measured, missing, effort))
+    for item in measured:
+        if item.layers:
+            print(f'\n{layer_table(item, arguments.profile)}')
+    if arguments.json:
+        found = {
+            **asdict(effort),
+            'measured': [asdict(m) for m in measured],
+            'not_measured': missing,
+        }
+        write_file(arguments.json, json.dumps(found, indent=2, allow_nan=False) + '\n')
+    return bool(measured)
 
 
 if __name__ == '__main__':

@@ -19,14 +19,13 @@ from pathlib import Path
 
 from depth_ros.bags.messages import BagError
 from depth_ros.commands.options import add_bounds, command_parser, count, given_bounds
-from depth_ros.deploy.compare import compare
 from depth_ros.deploy.image_source import Images
 from depth_ros.files import check_writable, write_file
 from depth_ros.inference.classes import KNOWN
-from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import Engine, EngineError
 from depth_ros.inference.engine_file import ENGINE_SUFFIX
 from depth_ros.inference.loader import BACKENDS, installed_backends, load_engine
+from depth_ros.packages import MissingPackageError, require_packages
 
 _OPTIONS = {
     'depth_error': '--max-depth-error',
@@ -92,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    require_packages('compare_engines', 'onnx', 'tqdm')
+    from depth_ros.deploy.compare import compare
+
     given = vars(arguments)
     if arguments.json:
         check_writable(arguments.json)
@@ -142,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return _compare(arguments)
-    except (BagError, ContractError, EngineError, OSError, ValueError) as error:
+    except (BagError, EngineError, MissingPackageError, OSError, ValueError) as error:
         print(f'compare_engines: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    require_packages('quantize', 'onnx', 'onnxruntime')
+    require_packages('quantize', 'onnx', 'onnxruntime', 'tqdm')
     from depth_ros.deploy.quantize import quantize
 
     source = arguments.model

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import yaml
 
 from depth_ros.core.labels import UNLABELED
 from depth_ros.inference.contract import SemanticClass
+from depth_ros.packages import require_packages
 
 _CITYSCAPES = (
     'road',
@@ -34,7 +35,7 @@ _CITYSCAPES = (
     'bicycle',
 )
 
-KNOWN = {
+KNOWN: dict[str, dict[str, Any]] = {
     # Its trainIds 0..18.
     'cityscapes': {'names': _CITYSCAPES, 'map': {name: name for name in _CITYSCAPES}},
     # The eleven classes of Badrinarayanan et al. (SegNet), and Cityscapes' classes in them.
@@ -77,6 +78,23 @@ KNOWN = {
 }
 """Label sets that have a name here."""
 
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file.
+
+    Raises:
+        MissingPackageError: PyYAML is not installed.
+        OSError, ValueError: if it cannot be read.
+    """
+    require_packages('a file of classes', 'yaml')
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
 _GREY: tuple[int, int, int] = (255, 255, 255)
 
 
@@ -109,7 +127,7 @@ class ClassMap:
             lookup[: len(model)] = range(len(model))
             return cls(tuple(model), lookup)
         try:
-            given = KNOWN.get(source) or yaml.safe_load(Path(source).read_text())
+            given = KNOWN.get(source) or _read_yaml(Path(source))
             names, pairs = list(given['names']), dict(given['map'])
             ids = {item.name: item.id for item in model}
             colors = dict.fromkeys(names, _GREY)
@@ -117,7 +135,7 @@ class ClassMap:
                 if ours in ids:
                     lookup[ids[ours]] = names.index(theirs)
                     colors[theirs] = model[ids[ours]].color
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"cannot use --classes '{source}': {error}; it is one of {', '.join(KNOWN)}, or a "
                 "file with names, a list, and map, the model's classes with one of the names each"

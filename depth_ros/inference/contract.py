@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.labels import UNLABELED
 from depth_ros.inference.outputs import OUTPUTS
+from depth_ros.packages import missing_packages
 
 if TYPE_CHECKING:
     import onnx
@@ -312,6 +313,11 @@ def read_contract(path: str | os.PathLike[str]) -> ModelContract:
         ContractError: if the file is missing, is not ONNX, has no contract, or its contract or
             graph is wrong; the message names the file and the field.
     """
+    if missing_packages('onnx'):
+        raise ContractError(
+            f"model '{path}' cannot be read: the Python package onnx is not installed: pip install "
+            'onnx'
+        )
     import onnx
     from google.protobuf.message import DecodeError
 
