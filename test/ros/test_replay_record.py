@@ -13,7 +13,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from rosgraph_msgs.msg import Clock
 from support.bag_messages import TYPES, camera_info, image
+from support.ros_process import Peer
 
 from depth_ros.bags.messages import CAMERA_INFO, IMAGE, TF
 from depth_ros.bags.reader import Bag
@@ -170,8 +172,13 @@ def test_bad_recording_is_one_line(tmp_path):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_stopped_player_still_writes_its_log(recording, tmp_path, number):
     log = tmp_path / 'sent.json'
-    with running('ros.player', recording, '--loop', '--rate', 0.1, '--log', log) as player:
-        time.sleep(3)
+    with (
+        Peer() as peer,
+        running('ros.player', recording, '--loop', '--rate', 0.1, '--log', log) as player,
+    ):
+        clock = peer.messages['/clock']
+        peer.listen(Clock, '/clock')
+        peer.spin_until(lambda: clock, what='/clock')
         player.send_signal(number)
         player.communicate(timeout=30)
         assert player.returncode == 0
