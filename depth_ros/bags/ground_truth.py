@@ -1,4 +1,4 @@
-"""The ground truth of a recording, at the time of its images."""
+"""The ground truth of a recording at the times of its images."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ MAX_GAP_NS = 500_000_000
 """True poses further apart than this are not interpolated."""
 
 DISORDER_NS = 10**9
-"""A clock that goes back by more has jumped; by less, messages have overtaken each other."""
+"""Stamps that go back by more: the clock was set back. By less: messages arrived out of order."""
 
 LOOK_AHEAD = 16
-"""Messages that a topic may still have from before its clock jumped back, once the images' has."""
+"""Messages of a topic that may still follow from before a jump of the clock that the images have
+passed already."""
 
 TF_PREFIX = 'tf:'
-"""Begins the name of a pair of TF frames that stands for a topic of poses: tf:odom>base_link."""
+"""Prefix of a pair of TF frames given in place of a topic of poses, as in tf:odom>base_link."""
 
 
 class Nearest:
     """The message of a topic that is nearest in time to each of a series of stamps.
 
-    Stamps asked for and messages must come in about the same order, which may be that of a
-    recording whose clock jumped back. Holds two messages at a time, a few more while it looks for
-    the jump.
+    The stamps must be asked for in about the order of the messages. The clock of both may jump
+    back once in a while. Holds two messages at a time, and a few more while it looks for a jump.
 
     Args:
         path: The recording.
         topic: A topic whose messages have headers.
-        problems: Where messages that cannot be read are counted, by reason.
+        problems: Messages that cannot be read are counted here, by reason.
 
     Attributes:
         bag: The recording, which decodes what `at` returns.
@@ -57,7 +57,7 @@ class Nearest:
         self._asked = 0
 
     def at(self, stamp: int, tolerance: int) -> Message | None:
-        """Return the nearest message, None if it is further away than the tolerance, both ns."""
+        """Return the message nearest to a stamp (ns); None if none is within the tolerance (ns)."""
         if stamp < self._asked:
             self._jump_back(stamp)
         self._asked = stamp
@@ -68,7 +68,7 @@ class Nearest:
         return self._ahead[0][1]
 
     def _jump_back(self, stamp: int) -> None:
-        """Leave out what comes before the topic's clock jumps back, if that leads nearer."""
+        """Skip the messages before the topic's clock jumps back if those after it are nearer."""
         self._read(LOOK_AHEAD)
         stamps = [s for s, _ in self._ahead]
         for i, (before, after) in enumerate(pairwise(stamps), 1):
@@ -81,7 +81,7 @@ class Nearest:
         return abs(self._ahead[index][0] - stamp)
 
     def _read(self, count: int) -> bool:
-        """Read ahead; tells whether there are as many messages."""
+        """Read ahead until `count` messages are held; tell whether there are as many."""
         while len(self._ahead) < count:
             if (message := next(self._messages, None)) is None:
                 return False
@@ -173,13 +173,13 @@ class GroundTruth:
         tolerance: How far in time truth may be from an image, ns.
         lidar_pose: T_camera_lidar 4x4 for a PointCloud2 as depth, from the lidar's frame to the
             camera's optical frame; None to look it up in TF.
-        points: Gives the true depth, float32 (H, W), of the image of a stamp and a camera, or
-            None, in place of what is recorded.
+        points: In place of recorded depth: returns the true depth, float32 (H, W), of the image
+            with a stamp, seen by a camera, or None where there is none.
 
     Attributes:
         track: The true poses.
         has_depth: Whether there is true depth of any frame.
-        problems: Times that truth could not be used, by reason.
+        problems: How often truth could not be used, by reason.
 
     Raises:
         BagError: A topic cannot be used.
@@ -198,22 +198,22 @@ class GroundTruth:
         self.has_depth = bool(streams.depth) or points is not None
         self._points = points
         self._lidar_pose = lidar_pose
-        self._tree = None
-        of_frames = (streams.odom or '').startswith(TF_PREFIX)
+        self._tree: TransformTree | None = None
+        self.track = PoseTrack({})
+        odom = streams.odom or ''
         with Bag(path) as bag:
             cloud = streams.depth and bag.topics[streams.depth].msgtype == POINT_CLOUD
-            if of_frames or (cloud and lidar_pose is None):
+            if odom.startswith(TF_PREFIX):
                 self._tree = _transforms(bag, self.problems)
-            if of_frames:
-                self.track = _frame_track(bag, self._tree, streams, self.problems)
-            elif streams.odom:
-                self.track = _topic_track(bag, streams.odom, self.problems)
-            else:
-                self.track = PoseTrack({})
-        self._depth, self._labels = (
-            topic and Nearest(path, topic, self.problems)
-            for topic in (streams.depth, streams.labels)
-        )
+                frames = odom.removeprefix(TF_PREFIX)
+                self.track = _frame_track(bag, self._tree, streams.image, frames, self.problems)
+            elif odom:
+                self.track = _topic_track(bag, odom, self.problems)
+            if cloud and lidar_pose is None and self._tree is None:
+                self._tree = _transforms(bag, self.problems)
+        depth, labels = streams.depth, streams.labels
+        self._depth = Nearest(path, depth, self.problems) if depth else None
+        self._labels = Nearest(path, labels, self.problems) if labels else None
 
     def depth(self, stamp: int, camera: Intrinsics, frame_id: str) -> np.ndarray | None:
         """Return the true depth nearest to a stamp, float32 (H, W), metres, NaN = unknown.
@@ -222,16 +222,16 @@ class GroundTruth:
         """
         if self._points is not None:
             return self._points(stamp, camera)
-        message = self._depth and self._depth.at(stamp, self.tolerance)
-        if not message:
+        if self._depth is None or (message := self._depth.at(stamp, self.tolerance)) is None:
             return None
         try:
             decoded = self._depth.bag.decode(message)
             if message.msgtype != POINT_CLOUD:
                 return decode_depth(decoded)
             transform = self._lidar_pose
-            if transform is None:
+            if self._tree is not None and transform is None:
                 transform = self._tree.lookup(frame_id, decoded.header.frame_id, stamp)
+            assert transform is not None  # one of the two is there for a point cloud
             return project_points(points_from_cloud(decoded), transform, camera)
         except (ValueError, LookupError, BagError) as error:
             count_problem(self.problems, f'true depth: {error}')
@@ -239,8 +239,7 @@ class GroundTruth:
 
     def labels(self, stamp: int) -> np.ndarray | None:
         """Return the true class ids nearest to a stamp, uint8 (H, W)."""
-        message = self._labels and self._labels.at(stamp, self.tolerance)
-        if not message:
+        if self._labels is None or (message := self._labels.at(stamp, self.tolerance)) is None:
             return None
         try:
             return decode_labels(self._labels.bag.decode(message))
@@ -262,6 +261,11 @@ class GroundTruth:
 
 
 def _transforms(bag: Bag, problems: dict[str, int]) -> TransformTree:
+    """Read the transforms of a recording.
+
+    Raises:
+        BagError: There are none.
+    """
     tree = TransformTree()
     topics = [name for name, topic in bag.topics.items() if topic.msgtype == TF]
     if not topics:
@@ -278,12 +282,17 @@ def _transforms(bag: Bag, problems: dict[str, int]) -> TransformTree:
 
 
 def _frame_track(
-    bag: Bag, tree: TransformTree, streams: Streams, problems: dict[str, int]
+    bag: Bag, tree: TransformTree, image: str, frames: str, problems: dict[str, int]
 ) -> PoseTrack:
-    parent, _, child = streams.odom.removeprefix(TF_PREFIX).partition('>')
+    """Look up the transform between two frames, 'PARENT>CHILD', at the stamps of the images.
+
+    Raises:
+        BagError: It is never known.
+    """
+    parent, _, child = frames.partition('>')
     poses = {}
     problem: LookupError | None = None
-    for message in _readable(bag, [streams.image], problems):
+    for message in _readable(bag, [image], problems):
         stamp = header_stamp(message.data)
         try:
             poses[stamp] = tree.lookup(parent, child, stamp)
@@ -298,6 +307,7 @@ def _frame_track(
 
 
 def _topic_track(bag: Bag, topic: str, problems: dict[str, int]) -> PoseTrack:
+    """Read the poses of a topic."""
     poses = {}
     for message in _readable(bag, [topic], problems):
         try:

@@ -42,7 +42,11 @@ def velodyne_depth(
 
     def depth(index: int) -> np.ndarray | None:
         path = folder / f'{paths[index].stem}.bin'
-        return project_velodyne(read_points(path), matrix, size[::-1]) if path.exists() else None
+        return (
+            project_velodyne(read_points(path), matrix, (size[1], size[0]))
+            if path.exists()
+            else None
+        )
 
     return depth
 

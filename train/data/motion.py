@@ -5,10 +5,19 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from train.data.sequences import DataError
+
 
 def small(data: bytes) -> np.ndarray:
-    """Return an encoded picture at half its size, grey (H / 2, W / 2) uint8."""
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2)
+    """Return an encoded picture at half its size, grey (H / 2, W / 2) uint8.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2)
+    if image is None:
+        raise DataError('a picture that an earlier run has written is damaged')
+    return image
 
 
 class Motion:
@@ -19,7 +28,7 @@ class Motion:
     """
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._last: np.ndarray | None = None
 
     def since_kept(self, image: np.ndarray) -> float:
@@ -30,7 +39,8 @@ class Motion:
         """
         if self._last is None:
             return np.inf
-        flow = self._flow.calc(self._last, image, None)
+        # OpenCV's types do not know that the flow to begin with may be missing.
+        flow = self._flow.calc(self._last, image, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
         return 2 * float(np.median(np.hypot(flow[..., 0], flow[..., 1])))
 
     def keep(self, image: np.ndarray) -> None:

@@ -77,8 +77,8 @@ class Source:
             self,
             stems=[self.stems[i] for i in indices],
             pictures=pictures,
-            depth=lambda i: self.depth(indices[i]),
-            labels=lambda i: self.labels(indices[i]),
+            depth=lambda i: self.depth(int(indices[i])),
+            labels=lambda i: self.labels(int(indices[i])),
             **tables,
         )
 

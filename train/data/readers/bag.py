@@ -290,15 +290,14 @@ class _Frames:
 
     def depth(self, index: int) -> np.ndarray | None:
         """As `Source.depth`."""
-        message = self._found.pop(index, None)
-        if message is None:
+        message, topic = self._found.pop(index, None), self._streams.depth
+        if message is None or topic is None:
             return None
         try:
             depth = decode_depth(message)
-        except ValueError as error:
-            raise DataError(f'depth of image {index} on {self._streams.depth}: {error}') from error
-        depth = np.nan_to_num(depth, nan=0.0)
-        return self._lens.rectify(depth, self._streams.depth, cv2.INTER_NEAREST)
+        except ImageError as error:
+            raise DataError(f'depth of image {index} on {topic}: {error}') from error
+        return self._lens.rectify(np.nan_to_num(depth, nan=0.0), topic, cv2.INTER_NEAREST)
 
 
 def _decoded(bag: Bag, message: Message) -> Any:
@@ -365,6 +364,7 @@ def _depth_stamps(bag: Bag, topic: str | None, stamps: np.ndarray) -> dict[int, 
 def _check_depth(bag: Bag, topic: str) -> None:
     """Raise `DataError` for a topic without depth, before each message is a damaged frame."""
     try:
-        decode_depth(bag.first(topic))
-    except ValueError as error:
+        if (message := bag.first(topic)) is not None:
+            decode_depth(message)
+    except ImageError as error:
         raise DataError(f"{topic} of '{bag.path}' is no depth: {error}") from error

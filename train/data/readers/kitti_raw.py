@@ -277,7 +277,7 @@ def _read_split(path: Path) -> dict[tuple[str, int], set[int]]:
                 f"l' or a path of an image, is {line[:80]!r}"
             )
         fields = match.groupdict()
-        camera = int(fields.get('camera') or {'r': 3}.get(fields.get('side'), 2))
+        camera = int(fields.get('camera') or (3 if fields.get('side') == 'r' else 2))
         found.setdefault((fields['drive'], camera), set()).add(int(fields['frame']))
     return found
 
