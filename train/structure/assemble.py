@@ -6,7 +6,8 @@ import numpy as np
 
 from depth_ros.evaluation.structure import Structure
 from train.data.sequences import Sequence
-from train.structure.reconstruct import SKY, Reconstruction
+from train.structure.found import Reconstruction
+from train.structure.reconstruct import SKY
 from train.structure.scale import NONE, Scale, frame_labels, label_at
 
 HELD_OUT = 0.1  # of the places

@@ -17,7 +17,8 @@ from depth_ros.evaluation.structure import FILE, Structure
 from depth_ros.files import write_file
 from train.data.sequences import TABLES, DataError, Sequence, read_sequence
 from train.structure.assemble import assemble
-from train.structure.reconstruct import Options, Reconstruction, one_size
+from train.structure.found import Reconstruction
+from train.structure.reconstruct import Options, one_size
 from train.structure.rectify import copy_sequence, rectify_sequence
 from train.structure.scale import Scale, find_scale
 from train.structure.spans import Progress, reconstruct_spans

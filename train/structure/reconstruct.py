@@ -23,6 +23,7 @@ from train.data.sequences import (
     resize_map,
     stored_size,
 )
+from train.structure.found import HALF, Lens, Reconstruction, collect
 from train.structure.lens_check import fitted_focals, judge_focal
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 MOVABLE = tuple(range(11, 19))  # Cityscapes' trainIds: person, rider, car ... bicycle
 SKY = 10
 BORDER = 0.006  # of the picture's width that a mask is wider than the label: labels are not sharp
-HALF = 0.5  # COLMAP's first pixel has its centre there, ours at zero
 Step = Callable[[str], object]
 
 
@@ -56,68 +56,6 @@ class Options:
     threads: int = 1
     seed: int = 0
     span: int = 600
-
-
-@dataclass(frozen=True)
-class Lens:
-    """A pinhole camera with radial distortion.
-
-    Attributes:
-        matrix: (3, 3) in pixels of the images; pixel centres are at integer coordinates.
-        distortion: (4,) OpenCV's k1 k2 p1 p2, zero where the images are rectified.
-        estimated: whether it was found by the reconstruction.
-    """
-
-    matrix: np.ndarray
-    distortion: np.ndarray
-    estimated: bool
-
-    def rays(self, xy: np.ndarray) -> np.ndarray:
-        """Where pixels (n, 2) look: (n, 3) in the optical frame, with z = 1."""
-        if not len(xy):
-            return np.zeros((0, 3))
-        where = cv2.undistortPoints(
-            xy.astype(np.float64).reshape(-1, 1, 2), self.matrix, self.distortion
-        )
-        return np.column_stack([where.reshape(-1, 2), np.ones(len(xy))])
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What was found. N frames, M observations of P points, sorted by frame.
-
-    Attributes:
-        part: (N,) int, connected part of the drive that each frame is in; -1: not registered.
-        poses: (N, 4, 4) camera-to-world in its part's world and unit; NaN where not registered.
-        lens: of the only camera.
-        frame: (M,) int, which frame sees.
-        point: (M,) int, which point, 0 .. P - 1.
-        xy: (M, 2) float32, where, in pixels of the image.
-        depth: (M,) float32 along the optical axis, in the part's unit.
-        error: (M,) float32, reprojection error in pixels.
-        track: (P,) int, frames that see a point.
-        angle: (P,) float32, degrees, the widest between the rays to a point.
-        world: (P, 3) float32, points in their part's world.
-        doubt: what is doubtful about the intrinsics; '' for nothing.
-    """
-
-    part: np.ndarray
-    poses: np.ndarray
-    lens: Lens
-    frame: np.ndarray
-    point: np.ndarray
-    xy: np.ndarray
-    depth: np.ndarray
-    error: np.ndarray
-    track: np.ndarray
-    angle: np.ndarray
-    world: np.ndarray
-    doubt: str = ''
-
-    @property
-    def parts(self) -> int:
-        """How many parts there are."""
-        return int(self.part.max(initial=-1)) + 1
 
 
 def reconstruct(
@@ -200,7 +138,9 @@ def reconstruct(
         _calibrate(database)
     models = _map(database, folder, work, known, options)
     step('points')
-    found = _collect(models, sequence, calibrated, options)
+    found = collect(models, sequence, not calibrated, options.min_part)
+    if found is None:
+        raise DataError(_why_nothing(models, options))
     if not calibrated:
         return found
     given = float(sequence.intrinsics[0, 0])
@@ -284,111 +224,6 @@ def _map(
     except (RuntimeError, ValueError) as error:
         raise DataError(f'COLMAP found no structure: {error}') from error
     return sorted(found.values(), key=lambda model: -model.num_reg_images())
-
-
-def _collect(
-    models: list[pycolmap.Reconstruction], sequence: Sequence, known: bool, options: Options
-) -> Reconstruction:
-    """One :class:`Reconstruction` of COLMAP's models."""
-    count = len(sequence.images)
-    index = {path.name: i for i, path in enumerate(sequence.images)}
-    part, poses = np.full(count, -1), np.full((count, 4, 4), np.nan)
-    rows: list[tuple[np.ndarray, ...]] = []
-    tracks, angles, world = [], [], []
-    lens = None
-    number = 0
-    for model in models:
-        images = [
-            image
-            for image in model.images.values()
-            if image.has_pose and part[index[image.name]] < 0
-        ]
-        if len(images) < options.min_part or not model.num_points3D():
-            continue
-        lens = lens or _lens(next(iter(model.cameras.values())), estimated=not known)
-        ids = {key: len(world) + i for i, key in enumerate(sorted(model.points3D))}
-        centres = {}
-        for image in images:
-            frame = index[image.name]
-            part[frame] = number
-            pose = np.eye(4)
-            pose[:3] = image.cam_from_world().matrix()
-            poses[frame] = np.linalg.inv(pose)
-            centres[image.image_id] = poses[frame, :3, 3]
-            seen = [p for p in image.points2D if p.has_point3D()]
-            if seen:
-                rows.append(_observations(image, seen, model, ids, frame))
-        for key in sorted(model.points3D):
-            point = model.points3D[key]
-            world.append(point.xyz)
-            tracks.append(point.track.length())
-            eyes = [centres[e.image_id] for e in point.track.elements if e.image_id in centres]
-            angles.append(_widest_angle(point.xyz, np.array(eyes).reshape(-1, 3)))
-        number += 1
-    if lens is None or not rows:
-        raise DataError(_why_nothing(models, options))
-    frame, point, xy, depth, error = (
-        np.concatenate(column) for column in zip(*sorted(rows, key=lambda r: r[0][0]), strict=True)
-    )
-    return Reconstruction(
-        part,
-        poses,
-        lens,
-        frame,
-        point,
-        xy.astype(np.float32),
-        depth.astype(np.float32),
-        error.astype(np.float32),
-        np.array(tracks),
-        np.array(angles, np.float32),
-        np.array(world, np.float32),
-    )
-
-
-def _observations(
-    image: pycolmap.Image,
-    seen: list[pycolmap.Point2D],
-    model: pycolmap.Reconstruction,
-    ids: dict[int, int],
-    frame: int,
-) -> tuple[np.ndarray, ...]:
-    """Frame, point, pixel, depth and reprojection error of the points that an image sees."""
-    xy = np.array([p.xy for p in seen])
-    points = np.array([model.points3D[p.point3D_id].xyz for p in seen])
-    matrix = image.cam_from_world().matrix()
-    local = points @ matrix[:, :3].T + matrix[:, 3]
-    front = local[:, 2] > 0
-    camera = model.cameras[image.camera_id]
-    projected = np.full_like(xy, np.nan)
-    projected[front] = np.asarray(camera.img_from_cam(local[front]))
-    error = np.linalg.norm(projected - xy, axis=1)
-    keep = front & np.isfinite(error)
-    number = np.array([ids[p.point3D_id] for p in seen])
-    return (
-        np.full(keep.sum(), frame),
-        number[keep],
-        xy[keep] - HALF,
-        local[keep, 2],
-        error[keep],
-    )
-
-
-def _widest_angle(point: np.ndarray, eyes: np.ndarray) -> float:
-    """Degrees between the two rays (of those from ``eyes`` (n, 3)) that differ most."""
-    rays = point - eyes
-    rays /= np.linalg.norm(rays, axis=1, keepdims=True) + 1e-12
-    cosine = float((rays @ rays.T).min(initial=1.0))
-    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-
-
-def _lens(camera: pycolmap.Camera, estimated: bool) -> Lens:
-    """COLMAP's camera as OpenCV's."""
-    matrix = np.array(camera.calibration_matrix())
-    matrix[:2, 2] -= HALF
-    distortion = np.zeros(4)
-    if camera.model.name == 'SIMPLE_RADIAL':
-        distortion[0] = camera.params[3]
-    return Lens(matrix, distortion, estimated)
 
 
 def _why_nothing(models: list[pycolmap.Reconstruction], options: Options) -> str:

@@ -21,7 +21,7 @@ from train.data.sequences import (
     stored_size,
 )
 from train.data.writing import save
-from train.structure.reconstruct import Lens
+from train.structure.found import Lens
 
 OTHERS = (*TABLES, 'depth_scale.txt', 'camera_height.txt')
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.data.sequences import Sequence, read_map, resize_map, stored_size
-from train.structure.reconstruct import Reconstruction
+from train.structure.found import Reconstruction
 
 ROAD = 0  # Cityscapes' trainId
 REACH = 8  # frames before and after, that say a frame's scale with it

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from train.data.sequences import DataError, Sequence
-from train.structure.reconstruct import Lens, Options, Reconstruction, reconstruct
+from train.structure.found import Lens, Reconstruction
+from train.structure.reconstruct import Options, reconstruct
 
 Progress = Callable[[float, str], object]
 STAGES = {'masks': 0.0, 'features': 0.02, 'matches': 0.5, 'mapping': 0.65, 'points': 0.97}
