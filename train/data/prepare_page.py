@@ -22,15 +22,14 @@ from train.data.sequences import IMAGE_SUFFIXES, DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXAMPLES = 12  # pictures of each part
-STILL = 0.5  # of the frames: more, and the camera mostly stands
-FLICKER = 0.06  # of the brightness, by which a picture may stand out from those around it
-FLICKERING = 0.25  # of the pictures may do so
-BLURRED = 0.3  # of the recording's median sharpness: less is blurred
-BLURRY = 0.1  # of the pictures may be
-SOFT = 0.03  # median sharpness under which all pictures seem blurred: by two pixels or more
-LARGE = 0.08  # of the width: more motion between two pictures is hard to learn
+EXAMPLES = 12  # pictures shown of each part
 FEW = 100  # samples to train on; fewer hardly teach anything
+# Largest shares that are normal: frames without motion, pictures whose brightness jumps, blurred
+# pictures, and motion between two pictures as a share of the width.
+STILL, FLICKERING, BLURRY, LARGE = 0.5, 0.25, 0.1, 0.08
+FLICKER = 0.06  # share of the brightness by which a picture that jumps differs from its neighbours
+BLURRED = 0.3  # share of the median sharpness below which a picture is blurred
+SOFT = 0.03  # median sharpness below which all pictures seem blurred, by two pixels or more
 PARTS = ('train', 'val', 'test', '')
 """In the order of the page; '' is a data set that is not divided."""
 
@@ -51,20 +50,20 @@ class Report:
     """What became of one recording.
 
     Attributes:
-        name: of its sequences.
-        facts: what is known of it, by name; ``source``, where it lies, always.
-        remarks: what its reader warned of.
-        frames: that it has.
-        static: of them, left out because the camera stood.
-        close: left out because too close to the one before.
-        apart: left out between two parts.
-        damaged: what was wrong with each of those that could not be used.
-        parts: frames, targets, and targets that have both neighbours, by part.
-        flow: motion since the frame before, of those that were kept, pixels at network size.
-        brightness: mean of each picture, 0 to 255.
-        sharpness: of each picture that was kept.
-        size: width and height as recorded.
-        intrinsics: rows of the stored pictures' matrix, or ``None`` where it is unknown.
+        name: Name of its sequences.
+        facts: What is known of it, by name; always has `source`, where it lies.
+        remarks: What its reader warned of.
+        frames: Number of its frames.
+        static: Number of frames left out because the camera stood.
+        close: Number of frames left out because they were too close to the one before.
+        apart: Number of frames left out between two parts.
+        damaged: What was wrong with each frame that could not be used.
+        parts: Numbers of frames, of targets, and of targets that have both neighbours, by part.
+        flow: Motion of each kept frame since the one before, pixels at network size.
+        brightness: Mean of each picture, 0 to 255.
+        sharpness: Sharpness of each kept picture.
+        size: Width and height as recorded.
+        intrinsics: Rows of the stored pictures' matrix; None where it is unknown.
     """
 
     name: str
@@ -83,16 +82,16 @@ class Report:
     intrinsics: list[list[float]] | None
 
     def save(self, folder: Path) -> None:
-        """Write it to ``folder``; it appears whole or not at all."""
+        """Write the report to a folder; the file appears whole or not at all."""
         folder.mkdir(exist_ok=True)
         write_file(folder / f'{self.name}.json', json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, folder: Path, name: str, source: str | None = None) -> Report | None:
-        """Read it; ``None`` if there is none.
+        """Read the report of a recording; None if there is none.
 
         Raises:
-            DataError: if it is damaged, or of a recording that lies elsewhere than ``source``.
+            DataError: The file is damaged, or of a recording that lies elsewhere than `source`.
         """
         path = folder / f'{name}.json'
         if not path.exists():
@@ -110,7 +109,7 @@ class Report:
 
 
 def warnings(reports: list[Report]) -> list[tuple[str, str]]:
-    """What may spoil a training with these recordings, and the name of the one concerned."""
+    """Return what may spoil a training with these recordings: name of the recording and text."""
     parts = {part for report in reports for part in report.parts}
     samples = sum(
         part[2] for r in reports for name, part in r.parts.items() if name in ('', 'train')
@@ -136,7 +135,7 @@ def warnings(reports: list[Report]) -> list[tuple[str, str]]:
 
 
 def _warnings(report: Report) -> list[str]:
-    """Those of one recording."""
+    """The warnings for one recording."""
     found = list(report.remarks)
     measured = max(1, report.frames - len(report.damaged))
     if report.static > STILL * measured:
@@ -170,9 +169,9 @@ def _warnings(report: Report) -> list[str]:
 
 
 def _flicker(brightness: np.ndarray) -> float:
-    """Share of the pictures that are brighter or darker than those 1, 2 or 3 before and after.
+    """Share of pictures brighter, or darker, than both of those 1, 2 or 3 before and after.
 
-    A drive into the shade is no peak; an exposure control that overshoots makes one after another.
+    Driving into the shade makes no such peak; an exposure control that overshoots makes many.
     """
     peaks = np.zeros(len(brightness), bool)
     for reach in (1, 2, 3):
