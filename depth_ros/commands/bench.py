@@ -55,9 +55,7 @@ def write_recording(
     if jpeg:  # noise alone is nothing that a camera sees
         coarse = cv2.resize(texture[::8, ::8], texture.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         texture = cv2.add(coarse, texture // 10)
-    scale = np.array([width / contract.input_width, height / contract.input_height] * 2)
-    fx, fy, cx, cy = scale * contract.intrinsics
-    matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    matrix = contract.camera.resized(width, height).matrix
     pictures = {}
     with BagWriter(path) as bag:
         types = bag.types.types

@@ -151,7 +151,7 @@ def _from_folder(images: Images, contract: ModelContract) -> IndexedImages:
             continue
         height, width = image.shape[:2]
         camera = model.resized(width, height)
-        matrix = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
+        matrix = camera.matrix.ravel().tolist()
         rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         yield (
             index,

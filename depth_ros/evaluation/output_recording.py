@@ -188,7 +188,7 @@ class OutputRecording:
         )
 
     def _info(self, header: Any, camera: Intrinsics) -> Any:
-        k = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1.0]])
+        k = camera.matrix
         region = self._make('sensor_msgs/msg/RegionOfInterest', 0, 0, 0, 0, False)
         return self._make(
             CAMERA_INFO,

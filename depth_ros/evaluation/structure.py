@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from depth_ros.core.camera import Intrinsics
+from depth_ros.core.pointcloud import nearest_depth
 from depth_ros.files import write_file
 
 FILE = 'structure.npz'
@@ -76,12 +77,8 @@ class FramePoints:
         Args:
             shape: height and width of the image as stored.
         """
-        depth = np.zeros(shape, np.float32)
-        column, row = np.rint(self.xy.astype(np.float64)).astype(int).T
-        inside = (column >= 0) & (row >= 0) & (column < shape[1]) & (row < shape[0])
-        order = np.argsort(-self.depth[inside], kind='stable')
-        depth[row[inside][order], column[inside][order]] = self.depth[inside][order]
-        return depth
+        column, row = np.rint(self.xy.astype(np.float64)).T
+        return np.nan_to_num(nearest_depth(column, row, self.depth, shape))
 
 
 @dataclass(frozen=True)
