@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
-
-from depth_ros.core.se3 import quaternion_from_rotation
 
 
 def part_file(path: Path) -> Path:
@@ -60,17 +55,3 @@ def check_writable(path: Path, folders: bool = False) -> None:
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def kitti_text(poses: np.ndarray) -> str:
-    """Poses (N, 4, 4) in KITTI's format: twelve numbers a row."""
-    return ''.join(' '.join(f'{v:.9g}' for v in p[:3].ravel()) + '\n' for p in poses)
-
-
-def tum_text(poses: np.ndarray, times: Iterable[str]) -> str:
-    """Poses (N, 4, 4) in TUM's format: time in seconds, position, quaternion x y z w."""
-    return ''.join(
-        ' '.join([time, *(f'{v:.9g}' for v in (*p[:3, 3], *quaternion_from_rotation(p[:3, :3])))])
-        + '\n'
-        for p, time in zip(poses, times, strict=True)
-    )

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     },
     'depth_ros.evaluation': {'depth_ros.core', 'depth_ros.inference', 'depth_ros.bags'},
     'depth_ros.evaluation.live': {'depth_ros.evaluation', 'depth_ros.ros'},
+    'depth_ros.evaluation.live_run': {'depth_ros.evaluation', 'depth_ros.ros'},
     'depth_ros.evaluation.processes': {'depth_ros.evaluation', 'depth_ros.ros'},
     'depth_ros.commands': {'depth_ros'},
     'train': {

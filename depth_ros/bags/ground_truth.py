@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -114,6 +114,17 @@ def count_problem(problems: dict[str, int], problem: str) -> None:
     known = (p for p in problems if re.sub(r'\d+', '', p) == re.sub(r'\d+', '', problem))
     problem = next(known, problem)
     problems[problem] = problems.get(problem, 0) + 1
+
+
+def half_period(stamps: Iterable[int], default: int) -> int:
+    """Return half the median time between images, the usual tolerance for their truth.
+
+    Args:
+        stamps: Stamps of the images in any order, ns.
+        default: Result for fewer than two different stamps, ns.
+    """
+    steps = np.diff(np.unique(np.fromiter(stamps, np.int64)))
+    return int(np.median(steps)) // 2 if len(steps) else default
 
 
 class PoseTrack:

@@ -24,7 +24,8 @@ from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import find_streams
 from depth_ros.bags.writer import BagWriter
 from depth_ros.commands.options import add_model_option, count
-from depth_ros.evaluation.live import LiveError, Plan, run_nodes
+from depth_ros.evaluation.live_run import LiveSetup, run_nodes
+from depth_ros.evaluation.processes import LiveError
 from depth_ros.inference.contract import ContractError, ModelContract, read_contract, write_contract
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.model_files import chosen_models
@@ -139,7 +140,7 @@ def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
             bag = write_recording(Path(folder) / 'images', (width, height), frames, contract)
             with Bag(bag) as opened:
                 streams = find_streams(opened)
-            plan = Plan(
+            setup = LiveSetup(
                 bag=bag,
                 streams=streams,
                 compressed=False,
@@ -150,19 +151,19 @@ def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
                 outputs=OUTPUTS,
                 timing=True,
             )
-            run = run_nodes(plan, say=lambda text: None)
+            outcome = run_nodes(setup, say=lambda text: None)
         for node, topic in (('perception_node', OUTPUTS[0]), ('odometry_node', 'odom')):
-            topic = plan.output(topic)
-            if node not in run.stages_ms or not run.frames_out(topic):
+            topic = setup.output(topic)
+            if node not in outcome.stages_ms or not outcome.frames_out(topic):
                 raise LiveError(f'{node} sent no {topic} or no /diagnostics: try more --frames')
-            times = run.stages_ms[node]
+            times = outcome.stages_ms[node]
             # The odometry has nothing to say about the first image.
-            expected = run.frames_in - (node == 'odometry_node')
+            expected = outcome.frames_in - (node == 'odometry_node')
             print(
                 f'{f"{width}x{height}":12}{node:18}{times["inference"]:10.2f}'
                 f'{times["overhead"]:8.2f}{times["overhead"] / times["inference"]:17.2f}'
-                f'{np.median(run.latencies_ms(topic)):12.2f}'
-                f'{max(0, expected - run.frames_out(topic)):9}',
+                f'{np.median(outcome.latencies_ms(topic)):12.2f}'
+                f'{max(0, expected - outcome.frames_out(topic)):9}',
                 flush=True,
             )
 

@@ -27,12 +27,13 @@ from depth_ros.bags.messages import BagError
 from depth_ros.commands.options import add_model_option, count, positive
 from depth_ros.core.camera import FIT_MODES
 from depth_ros.core.se3 import OPTICAL_IN_BASE
-from depth_ros.evaluation.live import OUTPUT_TOPICS, LiveError
-from depth_ros.evaluation.offline import Settings
+from depth_ros.evaluation.evaluate import evaluate_recording
+from depth_ros.evaluation.processes import LiveError
 from depth_ros.evaluation.report.comparison import comparison_text
 from depth_ros.evaluation.report.comparison_page import write_comparison
 from depth_ros.evaluation.results import summary_text
-from depth_ros.evaluation.session import EvaluationError, Job, evaluate_recording
+from depth_ros.evaluation.runner import Settings
+from depth_ros.evaluation.session import OUTPUT_TOPICS, EvaluationError, Job
 from depth_ros.files import write_file
 from depth_ros.inference.classes import KNOWN
 from depth_ros.inference.contract import ContractError

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from depth_ros.bags.ground_truth import GroundTruth, count_problem
+from depth_ros.bags.ground_truth import GroundTruth, count_problem, half_period
 from depth_ros.bags.messages import header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams
@@ -25,8 +25,9 @@ from depth_ros.core.depth import depth_factor
 from depth_ros.core.images import ImageError
 from depth_ros.core.se3 import vector_from_rotation
 from depth_ros.deploy.image_source import FOLDER_PERIOD, Images, open_images
-from depth_ros.evaluation.frame_evaluator import Judge, Judgeable
-from depth_ros.evaluation.offline import Picture, Runner, Settings
+from depth_ros.evaluation.frame_evaluator import FrameEvaluator
+from depth_ros.evaluation.frame_scores import FrameOutputs
+from depth_ros.evaluation.runner import RecordedImage, Runner, Settings
 from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import Engine, EngineError
@@ -77,7 +78,7 @@ def compare(
     images: Images,
     bounds: Bounds | None = None,
     bar: bool = True,
-    check: Callable[[Picture], None] | None = None,
+    check: Callable[[RecordedImage], None] | None = None,
 ) -> EngineComparison:
     """Run two engines of one model on the same images, as the nodes would.
 
@@ -97,15 +98,15 @@ def compare(
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
         number, pictures, recording = open_images(images, a.contract, stack, pool)
-        judges: list[Judge] = []
+        evaluators: list[FrameEvaluator] = []
         scattered = a.contract.task == 'pose' and not images.in_a_row
         if recording and not scattered:
-            judges = _judges(images, *recording, a.contract, number, pool, stack)
+            evaluators = _frame_evaluators(images, *recording, a.contract, number, pool, stack)
         progress = stack.enter_context(
             tqdm(pictures, total=number, unit='image', disable=None if bar else True)
         )
-        parity, notes = _run((a, b), judges, progress, check)
-        evaluations = [judge.finish()[0] for judge in judges]
+        parity, notes = _run((a, b), evaluators, progress, check)
+        evaluations = [evaluator.finish()[0] for evaluator in evaluators]
     first: dict[str, Any] = dict.fromkeys(_TRUTH)
     second: dict[str, Any] = dict.fromkeys(_TRUTH)
     if evaluations:
@@ -124,9 +125,9 @@ def compare(
 
 def _run(
     engines: tuple[Engine, Engine],
-    judges: Sequence[Judge],
-    pictures: Iterable[tuple[int, Picture | Exception, Any]],
-    check: Callable[[Picture], None] | None,
+    evaluators: Sequence[FrameEvaluator],
+    pictures: Iterable[tuple[int, RecordedImage | Exception, Any]],
+    check: Callable[[RecordedImage], None] | None,
 ) -> tuple[Parity, list[str]]:
     """Run both engines on all pictures; returns their parity, and what was left out and why."""
     contract = engines[0].contract
@@ -159,8 +160,8 @@ def _run(
         if perception or frames[0].step is not None:
             a, b = (_outputs(frame, contract) for frame in frames)
             meter.add(*in_range(a, b, contract))
-        for judge, frame in zip(judges, frames, strict=False):
-            judge.add(frame)
+        for evaluator, frame in zip(evaluators, frames, strict=False):
+            evaluator.add(frame)
     notes = [f'{reason} ({n} times)' for reason, n in {**skipped, **missed}.items()]
     if not meter.frames:
         what = 'image' if perception else 'pair of consecutive images'
@@ -171,7 +172,7 @@ def _run(
     return meter.result(), notes
 
 
-def _frame(name: str, runner: Runner, picture: Picture, info: Any) -> Judgeable:
+def _frame(name: str, runner: Runner, picture: RecordedImage, info: Any) -> FrameOutputs:
     try:
         frame = runner(picture, info)
     except EngineError as error:
@@ -181,7 +182,7 @@ def _frame(name: str, runner: Runner, picture: Picture, info: Any) -> Judgeable:
     return frame
 
 
-def _outputs(frame: Judgeable, contract: ModelContract) -> dict[str, np.ndarray]:
+def _outputs(frame: FrameOutputs, contract: ModelContract) -> dict[str, np.ndarray]:
     """A frame as the outputs of a network.
 
     Depth is what the network gives, not metres of the frame's camera.
@@ -199,7 +200,7 @@ def _outputs(frame: Judgeable, contract: ModelContract) -> dict[str, np.ndarray]
     return found
 
 
-def _judges(
+def _frame_evaluators(
     images: Images,
     bag: Bag,
     streams: Streams,
@@ -207,17 +208,16 @@ def _judges(
     number: int,
     pool: Executor,
     stack: ExitStack,
-) -> list[Judge]:
-    """One judge for each engine, none where the recording has no ground truth for the model."""
+) -> list[FrameEvaluator]:
+    """One evaluator for each engine, none where the recording has no ground truth for the model."""
     has = {'depth': streams.depth, 'labels': streams.labels, 'pose': streams.odom}
     if not any(has[name] for name in contract.outputs):
         return []
     stamps = [header_stamp(m.data) for m in islice(bag.messages([streams.image]), images.end)]
-    periods = np.diff(np.unique(stamps))
-    tolerance = int(np.median(periods)) // 2 if len(periods) else FOLDER_PERIOD // 2
+    tolerance = half_period(stamps, default=FOLDER_PERIOD // 2)
     classes = ClassMap.read(images.classes, contract.classes) if contract.classes else None
     return [
-        Judge(
+        FrameEvaluator(
             stack.enter_context(GroundTruth(images.path, streams, tolerance)),
             classes,
             contract.metric,

@@ -18,7 +18,7 @@ from depth_ros.bags.messages import Message
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams, find_streams
 from depth_ros.core.images import ImageError
-from depth_ros.evaluation.offline import Picture, decoded
+from depth_ros.evaluation.runner import RecordedImage, decode_ahead
 from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import EngineError
 
@@ -31,7 +31,7 @@ CALIBRATION_IMAGES, HELD_OUT_IMAGES = 32, 60
 FOLDER_PERIOD = 10**8
 """Nanoseconds between two images of a folder, which have no times."""
 
-IndexedImages = Iterator[tuple[int, Picture | Exception, Any]]
+IndexedImages = Iterator[tuple[int, RecordedImage | Exception, Any]]
 """Images with their indices and CameraInfo; an error in place of one that cannot be read."""
 
 
@@ -155,7 +155,7 @@ def _from_folder(images: Images, contract: ModelContract) -> IndexedImages:
         rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         yield (
             index,
-            Picture(index * FOLDER_PERIOD, 'camera', rgb),
+            RecordedImage(index * FOLDER_PERIOD, 'camera', rgb),
             _CameraInfo(width=width, height=height, k=matrix),
         )
 
@@ -181,6 +181,6 @@ def _from_recording(bag: Bag, streams: Streams, images: Images, pool: Executor) 
             if index + 1 == images.end:
                 return
 
-    for _, picture in decoded(messages(), pool):
+    for _, picture in decode_ahead(messages(), pool):
         index, info = taken.popleft()
         yield index, picture, info

@@ -29,7 +29,7 @@ from depth_ros.deploy.image_source import (
     open_images,
 )
 from depth_ros.deploy.quantization_plan import QuantizationPlan
-from depth_ros.evaluation.offline import Picture, network_image
+from depth_ros.evaluation.runner import RecordedImage, network_image
 from depth_ros.inference.contract import ModelContract, read_contract
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.loader import installed_backends, load_engine
@@ -149,11 +149,11 @@ def _split(number: int, calibration: int, held_out: int) -> tuple[list[int], lis
     return sorted({*places} - {*kept}), kept
 
 
-def _hash(picture: Picture) -> bytes:
+def _hash(picture: RecordedImage) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(picture.rgb).data).digest()
 
 
-def _check_unseen(validation: Path, seen: set[bytes], picture: Picture) -> None:
+def _check_unseen(validation: Path, seen: set[bytes], picture: RecordedImage) -> None:
     if _hash(picture) in seen:
         raise EngineError(_COMMON.format(validation))
 
@@ -245,7 +245,7 @@ def _judge(
     held_out: Images,
     runtime: str,
     bounds: Bounds | None,
-    check: Callable[[Picture], None] | None,
+    check: Callable[[RecordedImage], None] | None,
 ) -> None:
     """Compare with the original, print the numbers, and refuse what is out of bounds."""
     installed = installed_backends()

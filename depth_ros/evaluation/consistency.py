@@ -1,9 +1,8 @@
 """How consistent a model's depth and motion are, for recordings without ground truth.
 
 Consecutive frames must explain each other: the previous image, seen through the current depth and
-the motion, must look like the current one (photometric error); both depths must agree (depth
-inconsistency); steps must chain (loop error); and the scale must stay the same (scale drift).
-Pure numpy and OpenCV, no ROS, no torch.
+the motion, must look like the current one (photometric loss); both depths must agree (depth
+inconsistency); steps must chain (loop closure); and the scale must stay the same (scale drift).
 
 A pose ``T_a_b`` takes points from frame b to frame a, in optical frames, as in
 `depth_ros.core.se3`; its translation is in the unit of the depth.
@@ -95,7 +94,7 @@ def _require_size(name: str, array: np.ndarray, camera: Intrinsics) -> None:
         )
 
 
-class PhotometricError(NamedTuple):
+class PhotometricLoss(NamedTuple):
     """How much the warped previous image differs from the current one, in 0..1.
 
     Over a recording, the sum of `predicted` divided by the sum of `static` says how much depth
@@ -112,13 +111,13 @@ class PhotometricError(NamedTuple):
     share: float
 
 
-def photometric_error(
+def photometric_loss(
     previous: np.ndarray,
     current: np.ndarray,
     depth: np.ndarray,
     camera: Intrinsics,
     previous_current: np.ndarray,
-) -> PhotometricError:
+) -> PhotometricLoss:
     """Compare the current image with the previous one, warped (FSRE-Depth, eq. 2).
 
     Pixels count whose point the previous image shows, unless their 3x3 window reaches into pixels
@@ -153,7 +152,7 @@ def photometric_error(
             [cv2.mean(_difference(image, now), mask)[0] for image in (seen.sample(before), before)]
         )
     predicted, static = np.mean(errors, axis=0)
-    return PhotometricError(float(predicted), float(static), float(counts.mean()))
+    return PhotometricLoss(float(predicted), float(static), float(counts.mean()))
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -236,8 +235,8 @@ def _require_some(counts: np.ndarray) -> None:
         )
 
 
-class LoopError(NamedTuple):
-    """How two steps disagree with the direct estimate over both.
+class LoopClosure(NamedTuple):
+    """How far two steps are from the direct estimate over both.
 
     Attributes:
         translation: Distance between where they lead, as a share of the length of the two steps.
@@ -248,7 +247,7 @@ class LoopError(NamedTuple):
     rotation: float
 
 
-def loop_error(t_01: np.ndarray, t_12: np.ndarray, t_02: np.ndarray) -> LoopError:
+def loop_closure(t_01: np.ndarray, t_12: np.ndarray, t_02: np.ndarray) -> LoopClosure:
     """Compare the chain of two motions with the direct one.
 
     Args:
@@ -266,7 +265,7 @@ def loop_error(t_01: np.ndarray, t_12: np.ndarray, t_02: np.ndarray) -> LoopErro
             'leave these frames out'
         )
     error = inverse(t_02) @ t_01 @ t_12
-    return LoopError(
+    return LoopClosure(
         translation=float(np.linalg.norm(error[:3, 3]) / way),
         rotation=float(np.degrees(np.linalg.norm(vector_from_rotation(error[:3, :3])))),
     )

@@ -1,236 +1,156 @@
-"""Runs the networks on the images of a recording, one after the other, as the nodes would.
+"""Offline evaluation: every image of a recording through the networks, as fast as it goes.
 
 No node, no DDS, no dropped frame: the same recording and the same models give the same numbers.
 """
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
+import cv2
+from tqdm import tqdm
 
-from depth_ros.bags.messages import BagError, Message, deserialize, header_stamp
-from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
-from depth_ros.core.depth import camera_depth, depth_factor
-from depth_ros.core.images import ImageError, decode_rgb
-from depth_ros.core.se3 import OPTICAL_IN_BASE, pose_from_list
-from depth_ros.core.trajectory import NoiseModel
-from depth_ros.core.visual_odometry import Missed, NotFiniteError, Reason, VisualOdometry
-from depth_ros.evaluation.frame_evaluator import Judgeable
-from depth_ros.inference.contract import ModelContract
-from depth_ros.inference.engine import Engine, EngineError
-
-AHEAD = 4
-"""Images that are decoded ahead of the networks."""
-
-LOOP_EVERY = 10
-"""One frame in so many has its motion checked over two steps at once."""
+from depth_ros.bags.ground_truth import count_problem
+from depth_ros.bags.messages import CAMERA_INFO, BagError, Message, header_stamp
+from depth_ros.core.camera import CameraError
+from depth_ros.evaluation.frame_evaluator import Evaluation
+from depth_ros.evaluation.recording_thread import RecordingThread
+from depth_ros.evaluation.results import percentiles
+from depth_ros.evaluation.runner import Runner, decode_ahead
+from depth_ros.evaluation.session import EvaluationError, Session
+from depth_ros.inference.loader import load_engine
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The nodes' parameters that change what comes out; see config/."""
-
-    fit: str = 'stretch'
-    max_depth: float = 0.0
-    depth_scale: float = 0.0
-    translation_scale: float = 0.0
-    camera_pose: tuple[float, ...] = OPTICAL_IN_BASE
-    max_gap: float = 1.0
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image of a recording.
-
-    Attributes:
-        stamp: Header stamp, ns.
-        frame_id: Of the camera.
-        rgb: uint8 (H, W, 3).
-    """
-
-    stamp: int
-    frame_id: str
-    rgb: np.ndarray
-
-
-def decode(message: Message) -> Picture:
-    """Decode an Image or CompressedImage as the nodes do.
+def evaluate_offline(session: Session) -> tuple[Evaluation, dict]:
+    """Evaluate a recording offline; returns the result and what metrics.json holds.
 
     Raises:
-        ImageError: The image cannot be decoded.
+        EngineError: A network cannot be loaded or fails.
+        EvaluationError: No image can be used.
     """
-    try:
-        recorded = deserialize(message)
-    except BagError as error:
-        raise ImageError(str(error)) from error
-    return Picture(header_stamp(message.data), recorded.header.frame_id, decode_rgb(recorded))
-
-
-def decoded(
-    messages: Iterable[Message], pool: Executor
-) -> Iterator[tuple[Message, Picture | Exception]]:
-    """Decode messages ahead of time, in order; one that cannot be decoded gives its error."""
-    waiting: deque[tuple[Message, Future]] = deque()
-
-    def finish() -> tuple[Message, Picture | Exception]:
-        message, future = waiting.popleft()
+    job = session.job
+    engines = {
+        node: load_engine(path, job.backend, job.threads) for node, path in job.models.items()
+    }
+    runner = Runner(engines.get('perception_node'), engines.get('odometry_node'), job.settings)
+    inference, evaluated = 0.0, 0
+    cv2.setNumThreads(1)  # the processors are busy with other frames
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+        truth = stack.enter_context(session.truth())
+        evaluator = session.evaluator(truth, pool)
+        recording = stack.enter_context(RecordingThread(session, pool)) if job.record else None
+        images = _Images(session, recording)
+        total = session.bag.topics[session.streams.image].count
+        progress = stack.enter_context(
+            tqdm(
+                total=total, unit='frame', desc=job.bag.name, disable=None if session.bar else True
+            )
+        )
+        start = time.perf_counter()
         try:
-            return message, future.result()
-        except ImageError as error:
-            return message, error
+            for message, image in decode_ahead(images, pool):
+                progress.update()
+                info = images.info(message)
+                if isinstance(image, Exception):
+                    count_problem(session.skipped, str(image))
+                    continue
+                try:
+                    frame = runner(image, info)
+                except CameraError as error:
+                    count_problem(session.skipped, str(error))
+                    continue
+                inference += sum(frame.numbers.values()) / 1e3
+                evaluated += 1
+                scores = evaluator.add(frame)
+                if recording:
+                    recording.write(frame, message.log_ns)
+                    recording.write_errors([scores] if scores else [])
+        except KeyboardInterrupt:
+            session.interrupted = True
+            session.notes.append(f'interrupted: only {evaluated} of {total} images were judged')
+        evaluation, last = evaluator.finish()
+        if recording:
+            recording.write_errors(last)
+        seconds = time.perf_counter() - start
+        if not evaluated:
+            raise EvaluationError(_nothing_usable(session))
+    for engine in engines.values():
+        engine.close()
+    found = session.summary(evaluation, evaluated)
+    found['odometry']['missed'] = runner.missed
+    for node, engine in engines.items():
+        found['models'][node] |= {'backend': engine.backend, 'threads': engine.threads}
+    found |= {
+        'rate': None,
+        'dropped_percent': None,
+        'age_ms': None,
+        'player_latest_ms': None,
+        'latency_ms': {
+            name: percentiles(evaluation.frames.get(f'{name}_ms'))
+            for name in ('perception', 'odometry')
+        },
+        'stages_ms': {},
+        'node_messages': [],
+        'speed': {
+            'frames_per_s': evaluated / seconds,
+            'frames_per_s_without_inference': evaluated / max(seconds - inference, 1e-9),
+            # Linux counts it in KiB.
+            'memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        },
+    }
+    return evaluation, found
 
-    for message in messages:
-        waiting.append((message, pool.submit(decode, message)))
-        if len(waiting) > AHEAD:
-            yield finish()
-    while waiting:
-        yield finish()
+
+def _nothing_usable(session: Session) -> str:
+    reasons = '; '.join(f'{reason} ({n}x)' for reason, n in session.skipped.items())
+    return (
+        f'not one of {len(session.stamps)} images of {session.job.bag} could be used'
+        f'{": " + reasons if reasons else ""}'
+    )
 
 
-class Runner:
-    """The work of both nodes on one image after the other.
+class _Images:
+    """The images of a recording, with their calibration.
 
-    Args:
-        perception, odometry: The loaded networks; either may be None.
-        settings: The nodes' parameters.
-
-    Attributes:
-        missed: Number of images that gave no motion, by reason.
-        failure: What the pose network said if it failed on the last image; empty otherwise.
+    On the way, everything that the recording of the results keeps is copied to it.
     """
 
-    def __init__(
-        self, perception: Engine | None, odometry: Engine | None, settings: Settings
-    ) -> None:
-        self.missed: dict[str, int] = {}
-        self.failure = ''
-        self._perception, self._odometry, self._settings = perception, odometry, settings
-        if odometry:
-            self._visual_odometry = VisualOdometry(
-                self._infer,
-                pose_from_list(settings.camera_pose),
-                NoiseModel(0.0, 0.0, 0.0, 0.0),
-                max_gap=settings.max_gap,
-                metric=odometry.contract.metric,
-                translation_scale=settings.translation_scale,
-            )
-        # The images that the last motions joined: stamp, image, and the motion that led to it.
-        self._chain: deque[tuple[int, np.ndarray, np.ndarray | None]] = deque(maxlen=3)
-        self._last: int | None = None  # stamp of the last image, whether it was used or not
-        self._count = 0
-        # How the perception network samples the image, and what it sees: often both see the same.
-        self._resized: tuple[tuple[int, ...], np.ndarray] | None = None
+    def __init__(self, session: Session, recording: RecordingThread | None) -> None:
+        self._session, self._recording = session, recording
+        self._infos: deque[tuple[int, bytes]] = deque(maxlen=64)  # with their stamps
+        self._latest: dict[int, bytes] = {}  # by image: the calibration before it
 
-    def __call__(self, picture: Picture, info: Any) -> Judgeable:
-        """Run the networks.
+    def __iter__(self) -> Iterator[Message]:
+        session, streams = self._session, self._session.streams
+        topics = session.kept if self._recording else [streams.image, streams.camera_info]
+        try:
+            for message in session.bag.messages(topics):
+                if self._recording:
+                    self._recording.copy(message)
+                if message.topic == streams.camera_info:
+                    self._infos.append((header_stamp(message.data), message.data))
+                elif message.topic == streams.image:
+                    session.stamps.append(header_stamp(message.data))
+                    if self._infos:
+                        self._latest[id(message)] = self._infos[-1][1]
+                    yield message
+        except BagError as error:
+            session.notes.append(f'the rest could not be read: {error}')
 
-        Args:
-            picture: The image, rectified.
-            info: Its CameraInfo.
-
-        Raises:
-            CameraError: The calibration does not fit the image.
-            EngineError: The perception network fails.
-        """
-        height, width = picture.rgb.shape[:2]
-        camera = intrinsics_from_info(info, width, height)
-        output = Judgeable(picture.stamp, camera, picture.frame_id, picture.rgb, camera)
-        if self._perception:
-            self._perceive(output, picture, camera)
-        if self._odometry:
-            self._move(output, picture, camera)
-        self._count += 1
-        return output
-
-    def _perceive(self, output: Judgeable, picture: Picture, camera: Intrinsics) -> None:
-        contract = self._perception.contract
-        fit = _fit(camera, contract, self._settings.fit)
-        image = _resized(picture.rgb, fit, contract.image_shape)
-        self._resized = _sampling(fit, contract), image
-        output.view = fit.network
-        output.rgb = image
-        if contract.image_size is not None:
-            output.rgb = _resized(picture.rgb, fit, (fit.network.height, fit.network.width, 3))
-        start = time.perf_counter()
-        found = self._perception.infer({'image': image[None]})
-        output.numbers['perception_ms'] = 1e3 * (time.perf_counter() - start)
-        output.others = {n: v.copy() for n, v in found.items() if n not in ('depth', 'labels')}
-        if 'labels' in found:
-            output.labels = found['labels'].copy()
-        if 'depth' in found:
-            factor = depth_factor(contract, fit.depth_factor, self._settings.depth_scale)
-            output.depth = found['depth'] * np.float32(factor)
-            output.published = camera_depth(
-                found['depth'], output.labels, contract, factor, self._settings.max_depth
-            )
-
-    def _move(self, output: Judgeable, picture: Picture, camera: Intrinsics) -> None:
-        contract = self._odometry.contract
-        fit = _fit(camera, contract, self._settings.fit)
-        sampling, resized = self._resized or (None, None)
-        if sampling != _sampling(fit, contract):
-            resized = _resized(picture.rgb, fit, contract.image_shape)
-        last, self._last = self._last, picture.stamp
-        start = time.perf_counter()
-        found = self._visual_odometry.step(resized, picture.stamp, camera)
-        self.failure = ''
-        if isinstance(found, Missed):
-            if found.reason is Reason.FIRST:
-                output.pose = self._visual_odometry.trajectory.pose
-            else:
-                reason = found.reason.value
-                self.missed[reason] = self.missed.get(reason, 0) + 1
-            if found.reason in (Reason.NETWORK, Reason.NOT_FINITE):
-                self.failure = found.text
-            if found.starts:
-                self._chain.clear()
-                self._chain.append((picture.stamp, resized, None))
-            return
-        output.numbers['odometry_ms'] = 1e3 * (time.perf_counter() - start)
-        output.pose = self._visual_odometry.trajectory.pose
-        if self._chain[-1][0] == last:  # no image in between was missed
-            output.step = found.transform
-        self._chain.append((picture.stamp, resized, found.transform))
-        if self._count % LOOP_EVERY == 0 and len(self._chain) == 3:
-            (_, first, _), (_, _, one), (_, _, two) = self._chain
-            with suppress(EngineError, NotFiniteError):
-                output.loop = (one, two, self._visual_odometry.compare(first, resized))
-
-    def _infer(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
-        return self._odometry.infer({'previous': previous[None], 'current': current[None]})['pose']
-
-
-def network_image(
-    picture: Picture, info: Any, contract: ModelContract, mode: str = 'stretch'
-) -> np.ndarray:
-    """What a network gets of an image, uint8 of its contract's ``image_shape``.
-
-    Raises:
-        CameraError: The calibration does not fit the image.
-    """
-    height, width = picture.rgb.shape[:2]
-    fit = _fit(intrinsics_from_info(info, width, height), contract, mode)
-    return _resized(picture.rgb, fit, contract.image_shape)
-
-
-def _fit(camera: Intrinsics, contract: ModelContract, mode: str) -> ImageFit:
-    return ImageFit.create(camera, contract.camera, mode)
-
-
-def _sampling(fit: ImageFit, contract: ModelContract) -> tuple[int, ...]:
-    """All that decides which image a network gets."""
-    return fit.x, fit.y, fit.width, fit.height, *contract.image_shape
-
-
-def _resized(image: np.ndarray, fit: ImageFit, shape: tuple[int, int, int]) -> np.ndarray:
-    """What the network sees of an image, uint8 (h, w, 3)."""
-    out = np.empty(shape, np.uint8)
-    fit.to_network(image, out)
-    return out
+    def info(self, image: Message) -> Any:
+        """Return the CameraInfo of an image's stamp, or else the latest before the image."""
+        latest = self._latest.pop(id(image), None)
+        stamp = header_stamp(image.data)
+        data = next((d for s, d in reversed(self._infos) if s == stamp), latest)
+        if data is None:
+            return self._session.first_info
+        return self._session.bag.decode(
+            Message(self._session.streams.camera_info, CAMERA_INFO, 0, data)
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -28,9 +29,9 @@ from depth_ros.core.colors import (
     label_palette,
 )
 from depth_ros.core.se3 import quaternion_from_rotation
-from depth_ros.evaluation.frame_evaluator import Judgeable
+from depth_ros.evaluation.frame_scores import FrameOutputs
 from depth_ros.inference.contract import SemanticClass
-from depth_ros.inference.outputs import OUTPUTS
+from depth_ros.inference.outputs import OUTPUTS, topics
 
 ODOM_FRAME, BASE_FRAME = 'odom', 'base_link'
 
@@ -47,7 +48,7 @@ class OutputRecording:
         namespace: Namespace of the topics, '' or '/name'.
         camera_pose: T_base_camera 4x4. With it, transforms of the odometry and the camera are
             written, too; None if the recording has transforms of its own.
-        depth: Whether to write the values of depth; without, there is only its picture.
+        affine: Whether scale and shift of depth are unknown: it is then shown only in colours.
     """
 
     def __init__(
@@ -56,54 +57,53 @@ class OutputRecording:
         classes: Sequence[SemanticClass],
         namespace: str,
         camera_pose: np.ndarray | None,
-        depth: bool = True,
+        affine: bool = False,
     ) -> None:
-        self._writer, self._namespace, self._depth = writer, namespace, depth
+        self._writer, self._namespace, self._affine = writer, namespace, affine
         self._palette = label_palette({item.id: item.color for item in classes})
         self._camera_pose = camera_pose
-        self._colors = DepthColors()
+        self._colors: dict[str, DepthColors] = defaultdict(DepthColors)
         self._mounted: set[str] = set()
 
-    def pictures(self, frame: Judgeable) -> Callable[[], dict[str, np.ndarray]]:
+    def pictures(self, frame: FrameOutputs) -> Callable[[], dict[str, np.ndarray]]:
         """Return a function that makes the coloured pictures of a frame: PNG bytes by topic.
 
         Frames must come in order, as the colours follow the scene slowly; the function may be
         called later and in any thread.
         """
-        depth = _shown(frame)
-        near = 0.0 if depth is None else self._colors.follow(depth)
-        return partial(_pictures, depth, near, frame.labels, self._palette)
+        images = frame.images()
+        makers: dict[str, Callable[[], np.ndarray]] = {}
+        for name, (output, topic) in topics(images, self._affine).items():
+            image = images[output]
+            if topic.colors == 'depth':
+                makers[name] = partial(_depth_png, image, self._colors[name].follow(image))
+            elif topic.colors == 'classes':
+                makers[name] = partial(palette_png, image, self._palette)
+        return lambda: {name: make() for name, make in makers.items()}
 
     def write(
-        self, frame: Judgeable, log_ns: int, pictures: Mapping[str, np.ndarray] | None = None
+        self,
+        frame: FrameOutputs,
+        log_ns: int,
+        pictures: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Write the outputs for one frame, with its `pictures` if they have already been made."""
         if pictures is None:
             pictures = self.pictures(frame)()
-        depth = _shown(frame)
-        if depth is not None and self._depth:
-            self._image(
-                'depth/image_rect', frame, log_ns, depth.astype(np.float32, copy=False), '32FC1'
-            )
-            self._write(
-                'depth/camera_info',
-                CAMERA_INFO,
-                log_ns,
-                self._info(self._header(frame), frame.view),
-            )
-        if frame.labels is not None:
-            self._image('semantics/labels', frame, log_ns, frame.labels, 'mono8')
-        for name, values in frame.others.items():
-            for topic in OUTPUTS[name].topics:
-                if topic.msgtype == IMAGE and not topic.colors:
-                    self._image(topic.name, frame, log_ns, values, topic.encoding)
-        for name, data in pictures.items():
-            self._compressed(name, frame.stamp, frame.frame_id, log_ns, data)
+        images = frame.images()
+        for name, (output, topic) in topics(images, self._affine).items():
+            if topic.msgtype == CAMERA_INFO:
+                self._write(name, CAMERA_INFO, log_ns, self._info(self._header(frame), frame.view))
+            elif name in pictures:
+                self._compressed(name, frame.stamp, frame.frame_id, log_ns, pictures[name])
+            elif topic.msgtype == IMAGE:
+                pixels = images[output].astype(OUTPUTS[output].dtype, copy=False)
+                self._image(name, frame, log_ns, pixels, topic.encoding)
         if frame.pose is not None:
             self._odometry(frame, log_ns)
         self.write_transforms(frame, log_ns)
 
-    def write_transforms(self, frame: Judgeable, log_ns: int) -> None:
+    def write_transforms(self, frame: FrameOutputs, log_ns: int) -> None:
         """Write where the robot is and, once, where its camera is mounted."""
         if self._camera_pose is None or frame.pose is None:
             return
@@ -151,11 +151,11 @@ class OutputRecording:
         time = self._make('builtin_interfaces/msg/Time', *divmod(stamp, 10**9))
         return self._make('std_msgs/msg/Header', time, frame_id)
 
-    def _header(self, frame: Judgeable) -> Any:
+    def _header(self, frame: FrameOutputs) -> Any:
         return self._stamped(frame.stamp, frame.frame_id)
 
     def _image(
-        self, name: str, frame: Judgeable, log_ns: int, pixels: np.ndarray, encoding: str
+        self, name: str, frame: FrameOutputs, log_ns: int, pixels: np.ndarray, encoding: str
     ) -> None:
         pixels = np.ascontiguousarray(pixels)
         height, width = pixels.shape
@@ -205,7 +205,7 @@ class OutputRecording:
             region,
         )
 
-    def _odometry(self, frame: Judgeable, log_ns: int) -> None:
+    def _odometry(self, frame: FrameOutputs, log_ns: int) -> None:
         vector = 'geometry_msgs/msg/Vector3'
         position = self._make('geometry_msgs/msg/Point', *map(float, frame.pose[:3, 3]))
         turn = self._quaternion(frame.pose)
@@ -255,20 +255,8 @@ class OutputRecording:
         )
 
 
-def _shown(frame: Judgeable) -> np.ndarray | None:
-    """Return depth as published or, for want of it, as it is judged."""
-    return frame.published if frame.published is not None else frame.depth
-
-
-def _pictures(
-    depth: np.ndarray | None, near: float, labels: np.ndarray | None, palette: np.ndarray
-) -> dict[str, np.ndarray]:
-    found = {}
-    if depth is not None:
-        found['depth/color'] = palette_png(depth_levels(depth, near), DEPTH_PALETTE)
-    if labels is not None:
-        found['semantics/color'] = palette_png(labels, palette)
-    return found
+def _depth_png(depth: np.ndarray, near: float) -> np.ndarray:
+    return palette_png(depth_levels(depth, near), DEPTH_PALETTE)
 
 
 def palette_png(levels: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -6,21 +6,22 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from depth_ros.core.metrics.depth import DepthMetrics
+from depth_ros.core.se3 import quaternion_from_rotation
 from depth_ros.evaluation.frame_evaluator import COLUMNS, Evaluation
-from depth_ros.files import kitti_text, tum_text, write_file
+from depth_ros.files import write_file
 
 GAP = 3.0
-"""Times the usual period from which a pause between images counts as a gap."""
+"""How many usual periods a pause between images must last to count as a gap."""
 
 
 def percentiles(values: np.ndarray | None) -> dict[str, float] | None:
-    """Return p50, p95, p99 and max of the known ones of some values, None if there are none."""
+    """Return p50, p95, p99 and max of the finite values (N,), None if there are none."""
     values = np.empty(0) if values is None else values[np.isfinite(values)]
     if not values.size:
         return None
@@ -29,7 +30,7 @@ def percentiles(values: np.ndarray | None) -> dict[str, float] | None:
 
 
 def timing(stamps: Sequence[int]) -> dict:
-    """How the images follow each other: period, gaps, jumps of the clock."""
+    """Return how images with these stamps (ns) follow each other: period, gaps, clock jumps."""
     steps = np.diff(np.asarray(stamps, np.int64)) / 1e9
     forward = steps[steps > 0]
     period = float(np.median(forward)) if len(forward) else None
@@ -80,8 +81,27 @@ def write_results(out: Path, evaluation: Evaluation, found: dict) -> None:
 
 
 def _seconds(stamps: np.ndarray) -> list[str]:
-    """Stamps in ns as seconds, with all of their digits."""
+    """Return stamps in ns as seconds, with all of their digits."""
     return [f'{s // 10**9}.{s % 10**9:09d}' for s in stamps.tolist()]
+
+
+def kitti_text(poses: np.ndarray) -> str:
+    """Return poses (N, 4, 4) in KITTI's format: a line of twelve numbers each."""
+    return ''.join(' '.join(f'{v:.9g}' for v in p[:3].ravel()) + '\n' for p in poses)
+
+
+def tum_text(poses: np.ndarray, times: Iterable[str]) -> str:
+    """Return poses (N, 4, 4) in TUM's format: a line each of time, position and quaternion x y z w.
+
+    Args:
+        poses: T_world_camera 4x4 each, metres.
+        times: Time of each pose in seconds, as text with all of its digits.
+    """
+    return ''.join(
+        ' '.join([time, *(f'{v:.9g}' for v in (*p[:3, 3], *quaternion_from_rotation(p[:3, :3])))])
+        + '\n'
+        for p, time in zip(poses, times, strict=True)
+    )
 
 
 def summary_text(found: dict) -> str:

@@ -21,7 +21,7 @@ from depth_ros.bags.topics import find_streams
 from depth_ros.commands import build_engine
 from depth_ros.core.camera import ImageFit, Intrinsics
 from depth_ros.deploy import build as engine_build
-from depth_ros.evaluation.offline import Picture, Runner, Settings
+from depth_ros.evaluation.runner import RecordedImage, Runner, Settings
 from depth_ros.inference.contract import read_contract, write_contract
 from depth_ros.inference.engine_file import PRECISIONS
 from depth_ros.inference.loader import load_engine
@@ -239,7 +239,9 @@ def test_offline(repository, make, street, mode, camera):
     info, images = info_message(*camera, FOCAL), []
     runners = [Runner(*models.values(), Settings(fit=mode)) for models in (plain, whole)]
     for number, image in enumerate(enlarged(street[:2], camera)):
-        expected, found = (run(Picture(number * 10**8, 'camera', image), info) for run in runners)
+        expected, found = (
+            run(RecordedImage(number * 10**8, 'camera', image), info) for run in runners
+        )
         assert found.view == expected.view
         np.testing.assert_array_equal(found.rgb, expected.rgb)
         model = Intrinsics(*whole['pose.onnx'].contract.intrinsics, 640, 192)
@@ -257,7 +259,7 @@ def test_the_nodes(make, street):
     image = enlarged(street[:1], (WIDTH, HEIGHT))[0]
     info = info_message(WIDTH, HEIGHT, FOCAL)
     engine = OnnxRuntimeEngine(model, read_contract(model), 1)
-    expected = Runner(engine, None, Settings())(Picture(0, 'camera', image), info).published
+    expected = Runner(engine, None, Settings())(RecordedImage(0, 'camera', image), info).published
     with (
         NodeProcess(
             'perception_node', {'model': model, 'backend': 'onnxruntime', 'output_size': 'network'}

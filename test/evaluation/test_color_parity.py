@@ -11,7 +11,8 @@ from support.scene import FOCAL, HEIGHT, WIDTH, Scene, bands, pixels
 from depth_ros.bags.messages import CAMERA_INFO, IMAGE, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.writer import BagWriter
-from depth_ros.evaluation.session import Job, evaluate_recording
+from depth_ros.evaluation.evaluate import evaluate_recording
+from depth_ros.evaluation.session import Job
 
 TOPICS = ['/depth/image_rect', '/depth/color', '/semantics/color']
 FOCALS = (FOCAL, 2 * FOCAL, FOCAL / 4)

@@ -12,8 +12,8 @@ from depth_ros.core.se3 import inverse, pose, rotation_from_vector
 from depth_ros.evaluation.consistency import (
     accumulated_scale,
     depth_inconsistency,
-    loop_error,
-    photometric_error,
+    loop_closure,
+    photometric_loss,
     scale_drift,
     warp,
 )
@@ -97,17 +97,17 @@ def test_points_without_depth_or_behind_the_camera_do_not_count():
 def test_wrong_sizes_and_motions_are_named():
     image = texture(CAMERA)
     with pytest.raises(CameraError, match='depth is 160x96, but the camera is 8x6'):
-        photometric_error(image, image, flat(1.0, STREET), CAMERA, np.eye(4))
+        photometric_loss(image, image, flat(1.0, STREET), CAMERA, np.eye(4))
     with pytest.raises(CameraError, match='image is 160x96'):
-        photometric_error(texture(), texture(), flat(1.0), CAMERA, np.eye(4))
+        photometric_loss(texture(), texture(), flat(1.0), CAMERA, np.eye(4))
     with pytest.raises(CameraError, match='previous depth is 160x96'):
         depth_inconsistency(flat(1.0, STREET), flat(1.0), CAMERA, np.eye(4))
     with pytest.raises(ValueError, match='uint8'):
-        photometric_error(image, image / 255, flat(1.0), CAMERA, np.eye(4))
+        photometric_loss(image, image / 255, flat(1.0), CAMERA, np.eye(4))
     with pytest.raises(ValueError, match='not finite'):
         warp(flat(1.0), CAMERA, shifted(x=math.nan))
     with pytest.raises(ValueError, match='no pixel'):
-        photometric_error(image, image, flat(np.nan), CAMERA, np.eye(4))
+        photometric_loss(image, image, flat(np.nan), CAMERA, np.eye(4))
     with pytest.raises(ValueError, match='no pixel'):
         depth_inconsistency(flat(1.0), flat(1.0), CAMERA, shifted(z=-2.0))
 
@@ -116,7 +116,7 @@ def test_wrong_sizes_and_motions_are_named():
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_photometric_error_is_that_of_training(channels):
+def test_photometric_loss_is_that_of_training(channels):
     previous, current = texture(channels=channels), texture(channels=channels, seed=1)
     depth = hills(2)
     source, target = as_tensor(previous) / 255, as_tensor(current) / 255
@@ -124,7 +124,7 @@ def test_photometric_error_is_that_of_training(channels):
     valid = ahead & in_view(grid)
     error = PhotometricError(target)
     # A grey image comes without a last axis.
-    found = photometric_error(previous.squeeze(), current.squeeze(), depth, STREET, MOTION)
+    found = photometric_loss(previous.squeeze(), current.squeeze(), depth, STREET, MOTION)
     assert 0.5 < found.share < 1
     assert found.share == pytest.approx(valid.float().mean().item(), abs=1e-4)
     assert found.predicted == pytest.approx(
@@ -137,15 +137,15 @@ def test_the_true_motion_explains_the_image():
     previous = texture()
     current = np.roll(previous, -3, axis=1)  # the camera moved by three pixels to the right
     right, wrong = (
-        photometric_error(
+        photometric_loss(
             previous, current, flat(9.0, STREET), STREET, shifted(x=x * 3 * 9 / STREET.fx)
         )
         for x in (1, -1)
     )
     assert right.predicted < 0.01 < 0.1 < right.static < wrong.predicted
-    still = photometric_error(previous, current, hills(0), STREET, np.eye(4))
+    still = photometric_loss(previous, current, hills(0), STREET, np.eye(4))
     assert still.predicted == pytest.approx(still.static, abs=1e-5)
-    assert photometric_error(previous, previous, hills(0), STREET, np.eye(4)).static == 0
+    assert photometric_loss(previous, previous, hills(0), STREET, np.eye(4)).static == 0
 
 
 def test_windows_reaching_into_unknown_depth_do_not_count():
@@ -154,7 +154,7 @@ def test_windows_reaching_into_unknown_depth_do_not_count():
     depth[40, 50] = np.nan
     # Nothing is sampled there. The pixel itself must not matter.
     previous[40, 50] = current[40, 50] = 0
-    found = photometric_error(previous, current, depth, STREET, np.eye(4))
+    found = photometric_loss(previous, current, depth, STREET, np.eye(4))
     assert found.share == pytest.approx(1 - 9 / depth.size)
     assert found.predicted < 1e-5
 
@@ -201,7 +201,7 @@ def test_loop_that_closes():
         pose(rotation_from_vector(r), t)
         for r, t in (([0, 1.5, 0], [0, 0, 3]), ([0.2, 0, 0.1], [1, 0, 2]))
     )
-    found = loop_error(first, second, first @ second)
+    found = loop_closure(first, second, first @ second)
     assert found == pytest.approx((0, 0), abs=1e-7)
 
 
@@ -209,16 +209,16 @@ def test_loop_that_does_not_close():
     # Three metres ahead, a right turn, a metre ahead: the second step leads to the right.
     first = pose(rotation_from_vector([0, math.pi / 2, 0]), [0, 0, 3])
     direct = pose(rotation_from_vector([0, math.pi / 2 + math.radians(2), 0]), [1, 0.3, 3.4])
-    found = loop_error(first, shifted(z=1.0), direct)
+    found = loop_closure(first, shifted(z=1.0), direct)
     assert found.translation == pytest.approx(0.5 / 4)
     assert found.rotation == pytest.approx(2)
 
 
 def test_loops_that_cannot_be_judged():
     with pytest.raises(ValueError, match='do not move'):
-        loop_error(np.eye(4), np.eye(4), shifted(x=1.0))
+        loop_closure(np.eye(4), np.eye(4), shifted(x=1.0))
     with pytest.raises(ValueError, match='not finite'):
-        loop_error(shifted(x=1.0), shifted(x=math.inf), np.eye(4))
+        loop_closure(shifted(x=1.0), shifted(x=math.inf), np.eye(4))
 
 
 # Scale
@@ -296,8 +296,8 @@ def test_true_depth_and_motion_of_a_real_walk(data_dir):
         motion = inverse(poses[i]) @ poses[i + 1]
         errors.append(
             [
-                photometric_error(*images, now, camera, motion),
-                photometric_error(*images, now, camera, inverse(motion)),
+                photometric_loss(*images, now, camera, motion),
+                photometric_loss(*images, now, camera, inverse(motion)),
             ]
         )
         inconsistencies.append(depth_inconsistency(before, now, camera, motion))

@@ -19,14 +19,14 @@ from depth_ros.core.camera import CameraError, ImageFit, Intrinsics
 from depth_ros.core.images import ImageError
 from depth_ros.core.se3 import OPTICAL_IN_BASE, inverse, pose, pose_from_list, rotation_from_vector
 from depth_ros.core.trajectory import NoiseModel, Trajectory
-from depth_ros.evaluation.offline import (
+from depth_ros.evaluation.runner import (
     AHEAD,
     LOOP_EVERY,
-    Picture,
+    RecordedImage,
     Runner,
     Settings,
     decode,
-    decoded,
+    decode_ahead,
 )
 from depth_ros.inference.loader import installed_backends, load_engine
 
@@ -47,7 +47,7 @@ def odometry(folder, settings=None, **options):
 
 
 def picture(seconds, rgb):
-    return Picture(round(seconds * SECOND), 'camera', rgb)
+    return RecordedImage(round(seconds * SECOND), 'camera', rgb)
 
 
 def grey(level, height=HEIGHT, width=WIDTH):
@@ -287,7 +287,7 @@ def test_images_are_decoded_in_order_and_damaged_ones_are_errors(tmp_path):
         for i, message in enumerate(good):
             writer.write('/i', IMAGE, i, message)
     with Bag(tmp_path / 'b') as bag, ThreadPoolExecutor(2) as pool:
-        found = list(decoded(bag.messages(), pool))
+        found = list(decode_ahead(bag.messages(), pool))
     assert [m.log_ns for m, _ in found] == list(range(3 * AHEAD + 3))
     errors = [p for _, p in found[2:5]]
     assert all(isinstance(e, ImageError) for e in errors)
@@ -329,7 +329,7 @@ def test_compressed_images(tmp_path):
         for i, message in enumerate((cut, whole)):
             writer.write('/i', message.__msgtype__, i, message)
     with Bag(tmp_path / 'b') as bag, ThreadPoolExecutor(2) as pool:
-        (_, error), (_, found) = decoded(bag.messages(), pool)
+        (_, error), (_, found) = decode_ahead(bag.messages(), pool)
     assert isinstance(error, ImageError) and 'truncated' in str(error)
     np.testing.assert_array_equal(found.rgb, RGB)
     assert found.stamp == SECOND
@@ -342,6 +342,6 @@ def test_decoding_stays_a_few_images_ahead(tmp_path):
     taken = []
     with Bag(tmp_path / 'b') as bag, ThreadPoolExecutor(2) as pool:
         messages = (taken.append(m.log_ns) or m for m in bag.messages())
-        for i, _ in enumerate(decoded(messages, pool)):
+        for i, _ in enumerate(decode_ahead(messages, pool)):
             assert len(taken) <= i + 1 + AHEAD
     assert len(taken) == 5 * AHEAD

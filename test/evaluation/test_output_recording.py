@@ -12,7 +12,7 @@ from depth_ros.core.colors import WORST_ERROR, DepthColors, label_palette
 from depth_ros.core.images import decode_depth, decode_labels
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
 from depth_ros.core.transform_tree import TransformTree
-from depth_ros.evaluation.frame_evaluator import Judgeable
+from depth_ros.evaluation.frame_scores import FrameOutputs
 from depth_ros.evaluation.output_recording import WIDEST, OutputRecording, palette_png
 from depth_ros.inference.contract import SemanticClass
 from depth_ros.inference.outputs import OUTPUTS, Output, Topic
@@ -26,7 +26,7 @@ POSE = pose(rotation_from_vector([0.1, -0.2, 2.5]), [4.0, -5.0, 0.25])
 
 def frame(index=0, frame_id='camera', **outputs):
     rgb = np.zeros((VIEW.height, VIEW.width, 3), np.uint8)
-    return Judgeable(STAMP + index, VIEW, frame_id, rgb, VIEW, **outputs)
+    return FrameOutputs(STAMP + index, VIEW, frame_id, rgb, VIEW, **outputs)
 
 
 def depths():

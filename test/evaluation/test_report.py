@@ -166,7 +166,7 @@ def test_live_runs_tell_of_latency_and_drops(write):
 
 def test_worst_frames_come_in_the_order_of_their_rank(tmp_path):
     evaluation = report_data.evaluation(nodes=PERCEPTION)
-    evaluation.pictures[2].rank, evaluation.pictures[3].rank = 2, 1
+    evaluation.examples[2].rank, evaluation.examples[3].rank = 2, 1
     page = changed(tmp_path, evaluation=evaluation)
     assert re.findall(r'<b>(\d+)</b>at ([\d.]+) s', page) == [('1', '3.0'), ('2', '2.0')]
 

@@ -6,7 +6,7 @@ from support.onnx_models import save_pose
 from support.ros_process import Camera, NodeProcess, Peer, image_message, info_message, stamp
 from support.scene import FOCAL, HEIGHT, WIDTH
 
-from depth_ros.evaluation.offline import Picture, Runner, Settings
+from depth_ros.evaluation.runner import RecordedImage, Runner, Settings
 from depth_ros.inference.loader import load_engine
 
 BLACK = 0  # the network returns NaN
@@ -33,7 +33,7 @@ def test_node_and_offline_agree(tmp_path):
     runner = Runner(None, load_engine(model, 'onnxruntime', 1), Settings())
     expected = {}
     for (seconds, _), image in zip(FRAMES, images, strict=True):
-        output = runner(Picture(round(seconds * 1e9), 'camera', image), info)
+        output = runner(RecordedImage(round(seconds * 1e9), 'camera', image), info)
         if output.pose is not None:
             expected[round(seconds, 1)] = output.pose.copy()
     assert list(expected) == [10.0, 10.1, 10.3, 10.5, 12.6, 3.1]

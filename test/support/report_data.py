@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from depth_ros.core.metrics.depth import DepthMetrics
-from depth_ros.evaluation.frame_evaluator import Evaluation, Picture
+from depth_ros.evaluation.frame_evaluator import Evaluation
+from depth_ros.evaluation.frame_scores import Example
 from depth_ros.inference.contract import POSE_CONVENTION, ModelContract, SemanticClass
 
 CLASSES = (SemanticClass(0, 'road', (128, 64, 128)), SemanticClass(1, 'sky', (70, 130, 180)))
@@ -55,20 +56,20 @@ def frames(truth: bool = True, nodes: tuple[str, ...] = NODES, first: int = 0) -
 def evaluation(truth: bool = True, nodes: tuple[str, ...] = NODES) -> Evaluation:
     """Two examples and two worst frames."""
     rng = np.random.default_rng(0)
-    pictures = []
+    examples = []
     for index in range(4):
-        picture = Picture(
+        example = Example(
             int(1.7e18) + 10**9 * index,
             np.full((*SHAPE, 3), 40 * index, np.uint8),
             rank=max(0, index - 1),
         )
         if 'perception_node' in nodes:
-            picture.depth = rng.uniform(3, 60, SHAPE).astype(np.float32)
-            picture.labels = rng.integers(0, 2, SHAPE).astype(np.uint8)
+            example.depth = rng.uniform(3, 60, SHAPE).astype(np.float32)
+            example.labels = rng.integers(0, 2, SHAPE).astype(np.uint8)
             if truth:
-                picture.true_depth, picture.true_labels = picture.depth, picture.labels
-                picture.abs_rel, picture.error = 0.123, np.zeros(SHAPE, np.float32)
-        pictures.append(picture)
+                example.true_depth, example.true_labels = example.depth, example.labels
+                example.abs_rel, example.error = 0.123, np.zeros(SHAPE, np.float32)
+        examples.append(example)
     path = np.cumsum(rng.uniform(0, 1, (FRAMES, 3)), axis=0)
     path = path if 'odometry_node' in nodes else path[:0]
     known = path if truth else path[:0]
@@ -77,7 +78,7 @@ def evaluation(truth: bool = True, nodes: tuple[str, ...] = NODES) -> Evaluation
     return Evaluation(
         numbers={},
         frames={},
-        pictures=pictures,
+        examples=examples,
         estimate=path,
         aligned_poses=aligned,
         truth=2 * known,

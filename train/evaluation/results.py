@@ -15,7 +15,8 @@ import numpy as np
 from depth_ros.core.colors import color_depth, color_error, color_labels
 from depth_ros.core.metrics.depth import DepthMetrics, aligned_depth, prepare_depth
 from depth_ros.core.metrics.trajectory import SnippetMetrics
-from depth_ros.files import kitti_text, tum_text, write_file
+from depth_ros.evaluation.results import kitti_text, tum_text
+from depth_ros.files import write_file
 from depth_ros.inference.classes import ClassMap
 from train.data.sequences import read_image, read_map, resize_map
 from train.evaluation.predict import Predictor

@@ -182,7 +182,7 @@ def latency_chart(found: Mapping, frames: Mapping[str, np.ndarray]) -> Chart | N
 
 def overview(evaluation: Evaluation, contracts: Mapping[str, ModelContract]) -> bytes:
     """Return the frame in the middle and the trajectory in one JPEG."""
-    frames = [p for p in evaluation.pictures if not p.rank] or evaluation.pictures
+    frames = [p for p in evaluation.examples if not p.rank] or evaluation.examples
     example = frames[len(frames) // 2]
     gallery = Gallery([example], 0, contracts.get('perception_node'))
     images = gallery.images(example)

@@ -21,7 +21,7 @@ from depth_ros.evaluation.report.page import SMALL_AREA, Picture, picture
 from depth_ros.inference.contract import ModelContract, SemanticClass
 
 if TYPE_CHECKING:
-    from depth_ros.evaluation.frame_evaluator import Picture as Example
+    from depth_ros.evaluation.frame_scores import Example
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def write_report(
         MissingPackageError: Jinja2 or matplotlib is not installed.
     """
     write_file(out / 'report.html', _page(found, frames, evaluation, contracts))
-    if evaluation.pictures:
+    if evaluation.examples:
         write_file(out / 'overview.jpg', figures.overview(evaluation, contracts))
 
 
@@ -94,7 +94,7 @@ def _page(
     start = frames['stamp'][0] if len(frames['stamp']) else 0.0
     semantics = found.get('semantics') or {}
     gallery = Gallery(
-        evaluation.pictures,
+        evaluation.examples,
         start,
         contracts.get('perception_node'),
         semantics.get('classes', ()),
@@ -130,7 +130,7 @@ def _page(
         found=defaultdict(lambda: None, found),  # a template may ask for what is not there
         live=found['mode'] == 'live',
         unit='m' if _metric_odometry(contracts) else 'model units',
-        size=evaluation.pictures[0].rgb.shape[1::-1] if evaluation.pictures else None,
+        size=evaluation.examples[0].rgb.shape[1::-1] if evaluation.examples else None,
         notes=evaluation.notes,
         examples=examples,
         worst=worst,
