@@ -1,4 +1,4 @@
-"""Read what a crash or a full disk has left of a recording, without its index."""
+"""Read storage files without their index: what a crash or a full disk has left of a recording."""
 
 from __future__ import annotations
 

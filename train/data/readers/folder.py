@@ -1,4 +1,4 @@
-"""Folders of images, and videos, of anybody."""
+"""Folders of images, sequence folders and videos."""
 
 from __future__ import annotations
 
@@ -94,6 +94,7 @@ def _or_unknown(intrinsics: np.ndarray | None) -> np.ndarray:
 
 
 def _source(sequence: Sequence, intrinsics: np.ndarray | None) -> Source:
+    """Return a sequence folder as a source."""
     paths = list(sequence.images)
     frames = sequence.frames
 
@@ -123,6 +124,11 @@ def _source(sequence: Sequence, intrinsics: np.ndarray | None) -> Source:
 
 
 def _video(path: Path, intrinsics: np.ndarray | None) -> Source:
+    """Return a video as a source.
+
+    Raises:
+        DataError: It cannot be read, or does not say its length and frame rate.
+    """
     capture = cv2.VideoCapture(str(path))
     fps, count = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     okay, image = capture.read()

@@ -50,12 +50,12 @@ def odometry_sources(
     """Read the sequences of KITTI odometry, `sequences/NN` with `poses/NN.txt`.
 
     Args:
-        root: folder that holds ``sequences/`` and, for ground truth, ``poses/``.
-        cameras: of 0 to 3; if not given, 2 (colour) where there is one, or else 0 (grey).
-        sequences: names, such as '09'; all of them if not given.
+        root: Folder that holds `sequences/` and, for ground truth, `poses/`.
+        cameras: Numbers 0 to 3; None: 2 (colour) where there is one, or else 0 (grey).
+        sequences: Names, such as '09'; None: all of them.
 
     Raises:
-        DataError: if there are none, one is incomplete, or one that is asked for is not there.
+        DataError: There are none, one is incomplete, or one that is asked for is not there.
     """
     folders = {p.name: p for p in sorted(root.glob('sequences/*')) if p.is_dir()}
     if folders and (unknown := sorted(set(sequences or ()) - folders.keys())):
@@ -81,12 +81,13 @@ def odometry_sources(
 
 
 def _source(root: Path, sequence: Sequence, camera: int, suffix: str) -> Source:
+    """Read what belongs to one camera of a sequence; `suffix` is added to its name."""
     folder, paths = sequence.folder, list(sequence.images)
     calibration = folder / 'calib.txt'
     path = root / 'poses' / f'{folder.name}.txt'
     poses = None
     if path.exists():
-        # Of camera 0. That of camera c is beside it: T_world_c = T_world_0 T_0_c.
+        # The file has the poses of camera 0: T_world_c = T_world_0 T_0_c.
         projection = row(read_calibration(calibration), f'P{camera}', calibration).reshape(3, 4)
         poses = read_poses(path, len(paths)) @ inverse(camera_offset(projection))
         poses = inverse(poses[0]) @ poses

@@ -22,7 +22,7 @@ from train.data.velodyne import raw_projection, read_calibration, rigid, row
 EARTH_RADIUS = 6378137.0
 
 _LISTED = (
-    # monodepth2, FSRE-Depth: folder, frame, side; SfMLearner's test list: path.
+    # folder, frame, side in lists of monodepth2 and FSRE-Depth; paths in SfMLearner's test list
     re.compile(
         r'\S*?(?P<drive>\d{4}_\d\d_\d\d_drive_\d{4}_sync)/?\s+(?P<frame>\d+)'
         r'(?:\s+(?P<side>[lr]))?\s*$'
@@ -102,20 +102,20 @@ def raw_sources(
     """Read the drives of KITTI raw, `DATE/DATE_drive_NNNN_sync`, once for each camera.
 
     Args:
-        root: folder of the dates' folders.
-        cameras: of 0 to 3; 2 and 3 are the colour cameras.
-        split: list of targets, as monodepth2 and FSRE-Depth publish theirs ("folder frame l" or
-            "... r"; Eigen-Zhou's are such lists), or paths of images. Only these become targets,
-            and only these and their neighbours are read. A drive's camera 2 is l, 3 is r.
-        test_scenes: list of drives to leave out, as SfMLearner publishes it.
-        static_frames: list of frames to leave out ("date drive frame"), likewise. The frames
-            around a gap count as successive, as they do in SfMLearner.
+        root: Folder of the dates' folders.
+        cameras: Numbers 0 to 3; 2 and 3 are the colour cameras.
+        split: List of targets as monodepth2 and FSRE-Depth publish it for the Eigen-Zhou split
+            ("folder frame l" for camera 2, "... r" for camera 3), or of paths of images. Only
+            these become targets, and only these and their neighbours are read.
+        test_scenes: List of drives to leave out, as SfMLearner publishes it.
+        static_frames: List of frames to leave out ("date drive frame"), as SfMLearner publishes
+            it. The frames around a gap count as successive, as they do there.
 
     Returns:
         The sources, and remarks on what the lists name and the folder lacks.
 
     Raises:
-        DataError: if nothing is left, or a file is missing or no such list.
+        DataError: Nothing is left, a file is missing, or a list has another format.
     """
     drives = sorted(p for p in root.glob('*/*_drive_*_sync') if p.is_dir())
     if not drives:
@@ -164,6 +164,7 @@ def raw_sources(
 
 
 def _source(drive: Path, camera: int, paths: list[Path]) -> Source:
+    """Read what belongs to some pictures of a drive."""
     date = drive.parent
     calibration = date / 'calib_cam_to_cam.txt'
     rows = read_calibration(calibration)
@@ -195,7 +196,7 @@ def _source(drive: Path, camera: int, paths: list[Path]) -> Source:
 
 
 def _timestamps(path: Path, numbers: tuple[int, ...]) -> np.ndarray | None:
-    """Seconds of each frame."""
+    """Return the time of each frame in seconds; None without the file."""
     if not path.exists():
         return None
     try:
@@ -209,7 +210,7 @@ def _timestamps(path: Path, numbers: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _camera_in_imu(date: Path, projection: np.ndarray) -> np.ndarray | None:
-    """T_imu_camera (4, 4) of a rectified camera, or ``None`` without the calibration files."""
+    """Return T_imu_camera (4, 4) of a rectified camera; None without the calibration files."""
     imu, velo = date / 'calib_imu_to_velo.txt', date / 'calib_velo_to_cam.txt'
     if not (imu.exists() and velo.exists()):
         return None
@@ -226,7 +227,7 @@ def _camera_in_imu(date: Path, projection: np.ndarray) -> np.ndarray | None:
 
 @lru_cache(maxsize=1)  # a drive's cameras have the same
 def _oxts(drive: Path, numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Poses (N, 4, 4) of the inertial unit and speeds (N,) that it and GPS measured.
+    """Return the poses (N, 4, 4), in metres, and speeds (N,), in m/s, of the inertial unit.
 
     The world is Mercator's projection at the first frame's latitude, as in KITTI's devkit.
     """
@@ -248,6 +249,7 @@ def _oxts(drive: Path, numbers: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray
 
 
 def _images(folder: Path) -> list[Path]:
+    """Return the pictures in a folder; none if there is no such folder."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -256,7 +258,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _lines(path: Path | None) -> Iterator[str]:
-    """Lines of a list that are not empty."""
+    """Yield the lines of a list that are not empty; none without a list."""
     if path is None:
         return
     try:
@@ -267,7 +269,7 @@ def _lines(path: Path | None) -> Iterator[str]:
 
 
 def _read_split(path: Path) -> dict[tuple[str, int], set[int]]:
-    """Frame numbers by drive and camera."""
+    """Return the frame numbers in a list of targets, by drive and camera."""
     found: dict[tuple[str, int], set[int]] = {}
     for number, line in enumerate(_lines(path), 1):
         match = _LISTED[0].match(line) or _LISTED[1].match(line)
@@ -283,7 +285,7 @@ def _read_split(path: Path) -> dict[tuple[str, int], set[int]]:
 
 
 def _read_static(path: Path | None) -> dict[str, set[int]]:
-    """Frame numbers by drive (without ``_sync``)."""
+    """Return the frame numbers in a list of static frames, by drive without `_sync`."""
     found: dict[str, set[int]] = {}
     for number, line in enumerate(_lines(path), 1):
         fields = line.split()
