@@ -14,6 +14,7 @@ COMMANDS = {
     'fit': 'train the networks',
     'export': 'write models that depth_ros runs',
     'evaluate': 'judge models against ground truth',
+    'measure': 'a model on recordings that it never learnt from, in one table',
     'bench': 'time the losses, the networks and a training step',
     'make_bag': 'turn a folder of images into a rosbag2 recording',
 }

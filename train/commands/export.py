@@ -18,11 +18,12 @@ import depth_ros
 from depth_ros.files import write_file
 from depth_ros.inference.contract import POSE_CONVENTION, ModelContract, write_contract
 from train.classes import CITYSCAPES, ROAD
-from train.data.sequences import Sequence, find_sequences, read_image, scaled_intrinsics
+from train.data.mixture import find_training_sequences
+from train.data.sequences import Sequence, read_image, scaled_intrinsics
 from train.geometry import rotation_from_euler
 from train.losses.camera_height import camera_height
 from train.losses.table import TERMS
-from train.networks.perception import MAX_DEPTH, MIN_DEPTH, fuse_for_inference, resize
+from train.networks.perception import fuse_for_inference, resize
 from train.training.system import System, load_system
 
 OUTPUTS = ('depth', 'labels', 'pose')
@@ -175,7 +176,7 @@ def run(args: argparse.Namespace) -> None:
     system = load_system(args.checkpoint)
     config = system.config
     outputs = _wanted(system, args.outputs)
-    sequences = find_sequences(args.data or config.data)
+    sequences = find_training_sequences(args.data or config.data)
     matrix = camera_matrix(system, sequences[0])
     scale, metric = 1.0, any(t.metric and t.weight_in(config) for t in TERMS)
     if args.camera_height is not None:
@@ -213,7 +214,7 @@ def run(args: argparse.Namespace) -> None:
                 name=f'{args.name}_perception',
                 outputs=('depth', 'labels') if labels else ('depth',),
                 classes=CITYSCAPES if labels else (),
-                depth_range=(MIN_DEPTH * scale, MAX_DEPTH * scale),
+                depth_range=(config.min_depth * scale, config.max_depth * scale),
                 **common,
             ),
             args.out / 'perception.onnx',
@@ -259,6 +260,9 @@ def camera_matrix(system: System, sequence: Sequence, samples: int = 20) -> np.n
     """Intrinsics (3, 3) of a sequence at network size: as calibrated, or as the network learnt them
     (the median over samples)."""
     config = system.config
+    if config.focal:  # the network's own camera, whatever the data's
+        center = (config.width - 1) / 2, (config.height - 1) / 2
+        return np.array([[config.focal, 0, center[0]], [0, config.focal, center[1]], [0, 0, 1]])
     if system.camera is None:
         return scaled_intrinsics(sequence, config.width, config.height).astype(float)
     last = len(sequence.images) - config.views

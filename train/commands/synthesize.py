@@ -33,6 +33,11 @@ def add_arguments(parser):
         help='no supersampling: 45 instead of 95 ms of processor time a frame of '
         '640x192, without a GPU',
     )
+    parser.add_argument(
+        '--vary',
+        action='store_true',
+        help='another camera each sequence: 0.3 to 2 m high, pitched, of another focal length',
+    )
     parser.add_argument('--png', action='store_true', help='pictures as PNG instead of JPEG')
     parser.add_argument('--jpeg-quality', type=int, default=95, help='1 to 100 (default 95)')
 
@@ -71,6 +76,10 @@ def run(args):
     ) as progress:
         for i in todo:
             folder = args.out / f'{i:04d}'
+            mounting = {}
+            if args.vary:
+                matrix, mounting = random_camera(args.seed + i, args.width, args.height)
+                renderer.look_through(matrix)
             write_sequence(
                 renderer,
                 args.seed + i,
@@ -79,10 +88,30 @@ def run(args):
                 args.rate,
                 None if args.png else args.jpeg_quality,
                 progress.update,
+                mounting,
             )
 
 
-def write_sequence(renderer, seed, folder, frames, rate, jpeg_quality=95, step=lambda: None):
+def random_camera(seed, width, height):
+    """A camera for a seed: intrinsics (3, 3) in pixels, and its mounting as ``World`` takes it.
+
+    Half of the cameras look from a car's windscreen (1.2 to 1.8 m), the others from 0.3 to 2 m, as
+    small robots do; the pitch is within 6 degrees and the focal length 0.45 to 1.05 widths.
+    """
+    rng = np.random.default_rng([seed, 6])
+    low, high = ((1.2, 1.8), (0.3, 2.0))[rng.integers(2)]
+    focal = width * np.exp(rng.uniform(np.log(0.45), np.log(1.05)))
+    center = width * rng.uniform(0.46, 0.54), height * rng.uniform(0.38, 0.62)
+    matrix = np.array([[focal, 0, center[0]], [0, focal, center[1]], [0, 0, 1]])
+    return matrix, {
+        'camera_height': rng.uniform(low, high),
+        'pitch': np.radians(rng.uniform(-6, 6)),
+    }
+
+
+def write_sequence(
+    renderer, seed, folder, frames, rate, jpeg_quality=95, step=lambda: None, mounting=None
+):
     """Render one street to a sequence folder, which appears only when it is complete.
 
     Args:
@@ -93,10 +122,11 @@ def write_sequence(renderer, seed, folder, frames, rate, jpeg_quality=95, step=l
         rate: frames a second.
         jpeg_quality: of the pictures; None writes PNG.
         step: called after each frame.
+        mounting: height and pitch of the camera, as ``World`` takes them.
     """
     from train.synthetic.world import World
 
-    world = World(seed)
+    world = World(seed, **(mounting or {}))
     folder = Path(folder)
     part = folder.with_name(f'.{folder.name}.part')
     shutil.rmtree(part, ignore_errors=True)

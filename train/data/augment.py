@@ -10,13 +10,14 @@ papers, or they would be motion to the photometric loss's networks.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
 import torch
 
 from depth_ros.core.camera import scale_intrinsics
+from train.data import looks
 
 # RGB to luma and two axes of chroma (YIQ), in which a hue is an angle.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -38,6 +39,7 @@ class Augmentation:
             a random place; 1.15 is SfMLearner's (section 3.6), 1 switches it off.
         night, rain, blur: probabilities of darkness with noise, of streaks with haze, and of
             blur from motion or defocus.
+        grey, sharpen, degrade, fog: probabilities of the changes of :mod:`train.data.looks`.
     """
 
     flip: float = 0.5
@@ -46,9 +48,13 @@ class Augmentation:
     night: float = 0.0
     rain: float = 0.0
     blur: float = 0.0
+    grey: float = 0.0
+    sharpen: float = 0.0
+    degrade: float = 0.0
+    fog: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ('flip', 'jitter', 'night', 'rain', 'blur'):
+        for name in (item.name for item in fields(self) if item.name != 'scale'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f'augmentation {name} is a probability, '
@@ -118,6 +124,10 @@ class Augmentation:
             (self.rain, rain),
             (self.blur, blur),
             (self.night, night),
+            (self.grey, looks.grey),
+            (self.fog, looks.fog),
+            (self.sharpen, looks.sharpen),
+            (self.degrade, looks.degrade),
         ):
             if _chance(chance, generator):
                 images = change(images, generator)

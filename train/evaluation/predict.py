@@ -209,6 +209,11 @@ class CheckpointPredictor(Predictor):
         self._system = system
         self._perception = DeployedPerception(system.perception, 1.0).eval()
         self.perception_size = self.pose_size = (config.width, config.height)
+        if config.focal:
+            center = (config.width - 1) / 2, (config.height - 1) / 2
+            self.camera = Intrinsics(
+                config.focal, config.focal, *center, config.width, config.height
+            )
         self._pairs = system.pose.pairs
         self.views = 2 if self._pairs else config.views
         if self._perceive(np.zeros((config.height, config.width, 3), np.uint8)).labels is not None:

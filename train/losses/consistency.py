@@ -60,6 +60,6 @@ TERM = Term(
     name='consistency',
     help='weight of the geometry consistency of depth over time',
     function=lambda step: step.once(compare)[0],
-    needs=(Need('source_disparities', 'consistency'),),
+    needs=(Need('source_disparities', 'consistency'), Need('transforms', 'consistency')),
     always=True,
 )

@@ -8,10 +8,15 @@ from typing import Any, TypeVar
 from train.losses import (
     camera_height,
     consistency,
+    depth_edges,
     explainability,
+    motion,
+    points,
     semantic,
+    sky,
     smoothness,
     triplet,
+    true_depth,
     velocity,
     view_synthesis,
 )
@@ -29,6 +34,11 @@ TERMS: tuple[Term, ...] = (
     triplet.TERM,
     velocity.TERM,
     camera_height.TERM,
+    true_depth.TERM,
+    depth_edges.TERM,
+    points.TERM,
+    sky.TERM,
+    motion.TERM,
 )
 """In the order in which they are computed and summed."""
 

@@ -19,9 +19,9 @@ class Need(NamedTuple):
     """Something that a term cannot do without.
 
     Attributes:
-        what: an output of a network ('logits', 'features', 'masks'), the disparities of the source
-            images ('source_disparities'), or ground truth that the data set must have ('labels',
-            'distance').
+        what: an output of a network ('logits', 'features', 'transforms', 'masks'), the disparities
+            of the source images ('source_disparities'), or ground truth that the data set must
+            have ('labels', 'distance', 'depth', 'points', 'motion').
         setting: the setting that causes the need; error messages name it.
         value: the value of that setting that causes the need; ``None``: any but 0.
         instead: what a user without it can do, as the end of an error message.
@@ -91,6 +91,7 @@ class Step:
         outputs = {
             'logits': self.prediction.logits is not None,
             'features': bool(self.prediction.features),
+            'transforms': bool(self.motion.transforms),
             'masks': bool(self.motion.masks),
             'source_disparities': bool(self.source_disparities),
         }

@@ -35,5 +35,5 @@ TERM = Term(
     help='weight of recorded speed, which makes the scale metric',
     function=_term,
     metric=True,
-    needs=(Need('distance', 'velocity'),),
+    needs=(Need('distance', 'velocity'), Need('transforms', 'velocity')),
 )

@@ -261,6 +261,12 @@ def _term(step: Step) -> Tensor:
     if settings.moving == 'semantic':
         labels = step.batch['labels']
         keep = ~torch.isin(labels, labels.new_tensor(MOVABLE))[:, None]
+    watched = step.batch.get('watched')
+    if watched is not None and not watched.all():
+        if not watched.any():
+            return step.disparity.sum() * 0
+        seen = watched[:, None, None, None].expand(-1, 1, *step.size)
+        keep = seen if keep is None else keep & seen
     views: dict[tuple[int, ...], ViewSynthesis] = {}
     losses = []
     for s, disparity in enumerate(step.disparities):
@@ -295,7 +301,7 @@ def _view_synthesis(step: Step, keep: Tensor | None, size: tuple[int, ...]) -> V
     return ViewSynthesis(
         frames.pop(step.target),
         frames,
-        step.motion.transforms,
+        _transforms(step),
         intrinsics,
         ssim_weight=settings.ssim,
         reduction=settings.reduction,
@@ -306,14 +312,29 @@ def _view_synthesis(step: Step, keep: Tensor | None, size: tuple[int, ...]) -> V
     )
 
 
+def _transforms(step: Step) -> list[Tensor]:
+    """The motion that is known, if the settings want it, and else the network's."""
+    if not step.settings.known_motion:
+        return step.motion.transforms
+    transforms = []
+    known_motion = step.batch['motion'].unbind(1)
+    for found, truth in zip(step.motion.transforms, known_motion, strict=True):
+        known = truth.isfinite().all(2).all(1)[:, None, None]
+        transforms.append(torch.where(known, truth.nan_to_num(), found))
+    return transforms
+
+
 TERM = Term(
     name='photometric',
     help='weight of view synthesis; 0: none',
     function=_term,
     weight=1.0,
     needs=(
+        Need('transforms', 'photometric'),
+        Need('transforms', 'moving', 'consistency'),
         Need('labels', 'moving', 'semantic', instead='set moving: none'),
         Need('source_disparities', 'moving', 'consistency'),
+        Need('motion', 'known_motion'),
     ),
     settings={
         'ssim': setting('share of SSIM in the photometric error; the rest is L1', 0.85),
@@ -330,6 +351,11 @@ TERM = Term(
         ),
         'full_resolution': setting('judge every scale at full resolution; false: at its own', True),
         'scale_decay': setting('weight of the photometric error from one scale to the next', 0.5),
+        'known_motion': setting(
+            'view synthesis by the motion that is known (reconstruction, poses), and by that of '
+            'the pose network elsewhere',
+            False,
+        ),
         'moving': setting(
             'moving objects: none; semantic: movable classes do not count; '
             'consistency: weight by the consistency of depth (SC-SfMLearner)',

@@ -20,6 +20,7 @@ class DispNet(nn.Module):
     """
 
     outputs = ()
+    ranged = False
     attends = False
     min_size = 32
 

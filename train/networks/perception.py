@@ -3,6 +3,7 @@
 Each says as class attributes what it can do:
 
     outputs: what it has besides disparities: 'logits' (if made with ``semantics``), 'features'.
+    ranged: its depth range can be chosen; ``depth_range`` holds it.
     attends: it can have cross-task attention.
     min_size: least height and width in pixels.
 """
@@ -18,17 +19,25 @@ from train.networks.attention import CrossTaskAttention, FusedAttention
 from train.networks.decoder import Decoder
 from train.networks.dispnet import DispNet
 from train.networks.encoder import make_encoder
-from train.networks.prediction import MAX_DEPTH, MIN_DEPTH, Prediction, disparity, resize
+from train.networks.precision import keep_depthwise_single
+from train.networks.prediction import (
+    DEFAULT_RANGE,
+    MAX_DEPTH,
+    MIN_DEPTH,
+    DepthRange,
+    Prediction,
+    resize,
+)
 from train.networks.unet import UNetDecoder
 
 __all__ = [
     'MAX_DEPTH',
     'MIN_DEPTH',
     'NETWORKS',
+    'DepthRange',
     'FsreNet',
     'PerceptionNet',
     'Prediction',
-    'disparity',
     'fuse_for_inference',
     'make_perception',
     'resize',
@@ -61,6 +70,8 @@ class PerceptionNet(nn.Module):
     """
 
     outputs = ('logits',)
+    ranged = True
+    depth_range = DEFAULT_RANGE
     attends = False
     min_size = 32
 
@@ -74,12 +85,12 @@ class PerceptionNet(nn.Module):
         """Predict from images (B, 3, H, W) in 0..1; H and W multiples of 32.
 
         Returns:
-            Disparities at 1/2, 1/4 and 1/8 of the image size, in 0.01..10 (see
-            :func:`~train.networks.prediction.disparity`), and class logits at 1/2.
+            Disparities at 1/2, 1/4 and 1/8 of the image size, see
+            :class:`~train.networks.prediction.DepthRange`, and class logits at 1/2.
         """
         features = self.encoder(image)
         return Prediction(
-            [disparity(x) for x in self.depth(features)],
+            [self.depth_range.disparity(x) for x in self.depth(features)],
             self.semantics(features)[0] if self.semantics else None,
             [],
         )
@@ -103,6 +114,8 @@ class FsreNet(nn.Module):
     """
 
     outputs = ('logits', 'features')
+    ranged = True
+    depth_range = DEFAULT_RANGE
     attends = True
     min_size = 64
 
@@ -121,8 +134,8 @@ class FsreNet(nn.Module):
         """Predict from images (B, 3, H, W) in 0..1; H and W multiples of 32.
 
         Returns:
-            Disparities at 1/1, 1/2, 1/4 and 1/8 of the image size, in 0.01..10 (see
-            :func:`~train.networks.prediction.disparity`); class logits at 1/1; and the depth
+            Disparities at 1/1, 1/2, 1/4 and 1/8 of the image size, see
+            :class:`~train.networks.prediction.DepthRange`; class logits at 1/1; and the depth
             decoder's features, after attention, at 1/2, 1/4 and 1/8 (32, 64, 128 channels).
         """
         features = self.encoder(image)
@@ -144,7 +157,10 @@ class FsreNet(nn.Module):
         if self.semantics and len(self.semantics.heads):
             logits = self.semantics.heads[0](semantic)
         return Prediction(
-            [disparity(head(x)) for head, x in zip(self.depth.heads, decoded, strict=False)],
+            [
+                self.depth_range.disparity(head(x))
+                for head, x in zip(self.depth.heads, decoded, strict=False)
+            ],
             logits,
             decoded[1:4],
         )
@@ -186,6 +202,7 @@ def make_perception(
     semantics: bool = True,
     attention: bool = False,
     batch_norm: bool = False,
+    depth_range: DepthRange = DEFAULT_RANGE,
 ) -> nn.Module:
     """The depth network that a training names; its ``forward(image)`` returns a Prediction.
 
@@ -197,6 +214,7 @@ def make_perception(
         semantics: whether there is a semantic decoder.
         attention: cross-task attention between the decoders of fsre.
         batch_norm: of dispnet; see :mod:`train.networks.layers`.
+        depth_range: what depth light and fsre can say; dispnet's is the paper's.
 
     Raises:
         FileNotFoundError: if the encoder's weights are not to be had.
@@ -212,5 +230,7 @@ def make_perception(
         net = PerceptionNet(make_encoder(encoder, weights), classes, semantics)
     else:
         net = FsreNet(make_encoder(encoder, weights), classes, semantics, attention)
+    net.depth_range = depth_range
+    keep_depthwise_single(net)
     # The format in which convolutions run fastest.
     return net.to(memory_format=torch.channels_last)

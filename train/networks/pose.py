@@ -94,6 +94,32 @@ class ResNetPose(PairNet):
         return _small_mean(self.head(bottleneck))
 
 
+class SymmetricPose(PairNet):
+    """Half the difference of what a network says of a pair and of the pair reversed.
+
+    To first order the motion back is minus the motion there, so this loses nothing; and the noise
+    of a camera that stands is as likely in one order as in the other, so that errors cancel
+    instead of adding up: two equal images give exactly nothing.
+
+    Args:
+        net: a network of pairs; both orders go through it in one pass.
+    """
+
+    def __init__(self, net: PairNet) -> None:
+        super().__init__()
+        self.net = net
+        self.feature_channels = net.feature_channels
+
+    def encode(self, previous: Tensor, current: Tensor) -> Tensor:
+        """Bottleneck features (2 B, C, h, w): of the pairs, then of the pairs reversed."""
+        return self.net.encode(torch.cat([previous, current]), torch.cat([current, previous]))
+
+    def decode(self, bottleneck: Tensor) -> Tensor:
+        """Pose (B, 6) of bottleneck features (2 B, C, h, w)."""
+        there, back = self.net.decode(bottleneck).chunk(2)
+        return (there - back) / 2
+
+
 class SfmPoseNet(nn.Module):
     """SfMLearner's, of all views at once, with explainability masks (sections 3.3 and 3.5).
 
@@ -174,6 +200,7 @@ def make_pose(
     views: int = 3,
     explainability: bool = False,
     batch_norm: bool = False,
+    symmetric: bool = False,
 ) -> nn.Module:
     """The pose network that a training names.
 
@@ -182,6 +209,7 @@ def make_pose(
             (:class:`SfmPoseNet`).
         encoder, weights: of resnet; see :func:`train.networks.encoder.make_encoder`.
         views, explainability, batch_norm: of sfm.
+        symmetric: make it a :class:`SymmetricPose`; of pairs.
 
     Raises:
         ValueError: if ``network`` is unknown.
@@ -194,5 +222,7 @@ def make_pose(
         net = SfmPoseNet(views, explainability, batch_norm)
     else:
         raise ValueError(f"pose network '{network}', must be light, resnet or sfm")
+    if symmetric:
+        net = SymmetricPose(net)
     # The format in which convolutions run fastest.
     return net.to(memory_format=torch.channels_last)

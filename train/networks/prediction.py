@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -40,10 +41,31 @@ class Motion(NamedTuple):
     masks: list[Tensor]
 
 
-def disparity(logits: Tensor) -> Tensor:
-    """Disparity 1/depth of raw head outputs, so that depth lies in 0.1..100 model units."""
-    low, high = 1 / MAX_DEPTH, 1 / MIN_DEPTH
-    return low + (high - low) * logits.float().sigmoid()
+class DepthRange(NamedTuple):
+    """What depth a network can say, and how its raw outputs become disparities.
+
+    Attributes:
+        nearest, farthest: depth in model units.
+        logarithmic: log disparity, not disparity, is linear in the sigmoid of the raw output: all
+            depths are told equally well, where else those beyond a tenth of the range share the
+            last few percent of the sigmoid.
+    """
+
+    nearest: float = MIN_DEPTH
+    farthest: float = MAX_DEPTH
+    logarithmic: bool = False
+
+    def disparity(self, raw: Tensor) -> Tensor:
+        """Disparity 1/depth of raw head outputs."""
+        share = raw.float().sigmoid()
+        low, high = 1 / self.farthest, 1 / self.nearest
+        if self.logarithmic:
+            return (math.log(low) + (math.log(high) - math.log(low)) * share).exp()
+        return low + (high - low) * share
+
+
+DEFAULT_RANGE = DepthRange()
+"""That of both papers."""
 
 
 def resize(x: Tensor, height: int, width: int) -> Tensor:

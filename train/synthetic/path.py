@@ -134,16 +134,17 @@ class Drive:
         path: the road.
         lane_offset: metres left of the centreline at which the car keeps.
         camera_height: metres above the ground.
+        pitch: of the camera on the car, radians, positive downwards.
         start: arc length at ``t`` = 0, metres.
     """
 
     DT = 0.02  # seconds between stored arc lengths
 
-    def __init__(self, seed, path, lane_offset, camera_height=1.65, start=70.0):
+    def __init__(self, seed, path, lane_offset, camera_height=1.65, start=70.0, pitch=0.0):
         rng = np.random.default_rng([seed, 3])
         self.path = path
         self._lane_offset = lane_offset
-        self._camera_height = camera_height
+        self._camera_height, self._mounted_pitch = camera_height, pitch
         self._cruise = rng.uniform(6.5, 10.5)
         self._speed_noise = SmoothNoise(rng, 2.5, [0.03, 0.07, 0.15])
         self._wander = SmoothNoise(rng, 0.25, [0.006, 0.013])
@@ -175,7 +176,7 @@ class Drive:
         z = self.path.elevation(xy)
         forward = xy[1] - xy[0]
         yaw = np.arctan2(forward[1], forward[0]) + self._yaw(t)
-        pitch = -np.arctan2(z[3] - z[2], 2.6) + self._pitch(t)
+        pitch = -np.arctan2(z[3] - z[2], 2.6) + self._pitch(t) + self._mounted_pitch
         roll = self._roll(t)
         cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
         cr, sr = np.cos(roll), np.sin(roll)

@@ -162,14 +162,11 @@ class Renderer:
                 "moderngl and, on Debian or Ubuntu, 'apt install libegl1 libgl1-mesa-dri'"
             ) from error
         self._moderngl = moderngl
-        self.intrinsics, self.width, self.height = np.asarray(intrinsics, float), width, height
+        self.width, self.height = width, height
         self._supersample = k = supersample
         # k - 1 more samples on every side: the first pixel's centre is sample k - 1.
-        size = (k * width + k - 1, k * height + k - 1)
-        fine = self.intrinsics.copy()
-        fine[:2] *= k
-        fine[:2, 2] += k - 1
-        self._projection = projection(fine, *size)
+        self._size = size = (k * width + k - 1, k * height + k - 1)
+        self.look_through(intrinsics)
         # Not multisampled, and no anisotropic filter below: Mesa's llvmpipe 22.3 hung at both
         # together. Supersampling replaces them, and keeps depth and ids exact.
         self._target = gl.framebuffer(
@@ -200,6 +197,14 @@ class Renderer:
         self._sky_corners = gl.simple_vertex_array(self._sky, gl.buffer(corners), 'in_position')
         self._world = None
         self._meshes = {}
+
+    def look_through(self, intrinsics):
+        """Take another camera (3, 3), pixels, for the pictures to come."""
+        self.intrinsics = np.asarray(intrinsics, float)
+        fine = self.intrinsics.copy()
+        fine[:2] *= self._supersample
+        fine[:2, 2] += self._supersample - 1
+        self._projection = projection(fine, *self._size)
 
     def _use(self, world):
         for drawables in self._meshes.values():

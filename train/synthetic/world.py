@@ -111,13 +111,20 @@ class Style:
 
 
 class World:
-    """A street without end; ``drive`` is the camera's way through it."""
+    """A street without end; ``drive`` is the camera's way through it.
 
-    def __init__(self, seed):
+    Args:
+        seed: decides everything but the camera.
+        camera_height, pitch: of the camera, as of :class:`~train.synthetic.path.Drive`.
+    """
+
+    def __init__(self, seed, camera_height=1.65, pitch=0.0):
         self.seed = seed
         self.style = Style(seed)
         self.path = RoadPath(seed)
-        self.drive = Drive(seed, self.path, -self.style.lane / 2)
+        self.drive = Drive(
+            seed, self.path, -self.style.lane / 2, camera_height=camera_height, pitch=pitch
+        )
 
     # -- what moves -----------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 
 class KeepBest(ModelCheckpoint):
-    """Saves the best so far, by the error of depth if it is known and learns, or else by the
-    photometric error."""
+    """Saves the best so far: by the error of depth if it is known and learns, of a
+    reconstruction's points before true depth; by that of the motion if it is known and depth does
+    not learn; else by the photometric error."""
 
     def __init__(self, folder: Path, by_depth: bool) -> None:
         super().__init__(
@@ -33,8 +34,8 @@ class KeepBest(ModelCheckpoint):
         self, trainer: lightning.Trainer, system: lightning.LightningModule
     ) -> None:
         """After each validation."""
-        if self.by_depth and 'val/abs_rel' in trainer.callback_metrics:
-            self.monitor = 'val/abs_rel'
+        known = ('val/points_abs_rel', 'val/abs_rel') if self.by_depth else ('val/motion',)
+        self.monitor = next((n for n in known if n in trainer.callback_metrics), self.monitor)
         super().on_validation_end(trainer, system)
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from train.losses.table import TERMS, needs, with_terms
 from train.networks import perception, pose
+from train.networks.prediction import DEFAULT_RANGE, DepthRange
 from train.setting import setting
 
 DEFAULT = Path(__file__).parents[1] / 'configs' / 'street.yaml'
@@ -29,6 +30,10 @@ _AT_LEAST_ONE = (
 )
 
 
+_WINDOWED = ('filters', 'still', 'backward', 'points', 'sky', 'motion', 'known_motion')
+"""What only :class:`train.data.windows.WindowDataset` gives."""
+
+
 @dataclass(frozen=True, kw_only=True)
 @with_terms(TERMS)
 class Config:
@@ -41,8 +46,11 @@ class Config:
     """
 
     # Data
-    data: str = setting('sequences to train on; of a folder with train/ and val/, these')
-    val: str = setting('data set to judge checkpoints on')
+    data: str = setting(
+        'sequences to train on; of a folder with train/ and val/, these; or a YAML file that '
+        'mixes several, see train/data/mixture.py'
+    )
+    val: str = setting('data set to judge checkpoints on, or a mixture of several')
     out: str = setting('folder for checkpoints and logs')
     init: str = setting('checkpoint whose weights to start from; for a later phase', '')
     width: int = setting('network width, pixels, a multiple of 32')
@@ -66,6 +74,19 @@ class Config:
     rain: float = setting('add rain and haze', 0.0)
     blur: float = setting('blur by motion or defocus', 0.0)
 
+    grey: float = setting('take the colour away', 0.0)
+    sharpen: float = setting('sharpen as cameras do', 0.0)
+    degrade: float = setting('another gamma, noise and JPEG artefacts', 0.0)
+    fog: float = setting('add fog', 0.0)
+    filters: float = setting("resize by other filters than the nodes'; needs crop", 0.0)
+    crop: float = setting(
+        'smallest share of the width that a random window of the image shows, whose focal length '
+        'follows; 1: the whole image or more of its shape; 0: no windows, but scale',
+        0.0,
+    )
+    still: float = setting('all frames of a sample are the same one; needs crop', 0.0)
+    backward: float = setting('time runs backwards; needs crop', 0.0)
+
     # Networks
     network: str = setting(
         'depth (and semantic) network: light, FSRE-Depth or DispNet',
@@ -88,6 +109,21 @@ class Config:
     pose_weights: str = setting("the pose backbone's first weights, like weights", '')
     batch_norm: bool = setting(
         "in dispnet and sfm, as in the paper; false: as in its authors' later code", True
+    )
+    symmetric: bool = setting(
+        'the pose network of pairs says no motion of equal images, and the opposite of them '
+        'reversed; twice its cost',
+        False,
+    )
+    min_depth: float = setting('nearest depth that light and fsre can say, model units', 0.1)
+    max_depth: float = setting('farthest depth that they can say', 100.0)
+    log_depth: bool = setting(
+        'the logarithm of disparity, not disparity, is linear in what light and fsre say', False
+    )
+    focal: float = setting(
+        "focal length of the network's own camera, pixels at network size: depth and motion of "
+        "others follow by the ratio; 0: the network is for the data's one camera",
+        0.0,
     )
     learn_intrinsics: bool = setting(
         'estimate the focal length and the centre of the camera, for '
@@ -152,8 +188,24 @@ class Config:
         for name, remedy in self._contradictions():
             raise ValueError(f"setting '{name}' {remedy}")
 
+    @property
+    def depth_range(self) -> DepthRange:
+        """What depth the network can say."""
+        return DepthRange(self.min_depth, self.max_depth, self.log_depth)
+
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         """Names of settings that others contradict, each with what it needs."""
+        if not self.crop:
+            windowed = (name for name in _WINDOWED if getattr(self, name))
+            yield from ((name, 'needs crop, 1 or less') for name in windowed)
+        elif self.crop > 1 or self.scale != 1:
+            yield 'crop', 'must be 0 to 1, and scale 1 with it'
+        if not 0 < self.min_depth < self.max_depth:
+            yield 'max_depth', 'must be more than min_depth, which must be more than 0'
+        if self.depth_range != DEFAULT_RANGE and not perception.NETWORKS[self.network].ranged:
+            yield 'max_depth', 'and min_depth and log_depth are not for this network'
+        if self.symmetric and not pose.NETWORKS[self.pose_network].pairs:
+            yield 'symmetric', 'needs pose_network: light or resnet'
         if self.attention and not (self.semantics and perception.NETWORKS[self.network].attends):
             yield 'attention', f'needs {perception.WITH_ATTENTION}'
         if not self.train_perception and not self.init:

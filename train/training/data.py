@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import NamedTuple
 
 import lightning
 from torch.utils.data import DataLoader, DistributedSampler
 
 from train.data.augment import Augmentation
-from train.data.checks import check_sequences
 from train.data.dataset import FrameDataset, StepSampler, init_worker
+from train.data.mixture import MixedDataset, make_dataset
 from train.data.sequences import DataError
+from train.data.windows import STRUCTURE
 from train.losses.table import needs
 from train.training.config import Config
 
@@ -28,26 +30,11 @@ class Data(lightning.LightningDataModule):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        size = (config.width, config.height)
         augmentation = Augmentation(
-            flip=config.flip,
-            jitter=config.jitter,
-            scale=config.scale,
-            night=config.night,
-            rain=config.rain,
-            blur=config.blur,
+            **{item.name: getattr(config, item.name) for item in fields(Augmentation)}
         )
-        self.train = FrameDataset(
-            config.data,
-            *size,
-            views=config.views,
-            max_gap=config.max_gap,
-            augment=augmentation,
-            exclude=check_sequences(config.data),
-        )
-        self.val = FrameDataset(
-            config.val, *size, views=config.views, exclude=check_sequences(config.val)
-        )
+        self.train = make_dataset(config.data, config, augmentation)
+        self.val = make_dataset(config.val, config)
         check_needs(config, self.train)
 
     def train_dataloader(self) -> DataLoader:
@@ -99,12 +86,12 @@ class Kind(NamedTuple):
     """
 
     name: str
-    exists: Callable[[FrameDataset], bool]
+    exists: Callable[[FrameDataset | MixedDataset], bool]
     missing: str
     remedy: str
 
 
-def _has_distances(data: FrameDataset) -> bool:
+def _has_distances(data: FrameDataset | MixedDataset) -> bool:
     return any(
         math.isfinite(s.distance(i, i + 1))
         for s in data.sequences
@@ -125,11 +112,31 @@ KINDS = {
         'an odometry.txt or speed.txt',
         'prepare a recording with wheel odometry or GPS',
     ),
+    'depth': Kind(
+        'true depth',
+        lambda data: data.has('depth'),
+        'a folder depth',
+        "render a street by 'python -m train synthesize'",
+    ),
+    'points': Kind(
+        'points of a reconstruction',
+        lambda data: any((s.folder / STRUCTURE).exists() for s in data.sequences),
+        f'a {STRUCTURE}',
+        "make it by 'python -m train structure'",
+    ),
+    'motion': Kind(
+        'known motion',
+        lambda data: any(
+            s.poses is not None or (s.folder / STRUCTURE).exists() for s in data.sequences
+        ),
+        f'a {STRUCTURE} or poses.txt',
+        "make it by 'python -m train structure'",
+    ),
 }
 """By what a loss's :class:`~train.losses.term.Need` calls it."""
 
 
-def check_needs(config: Config, data: FrameDataset) -> None:
+def check_needs(config: Config, data: FrameDataset | MixedDataset) -> None:
     """Check that the data has what the losses need; without it they would be 0 to the end.
 
     Raises:

@@ -15,15 +15,20 @@ from torchmetrics import MeanMetric
 
 from train.classes import CITYSCAPES, ROAD
 from train.geometry import invert_transform, transform_from_euler_pose, transform_from_pose
+from train.losses.points import judged_points
 from train.losses.semantic import IGNORE
 from train.losses.table import TERMS, needs
 from train.losses.term import Step
 from train.losses.view_synthesis import Synthesis
+from train.networks.focal import focal_factor, pose_for_camera
 from train.networks.intrinsics import IntrinsicsHead
 from train.networks.perception import Prediction, make_perception, resize
 from train.networks.pose import make_pose
 from train.networks.prediction import Motion
 from train.training.config import Config
+
+METRICS = ('abs_rel', 'scale', 'road_iou', 'points_abs_rel', 'points_delta1')
+"""What a validation measures where there is ground truth."""
 
 
 class Losses(NamedTuple):
@@ -66,6 +71,7 @@ class System(lightning.LightningModule):
             config.semantics,
             config.attention,
             config.batch_norm,
+            config.depth_range,
         )
         self.pose = make_pose(
             config.pose_network,
@@ -74,15 +80,19 @@ class System(lightning.LightningModule):
             config.views,
             'masks' in self._needed,
             config.batch_norm,
+            config.symmetric,
         )
         self.camera = None
         if config.learn_intrinsics:
             self.camera = IntrinsicsHead(self.pose.feature_channels)
         if not config.train_perception:
             self.perception.requires_grad_(False)
-        self.metrics = nn.ModuleDict(
-            {name: MeanMetric() for name in ('abs_rel', 'scale', 'road_iou')}
+        self._moves = config.learn_intrinsics or not self._needed.isdisjoint(
+            ('transforms', 'masks')
         )
+        if not self._moves:
+            self.pose.requires_grad_(False)
+        self.metrics = nn.ModuleDict({name: MeanMetric() for name in METRICS})
         self.save_hyperparameters(asdict(config))
         self.train()  # Lightning leaves the modes as it finds them
 
@@ -112,9 +122,13 @@ class System(lightning.LightningModule):
         """
         images, inputs = (batch[k].float() / 255 for k in ('images', 'inputs'))
         prediction, source_disparities = self._predict(
-            inputs, with_sources='source_disparities' in self._needed
+            inputs,
+            focal_factor(batch['intrinsics'], self.config.focal),
+            with_sources='source_disparities' in self._needed,
         )
-        motion = self.motion(inputs, batch['intrinsics'])
+        motion = Motion([], batch['intrinsics'], [])
+        if self._moves:
+            motion = self.motion(inputs, batch['intrinsics'])
         with torch.autocast(self.device.type, enabled=False):
             step = Step(
                 settings=self.config,
@@ -135,17 +149,29 @@ class System(lightning.LightningModule):
             terms['loss'] = loss
         return Losses(terms, prediction, step.synthesis, step.trust)
 
-    def _predict(self, inputs: Tensor, with_sources: bool) -> tuple[Prediction, list[Tensor]]:
-        """Prediction of the target, and the sources' finest disparities at the images' size."""
+    def _predict(
+        self, inputs: Tensor, factor: Tensor, with_sources: bool
+    ) -> tuple[Prediction, list[Tensor]]:
+        """Prediction of the target, and the sources' finest disparities at the images' size.
+
+        Args:
+            inputs: (B, views, 3, H, W) in 0..1.
+            factor: (B,) from the network's depth to the cameras', see ``focal_factor``.
+            with_sources: whether the sources are wanted.
+        """
         batch = len(inputs)
-        if not with_sources:
-            return self.perception(inputs[:, self.target]), []
         # One pass: batch norm sees all frames, as the robot will.
-        order = [self.target, *self._sources()]
+        order = [self.target, *self._sources()] if with_sources else [self.target]
         whole = self.perception(torch.cat([inputs[:, k] for k in order]))
-        finest = resize(whole.disparities[0].float(), *inputs.shape[-2:])
+        disparities = whole.disparities
+        if self.config.focal:
+            factor = factor.repeat(len(order))[:, None, None, None]
+            disparities = [d / factor for d in disparities]
+        if not with_sources:
+            return whole._replace(disparities=disparities), []
+        finest = resize(disparities[0].float(), *inputs.shape[-2:])
         return Prediction(
-            [d[:batch] for d in whole.disparities],
+            [d[:batch] for d in disparities],
             None if whole.logits is None else whole.logits[:batch],
             [f[:batch] for f in whole.features],
         ), list(finest[batch:].split(batch))
@@ -186,6 +212,9 @@ class System(lightning.LightningModule):
         # Half precision would bend the rotations.
         with torch.autocast(self.device.type, enabled=False):
             if self.pose.pairs:
+                if intrinsics is not None:
+                    cameras = intrinsics.repeat(len(sources), 1, 1)
+                    poses = pose_for_camera(poses, cameras, self.config.focal)
                 steps = transform_from_pose(poses).split(batch)
                 transforms = [
                     step if k < self.target else invert_transform(step)
@@ -196,6 +225,10 @@ class System(lightning.LightningModule):
         if self.camera is not None:
             intrinsics = self.camera(bottleneck, width, height)
             intrinsics = intrinsics.unflatten(0, (-1, batch)).mean(0)  # over a sample's pairs
+        elif self.config.focal and intrinsics is not None:
+            # What needs the camera does not count where it is unknown.
+            known = intrinsics.isfinite().all(2).all(1)[:, None, None]
+            intrinsics = torch.where(known, intrinsics, torch.eye(3, device=intrinsics.device))
         elif intrinsics is not None and not intrinsics.isfinite().all():
             raise ValueError(
                 'the data has sequences of unknown intrinsics: write them to their '
@@ -232,8 +265,14 @@ class System(lightning.LightningModule):
             self.log(
                 'val/photometric', losses.terms['photometric'], batch_size=size, sync_dist=True
             )
+        if 'motion' in losses.terms:
+            self.log('val/motion', losses.terms['motion'], batch_size=size, sync_dist=True)
         shape = batch['depth'].shape[1:]
-        predicted = 1 / resize(losses.prediction.disparities[0].float(), *shape)[:, 0]
+        disparity = resize(losses.prediction.disparities[0].float(), *shape)
+        if 'points' in batch:
+            for name, (value, count) in judged_points(disparity, batch['points']).items():
+                self.metrics[name].update(value, count)
+        predicted = 1 / disparity[:, 0]
         for depth, truth in zip(predicted, batch['depth'], strict=True):
             valid = (truth > 1e-3) & (truth < 80)
             if valid.any():
@@ -258,8 +297,8 @@ class System(lightning.LightningModule):
     def configure_optimizers(self) -> dict:
         """AdamW (Adam without weight decay) and the schedule, both counted in steps."""
         config = self.config
-        # The fused one undoes loss scaling by itself, which clipping would have to come after.
-        fused = not (config.gradient_clip and config.precision == '16-mixed')
+        # Lightning clips no gradients in mixed precision where the optimiser is fused.
+        fused = not (config.gradient_clip and config.precision.endswith('mixed'))
         optimizer = torch.optim.AdamW(
             [p for p in self.parameters() if p.requires_grad],
             config.learning_rate,

@@ -1,0 +1,269 @@
+"""``python -m train measure``: a model on recordings that it never learnt from, in one table.
+
+Each row stands beside what a constant depth, or no motion at all, would give. What is not at hand
+is left out. Expected in the folder:
+
+- ``kitti_lidar_frames/*/``: image.png, velodyne.bin, calib.txt (KITTI's object benchmark);
+- ``indoor_handheld/``: a sequence with depth; the last third counts;
+- ``camvid/test/``: images/ and labels/ of 11 classes;
+- ``street_val/``: synthetic drives of test seeds, with depth and semantics;
+- ``structure/NAME/``: sequences with a structure.npz of cameras left out, by ``--structure``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from depth_ros.core.camera import ImageFit, Intrinsics
+from depth_ros.core.metrics.depth import depth_errors as errors
+from depth_ros.core.metrics.depth import mean_depth_metrics, prepare_depth
+from depth_ros.core.metrics.semantics import confusion, mean_iou
+from depth_ros.files import write_file
+from depth_ros.inference.classes import ClassMap
+from train.data.public import kitti_frame
+from train.data.sequences import (
+    Sequence,
+    find_sequences,
+    read_image,
+    read_map,
+    read_picture,
+    read_sequence,
+    resize_image,
+    resize_map,
+)
+from train.data.windows import STRUCTURE, Structure
+from train.evaluation.predict import Predictor, load_predictor
+
+STILL_FRAMES = 300
+STILL_NOISE = 4.0
+"""Grey levels, standard deviation, of the noise of a standing camera's sensor."""
+
+
+class View(NamedTuple):
+    """An image and its true depth: BGR (H, W, 3), (H, W) metres with 0 = unknown, and K (3, 3)."""
+
+    image: np.ndarray
+    depth: np.ndarray
+    intrinsics: np.ndarray
+
+
+class Row(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        name: of the data and the measure.
+        images: how many.
+        values: by name.
+        trivial: the same of a constant.
+    """
+
+    name: str
+    images: int
+    values: dict[str, float]
+    trivial: dict[str, float]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = __doc__
+    parser.add_argument('data', type=Path, help='folder of the recordings')
+    parser.add_argument(
+        '--model', type=Path, default=Path('models'), help='folder, .onnx or .ckpt (%(default)s)'
+    )
+    parser.add_argument(
+        '--synthetic', type=Path, default=Path('data/street_val'), help='(%(default)s)'
+    )
+    parser.add_argument(
+        '--structure',
+        type=Path,
+        nargs='*',
+        default=[],
+        metavar='FOLDER',
+        help='reconstructed sequences of cameras that the model never saw',
+    )
+    parser.add_argument('--every', type=int, default=1, metavar='N', help='every N-th frame only')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there')
+    parser.add_argument('--threads', type=int, default=2, help='of .onnx files (%(default)s)')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    predictor = load_predictor(args.model, threads=args.threads)
+    rows = [row for row in measure(args, predictor) if row is not None]
+    print(table(rows))
+    if args.json:
+        content = {row.name: {**row._asdict()} for row in rows}
+        write_file(args.json, json.dumps(content, indent=1).encode())
+
+
+def measure(args: argparse.Namespace, predictor: Predictor) -> Iterator[Row | None]:
+    """All rows, as they are done."""
+    data, every = args.data, args.every
+    frames = sorted((data / 'kitti_lidar_frames').glob('*/velodyne.bin'))
+    yield judge_depth('KITTI, lidar', (View(*kitti_frame(f.parent)) for f in frames), predictor)
+    yield judge_depth(
+        'indoors, held-out third', _indoor(data / 'indoor_handheld', every), predictor
+    )
+    if args.synthetic.is_dir():
+        sequences = find_sequences(args.synthetic)
+        views = (v for s in sequences for v in _with_depth(s, range(0, len(s.images), every)))
+        yield judge_depth('synthetic test seeds', views, predictor)
+        yield judge_labels('synthetic test seeds', _labelled(sequences, every), predictor, None)
+    for folder in args.structure:
+        name = f'points of {folder.name}'
+        yield judge_depth(name, _with_points(folder, every), predictor)
+    test = data / 'camvid' / 'test'
+    if test.is_dir():
+        pairs = [
+            (i, test / 'labels' / f'{i.stem}.png') for i in sorted((test / 'images').iterdir())
+        ]
+        yield judge_labels('CamVid test, 11 classes', pairs[::every], predictor, 'camvid')
+    if frames:
+        image = read_picture(frames[0].parent / 'image.png')
+        yield from judge_still(image, predictor)
+
+
+def _indoor(folder: Path, every: int) -> Iterator[View]:
+    if folder.is_dir():
+        sequence = read_sequence(folder)
+        count = len(sequence.images)
+        yield from _with_depth(sequence, range(-(-2 * count // 3), count, every))
+
+
+def _with_depth(sequence: Sequence, indices: Iterable[int]) -> Iterator[View]:
+    for i in indices:
+        depth = read_map(sequence.depth_path(i), sequence.depth_scale)
+        image = read_picture(sequence.images[i])
+        yield View(image, depth.astype(np.float32), sequence.intrinsics)
+
+
+def _with_points(folder: Path, every: int) -> Iterator[View]:
+    sequence = read_sequence(folder)
+    structure = Structure.read(sequence)
+    if structure is None:
+        raise ValueError(f"'{folder}' has no {STRUCTURE}: make it by 'python -m train structure'")
+    for i in range(0, len(sequence.images), every):
+        points = np.concatenate([structure.seen(i, held_out) for held_out in (False, True)])
+        if len(points) < 10:
+            continue
+        image = read_picture(sequence.images[i])
+        depth = np.zeros(image.shape[:2], np.float32)
+        u, v = np.rint(points[:, :2]).astype(int).T
+        inside = (u >= 0) & (v >= 0) & (u < depth.shape[1]) & (v < depth.shape[0])
+        depth[v[inside], u[inside]] = points[inside, 2]
+        yield View(image, depth, sequence.intrinsics)
+
+
+def _labelled(sequences: list[Sequence], every: int) -> list[tuple[Path, Path]]:
+    return [
+        (s.images[i], s.semantics_path(i))
+        for s in sequences
+        for i in range(0, len(s.images), every)
+    ]
+
+
+def judge_depth(name: str, views: Iterable[View], predictor: Predictor) -> Row | None:
+    """Abs Rel and delta < 1.25 up to 80 m, scaled by the medians and as published."""
+    scaled, published, constant, scales = [], [], [], []
+    for view in tqdm(views, name, unit='image', disable=None):
+        rgb = cv2.cvtColor(view.image, cv2.COLOR_BGR2RGB)
+        size = predictor.perception_size
+        depth = predictor.depth(resize_image(rgb, *size))
+        height, width = view.depth.shape
+        depth = 1 / cv2.resize(1 / depth, (width, height)) * _factor(view, predictor)
+        prepared = prepare_depth(depth, view.depth, median_scaling=True)
+        truth = view.depth[prepared.valid]
+        scaled.append(errors(prepared.depth[prepared.valid], truth))
+        published.append(errors(np.clip(depth[prepared.valid], 1e-3, 80), truth))
+        constant.append(errors(np.full_like(truth, np.median(truth)), truth))
+        scales.append(prepared.scale)
+    if not scaled:
+        return None
+    means = [mean_depth_metrics(x) for x in (scaled, published, constant)]
+    middle = float(np.median(scales))
+    return Row(
+        name,
+        len(scaled),
+        {
+            'Abs Rel': means[0].abs_rel,
+            'delta1': means[0].a1,
+            'in metres: Abs Rel': means[1].abs_rel,
+            'in metres: delta1': means[1].a1,
+            'scale': middle,
+            'spread': float(np.std(np.array(scales) / middle)),
+        },
+        {'Abs Rel': means[2].abs_rel, 'delta1': means[2].a1},
+    )
+
+
+def _factor(view: View, predictor: Predictor) -> float:
+    """What the nodes multiply depth by for this camera."""
+    if predictor.camera is None or not np.isfinite(view.intrinsics).all():
+        return 1.0
+    (fx, _, cx), (_, fy, cy), _ = view.intrinsics
+    camera = Intrinsics(fx, fy, cx, cy, view.image.shape[1], view.image.shape[0])
+    return ImageFit.create(camera, predictor.camera).depth_factor
+
+
+def judge_labels(
+    name: str, pairs: list[tuple[Path, Path]], predictor: Predictor, classes: str | None
+) -> Row | None:
+    """Mean IoU over the classes that the truth has, and that of calling everything road."""
+    if not pairs or not predictor.classes:
+        return None
+    table = ClassMap.read(classes, predictor.classes)
+    count = len(table.classes)
+    matrix = np.zeros((count, count + 1), np.int64)
+    for image, labels in tqdm(pairs, name, unit='image', disable=None):
+        found = predictor.labels(read_image(image, *predictor.perception_size))
+        wanted = table.truth(read_map(labels))
+        found = table.predicted(resize_map(found, *wanted.shape[::-1]))
+        matrix += confusion(found, wanted, count)
+    most = matrix.sum(1).max() / matrix.sum() / (matrix.sum(1) > 0).sum()
+    return Row(name, len(pairs), {'mean IoU': mean_iou(matrix)}, {'mean IoU': float(most)})
+
+
+def judge_still(image: np.ndarray, predictor: Predictor) -> Iterator[Row | None]:
+    """A camera that stands: the same picture again and again, as it is and with a sensor's noise.
+
+    The raw network's steps are chained; where the camera ends up, how far it is off at most, and
+    the largest step.
+    """
+    if predictor.pose_size is None:
+        return
+    rgb = resize_image(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), *predictor.pose_size)
+    for name, noise in (('the same picture', 0.0), ('with noise', STILL_NOISE)):
+        rng = np.random.default_rng(0)
+        frames = (
+            np.clip(np.rint(rgb + noise * rng.standard_normal(rgb.shape)), 0, 255).astype(np.uint8)
+            for _ in range(STILL_FRAMES)
+        )
+        poses = predictor.snippet(tqdm(frames, name, STILL_FRAMES, unit='frame', disable=None))
+        steps = np.linalg.inv(poses[:-1]) @ poses[1:]
+        cosines = np.clip((np.trace(steps[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1)
+        values = {
+            'drift, m': float(np.linalg.norm(poses[-1, :3, 3])),
+            'path, m': float(np.linalg.norm(steps[:, :3, 3], axis=1).sum()),
+            'largest step, m': float(np.linalg.norm(steps[:, :3, 3], axis=1).max()),
+            'largest turn, deg': float(np.degrees(np.arccos(cosines)).max()),
+        }
+        yield Row(f'standing camera, {name}', STILL_FRAMES, values, dict.fromkeys(values, 0.0))
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as Markdown, a line a value."""
+    lines = ['| Data | Images | Measure | Model | A constant |', '|---|---|---|---|---|']
+    for row in rows:
+        for name, value in row.values.items():
+            trivial = f'{row.trivial[name]:.3f}' if name in row.trivial else ''
+            lines.append(f'| {row.name} | {row.images} | {name} | {value:.3f} | {trivial} |')
+    return '\n'.join(lines)

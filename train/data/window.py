@@ -1,0 +1,157 @@
+"""Which part of an image a sample shows, and how it is resized to network size.
+
+One network serves many cameras if it has seen many: a window of the stored image, of random size,
+place and shape, is what a camera of another focal length would have seen. Images, maps, points,
+motion and intrinsics all follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from train.data.sequences import resize_image, resize_map
+
+FILTERS = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a stored image, as the network will see it.
+
+    Attributes:
+        x, y, width, height: of the part, in whole pixels of the stored image.
+        out_width, out_height: network size.
+        mirror: whether left and right change places.
+        filter: OpenCV's, for images; ``None``: as the nodes resize.
+        inner: (width, height) to which images are shrunk before they grow to network size, as a
+            poorer camera's; ``None``: they are not.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    out_width: int
+    out_height: int
+    mirror: bool = False
+    filter: int | None = None
+    inner: tuple[int, int] | None = None
+
+    @classmethod
+    def whole(cls, size: tuple[int, int], out: tuple[int, int]) -> Window:
+        """All of an image of ``size`` (width, height), resized to ``out`` as the nodes do."""
+        return cls(0, 0, *size, *out)
+
+    @classmethod
+    def draw(
+        cls,
+        size: tuple[int, int],
+        out: tuple[int, int],
+        generator: torch.Generator,
+        *,
+        least: float = 1.0,
+        flip: float = 0.0,
+        filters: float = 0.0,
+    ) -> Window:
+        """A random window of an image.
+
+        Half of the windows have a shape between the image's own and the network's, so that not
+        everything is squeezed as a whole image is; and half the others show the whole width.
+
+        Args:
+            size: (width, height) of the image.
+            out: network size.
+            generator: of all choices.
+            least: the smallest share of the width that a window may have.
+            flip: probability of the mirror image.
+            filters: probability of another resize filter than the nodes'; of these a third goes
+                through a smaller image.
+        """
+        u = torch.rand(9, generator=generator).tolist()
+        share = least + (1 - least) * u[0] if u[1] < 0.75 else 1.0
+        width, height = share * size[0], share * size[1]
+        if u[2] < 0.5:
+            wanted = out[0] / out[1]
+            shape = wanted ** u[3] * (size[0] / size[1]) ** (1 - u[3])
+            width, height = min(width, height * shape), min(height, width / shape)
+        width, height = max(2, round(width)), max(2, round(height))
+        how, inner = None, None
+        if u[6] < filters:
+            how = FILTERS[int(u[7] * len(FILTERS))]
+            if u[8] < 1 / 3:
+                inner = tuple(max(32, int(n * (0.5 + 1.5 * u[8]))) for n in out)
+        return cls(
+            round(u[4] * (size[0] - width)),
+            round(u[5] * (size[1] - height)),
+            width,
+            height,
+            *out,
+            bool(torch.rand((), generator=generator) < flip),
+            how,
+            inner,
+        )
+
+    def image(self, image: np.ndarray) -> np.ndarray:
+        """The window of an image (h, w, 3) uint8, at network size."""
+        part = self._part(image)
+        if self.filter is None:
+            part = resize_image(part, self.out_width, self.out_height)
+        else:
+            if self.inner is not None:
+                part = cv2.resize(part, self.inner, interpolation=cv2.INTER_AREA)
+            part = cv2.resize(part, (self.out_width, self.out_height), interpolation=self.filter)
+        return np.ascontiguousarray(part[:, ::-1]) if self.mirror else part
+
+    def map(self, values: np.ndarray) -> np.ndarray:
+        """The window of a map (h, w) of the image's size, at network size: each pixel takes the
+        value nearest to its centre."""
+        part = resize_map(self._part(values), self.out_width, self.out_height)
+        return np.ascontiguousarray(part[:, ::-1]) if self.mirror else part
+
+    def _part(self, values: np.ndarray) -> np.ndarray:
+        return values[self.y : self.y + self.height, self.x : self.x + self.width]
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Network pixels per stored pixel, in x and y."""
+        return self.out_width / self.width, self.out_height / self.height
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """A map (out_height, out_width) float32 of the points in the window, 0 where there is none.
+
+        Args:
+            points: (N, 3) u, v in pixels of the stored image, depth in metres. Where several fall
+                on one pixel, the nearest stays.
+        """
+        x, y = self.factors
+        u = np.floor((points[:, 0] - self.x + 0.5) * x).astype(int)
+        v = np.floor((points[:, 1] - self.y + 0.5) * y).astype(int)
+        inside = (u >= 0) & (v >= 0) & (u < self.out_width) & (v < self.out_height)
+        u, v, depth = u[inside], v[inside], points[inside, 2]
+        if self.mirror:
+            u = self.out_width - 1 - u
+        order = np.argsort(-depth)
+        found = np.zeros((self.out_height, self.out_width), np.float32)
+        found[v[order], u[order]] = depth[order]
+        return found
+
+    def intrinsics(self, matrix: np.ndarray) -> np.ndarray:
+        """Intrinsics (3, 3) float32 at network size of those (3, 3) of the stored image."""
+        x, y = self.factors
+        out = np.array(matrix, float)
+        out[:2, 2] -= self.x, self.y
+        out[0] *= x
+        out[1] *= y
+        out[:2, 2] += 0.5 * (x - 1), 0.5 * (y - 1)
+        if self.mirror:
+            out[0, 2] = self.out_width - 1 - out[0, 2]
+        return out.astype(np.float32)
+
+    def motion(self, transform: np.ndarray) -> np.ndarray:
+        """A rigid transform (..., 4, 4) between frames, as it is in the mirror if there is one."""
+        return MIRROR @ transform @ MIRROR if self.mirror else transform

@@ -1,0 +1,285 @@
+"""Training samples with all that is known of them: points and motion of a reconstruction, true
+depth and poses; seen through random windows, still and backwards, too."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from train.data.augment import Augmentation
+from train.data.dataset import FrameDataset
+from train.data.sequences import (
+    IGNORE,
+    MAPS,
+    DataError,
+    Sequence,
+    read_map,
+    read_picture,
+    resize_map,
+    stored_size,
+)
+from train.data.window import Window
+
+STRUCTURE = 'structure.npz'
+LARGEST_SIGMA = 0.25
+"""Points whose depth is less sure than this, relatively, are not taught."""
+USES = ('images', 'points', 'depth', 'motion', 'semantics')
+
+
+class Structure(NamedTuple):
+    """What :mod:`train.structure` knows of a sequence of N images.
+
+    Attributes:
+        poses: (N, 4, 4) camera-to-world of each frame's part; NaN where not registered.
+        part: (N,) number of the connected part of the drive, -1 where not registered.
+        metric: (S,) bool, by part: whether lengths are metres.
+        starts: (N + 1,), frame i has the points starts[i] to starts[i + 1].
+        points: (M, 3) float32 u, v in pixels of the stored image and depth.
+        held_out: (M,) bool, points to judge on and never to teach.
+    """
+
+    poses: np.ndarray
+    part: np.ndarray
+    metric: np.ndarray
+    starts: np.ndarray
+    points: np.ndarray
+    held_out: np.ndarray
+
+    @classmethod
+    def read(cls, sequence: Sequence) -> Structure | None:
+        """That of a sequence's folder; ``None`` without.
+
+        Raises:
+            DataError: if the file is damaged or of another number of images.
+        """
+        path = sequence.folder / STRUCTURE
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as file:
+                poses, part, starts, held_out = (
+                    file[k] for k in ('poses', 'part', 'starts', 'held_out')
+                )
+                metric = np.isfinite(file['metric_spread'])
+                points = np.column_stack([file['xy'], file['depth']]).astype(np.float32)
+                sure = file['sigma'] <= LARGEST_SIGMA
+        except Exception as error:  # numpy, zipfile and zlib each have their own
+            raise DataError(f"'{path}' cannot be read ({error}): make it again") from error
+        if len(poses) != len(sequence.images):
+            raise DataError(
+                f"'{path}' is of {len(poses)} images, its folder has {len(sequence.images)}: "
+                'make it again'
+            )
+        before = np.concatenate([[0], np.cumsum(sure)])
+        return cls(poses, part, metric, before[starts], points[sure], held_out[sure])
+
+    def motion(self, source: int, target: int) -> np.ndarray:
+        """T_source_target (4, 4) in metres; NaN where it is not known in metres."""
+        part = self.part[source]
+        if part < 0 or part != self.part[target] or not self.metric[part]:
+            return np.full((4, 4), np.nan)
+        return np.linalg.inv(self.poses[source]) @ self.poses[target]
+
+    def seen(self, index: int, held_out: bool) -> np.ndarray:
+        """The points (n, 3) of a frame that are held out, or those that are not."""
+        span = slice(self.starts[index], self.starts[index + 1])
+        return self.points[span][self.held_out[span] == held_out]
+
+    def relative(self, index: int) -> bool:
+        """Whether the points' depth of a frame has no known unit."""
+        part = self.part[index]
+        return bool(part < 0 or not self.metric[part])
+
+
+class WindowDataset(FrameDataset):
+    """:class:`FrameDataset` with known points and motion, seen through random windows.
+
+    Items have besides:
+        points: float32 (H, W), depth of a reconstruction's points, 0 where there is none.
+        relative: bool, whether their unit is unknown.
+        motion: float32 (views - 1, 4, 4) T_source_target, metres, of each other frame in temporal
+            order; NaN where not known.
+        watched: bool, whether the images teach by themselves (view synthesis); still pairs do not.
+
+    Motion is from the reconstruction where there is one, else from ``poses.txt``; frames that
+    stand still have none, whatever is known.
+
+    Args:
+        root, width, height, views, max_gap, augment, exclude: as of :class:`FrameDataset`;
+            ``augment`` without its ``scale``.
+        use: what of a sample is taught, of :data:`USES`; the rest counts as unknown.
+        crop: the smallest share of an image's width that a window shows.
+        filters: probability of another resize filter than the nodes'.
+        still: probability that all frames are the target itself.
+        backward: probability that time runs backwards.
+        singles: the images are no video: every sample stands still.
+        judge: give the points that are held out, instead of the others.
+        span: the part of each sequence to take, such as (0, 2/3): the first two thirds.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        width: int,
+        height: int,
+        *,
+        views: int = 2,
+        max_gap: int = 1,
+        augment: Augmentation | None = None,
+        exclude: Collection[Path] = (),
+        use: Collection[str] = USES,
+        crop: float = 1.0,
+        filters: float = 0.0,
+        still: float = 0.0,
+        backward: float = 0.0,
+        singles: bool = False,
+        judge: bool = False,
+        span: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        if not set(use) <= set(USES):
+            raise ValueError(f'use {sorted(use)}: must be some of {", ".join(USES)}')
+        if augment is not None and augment.scale != 1:
+            raise ValueError('scale: a window has its own, crop')
+        self._singles, self._span = singles, span
+        super().__init__(
+            root, width, height, views=views, max_gap=max_gap, augment=augment, exclude=exclude
+        )
+        self.use, self.crop, self.filters, self.judge = frozenset(use), crop, filters, judge
+        self.still, self.backward = (1.0, 0.0) if singles else (still, backward)
+        self._structures = {
+            number: found
+            for number, sequence in enumerate(self.sequences)
+            if (found := Structure.read(sequence)) is not None
+        }
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def _samples(self, sequence: Sequence, max_gap: int) -> Iterator[list[np.ndarray]]:
+        first, last = (share * len(sequence.images) for share in self._span)
+        if self._singles:
+            for i, path in enumerate(sequence.images):
+                if first <= i < last and path not in self._exclude:
+                    yield [np.full(len(self._offsets), i)]
+            return
+        for samples in super()._samples(sequence, max_gap):
+            inside = [s for s in samples if first <= s.min() and s.max() < last]
+            if inside:
+                yield inside
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        index, seed = key if isinstance(key, tuple) else (key, 0)
+        generator = torch.Generator().manual_seed(seed)
+        number, samples = self._items[index]
+        sequence = self.sequences[number]
+        frames = samples[int(torch.randint(len(samples), (), generator=generator))]
+        u = torch.rand(2, generator=generator).tolist()
+        if u[0] < self.backward:
+            frames = frames[::-1]
+        middle = len(frames) // 2
+        target = int(frames[middle])
+        still = u[1] < self.still
+        if still:
+            frames = np.full_like(frames, target)
+        size = self._size(number)
+        window = self._window(size, generator)
+        images = self._images(sequence, frames, window)
+        structure = self._structures.get(number)
+        return {
+            **self._look(images, generator),
+            'intrinsics': torch.from_numpy(window.intrinsics(sequence.intrinsics)),
+            'labels': torch.from_numpy(
+                self._seen(sequence.semantics_path(target), 'semantics', window, size).astype(
+                    np.int64
+                )
+            ),
+            'depth': torch.from_numpy(
+                self._seen(sequence.depth_path(target), 'depth', window, size)
+                * np.float32(sequence.depth_scale)
+            ),
+            'points': torch.from_numpy(self._points(structure, target, window)),
+            'relative': torch.tensor(structure is not None and structure.relative(target)),
+            'motion': self._motion(sequence, structure, np.delete(frames, middle), target, window),
+            'watched': torch.tensor(
+                bool('images' in self.use and not still and np.isfinite(sequence.intrinsics).all())
+            ),
+            'distance': torch.tensor(
+                [sequence.distance(target, int(i)) for i in np.delete(frames, middle)],
+                dtype=torch.float32,
+            ),
+        }
+
+    def _size(self, number: int) -> tuple[int, int]:
+        """Width and height of a sequence's images as stored."""
+        if number not in self._sizes:
+            size = stored_size(self.sequences[number])
+            if size is None:
+                raise DataError(f"'{self.sequences[number].folder}' has no image that can be read")
+            self._sizes[number] = size
+        return self._sizes[number]
+
+    def _window(self, size: tuple[int, int], generator: torch.Generator) -> Window:
+        out = self.width, self.height
+        if self.augment is None:
+            return Window.whole(size, out)
+        return Window.draw(
+            size, out, generator, least=self.crop, flip=self.augment.flip, filters=self.filters
+        )
+
+    @staticmethod
+    def _images(sequence: Sequence, frames: np.ndarray, window: Window) -> list[np.ndarray]:
+        read: dict[int, np.ndarray] = {}
+        for i in map(int, frames):
+            if i not in read:
+                image = cv2.cvtColor(read_picture(sequence.images[i]), cv2.COLOR_BGR2RGB)
+                read[i] = window.image(image)
+        return [read[int(i)] for i in frames]
+
+    def _look(
+        self, images: list[np.ndarray], generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        stack = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        inputs = images if self.augment is None else self.augment.look(images, generator)
+        if inputs is images:
+            return {'images': stack, 'inputs': stack}
+        changed = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2).contiguous()
+        return {'images': stack, 'inputs': changed}
+
+    def _seen(self, path: Path, kind: str, window: Window, size: tuple[int, int]) -> np.ndarray:
+        """The window of a map, or all unknown where there is none or it is not used."""
+        if kind not in self.use or path in self._exclude or not path.exists():
+            missing = IGNORE if kind == 'semantics' else 0
+            return np.full((self.height, self.width), missing, MAPS[kind])
+        values = read_map(path, dtype=MAPS[kind])
+        if values.shape != size[::-1]:
+            values = resize_map(values, *size)
+        return window.map(values)
+
+    def _points(self, structure: Structure | None, target: int, window: Window) -> np.ndarray:
+        if structure is None or 'points' not in self.use:
+            return np.zeros((self.height, self.width), np.float32)
+        return window.points(structure.seen(target, self.judge))
+
+    def _motion(
+        self,
+        sequence: Sequence,
+        structure: Structure | None,
+        sources: np.ndarray,
+        target: int,
+        window: Window,
+    ) -> torch.Tensor:
+        """T_source_target (S, 4, 4) of the source frames, NaN where unknown."""
+        found = np.full((len(sources), 4, 4), np.nan)
+        for motion, source in zip(found, map(int, sources), strict=True):
+            if source == target:
+                motion[:] = np.eye(4)
+            elif 'motion' not in self.use:
+                continue
+            elif structure is not None:
+                motion[:] = structure.motion(source, target)
+            elif sequence.poses is not None:
+                motion[:] = np.linalg.inv(sequence.poses[source]) @ sequence.poses[target]
+        return torch.from_numpy(window.motion(found)).float()
