@@ -18,9 +18,9 @@ from train.networks.encoder import make_encoder
 from train.networks.intrinsics import IntrinsicsHead
 from train.networks.layers import crop_like
 from train.networks.perception import (
+    DEFAULT_RANGE,
     MAX_DEPTH,
     MIN_DEPTH,
-    disparity,
     fuse_for_inference,
     make_perception,
 )
@@ -110,7 +110,7 @@ def test_parameter_counts_of_the_papers():
 
 
 def test_range_of_disparity():
-    limits = 1 / disparity(torch.tensor([-100.0, 100.0]))
+    limits = 1 / DEFAULT_RANGE.disparity(torch.tensor([-100.0, 100.0]))
     torch.testing.assert_close(limits, torch.tensor([MAX_DEPTH, MIN_DEPTH]))
 
 

@@ -31,6 +31,7 @@ from train.networks.prediction import (
 from train.networks.unet import UNetDecoder
 
 __all__ = [
+    'DEFAULT_RANGE',
     'MAX_DEPTH',
     'MIN_DEPTH',
     'NETWORKS',
