@@ -41,8 +41,9 @@ from depth_ros.share import share_path
 
 USAGE = """Options are those of every ROS 2 node: parameters with --ros-args -p NAME:=VALUE or
 --params-file FILE, topics with -r image:=/camera/image_rect. The launch file starts both nodes:
-ros2 launch depth_ros depth_ros.launch.py (--show-args). The parameters are in the README and, with
-their defaults, in config/depth_ros.yaml; 'ros2 param describe' tells those of a running node."""
+ros2 launch depth_ros depth_ros.launch.py (--show-args). README.md leads to the parameters in
+docs/parameters.md; config/depth_ros.yaml has their defaults, and 'ros2 param describe' explains
+those of a running node."""
 
 
 class ConfigurationError(ValueError):
