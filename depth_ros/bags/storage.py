@@ -93,8 +93,8 @@ class Storage:
     def streams(self, topics: Collection[str] | None) -> list[Iterator[tuple[int, Message | None]]]:
         """Return, for each reader, the log times and messages of some topics (None: of all).
 
-        The first item of each has no message and only tells when they begin: merged with others,
-        no reader is opened before its time has come.
+        The first item of each has no message, only the time of the first: a merge then opens each
+        reader when its time has come, not before.
         """
         return [_stream(reader, topics) for reader in self.readers]
 
@@ -134,7 +134,7 @@ def _open(path: Path, types: Any) -> tuple[list[StorageReader], list[str]]:
 
     Args:
         path: As `Bag` takes it.
-        types: The typestore that is to know the types of ROS 1 messages.
+        types: The typestore, which learns the types of ROS 1 messages.
 
     Returns:
         Readers of its files, and what is wrong with them.
@@ -142,7 +142,7 @@ def _open(path: Path, types: Any) -> tuple[list[StorageReader], list[str]]:
     Raises:
         BagError: None of it can be read.
     """
-    files, faults = _storage(path), []
+    files, faults = _storage_files(path), []
     if path.is_dir() and (path / 'metadata.yaml').is_file() and all(map(is_whole, files)):
         reader = Reader(path)
         try:
@@ -168,7 +168,7 @@ def _open(path: Path, types: Any) -> tuple[list[StorageReader], list[str]]:
     return readers, faults
 
 
-def _storage(path: Path) -> list[Path]:
+def _storage_files(path: Path) -> list[Path]:
     """Return the storage files of a recording; none if only its metadata.yaml knows them."""
     if not path.exists():
         raise BagError(f'recording {path} does not exist: check the path')
@@ -218,8 +218,8 @@ def _stream(
 ) -> Iterator[tuple[int, Message | None]]:
     """Yield the log times and messages of one reader.
 
-    The first item has no message and only tells when they begin: so whoever merges several
-    readers opens none before its time has come.
+    The first item has no message, only the time of the first: a merge of several readers then
+    opens each one when its time has come, not before.
     """
     wanted = [c for c in reader.connections if topics is None or c.topic in topics]
     if not wanted:
