@@ -12,97 +12,28 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
-import onnx
 
-from depth_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, BagError
+from depth_ros.bags.messages import BagError
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import find_streams
-from depth_ros.bags.writer import BagWriter
 from depth_ros.commands.options import add_model_option, count
-from depth_ros.evaluation.live_run import LiveSetup, run_nodes
+from depth_ros.evaluation.bench_inputs import RATE_HZ, write_idle_model, write_recording
 from depth_ros.evaluation.processes import LiveError
-from depth_ros.inference.contract import ContractError, ModelContract, read_contract, write_contract
+from depth_ros.inference.contract import ContractError, read_contract
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.model_files import chosen_models
-from depth_ros.ros.domain import claim_domain
+from depth_ros.packages import MissingPackageError, require_packages
+
+PACKAGES = ('rclpy', 'yaml', 'rosbags', 'lz4', 'jinja2', 'matplotlib', 'tqdm')
+"""Packages that the nodes and an evaluation need, checked before the first measurement."""
 
 SIZES = ((1280, 720), (640, 192))
 KITTI_SIZE = 1242, 375
-RATE_HZ = 10
-LOOP = 60
 OUTPUTS = ('depth/image_rect', 'depth/camera_info', 'semantics/labels', 'odom')
-
-
-def write_recording(
-    path: Path, size: tuple[int, int], frames: int, contract: ModelContract, jpeg: bool = False
-) -> Path:
-    """Write a recording at RATE_HZ of a texture that moves, as raw rgb8 images or as JPEG.
-
-    Args:
-        path: Folder to write.
-        size: Width and height.
-        frames: How many images.
-        contract: Of the network whose camera it is to be.
-        jpeg: Compress; after LOOP images they repeat.
-    """
-    width, height = size
-    rng = np.random.default_rng(0)
-    texture = rng.integers(0, 255, (height, width + 4 * LOOP, 3), np.uint8)
-    if jpeg:  # noise alone is nothing that a camera sees
-        coarse = cv2.resize(texture[::8, ::8], texture.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-        texture = cv2.add(coarse, texture // 10)
-    matrix = contract.camera.resized(width, height).matrix
-    pictures = {}
-    with BagWriter(path) as bag:
-        types = bag.types.types
-        region = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
-        for index in range(frames):
-            stamp_ns = 10**9 + index * 10**9 // RATE_HZ
-            header = types['std_msgs/msg/Header'](
-                types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), 'camera'
-            )
-            step = index % LOOP
-            pixels = np.ascontiguousarray(texture[:, 4 * step : 4 * step + width])
-            if jpeg:
-                if step not in pictures:
-                    pictures[step] = cv2.imencode('.jpg', pixels)[1].reshape(-1)
-                bag.write(
-                    '/camera/image_rect/compressed',
-                    COMPRESSED_IMAGE,
-                    stamp_ns,
-                    types[COMPRESSED_IMAGE](header, 'jpeg', pictures[step]),
-                )
-            else:
-                bag.write(
-                    '/camera/image_rect',
-                    IMAGE,
-                    stamp_ns,
-                    types[IMAGE](header, height, width, 'rgb8', 0, 3 * width, pixels.reshape(-1)),
-                )
-            bag.write(
-                '/camera/camera_info',
-                CAMERA_INFO,
-                stamp_ns,
-                types[CAMERA_INFO](
-                    header,
-                    height,
-                    width,
-                    'plumb_bob',
-                    np.zeros(5),
-                    matrix.ravel(),
-                    np.eye(3).ravel(),
-                    np.insert(matrix, 3, 0, axis=1).ravel(),
-                    0,
-                    0,
-                    region,
-                ),
-            )
-    return path
 
 
 def bench_inference(models: Mapping[str, Path], threads: int, runs: int) -> None:
@@ -125,6 +56,9 @@ def bench_inference(models: Mapping[str, Path], threads: int, runs: int) -> None
 
 def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
     """Print the median times of the running nodes for each image size."""
+    from depth_ros.evaluation.live_run import LiveSetup, run_nodes
+    from depth_ros.ros.domain import claim_domain
+
     print(
         f'\nNodes, medians of {frames} raw rgb8 images at {RATE_HZ} Hz, depth and masks '
         'published, both nodes at once, ms'
@@ -168,46 +102,8 @@ def bench_nodes(models: Mapping[str, Path], threads: int, frames: int) -> None:
             )
 
 
-def write_idle_model(source: Path, path: Path) -> Path:
-    """Write a model with the contract of another one that always says the same, at no cost."""
-    contract = read_contract(source)
-    tensors = []
-    rng = np.random.default_rng(0)
-    for name, (kind, shape) in contract.tensor_shapes().items():
-        if name in contract.inputs:
-            continue
-        if name == 'depth':
-            rows = np.linspace(60, 4, shape[-2])[:, None] + rng.uniform(0, 1, shape)
-            values = rows.astype(kind)
-        elif name == 'labels':
-            values = np.broadcast_to(np.arange(shape[-1]) // 64 % len(contract.classes), shape)
-        else:
-            values = np.array([0, 0.001, 0, 0, 0, 0.8]).reshape(shape)
-        tensors.append(onnx.numpy_helper.from_array(values.astype(kind), f'{name}_value'))
-    shapes = contract.tensor_shapes()
-    types = {'uint8': onnx.TensorProto.UINT8, 'float32': onnx.TensorProto.FLOAT}
-
-    def describe(names: Iterable[str]) -> list:
-        return [
-            onnx.helper.make_tensor_value_info(n, types[shapes[n][0]], shapes[n][1]) for n in names
-        ]
-
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node('Identity', [f'{n}_value'], [n]) for n in contract.outputs],
-        'idle',
-        describe(contract.inputs),
-        describe(contract.outputs),
-        tensors,
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 17)])
-    model.ir_version = 8
-    write_contract(model, contract)
-    onnx.save(model, path)
-    return path
-
-
 def bench_evaluation(models: Mapping[str, Path], frames: int) -> None:
-    """Print how fast a recording is read, decoded, judged and written, inference left out."""
+    """Print how fast a recording is evaluated: read, decoded, scored and written."""
     width, height = KITTI_SIZE
     print(
         f'\nEvaluation of JPEG images of {width}x{height} by networks that do nothing, with all '
@@ -220,9 +116,9 @@ def bench_evaluation(models: Mapping[str, Path], frames: int) -> None:
         }
         contract = read_contract(models['perception_node'])
         # The first one loads what is needed; memory must not grow with the recording.
-        for count in sorted({min(100, frames), frames}):
+        for number in sorted({min(100, frames), frames}):
             bag = write_recording(
-                Path(folder) / f'images{count}', KITTI_SIZE, count, contract, jpeg=True
+                Path(folder) / f'images{number}', KITTI_SIZE, number, contract, jpeg=True
             )
             command = [
                 sys.executable,
@@ -244,7 +140,7 @@ def bench_evaluation(models: Mapping[str, Path], frames: int) -> None:
             found = json.loads((Path(folder) / 'out' / 'metrics.json').read_text())
             speed = found['speed']
             print(
-                f'{f"{count} frames":34}{speed["frames_per_s"]:10.0f}'
+                f'{f"{number} frames":34}{speed["frames_per_s"]:10.0f}'
                 f'{speed["frames_per_s_without_inference"]:21.0f}{speed["memory_mb"]:12.0f}',
                 flush=True,
             )
@@ -263,11 +159,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--evaluated', type=count, default=1000, help='images to evaluate')
     arguments = parser.parse_args(argv)
     try:
+        require_packages('the benchmark', *PACKAGES)
         models = chosen_models(arguments.model)
         bench_inference(models, arguments.threads, arguments.runs)
         bench_nodes(models, arguments.threads, arguments.frames)
         bench_evaluation(models, arguments.evaluated)
-    except (LiveError, BagError, ContractError, EngineError) as error:
+    except (LiveError, BagError, ContractError, EngineError, MissingPackageError) as error:
         print(f'depth_ros_bench: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -15,44 +15,26 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
-from depth_ros.bags.messages import BagError
-from depth_ros.commands.options import add_model_option, count, positive
+from depth_ros.commands.options import add_model_option, command_parser, count, positive
 from depth_ros.core.camera import FIT_MODES
 from depth_ros.core.se3 import OPTICAL_IN_BASE
+from depth_ros.evaluation.batch import FAILURES, evaluate_in_processes, evaluate_on_cluster
 from depth_ros.evaluation.evaluate import evaluate_recording
-from depth_ros.evaluation.processes import LiveError
 from depth_ros.evaluation.report.comparison import comparison_text
 from depth_ros.evaluation.report.comparison_page import write_comparison
 from depth_ros.evaluation.results import summary_text
 from depth_ros.evaluation.runner import Settings
-from depth_ros.evaluation.session import OUTPUT_TOPICS, EvaluationError, Job
+from depth_ros.evaluation.session import OUTPUT_TOPICS, Job
 from depth_ros.files import write_file
 from depth_ros.inference.classes import KNOWN
-from depth_ros.inference.contract import ContractError
-from depth_ros.inference.engine import EngineError
 from depth_ros.inference.loader import BACKENDS
 from depth_ros.inference.model_files import chosen_models
-from depth_ros.packages import MissingPackageError
+from depth_ros.packages import require_packages
 
 _POSE = ('x', 'y', 'z', 'qx', 'qy', 'qz', 'qw')
-FAILURES = (
-    LiveError,
-    BagError,
-    ContractError,
-    EngineError,
-    EvaluationError,
-    MissingPackageError,
-    ValueError,
-)
-"""What ends one evaluation with a message."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,12 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='evaluate_bag',
-        description=__doc__.split('\n\n')[0].split(': ')[0] + '.',
-        epilog=__doc__.split('\n\n', 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser('evaluate_bag', __doc__)
     parser.add_argument(
         'bags',
         nargs='+',
@@ -258,11 +235,14 @@ def _run(arguments: argparse.Namespace) -> int:
         found = evaluate_recording(jobs[0])
         print(f'\n{summary_text(found)}\nReport      {jobs[0].out / "report.html"}')
         return 0
+    require_packages('the evaluation', 'tqdm')
+    from tqdm import tqdm
+
     failed: dict[str, str] = {}
     results = (
-        _on_cluster(jobs, arguments.cluster)
+        evaluate_on_cluster(jobs, arguments.cluster)
         if arguments.cluster
-        else _in_processes(jobs, arguments.jobs)
+        else evaluate_in_processes(jobs, arguments.jobs)
     )
     for job, error in tqdm(results, total=len(jobs), unit='recording'):
         if error:
@@ -276,52 +256,6 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f'Summary     {out / "comparison.html"}')
     print(f'{len(done)} of {len(jobs)} recordings evaluated', file=sys.stderr)
     return 1 if failed else 0
-
-
-def _in_processes(jobs: Sequence[Job], count: int) -> Iterator[tuple[Job, str]]:
-    """Evaluate in processes of their own; yields each job with its error, '' for none."""
-    # Not forked: inference runtimes and DDS do not survive it.
-    with ProcessPoolExecutor(count, get_context('spawn')) as pool:
-        waiting = {pool.submit(_attempt, job): job for job in jobs}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-
-
-def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, str]]:
-    """The same on the machines of a Dask cluster."""
-    try:
-        import distributed
-    except ImportError as error:
-        raise EvaluationError(
-            "--cluster needs Dask: pip install 'depth_ros[cluster]' on every machine"
-        ) from error
-    try:
-        client = distributed.Client(address, timeout=30)
-    except OSError as error:
-        raise EvaluationError(f'no Dask scheduler answers at {address}: {error}') from error
-    with client:
-        here = [
-            replace(
-                j,
-                bag=j.bag.resolve(),
-                out=j.out.resolve(),
-                structure=j.structure and j.structure.resolve(),
-                models={n: p.resolve() for n, p in j.models.items()},
-            )
-            for j in jobs
-        ]
-        waiting = {client.submit(_attempt, job, pure=False): job for job in here}
-        for future in distributed.as_completed(waiting):
-            yield waiting[future], future.result()
-
-
-def _attempt(job: Job) -> str:
-    """Evaluate; returns what went wrong: one recording must not stop the others."""
-    try:
-        evaluate_recording(job, lambda text: None, bar=False)
-    except FAILURES as error:
-        return str(error)
-    return ''
 
 
 def _compare(arguments: argparse.Namespace) -> int:

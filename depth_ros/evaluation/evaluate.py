@@ -37,7 +37,9 @@ def evaluate_recording(job: Job, say: Callable[[str], None] = print, bar: bool =
     """
     require_page_packages()
     if job.mode == 'live':
-        require_packages('live mode', 'rclpy')
+        require_packages('live mode', 'rclpy', 'yaml')
+    else:
+        require_packages('the evaluation', 'tqdm')
     contracts = {node: read_contract(path) for node, path in job.models.items()}
     with Bag(job.bag) as bag:
         topics = dict(job.topics)

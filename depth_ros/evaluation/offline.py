@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import cv2
-from tqdm import tqdm
 
 from depth_ros.bags.ground_truth import count_problem
 from depth_ros.bags.messages import CAMERA_INFO, BagError, Message, header_stamp
@@ -34,6 +33,8 @@ def evaluate_offline(session: Session) -> tuple[Evaluation, dict]:
         EngineError: A network cannot be loaded or fails.
         EvaluationError: No image can be used.
     """
+    from tqdm import tqdm  # evaluate_recording has checked that it is installed
+
     job = session.job
     engines = {
         node: load_engine(path, job.backend, job.threads) for node, path in job.models.items()
