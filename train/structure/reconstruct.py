@@ -147,8 +147,8 @@ def reconstruct(
     doubt, sure = judge_focal(given, fitted_focals(models[0], options.threads))
     if sure:
         raise DataError(
-            f"{doubt}: give the right ones, or write '{UNKNOWN}' to intrinsics.txt, and they are "
-            'found'
+            f'{doubt}: these are wrong, or the drive shows too little else than one surface; give '
+            f"the right ones, or write '{UNKNOWN}' to intrinsics.txt, and they are found"
         )
     return replace(found, doubt=doubt)
 
