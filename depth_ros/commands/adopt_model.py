@@ -16,6 +16,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from depth_ros.commands.options import command_parser
 from depth_ros.deploy.adopt.options import (
@@ -166,29 +167,15 @@ def _options(arguments: argparse.Namespace) -> Options:
     """What was given on the command line, else the preset's values."""
     from depth_ros.deploy.adopt.read import read_camera, read_classes
 
-    given = {
-        key: value
-        for key, value in {
-            'task': arguments.task and tuple(arguments.task),
-            'kinds': arguments.output_kind and tuple(arguments.output_kind),
-            'outputs': arguments.outputs and tuple(arguments.outputs),
-            'inputs': arguments.inputs and tuple(arguments.inputs),
-            'size': arguments.size,
-            'layout': arguments.layout,
-            'color': arguments.color,
-            'classes': arguments.classes and read_classes(arguments.classes),
-            'offset': arguments.offset,
-            'pose_order': arguments.pose_order,
-            'rotation': arguments.rotation,
-            'pose_inverse': arguments.pose_inverse,
-            'input_order': arguments.input_order,
-            'name': arguments.name,
-            'license': arguments.license,
-            'preset': arguments.preset,
-            'depth_range': arguments.depth_range and tuple(arguments.depth_range),
-        }.items()
-        if value
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name in _PASSED_ON
+        if (value := getattr(arguments, name))
     }
+    if arguments.output_kind:
+        given['kinds'] = tuple(arguments.output_kind)
+    if arguments.classes:
+        given['classes'] = read_classes(arguments.classes)
     if (arguments.mean is None) != (arguments.std is None):
         raise AdoptionError('--mean and --std go together')
     if arguments.normalization and arguments.mean:
@@ -201,8 +188,6 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise AdoptionError('give --intrinsics or --camera-info, not both')
     if arguments.camera_info:
         given['camera'] = read_camera(arguments.camera_info)
-    if arguments.intrinsics:
-        given['intrinsics'] = tuple(arguments.intrinsics)
     for kinds in (DEPTH_KINDS, LABEL_KINDS):
         if len(set(given.get('kinds', ())) & set(kinds)) > 1:
             raise AdoptionError(f'--output-kind: give one of {", ".join(kinds)}')
@@ -210,6 +195,27 @@ def _options(arguments: argparse.Namespace) -> Options:
     if options.kind(DEPTH_KINDS) != 'affine-inverse' and options.offset:
         raise AdoptionError('--offset is for affine-inverse depth, whose shift is unknown')
     return options
+
+
+_PASSED_ON = (
+    'task',
+    'outputs',
+    'inputs',
+    'size',
+    'layout',
+    'color',
+    'offset',
+    'intrinsics',
+    'pose_order',
+    'rotation',
+    'pose_inverse',
+    'input_order',
+    'name',
+    'license',
+    'preset',
+    'depth_range',
+)
+"""Options of the command that are those of :class:`Options`."""
 
 
 def main(argv: list[str] | None = None) -> int:

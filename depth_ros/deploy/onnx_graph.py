@@ -1,4 +1,4 @@
-"""What an ONNX graph is, as far as TensorRT and quantisation need to know."""
+"""What TensorRT and quantisation must know of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ OPERATORS = frozenset(
     Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where
 """.split()
 )
-"""What the parser of TensorRT 10.3, JetPack 6's, reads and networks for images need."""
+"""Operators that networks for images use and that the parser of TensorRT 10.3, which comes with
+JetPack 6, reads."""
 RESIZE = {
     'antialias': {0},
     'keep_aspect_ratio_policy': {b'stretch'},
@@ -37,7 +38,12 @@ RESIZE = {
         b'tf_half_pixel_for_nn',
     },
 }
-"""The attributes of Resize that it does not read in full, and what it reads."""
+"""Attributes of Resize of which it supports only some values, and these values."""
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Version of ONNX's own operators that a model uses; 0 if it says none."""
+    return next((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), 0)
 
 
 def check_operators(model: onnx.ModelProto) -> None:
@@ -57,11 +63,10 @@ def check_operators(model: onnx.ModelProto) -> None:
         raise EngineError(
             f'TensorRT 10.3 has no operator {", ".join(foreign)}; export the model without it'
         )
-    opset = next((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), None)
-    if opset not in OPSETS:
+    if opset(model) not in OPSETS:
         raise EngineError(
             f'TensorRT 10.3 reads opset {OPSETS[0]} to {OPSETS[-1]}, the model has '
-            f'{opset}; export it with opset 18'
+            f'{opset(model)}; export it with opset 18'
         )
     images = {
         value.name

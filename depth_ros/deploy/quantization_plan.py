@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from depth_ros.deploy.onnx_graph import is_quantized, replace_items
+from depth_ros.deploy.onnx_graph import is_quantized, opset, replace_items
 from depth_ros.inference.engine import EngineError
 
 _WEIGHTED = ('Conv', 'Gemm', 'MatMul')
@@ -47,9 +47,10 @@ class QuantizationPlan:
         """
         if is_quantized(model):
             raise EngineError('the model is quantised already; give the original')
-        opset = next((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), 0)
-        if opset < 13:
-            raise EngineError(f'int8 needs opset 13, the model has {opset}; export it with 18')
+        if opset(model) < 13:
+            raise EngineError(
+                f'int8 needs opset 13, the model has {opset(model)}; export it with 18'
+            )
         weights = {i.name for i in model.graph.initializer if i.data_type == TensorProto.FLOAT}
         nodes, weighted, enlarged = [], set(), set()
         for node in model.graph.node:

@@ -121,6 +121,25 @@ class ModelContract:
         Raises:
             ContractError: naming the first field that is wrong.
         """
+        self._check_network()
+        self._check_depth()
+        self._check_classes()
+        expected = POSE_CONVENTION if self.task == 'pose' else ''
+        _check(
+            self.pose_convention == expected,
+            'pose_convention',
+            f'is {self.pose_convention!r}, must be {expected!r}',
+        )
+        _check(isinstance(self.provenance, Mapping), 'provenance', 'must be an object')
+        _check(
+            self.image_size is None
+            or len(self.image_size) == 2
+            and all(_is_int(v) and 8 <= v <= 8192 for v in self.image_size),
+            'image_size',
+            f'is {self.image_size!r}, must be (width, height), each 8..8192',
+        )
+
+    def _check_network(self) -> None:
         _check(self.version == VERSION, 'version', f'is {self.version!r}, this is {VERSION}')
         _check(self.task in TASKS, 'task', f'is {self.task!r}, must be one of {sorted(TASKS)}')
         _check(isinstance(self.name, str) and bool(self.name), 'name', 'must be a non-empty text')
@@ -143,6 +162,8 @@ class ModelContract:
             'outputs',
             f'is {self.outputs!r}, must be some of {sorted(allowed)}, each once',
         )
+
+    def _check_depth(self) -> None:
         _check(isinstance(self.metric, bool), 'metric', f'is {self.metric!r}, not true or false')
         _check(
             isinstance(self.affine_invariant, bool),
@@ -170,6 +191,8 @@ class ModelContract:
             )
         else:
             _check(self.depth_range is None, 'depth_range', 'is given without a depth output')
+
+    def _check_classes(self) -> None:
         if 'labels' in self.outputs:
             _check(0 < len(self.classes) <= UNLABELED, 'classes', 'must list 1 to 255 classes')
         else:
@@ -186,20 +209,6 @@ class ModelContract:
                 'classes',
                 f'entry {index} has colour {item.color!r}, must be three of 0..255',
             )
-        expected = POSE_CONVENTION if self.task == 'pose' else ''
-        _check(
-            self.pose_convention == expected,
-            'pose_convention',
-            f'is {self.pose_convention!r}, must be {expected!r}',
-        )
-        _check(isinstance(self.provenance, Mapping), 'provenance', 'must be an object')
-        _check(
-            self.image_size is None
-            or len(self.image_size) == 2
-            and all(_is_int(v) and 8 <= v <= 8192 for v in self.image_size),
-            'image_size',
-            f'is {self.image_size!r}, must be (width, height), each 8..8192',
-        )
 
     @property
     def depth_limits(self) -> tuple[float, float]:

@@ -15,6 +15,18 @@ from depth_ros.inference.contract import POSE_CONVENTION, ModelContract, Semanti
 def describe(
     path: Path, inputs: NetworkInputs, outputs: NetworkOutputs, options: Options, notes: list[str]
 ) -> ModelContract:
+    """Make the contract of a foreign network.
+
+    Args:
+        path: its file, for the record.
+        inputs, outputs: what was found out about the network.
+        options: what its file does not say.
+        notes: gets what was guessed.
+
+    Raises:
+        AdoptionError: if something must be known that cannot be guessed.
+        ContractError: if what is given is contradictory.
+    """
     width, height = inputs.size
     kind = options.kind(DEPTH_KINDS)
     if outputs.depth and not kind:
@@ -26,29 +38,7 @@ def describe(
         )
     if outputs.pose and kind not in ('', 'metric', 'relative'):
         raise AdoptionError(f'--output-kind {kind} is of depth; a pose is metric or relative')
-    metric = kind == 'metric'
-    camera = options.camera
-    if options.intrinsics:
-        camera = Intrinsics(*options.intrinsics, width, height)
-    if camera is None and options.focal:
-        camera = Intrinsics(
-            options.focal, options.focal, (width - 1) / 2, (height - 1) / 2, width, height
-        )
-    if camera is None and outputs.depth and metric:
-        raise AdoptionError(
-            'depth in metres belongs to the camera that the network was trained for, which the '
-            'file does not name: give its --intrinsics or --camera-info. Where the network sees '
-            "the camera's field of view as it is, give your own camera's: depth is then taken as "
-            'it comes'
-        )
-    if camera is None:
-        camera = Intrinsics(width, width, (width - 1) / 2, (height - 1) / 2, width, height)
-        if outputs.pose or (outputs.depth and kind != 'affine-inverse'):
-            notes.append(
-                f'guessed: a training camera with a focal length of {width} pixels (53 '
-                'degrees wide); give --intrinsics or --camera-info if you know it'
-            )
-    camera = camera.resized(width, height)
+    camera = _camera(inputs, outputs, options, notes).resized(width, height)
     given = [
         n
         for n, o in (('depth', outputs.depth), ('labels', outputs.labels), ('pose', outputs.pose))
@@ -71,7 +61,7 @@ def describe(
         intrinsics=(camera.fx, camera.fy, camera.cx, camera.cy),
         outputs=tuple(given),
         depth_range=(options.depth_range or DEPTH_RANGES[kind]) if outputs.depth else None,
-        metric=metric,
+        metric=kind == 'metric',
         classes=_classes(outputs, options),
         provenance=provenance,
         pose_convention=POSE_CONVENTION if outputs.pose else '',
@@ -79,7 +69,36 @@ def describe(
     )
 
 
+def _camera(
+    inputs: NetworkInputs, outputs: NetworkOutputs, options: Options, notes: list[str]
+) -> Intrinsics:
+    """The camera of the training: what is known of it, else a guess."""
+    width, height = inputs.size
+    center = (width - 1) / 2, (height - 1) / 2
+    kind = options.kind(DEPTH_KINDS)
+    if options.intrinsics:
+        return Intrinsics(*options.intrinsics, width, height)
+    if options.camera is not None:
+        return options.camera
+    if options.focal:
+        return Intrinsics(options.focal, options.focal, *center, width, height)
+    if outputs.depth and kind == 'metric':
+        raise AdoptionError(
+            'depth in metres belongs to the camera that the network was trained for, which the '
+            'file does not name: give its --intrinsics or --camera-info. Where the network sees '
+            "the camera's field of view as it is, give your own camera's: depth is then taken as "
+            'it comes'
+        )
+    if outputs.pose or (outputs.depth and kind != 'affine-inverse'):
+        notes.append(
+            f'guessed: a training camera with a focal length of {width} pixels (53 '
+            'degrees wide); give --intrinsics or --camera-info if you know it'
+        )
+    return Intrinsics(width, width, *center, width, height)
+
+
 def _classes(outputs: NetworkOutputs, options: Options) -> tuple[SemanticClass, ...]:
+    """The classes of the labels; empty without labels."""
     if not outputs.labels:
         return ()
     if not options.classes:

@@ -14,13 +14,14 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, inliner, version_converter
 
 from depth_ros.deploy.adopt.options import LABEL_KINDS, AdoptionError, Options
+from depth_ros.deploy.onnx_graph import opset
 from depth_ros.inference.contract import METADATA_KEY
 
 _HINTS = {'depth': 'depth|disp', 'semantics': 'logit|seg|label|^out'}
-"""What one of several outputs that would do is called."""
+"""What names of outputs hint at, by task."""
 
 _OWN_OPSET = range(11, 21)
-"""Versions in which the operators that are added mean the same."""
+"""Opsets in which the operators that we add have the same meaning."""
 
 ELEMENT_TYPES: Mapping[int, type[np.generic]] = {
     TensorProto.FLOAT: np.float32,
@@ -32,14 +33,14 @@ ELEMENT_TYPES: Mapping[int, type[np.generic]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkInputs:
-    """The network's images.
+    """How a network wants its images.
 
     Attributes:
-        names: its input tensors: one, or for a pair of images two.
-        shape: of each, all sizes known.
+        names: input tensors: one, or two for a pair of images.
+        shape: shape of each, with all sizes known.
         nchw: whether channels come before rows.
         kind: element type, of TensorProto.
-        paired: whether one input takes both images, one behind the other in its channels.
+        paired: whether one input takes both images of a pair, in 6 channels.
     """
 
     names: tuple[str, ...]
@@ -57,12 +58,12 @@ class NetworkInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOutputs:
-    """What is taken from the network; an empty name is not taken.
+    """The outputs of a network that are used.
 
     Attributes:
-        depth, labels: tensors.
-        pose: one tensor with six numbers, or rotation and translation.
-        shapes: of the tensors that are taken.
+        depth, labels: names of tensors; empty if there is none.
+        pose: names of one tensor with six numbers, or of rotation and translation.
+        shapes: shapes of these tensors, by name.
         channels_last: whether the labels' channels come last.
         label_kind: logits or ids.
     """
@@ -76,6 +77,11 @@ class NetworkOutputs:
 
 
 def load_network(path: Path) -> onnx.ModelProto:
+    """Read a foreign network, in an opset in which operators can be added.
+
+    Raises:
+        AdoptionError: if the file cannot be read or converted, or is a depth_ros model already.
+    """
     if not path.is_file():
         what = 'is a folder' if path.is_dir() else 'does not exist'
         raise AdoptionError(f"model '{path}' {what}; give an ONNX file")
@@ -94,13 +100,12 @@ def load_network(path: Path) -> onnx.ModelProto:
         raise AdoptionError(f"model '{path}' is a depth_ros model already; use it as it is")
     if model.functions:
         model = inliner.inline_local_functions(model)
-    opset = next((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), 0)
-    if opset not in _OWN_OPSET:
+    if opset(model) not in _OWN_OPSET:
         try:
             model = version_converter.convert_version(model, 18)
         except Exception as error:  # the converter, C++, has no types of its own
             raise AdoptionError(
-                f"model '{path}' has opset {opset}, which cannot be converted to "
+                f"model '{path}' has opset {opset(model)}, which cannot be converted to "
                 f'18 ({error}); export it with opset 18'
             ) from error
     weights = {i.name for i in model.graph.initializer}
@@ -111,25 +116,19 @@ def load_network(path: Path) -> onnx.ModelProto:
 
 
 def find_inputs(model: onnx.ModelProto, options: Options, notes: list[str]) -> NetworkInputs:
+    """Find out how a network wants its images.
+
+    Args:
+        model: the network.
+        options: what its file does not say.
+        notes: gets what was guessed.
+
+    Raises:
+        AdoptionError: if nodes cannot give what the network needs, or an option does not fit it.
+    """
     values = {v.name: v for v in model.graph.input}
     described = ', '.join(f"'{n}' {_dims(v)}" for n, v in values.items()).replace('None', '?')
-    unknown = set(options.inputs) - set(values)
-    if unknown:
-        raise AdoptionError(f'no input is called {sorted(unknown)}; there are {described}')
-    names = options.inputs or tuple(values)
-    if not names:
-        raise AdoptionError('the network has no input; export it with its image as one')
-    other = [n for n in values if n not in names or len(_dims(values[n])) not in (4, 5)]
-    if other:
-        raise AdoptionError(
-            f'the network needs more than images ({described}): the nodes have no {sorted(other)} '
-            'to give, such as intrinsics, queries or a state; export it without'
-        )
-    if len(names) > 2:
-        raise AdoptionError(
-            f'the network takes {len(names)} images at a time ({described}); the '
-            'nodes give one, or for a pose two'
-        )
+    names = _image_names(values, options, described)
     shapes = [_dims(values[n]) for n in names]
     kinds = {values[n].type.tensor_type.elem_type for n in names}
     if any(s != shapes[0] for s in shapes) or len(kinds) > 1:
@@ -163,15 +162,39 @@ def find_inputs(model: onnx.ModelProto, options: Options, notes: list[str]) -> N
     )
 
 
+def _image_names(
+    values: Mapping[str, onnx.ValueInfoProto], options: Options, described: str
+) -> tuple[str, ...]:
+    """The names of the inputs that are images, which must be all inputs."""
+    unknown = set(options.inputs) - set(values)
+    if unknown:
+        raise AdoptionError(f'no input is called {sorted(unknown)}; there are {described}')
+    names = options.inputs or tuple(values)
+    if not names:
+        raise AdoptionError('the network has no input; export it with its image as one')
+    other = [n for n in values if n not in names or len(_dims(values[n])) not in (4, 5)]
+    if other:
+        raise AdoptionError(
+            f'the network needs more than images ({described}): the nodes have no {sorted(other)} '
+            'to give, such as intrinsics, queries or a state; export it without'
+        )
+    if len(names) > 2:
+        raise AdoptionError(
+            f'the network takes {len(names)} images at a time ({described}); the '
+            'nodes give one, or for a pose two'
+        )
+    return names
+
+
 def _dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    """Sizes of a tensor; None = any."""
+    """Sizes of a tensor; ``None`` for a size that is open."""
     return tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
 
 
 def _layout(
     shape: Sequence[int | None], images: int, options: Options, notes: list[str], described: str
 ) -> tuple[bool, int]:
-    """Whether channels come first, and how many there are."""
+    """Whether channels come first, and their number."""
     ends = {'nchw': shape[-3], 'nhwc': shape[-1]}
     layout = options.layout
     if not layout:
@@ -183,12 +206,15 @@ def _layout(
             )
         layout = fitting[0]
         notes.append(f'guessed: layout {layout}, from {described}')
-    # The number of images is what is asked for where the file leaves it open.
+    # If the file leaves the number of channels open, the task decides.
     return layout == 'nchw', ends[layout] or (6 if options.task == ('pose',) and images == 1 else 3)
 
 
 def _patch(model: onnx.ModelProto, options: Options) -> int:
-    """What sizes must be multiples of: the preset's, or the patches' that images are cut into."""
+    """What width and height must be multiples of.
+
+    The preset says it, and the convolutions that cut images into patches.
+    """
     weights = {i.name: i.dims for i in model.graph.initializer}
     patches = [1]
     for node in model.graph.node:
@@ -200,7 +226,7 @@ def _patch(model: onnx.ModelProto, options: Options) -> int:
 
 
 def _size(fixed: Sequence[int | None], multiple: int, options: Options) -> tuple[int, int]:
-    """Width and height of the images."""
+    """Width and height of the images, from the file or from --size."""
     height, width = fixed
     if height and width:
         if options.size not in (None, (width, height)):
@@ -228,7 +254,7 @@ def _size(fixed: Sequence[int | None], multiple: int, options: Options) -> tuple
 
 
 def fix_sizes(model: onnx.ModelProto, inputs: NetworkInputs) -> None:
-    """Write the sizes into the graph, and forget those that followed from the open ones."""
+    """Write the sizes of the images into the graph, and remove shapes that depended on them."""
     for value in model.graph.input:
         value.CopyFrom(helper.make_tensor_value_info(value.name, inputs.kind, inputs.shape))
     del model.graph.value_info[:]
@@ -239,78 +265,40 @@ def fix_sizes(model: onnx.ModelProto, inputs: NetworkInputs) -> None:
 def find_outputs(
     found: Mapping[str, np.ndarray], inputs: NetworkInputs, options: Options, notes: list[str]
 ) -> NetworkOutputs:
+    """Find out which outputs of a network are depth, labels or motion.
+
+    Args:
+        found: all outputs, by name, for one picture or pair of pictures.
+        inputs: the network's images.
+        options: what its file does not say.
+        notes: gets what was guessed.
+
+    Raises:
+        AdoptionError: if the contract has no place for the outputs, or it is not clear what they
+            are.
+    """
     described = ', '.join(f"'{n}' {v.dtype} {list(v.shape)}" for n, v in found.items())
     unknown = set(options.outputs) - set(found)
     if unknown:
         raise AdoptionError(f'no output is called {sorted(unknown)}; there are {described}')
     names = options.outputs or tuple(found)
-    wanted = options.task
     if inputs.paired or len(inputs.names) == 2:
-        if wanted not in ((), ('pose',)):
+        if options.task not in ((), ('pose',)):
             raise AdoptionError('the network takes two images at a time; only pose is told of two')
         return _find_pose({n: found[n] for n in names}, options, described)
-    if 'pose' in wanted:
+    if 'pose' in options.task:
         raise AdoptionError(
             'a pose needs two images, as two inputs or as one with 6 channels; '
             'the network takes one'
         )
     maps = {n: m for n in names if (m := _as_map(found[n], inputs)) is not None}
     kind = options.kind(LABEL_KINDS)
-    choice = {
-        'depth': [
-            n
-            for n, (count, _) in maps.items()
-            if count == 1 and found[n].dtype.kind == 'f' and kind != 'ids'
-        ],
-        'semantics': [
-            n
-            for n, (count, _) in maps.items()
-            if (count > 1 and found[n].dtype.kind == 'f' and kind != 'ids')
-            or (count == 1 and kind != 'logits' and (found[n].dtype.kind in 'iu' or kind == 'ids'))
-        ],
+    candidates = _candidates(found, maps, kind)
+    _check_maps(found, maps, inputs, options, bool(candidates['depth']), described)
+    chosen = {
+        task: _choose(task, candidates[task], notes, described)
+        for task in _tasks(candidates, options, notes, described)
     }
-    instances = [
-        n for n in found if n not in maps and found[n].ndim == 3 and min(found[n].shape[1:]) > 1
-    ]
-    if instances and maps and not options.outputs and not choice['depth']:
-        raise AdoptionError(
-            f'the network tells instances ({described}): boxes, queries or mask prototypes, which '
-            'the contract, with one class for each pixel, cannot express. Take a semantic '
-            'segmentation network, or if one output does hold the classes, name it with --outputs'
-        )
-    if not maps:
-        width, height = inputs.size
-        raise AdoptionError(
-            f'no output is an image in proportion to {width}x{height}: {described}. If the network '
-            'was exported for one size, though the file says any, give that with --size; outputs '
-            'of other kinds cannot be used'
-        )
-    if not wanted:
-        wanted = tuple(task for task, fitting in choice.items() if fitting)
-        if len(wanted) != 1:
-            raise AdoptionError(
-                'the outputs may be depth, classes, both or neither: give --task, '
-                f'and --outputs if there are several; there are {described}'
-            )
-        notes.append(f'guessed: task {wanted[0]}, from the outputs {described}')
-    chosen: dict[str, str] = {}
-    for task in wanted:
-        fitting = choice[task]
-        named = [n for n in fitting if re.search(_HINTS[task], n.lower())]
-        if len(fitting) > 1 and len(named) == 1:
-            notes.append(f"guessed: {task} is '{named[0]}', by its name")
-            fitting = named
-        if len(fitting) != 1:
-            what = (
-                'choose one with --outputs'
-                if fitting
-                else 'export the network with an image '
-                'of it, of one channel for depth, of a channel for each class or of ids'
-            )
-            raise AdoptionError(
-                f'{len(fitting) or "no"} outputs may be {task}: {what}; there are {described}'
-            )
-        chosen[task] = fitting[0]
     depth, labels = chosen.get('depth', ''), chosen.get('semantics', '')
     if labels and not kind:
         kind = 'logits' if maps[labels][0] > 1 else 'ids'
@@ -326,16 +314,104 @@ def find_outputs(
     )
 
 
-def _as_map(value: np.ndarray, inputs: NetworkInputs) -> tuple[int, bool] | None:
-    """Channels of an output that is an image as the input is, and whether they come last.
+def _candidates(
+    found: Mapping[str, np.ndarray], maps: Mapping[str, tuple[int, bool]], kind: str
+) -> dict[str, list[str]]:
+    """The outputs that may be depth, and those that may be classes, by task.
 
-    None for what is no image.
+    Args:
+        found: all outputs.
+        maps: channels of those that are images, see :func:`_as_map`.
+        kind: logits, ids, or '' if it is not known which the classes are.
+    """
+
+    def is_depth(name: str) -> bool:
+        return maps[name][0] == 1 and found[name].dtype.kind == 'f' and kind != 'ids'
+
+    def is_semantics(name: str) -> bool:
+        type_kind = found[name].dtype.kind
+        if maps[name][0] > 1:
+            return type_kind == 'f' and kind != 'ids'
+        return kind != 'logits' and (type_kind in 'iu' or kind == 'ids')
+
+    return {
+        'depth': [name for name in maps if is_depth(name)],
+        'semantics': [name for name in maps if is_semantics(name)],
+    }
+
+
+def _check_maps(
+    found: Mapping[str, np.ndarray],
+    maps: Mapping[str, tuple[int, bool]],
+    inputs: NetworkInputs,
+    options: Options,
+    has_depth: bool,
+    described: str,
+) -> None:
+    """Refuse a network that tells instances, or has no output that is an image."""
+    instances = [
+        n for n in found if n not in maps and found[n].ndim == 3 and min(found[n].shape[1:]) > 1
+    ]
+    if instances and maps and not options.outputs and not has_depth:
+        raise AdoptionError(
+            f'the network tells instances ({described}): boxes, queries or mask prototypes, which '
+            'the contract, with one class for each pixel, cannot express. Take a semantic '
+            'segmentation network, or if one output does hold the classes, name it with --outputs'
+        )
+    if not maps:
+        width, height = inputs.size
+        raise AdoptionError(
+            f'no output is an image in proportion to {width}x{height}: {described}. If the network '
+            'was exported for one size, though the file says any, give that with --size; outputs '
+            'of other kinds cannot be used'
+        )
+
+
+def _tasks(
+    candidates: Mapping[str, Sequence[str]], options: Options, notes: list[str], described: str
+) -> tuple[str, ...]:
+    """The tasks that were asked for, else the only one that has candidates."""
+    if options.task:
+        return options.task
+    tasks = tuple(task for task, fitting in candidates.items() if fitting)
+    if len(tasks) != 1:
+        raise AdoptionError(
+            'the outputs may be depth, classes, both or neither: give --task, '
+            f'and --outputs if there are several; there are {described}'
+        )
+    notes.append(f'guessed: task {tasks[0]}, from the outputs {described}')
+    return tasks
+
+
+def _choose(task: str, fitting: Sequence[str], notes: list[str], described: str) -> str:
+    """The only candidate of a task, or the only one with a name that hints at it."""
+    named = [n for n in fitting if re.search(_HINTS[task], n.lower())]
+    if len(fitting) > 1 and len(named) == 1:
+        notes.append(f"guessed: {task} is '{named[0]}', by its name")
+        fitting = named
+    if len(fitting) != 1:
+        what = (
+            'choose one with --outputs'
+            if fitting
+            else 'export the network with an image '
+            'of it, of one channel for depth, of a channel for each class or of ids'
+        )
+        raise AdoptionError(
+            f'{len(fitting) or "no"} outputs may be {task}: {what}; there are {described}'
+        )
+    return fitting[0]
+
+
+def _as_map(value: np.ndarray, inputs: NetworkInputs) -> tuple[int, bool] | None:
+    """Number of channels of an output that is an image, and whether they come last.
+
+    ``None`` for an output that is no image of the input's proportions.
     """
     width, height = inputs.size
 
     def fits(h: int, w: int) -> bool:
-        # The image's size by a whole number, rounded either way, or times one. Much else, such as
-        # a hundred queries of a hundred classes, has about an image's proportions.
+        # The input's size divided by a whole number, rounded up or down, or times one. It must be
+        # exact: other tensors, such as 100 queries of 100 classes, have similar proportions.
         if min(h, w) < 4:
             return False
         down, up = max(1, round(height / h)), max(1, round(h / height))
@@ -352,8 +428,8 @@ def _as_map(value: np.ndarray, inputs: NetworkInputs) -> tuple[int, bool] | None
 
 
 def _find_pose(found: Mapping[str, np.ndarray], options: Options, described: str) -> NetworkOutputs:
-    """Six numbers in one output, or rotation and translation in two."""
-    # Networks for several sources say more; with two images, the first counts.
+    """Find the output with six numbers, or the two with rotation and translation."""
+    # Networks for several source images give several motions; here, the first is used.
     real = {n: v for n, v in found.items() if v.dtype.kind == 'f'}
     whole, halves = (
         [n for n, v in real.items() if v.size == k or v.shape[-1:] == (k,)] for k in (6, 3)
@@ -381,13 +457,13 @@ def _find_pose(found: Mapping[str, np.ndarray], options: Options, described: str
 
 
 def map_size(shape: Sequence[int]) -> tuple[int, int]:
-    """Height and width of an output with one channel."""
+    """Height and width of an output with one channel, from its shape."""
     height, width = (size for size in shape if size > 1)
     return height, width
 
 
 def is_coarse(model: onnx.ModelProto) -> bool:
-    """Whether a network computes in half precision or integers."""
+    """Whether a network computes in half precision or in integers."""
     return any(i.data_type == TensorProto.FLOAT16 for i in model.graph.initializer) or any(
         'Quantize' in node.op_type or 'Integer' in node.op_type for node in model.graph.node
     )
