@@ -44,8 +44,8 @@ class TransformTree:
     through that frame is looked up.
 
     Args:
-        tolerance: Seconds before the first and after the last sample of a moving transform for
-            which that sample is still taken.
+        tolerance: Seconds before the first and after the last sample of a moving transform in
+            which that sample is still used.
     """
 
     def __init__(self, tolerance: float = 0.2) -> None:
@@ -53,7 +53,7 @@ class TransformTree:
         self._edges: dict[str, dict[str, _Edge]] = {}  # by frame and parent
 
     def add(self, message: Any, static: bool) -> None:
-        """Take over the transforms of a tf2_msgs/TFMessage.
+        """Add the transforms of a tf2_msgs/TFMessage.
 
         Args:
             message: The message.
@@ -94,7 +94,7 @@ class TransformTree:
         )
 
     def _ancestors(self, frame: str) -> tuple[list[str], str]:
-        """A frame, its parent, and so on up, and why it ends there.
+        """A frame, its parent and so on up to the root, and why it ends there.
 
         Raises:
             TransformError: The frame is unknown.
@@ -117,7 +117,12 @@ class TransformTree:
         return chain, f"'{chain[-1]}' has no parent"
 
     def _to_ancestor(self, frames: list[str], stamp_ns: int) -> np.ndarray:
-        """The transform from the first of a row of frames, each below the next, out of the last."""
+        """The transform from the first frame to the parent of the last.
+
+        Args:
+            frames: each is the child of the next one.
+            stamp_ns: when.
+        """
         result = np.eye(4)
         for frame in frames:
             ((parent, edge),) = self._edges[frame].items()
@@ -156,5 +161,5 @@ def _nanoseconds(stamp: Any) -> int:
 
 
 def _name(frame: str) -> str:
-    """A frame's name without the slash in front that ROS 1 drivers gave it."""
+    """A frame's name without the leading slash that ROS 1 drivers use."""
     return frame.removeprefix('/')

@@ -41,9 +41,8 @@ from depth_ros.share import share_path
 
 USAGE = """Options are those of every ROS 2 node: parameters with --ros-args -p NAME:=VALUE or
 --params-file FILE, topics with -r image:=/camera/image_rect. The launch file starts both nodes:
-ros2 launch depth_ros depth_ros.launch.py (--show-args). README.md leads to the parameters in
-docs/parameters.md; config/depth_ros.yaml has their defaults, and 'ros2 param describe' explains
-those of a running node."""
+ros2 launch depth_ros depth_ros.launch.py (--show-args). docs/parameters.md and
+config/depth_ros.yaml list the parameters; 'ros2 param describe' shows those of a running node."""
 
 
 class ConfigurationError(ValueError):
@@ -170,7 +169,7 @@ class CameraNode(LifecycleNode):
         super().on_activate(state)
         self._monitor.restart()
         self.start()
-        self._slot.start_build()  # before images come, which importing TensorRT would hold up
+        self._slot.start_build()  # first, since importing TensorRT would hold up images
         self._camera = CameraInput(
             self, self.report, self.settings.image_transport, self.settings.reliability
         )
@@ -334,10 +333,10 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
         print(sys.modules[make_node.__module__].__doc__, USAGE, sep='\n')
         return 0
     prepare_process()
-    # A thread that computes keeps the interpreter for this long, 5 ms by default: too long beside a
-    # worker whose steps take one.
+    # How long a computing thread may keep the interpreter. The default of 5 ms is too long beside
+    # a worker whose steps take one.
     sys.setswitchinterval(5e-4)
-    # Likewise, waking OpenCV's threads takes longer than the millisecond of work they would share.
+    # Waking OpenCV's threads takes longer than the millisecond of work that they would share.
     cv2.setNumThreads(1)
     node = None
     try:

@@ -48,7 +48,7 @@ class EngineBuild:
         self._source, self._precision, self._say, self._end = source, precision, say, end
         self._output = engine_output(source)
         self._stopping = threading.Event()
-        self._lock = threading.Lock()  # of _process, so that no build starts after the stop
+        self._lock = threading.Lock()  # for _process, so that no build starts after the stop
         self._process: subprocess.Popen | None = None
         self._thread = threading.Thread(target=self._run, name='build', daemon=True)
         self._thread.start()
@@ -59,7 +59,7 @@ class EngineBuild:
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """Give up; on return no process and no half-written file is left."""
+        """Stop the build; on return no process and no half-written file is left."""
         with self._lock:
             self._stopping.set()
             process = self._process
@@ -72,8 +72,8 @@ class EngineBuild:
         self._thread.join()
 
     def _run(self) -> None:
-        # On Linux that is this thread's alone, and the process that it starts inherits it. A node
-        # that is nicer already may not take that back.
+        # On Linux niceness belongs to a thread, and the process that it starts inherits it. The
+        # node may be nicer already, which must not be undone.
         thread = os.PRIO_PROCESS, threading.get_native_id()
         os.setpriority(*thread, max(NICENESS, os.getpriority(*thread)))
         try:
@@ -88,7 +88,7 @@ class EngineBuild:
 
     @contextmanager
     def _turn(self) -> Iterator[int]:
-        """Hold the machine's lock, of which this is the file descriptor."""
+        """Hold the lock that allows one build on this machine; yields its file descriptor."""
         path = Path(tempfile.gettempdir(), f'depth_ros_build_{os.getuid()}.lock')
         waited = False
         with path.open('w') as lock:
@@ -104,12 +104,12 @@ class EngineBuild:
             yield lock.fileno()
 
     def _is_built(self) -> bool:
-        """Whether another node, or somebody, has built the engine since it was missed."""
+        """Whether somebody else has built the engine in the meantime."""
         try:  # a damaged engine shows only when it is loaded
             load_built_engine(self._source, 1).close()
         except UnfitEngineError:
             return False
-        except EngineError:  # which building does not help; the node finds out too, and tells
+        except EngineError:  # building would not help; the node will say what is wrong
             pass
         return True
 
@@ -132,8 +132,8 @@ class EngineBuild:
         with self._lock:
             if self.stopping:
                 return
-            # Its own session: Ctrl-C is for the node, which ends the build. It inherits the lock,
-            # which so outlives a node that is killed.
+            # A session of its own: Ctrl-C must reach only the node, which then ends the build. The
+            # build inherits the lock, so that the lock outlives a node that is killed.
             self._process = process = subprocess.Popen(
                 command,
                 env={**os.environ, 'PYTHONPATH': search},
@@ -165,7 +165,7 @@ class EngineBuild:
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
-    """Send a signal to a build and whatever it started."""
+    """Send a signal to a build and to all processes that it has started."""
     if process.poll() is None:
         try:
             os.killpg(process.pid, number)

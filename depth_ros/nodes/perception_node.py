@@ -34,7 +34,7 @@ _MESSAGES = {
 
 
 class Canvas:
-    """Output images of one geometry, made when first needed and filled again for every frame.
+    """Output images of one geometry, created when first needed and reused for every frame.
 
     Attributes:
         camera: intrinsics of the outputs.
@@ -54,7 +54,7 @@ class Canvas:
         self._fresh.clear()
 
     def fill(self, name: str, image: np.ndarray) -> ImageBuffer:
-        """Image of the topic ``name`` from that at network size; the work is done once a frame."""
+        """The image of topic ``name``, filled once a frame from ``image`` at network size."""
         topic = TOPICS[name]
         if name not in self._buffers:
             self._buffers[name] = ImageBuffer(
@@ -140,8 +140,11 @@ class PerceptionNode(CameraNode):
     def _messages(
         self, wanted: set[str], outputs: dict[str, np.ndarray], frame: Frame
     ) -> dict[str, Image | CameraInfo | PointCloud2]:
-        """What to publish, all of it: once the first is out, its way through the middleware and its
-        receivers compete for the processor with whatever is still to be computed."""
+        """All messages to publish.
+
+        They are made before the first is published: from then on the middleware and the receivers
+        compete for the processor.
+        """
         canvas = self._next_canvas(frame)
         labels = outputs.get('labels')
         depth = np.empty(0)
@@ -165,7 +168,7 @@ class PerceptionNode(CameraNode):
         return messages
 
     def _next_canvas(self, frame: Frame) -> Canvas:
-        """The canvas for a frame: the last one while the geometry stays."""
+        """The canvas for a frame: the same as before unless the geometry has changed."""
         if self._canvas is None or self._canvas.fit != frame.fit:
             self._canvas = Canvas(frame.fit, self.settings.output_size == 'network')
         self._canvas.next_frame()

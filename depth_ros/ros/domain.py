@@ -1,4 +1,4 @@
-"""A ROS domain of one's own on this machine, so that runs side by side do not meet."""
+"""Claims a ROS domain of this machine, so that runs side by side do not hear each other."""
 
 from __future__ import annotations
 

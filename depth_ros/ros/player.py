@@ -120,7 +120,7 @@ class Player(Node):
             while next_tick < due:
                 _sleep(next_tick - time.monotonic())
                 self._tick(first + int((next_tick - start) * rate * 1e9))
-                # After a delay one tick tells the time; those missed would only cost more of it.
+                # After a delay one tick is enough: publishing the missed ones would delay playback.
                 next_tick = max(next_tick, time.monotonic()) + 1 / clock_hz
             _sleep(due - time.monotonic())
             self._publish(message)
@@ -130,7 +130,7 @@ class Player(Node):
             output.wait_for_all_acked(Duration(seconds=2))
 
     def _publish(self, message: Message) -> None:
-        # The time is taken before, so that a latency includes the whole way.
+        # Taken before publishing, so that latencies include it.
         now = time.monotonic_ns()
         self._outputs[message.topic].publish(message.data)
         if message.topic in self._stamped:

@@ -104,7 +104,7 @@ class Recorder(Node):
 
 def _write(recorder: Recorder, writer: BagWriter, failed: list[Exception]) -> None:
     """Write until the queue yields None; a failure ends the recording."""
-    early: list[Row] = []  # than the first tick of a simulated clock, whose time they get
+    early: list[Row] = []  # rows before the first tick of a simulated clock; they get its time
     try:
         while (row := recorder.messages.get()) is not None:
             early.append(row)
@@ -117,7 +117,7 @@ def _write(recorder: Recorder, writer: BagWriter, failed: list[Exception]) -> No
 
 
 def _write_at(log_ns: int, rows: list[Row], writer: BagWriter) -> None:
-    """Write and forget rows, those without a log time with this one."""
+    """Write rows and clear the list; those without a log time get ``log_ns``."""
     for topic, msgtype, own, data, latched in rows:
         writer.write(topic, msgtype, own or log_ns, data, latched=latched)
     rows.clear()

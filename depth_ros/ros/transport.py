@@ -1,4 +1,4 @@
-"""How images travel: quality of service, Fast DDS's shared memory, and the end.
+"""How images travel: quality of service, Fast DDS's shared memory, and shutdown.
 
 Measured on two cores, the defaults lose over 95 % of best-effort images above 512 KiB and spend
 most of the time of a large message on page faults. Three remedies live here: a Fast DDS profile
@@ -63,7 +63,7 @@ def env(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """A complete environment for a child process that sends or receives images.
 
     Args:
-        environment: what to start from; values that it already has are kept.
+        environment: variables to start from; they win over ours.
     """
     return {
         **allocator_environment(),
@@ -83,11 +83,11 @@ def prepare_process() -> None:
 def until_shutdown() -> Iterator[None]:
     """Run a block that SIGINT, SIGTERM or a shutdown of ROS may end at any moment, without error.
 
-    Call it after ``rclpy.init``, whose own errors would pass for a shutdown.
+    Call it after ``rclpy.init``, whose own errors would be taken for a shutdown.
 
-    A signal shuts ROS down on a thread of its own. What the block does with ROS just then fails
-    with an error like any other (RCLError, InvalidHandle), and only if it waits at that moment
-    with ExternalShutdownException; so an error of ROS counts as long as ROS is up.
+    A signal shuts ROS down on another thread. If the block is waiting at that moment it gets
+    ExternalShutdownException; any other call to ROS fails with an ordinary error (RCLError,
+    InvalidHandle). So such errors are passed on only while ROS is up.
     """
     try:
         yield

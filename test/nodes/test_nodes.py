@@ -47,7 +47,7 @@ def test_help_starts_no_node(node, option):
         timeout=60,
     )
     assert done.returncode == 0 and done.stderr == ''
-    for text in ('camera_info', '-p NAME:=VALUE', 'depth_ros.launch.py', 'README'):
+    for text in ('camera_info', '-p NAME:=VALUE', 'depth_ros.launch.py', 'docs/parameters.md'):
         assert text in done.stdout
 
 
