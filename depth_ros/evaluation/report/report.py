@@ -215,7 +215,8 @@ def _made(found: Mapping, contracts: Mapping[str, ModelContract]) -> Iterator[tu
         yield 'replay', text if late is None else f'{text}; at worst {late:.0f} ms late'
     for node, contract in contracts.items():
         yield node, _model(found['models'][node], contract)
-        for key, value in contract.provenance.items():
+        known = {key: value for key, value in contract.provenance.items() if value is not None}
+        for key, value in known.items():
             yield f'{contract.name}: {key}', str(value)
     for name, value in found['settings'].items():
         if value is not None:
