@@ -46,11 +46,11 @@ class Measurement:
     Attributes:
         path, name: of the model.
         width, height: network size, pixels.
-        image_size: (width, height) of the images that it takes and resizes itself; ``None`` where
-            they are of the network's size.
+        image_size: (width, height) of the images that it takes and resizes itself; ``None`` if it
+            takes them at network size.
         backend: the runtime.
         threads: threads of an inference.
-        load_s: time to load or compile the model, without that to import the runtime, seconds.
+        load_s: time to load or compile the model, seconds; importing the runtime does not count.
         p50_ms, p90_ms, p99_ms, max_ms: latency of an inference, inputs and outputs in the host's
             memory.
         per_second: inferences a second, one after the other.
@@ -124,8 +124,8 @@ def _backends(path: Path) -> tuple[str, ...]:
 
 
 def _in_process(function: Any, *arguments: Any) -> Any:
-    """Call a function in a fresh process, so that memory and threads are of this call alone."""
-    # Not forked: inference runtimes do not survive it.
+    """Call a function in a fresh process, so that its memory and threads are its own."""
+    # Spawned: inference runtimes do not survive a fork.
     with ProcessPoolExecutor(1, get_context('spawn'), _end_with_parent) as pool:
         try:
             return pool.submit(function, *arguments).result()
@@ -137,7 +137,7 @@ def _in_process(function: Any, *arguments: Any) -> Any:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is killed, which else would wait for ever."""
+    """End this process when its parent is killed; otherwise it would wait for ever."""
 
     parent = parent_process()
     assert parent is not None
@@ -171,7 +171,7 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
     engine = load_for_bench(path, backend, effort.threads)
     load_s = time.perf_counter() - start
     if backend == TENSORRT:
-        # A Jetson's free memory is the whole system's, where others may release some meanwhile.
+        # On a Jetson this is the system's memory, of which others may free some meanwhile.
         gpu_mb = max(0, before - _free_gpu_memory()) / 1e6
     inputs = noise_inputs(engine)
     for _ in range(effort.warmup):
@@ -210,7 +210,7 @@ def measure(path: Path, backend: str, effort: Effort) -> Measurement:
 
 def _peak_memory() -> float:
     """The largest memory that this process has had, MB."""
-    # Not getrusage, which counts the parent's memory too, from before this program was started.
+    # Not getrusage: it includes the parent's memory from before this program was started.
     text = Path('/proc/self/status').read_text()
     line = next(line for line in text.splitlines() if line.startswith('VmHWM:'))
     return int(line.split()[1]) * 1024 / 1e6

@@ -108,15 +108,15 @@ def build(
     trt: Any = None,
     cudart: Any = None,
 ) -> None:
-    """Build an engine for this machine's GPU; engine and record appear whole or not at all.
+    """Build an engine for this machine's GPU. It and its record are written whole or not at all.
 
     Args:
         source: ONNX file with a contract.
-        output: file to write, ``.engine``; beside it come its record, ``.json``, and ``.timing``,
-            measurements that make the next build faster.
+        output: file to write, ``.engine``. Beside it are written its record, ``.json``, and
+            ``.timing``, measurements that make the next build faster.
         precision, calibration: see :func:`load_model`.
-        stop: set by another thread or a signal handler to give up.
-        model: what :func:`load_model` gave for these; ``None`` to load it here.
+        stop: another thread or a signal handler sets it to stop the build.
+        model: result of :func:`load_model` for these arguments; ``None`` to load it here.
         trt, cudart: modules; ``None`` for the installed ones.
 
     Raises:
@@ -161,7 +161,7 @@ def build(
     output.parent.mkdir(parents=True, exist_ok=True)
     if measured:
         write_file(timing, measured)
-    # Between the two, an older engine has no record and is refused.
+    # Until both are written there is no record, so that an older engine is refused.
     record_path(output).unlink(missing_ok=True)
     write_file(output, plan)
     write_file(record_path(output), record.to_json())
@@ -175,9 +175,9 @@ def serialize(
     Args:
         model: the graph, of the precision that the engine shall have.
         trt: the module ``tensorrt``, or ``tensorrt_rtx``, which needs no GPU.
-        timing: timing cache of an earlier build, which is ignored if it does not fit; empty to
-            start one; ``None`` for none, as TensorRT-RTX has none.
-        stop: set to give up.
+        timing: timing cache of an earlier build, which is ignored if it does not fit; empty for a
+            new one; ``None`` for none, as TensorRT-RTX has none.
+        stop: set to stop the build.
 
     Returns:
         The engine, and the timing cache, empty if there is none.
@@ -195,9 +195,9 @@ def serialize(
         problems = '; '.join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
         raise EngineError(f'TensorRT {trt.__version__} cannot read the model: {problems}')
     config = builder.create_builder_config()
-    # TF32 rounds like fp16: it would be fp32 by name only.
+    # TF32 rounds like fp16, so it would not be fp32.
     config.clear_flag(trt.BuilderFlag.TF32)
-    # To be kept until the engine is built.
+    # The variable keeps the cache alive until the engine is built.
     cache = None if timing is None else _set_timing_cache(config, timing)
     log.errors.clear()
     with _progress(trt, stop) as monitor:
@@ -211,7 +211,7 @@ def serialize(
 
 
 def _set_timing_cache(config: Any, timing: bytes) -> Any:
-    """Go on with a timing cache or, where it is of another GPU or version, with an empty one."""
+    """Use a timing cache, or an empty one if it is of another GPU or version of TensorRT."""
     for content in (timing, b''):
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
@@ -221,11 +221,11 @@ def _set_timing_cache(config: Any, timing: bytes) -> Any:
 
 @contextmanager
 def _progress(trt: Any, stop: threading.Event):
-    """A progress monitor; while the block runs, a line on stderr tells what TensorRT is doing.
+    """A progress monitor that prints to stderr what TensorRT is doing, while the block runs.
 
-    One step can take minutes, without a word of TensorRT: the lines come by the clock.
+    It prints at regular times, as one step can take minutes in which TensorRT reports nothing.
     """
-    phases: dict[str, list[int]] = {}  # steps done and to do of those under way, outermost first
+    phases: dict[str, list[int]] = {}  # of current phases, outermost first: steps done, all steps
     start = time.monotonic()
 
     class Monitor(trt.IProgressMonitor):
@@ -280,7 +280,7 @@ def check_without_gpu(
 
     Args:
         model: what :func:`load_model` gave.
-        stop: set to give up.
+        stop: set to stop the build.
 
     Returns:
         The version of TensorRT-RTX, and the size of the engine in bytes.

@@ -88,7 +88,7 @@ def compare(
         images: what to run them on; a pose network gets each with the one before.
         bounds: how far B may be from A.
         bar: whether to show progress.
-        check: called with each image; may refuse it by an EngineError.
+        check: called with each image; raises EngineError to refuse it.
 
     Raises:
         EngineError: if they are not of one model, one fails, or there is nothing to compare.

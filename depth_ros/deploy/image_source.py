@@ -1,4 +1,4 @@
-"""Images to run networks on before a robot does: of a recording, or of a folder."""
+"""The images of a recording or of a folder, to calibrate and compare networks with."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 """Suffixes of a folder's files that are images."""
 
 CALIBRATION_IMAGES, HELD_OUT_IMAGES = 32, 60
-"""How many images calibrate a network, and how many judge it, at most, unless told otherwise."""
+"""Default for how many images calibrate a network, and how many judge it, at most."""
 
 FOLDER_PERIOD = 10**8
-"""Nanoseconds between two images of a folder, which have no times."""
+"""Assumed time between two images of a folder, ns."""
 
 IndexedImages = Iterator[tuple[int, RecordedImage | Exception, Any]]
 """Images with their indices and CameraInfo; an error in place of one that cannot be read."""
@@ -41,10 +41,10 @@ class Images:
 
     Attributes:
         path: a recording, or a folder of images, which are taken in the order of their names.
-        only: indices of those to use, from 0, ascending, at least one; `None` for all. Where they
-            are not all in a row, a pose network gets the pairs of neighbours among them, and no
+        only: indices of the images to use, from 0, ascending, at least one; `None` for all. If
+            there are gaps, a pose network gets the pairs of neighbours among them, and no
             trajectory is judged.
-        topics: of a recording, what `find_streams` is given, by its argument's name.
+        topics: topics of a recording, by the names of `find_streams`' arguments.
         classes: what true class ids mean, see `ClassMap.read`.
     """
 
@@ -122,7 +122,7 @@ def count_images(path: Path, topics: Mapping[str, str]) -> int:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder and no recording, which has these files."""
+    """Whether a path is a folder of images, not one of a recording, which has certain files."""
     return path.is_dir() and not any(
         p.name == 'metadata.yaml' or p.suffix in ('.mcap', '.db3') for p in path.iterdir()
     )
@@ -161,7 +161,10 @@ def _from_folder(images: Images, contract: ModelContract) -> IndexedImages:
 
 
 def _from_recording(bag: Bag, streams: Streams, images: Images, pool: Executor) -> IndexedImages:
-    """Images of a recording, each with the latest camera_info before it; no other is decoded."""
+    """Images of a recording, each with the latest camera_info before it.
+
+    Images that are not used are not decoded.
+    """
     taken: deque[tuple[int, Any]] = deque()
 
     def messages() -> Iterator[Message]:

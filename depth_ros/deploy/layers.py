@@ -1,4 +1,4 @@
-"""Where the time goes: the layers of a network, as each runtime computes them."""
+"""The time that each layer of a network takes, measured with each runtime."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class _OpenVinoProfiler(OpenVinoEngine):
         inputs = noise_inputs(self)
         times: dict[str, list[float]] = {}
         kinds = {}
-        for _ in range(self._effort.warmup):  # which also does what is done only once
+        for _ in range(self._effort.warmup):  # includes what is done only once
             self.infer(inputs)
         for _ in range(self._effort.runs):
             self.infer(inputs)
@@ -154,7 +154,7 @@ class _TensorRtProfiler(TensorRtEngine):
     def __init__(self, path: Path, effort: Effort) -> None:
         self._effort = effort
         with closing(load_for_bench(path, TENSORRT, effort.threads)) as engine:
-            file = engine.path  # the one that `measure` takes, too
+            file = engine.path  # the same file that `measure` takes
         super().__init__(file, effort.threads, source=None if file == path else path)
         self._times: dict[str, list[float]] = {}
         times, trt = self._times, self._trt
@@ -170,7 +170,7 @@ class _TensorRtProfiler(TensorRtEngine):
         self._context.profiler = self._profiler
 
     def _record(self, resources: Any) -> None:
-        """Without a CUDA graph: only what is enqueued layer by layer is measured so."""
+        """Record no CUDA graph: the profiler sees only layers that are enqueued one by one."""
 
     def layers(self) -> tuple[Layer, ...]:
         inputs = noise_inputs(self)
@@ -186,7 +186,13 @@ _PROFILERS = {
 
 
 def _layers(times: dict[str, list[float]], kinds: dict[str, str], runs: int) -> tuple[Layer, ...]:
-    """Layers from the times that each took, of which the last ones count."""
+    """Layers with their mean times.
+
+    Args:
+        times: times of each layer, ms, of all inferences.
+        kinds: kinds of the layers.
+        runs: how many inferences count, from the end.
+    """
     return tuple(
         Layer(name=name, kind=kinds.get(name, ''), ms=sum(values[-runs:]) / runs)
         for name, values in times.items()

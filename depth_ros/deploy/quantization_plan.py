@@ -1,4 +1,4 @@
-"""Where a graph is quantised to int8, and the graph with it."""
+"""Choosing where a graph is quantised to int8, and inserting the quantisation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from depth_ros.inference.engine import EngineError
 _WEIGHTED = ('Conv', 'Gemm', 'MatMul')
 _ENLARGING = ('Resize', 'Upsample', 'ConvTranspose', 'DepthToSpace')
 _MOVING = ('Concat', 'DepthToSpace', 'Identity', 'MaxPool', 'Pad', 'Resize')
-"""Operators whose outputs are values of their inputs, so that one scale fits both."""
+"""Operators that only move values, so that one scale fits their inputs and outputs."""
 
 
 @dataclass
@@ -24,10 +24,11 @@ class QuantizationPlan:
 
     Attributes:
         model: the graph.
-        runtime: what it is for.
-        nodes: those that compute in int8.
-        groups: for each tensor to quantise, another one, or itself, whose scale it shares.
-        sources: for each of ``nodes``, by output, a quantised tensor with the scale of its input.
+        runtime: the runtime that it is quantised for.
+        nodes: nodes that compute in int8.
+        groups: for each tensor to quantise, the tensor whose scale it shares, which may be itself.
+        sources: for the first output of each of ``nodes``, a quantised tensor with the scale of the
+            node's input.
         readers: first outputs of the nodes that read quantised values.
     """
 
@@ -40,7 +41,12 @@ class QuantizationPlan:
 
     @classmethod
     def create(cls, model: onnx.ModelProto, runtime: str, scope: str) -> QuantizationPlan:
-        """Find what is worth it: convolutions and matrix products with constant weights.
+        """Choose what is worth quantising: convolutions and products with constant weights.
+
+        Args:
+            model: the graph; :meth:`insert` changes it.
+            runtime: ``openvino``, ``onnxruntime`` or ``tensorrt``.
+            scope: ``all``, or ``encoder`` for what comes before the first enlargement.
 
         Raises:
             EngineError: if there are none, or the graph is quantised already or too old.
@@ -72,8 +78,12 @@ class QuantizationPlan:
         return plan
 
     def _place(self) -> None:
-        """Quantise where values arise, not where they are read: so convolution, activation and
-        quantisation are one kernel, and what only moves values moves bytes."""
+        """Choose the tensors to quantise.
+
+        A tensor is quantised where it is computed, not where it is read. So runtimes can fuse
+        convolution, activation and quantisation into one kernel, and operators that only move
+        values move bytes.
+        """
         graph = self.model.graph
         makers = {name: node for node in graph.node for name in node.output}
         users: dict[str, list[NodeProto]] = {}
@@ -84,8 +94,8 @@ class QuantizationPlan:
             self.readers.add(node.output[0])
             self.sources[node.output[0]] = self._join(node.input[0], makers)
         if self.runtime == 'onnxruntime':
-            # It has int8 kernels only for what is between a quantised input and output. The last
-            # ones stay as they are: in 8 bits, far depths would be all alike.
+            # It has int8 kernels only for nodes with quantised inputs and outputs. The last nodes
+            # keep their outputs: in 8 bits, all far depths would be the same.
             leading: set[str] = set()
             for node in reversed(graph.node):
                 if node.output[0] in self.readers or not leading.isdisjoint(node.output):
@@ -101,7 +111,7 @@ class QuantizationPlan:
         )
 
     def _join(self, name: str, makers: Mapping[str, NodeProto]) -> str:
-        """Quantise a tensor, or what it is moved from, with one scale for all of it.
+        """Quantise a tensor, or the tensors that it is moved from, with one scale for all of them.
 
         Returns:
             One of the tensors that are quantised.
@@ -126,7 +136,7 @@ class QuantizationPlan:
         return sources[0]
 
     def root(self, name: str) -> str:
-        """The tensor that stands for all those of one scale."""
+        """The tensor that represents all tensors with the same scale as ``name``."""
         while self.groups[name] != name:
             name = self.groups[name]
         return name
@@ -137,8 +147,8 @@ class QuantizationPlan:
         """Insert the quantisation into the graph.
 
         Args:
-            ranges: least and largest value of each tensor to quantise.
-            means: mean by channel of each input of a convolution.
+            ranges: least and largest value of each tensor to quantise, by name.
+            means: mean of each channel (C,) of each input of a convolution, by name.
         """
         scales = self._scales(ranges)
         graph = self.model.graph
@@ -159,14 +169,14 @@ class QuantizationPlan:
             for name in node.output:
                 nodes += self._pair(name, scales)
         used = {name for node in nodes for name in node.input}
-        # What no node has read, a branch of one may read.
+        # A constant that no node reads may be read within a branch of a node.
         kept = [i for i in graph.initializer if i.name in used or i.name not in read]
         replace_items(graph.node, nodes)
         replace_items(graph.initializer, kept)
         replace_items(graph.value_info, [])
 
     def _scales(self, ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple]:
-        """Scale and zero point of each tensor."""
+        """Scale and zero point of each tensor to quantise."""
         joined: dict[str, tuple[float, float]] = {}
         for name in self.groups:
             low, high = joined.get(self.root(name), (0.0, 0.0))
@@ -182,7 +192,7 @@ class QuantizationPlan:
         return scales
 
     def _pair(self, name: str, scales: Mapping[str, tuple]) -> list[NodeProto]:
-        """Quantise and dequantise a tensor, if it is one of those."""
+        """The nodes that quantise and dequantise a tensor; none if it is not to be quantised."""
         if name not in scales:
             return []
         scale = self._constant(scales[name][0], f'{name}/scale')
@@ -212,9 +222,10 @@ class QuantizationPlan:
         """Quantise a node's weights by output channel, and, for ONNX Runtime, its bias.
 
         Args:
-            constants: by name.
-            scale: of its input.
-            mean: of its input, by channel; ``None`` if it is no convolution.
+            node: the node, which is changed.
+            constants: constants of the graph, by name.
+            scale: scale of the node's input.
+            mean: mean of each channel of the input; ``None`` if the node is no convolution.
         """
         values = constants[node.input[1]]
         transposed = any(a.name == 'transB' and a.i for a in node.attribute)
@@ -225,7 +236,7 @@ class QuantizationPlan:
         steps = np.rint(values / np.expand_dims(scales, others)).astype(np.int8)
         bias = constants.get(node.input[2]) if len(node.input) > 2 else None
         if mean is not None and (bias is not None or len(node.input) == 2):
-            # What rounding the weights adds to the mean of the output is taken off again.
+            # The bias makes up for what rounding the weights changes in the mean of the output.
             lost = values - steps * np.expand_dims(scales, others)
             lost = lost.reshape(*lost.shape[:2], -1).sum(2)
             groups = len(mean) // lost.shape[1]
@@ -244,8 +255,8 @@ class QuantizationPlan:
     def _dequantize(
         self, node: NodeProto, index: int, steps: np.ndarray, scales: np.ndarray, axis: int
     ) -> NodeProto:
-        """Put quantised constants in place of a node's input."""
-        # One constant may serve several nodes, each with scales of its own for the bias.
+        """Replace an input of a node by dequantised constants; returns the node that makes them."""
+        # Several nodes may share a constant, but not the scales of a bias.
         name = f'{node.output[0]}/{node.input[index]}'
         node.input[index] = f'{name}/dequantized'
         inputs = [
@@ -263,6 +274,6 @@ class QuantizationPlan:
 
 
 def _interpolates(node: NodeProto) -> bool:
-    """Whether a node makes new values, as a linear Resize does."""
+    """Whether a node computes new values, as a linear Resize does."""
     modes = [a.s for a in node.attribute if a.name == 'mode']
     return node.op_type == 'Resize' and modes not in ([], [b'nearest'])

@@ -62,15 +62,15 @@ def quantize(
     Args:
         source: ONNX file with a contract.
         calibration: recording or folder of images whose values set the scales.
-        validation: another one to judge on; ``None``: images of ``calibration``, a third at most,
-            are left out of the calibration, for that.
-        runtime: what the file is for, ``openvino``, ``onnxruntime`` or ``tensorrt``.
-        scope: ``all`` of the network, or its ``encoder``, that is what comes before the first
+        validation: recording or folder to judge on; ``None``: images of ``calibration``, at most a
+            third, which do not calibrate.
+        runtime: the runtime to quantise for, ``openvino``, ``onnxruntime`` or ``tensorrt``.
+        scope: ``all`` of the network, or its ``encoder``, which is what comes before the first
             enlargement; ``None``: the encoder for TensorRT, else all.
         bounds: how far the result may be from the original.
         calibration_images, held_out_images: how many images, or pairs of consecutive ones for a
-            pose network, to use at most, at least 1; they are spread evenly.
-        topics: of recordings, see :class:`depth_ros.deploy.image_source.Images`.
+            pose network, to use at most; at least 1. They are spread evenly.
+        topics: topics of recordings, see :class:`depth_ros.deploy.image_source.Images`.
 
     Returns:
         The quantised model, with the contract of the original.
@@ -78,9 +78,9 @@ def quantize(
     Raises:
         ContractError: if the file cannot be read or has no contract.
         BagError, ValueError: if the images cannot be used.
-        RefusedError: if it is out of bounds; the message tells the numbers.
-        EngineError: if there is nothing to quantise, too few images, or images to calibrate are
-            among those to judge.
+        RefusedError: if the result is out of bounds; the message has the numbers.
+        EngineError: if there is nothing to quantise, there are too few images, or an image would
+            both calibrate and judge.
     """
     contract = read_contract(source)
     model = onnx.load(source)
@@ -132,16 +132,20 @@ def quantize(
 
 
 def _spread(number: int, most: int) -> list[int]:
-    """At most ``most`` of the first ``number`` whole numbers, spread evenly."""
+    """At most ``most`` of the whole numbers below ``number``, spread evenly."""
     most = min(most, number)
     return [(2 * i + 1) * number // (2 * most) for i in range(most)]
 
 
 def _split(number: int, calibration: int, held_out: int) -> tuple[list[int], list[int]]:
-    """Which to calibrate with and which to judge on, at most as many as asked for.
+    """Indices of the images that calibrate, and of those that judge.
 
-    Both are spread over all of the recording, where a robot may stand still for a while, and as far
-    from each other as can be, as images that follow each other are much alike.
+    Both are spread over the whole recording, as a robot may stand still for a while. They are as
+    far from each other as possible, as consecutive images are much alike.
+
+    Args:
+        number: number of images.
+        calibration, held_out: how many to use at most.
     """
     held_out = min(held_out, number // 3)
     places = _spread(number, calibration + held_out)
@@ -161,9 +165,11 @@ def _check_unseen(validation: Path, seen: set[bytes], picture: RecordedImage) ->
 def _inputs(
     images: Images, contract: ModelContract, seen: set[bytes]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The network's inputs for images, or for pairs of them.
+    """The network's inputs for images, or for pairs of images.
 
     Args:
+        images: the images.
+        contract: the network's contract.
         seen: gets the hashes of the images that are used.
     """
     with ExitStack() as stack:
@@ -192,12 +198,12 @@ def _observe(
     inputs: Iterable[dict[str, np.ndarray]],
     images: Path,
 ) -> tuple[dict[str, tuple[float, float]], dict[str, np.ndarray]]:
-    """Run the original on the images.
+    """Run the original network on the images.
 
     Returns:
-        The least and the largest value of each tensor to quantise, and the mean by channel of each
-        input of a convolution: the mean, over the images, of each. The mean leaves out what only
-        one image has, so that the steps of all others are finer.
+        The least and the largest value of each tensor to quantise, and the mean of each channel of
+        each input of a convolution, all averaged over the images. Averaging cuts off extremes of
+        single images, so that the quantisation is finer for all others.
     """
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""Which of the ground truth's classes each of a model's classes is."""
+"""Mapping the classes of a model to those of ground truth."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ KNOWN: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""Label sets that have a name here."""
+"""Known label sets: names of their classes, and the class for each of a model's, by name."""
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -100,7 +100,7 @@ _GREY: tuple[int, int, int] = (255, 255, 255)
 
 @dataclass(frozen=True)
 class ClassMap:
-    """The classes of ground truth, and which of them a model's are.
+    """The classes of ground truth, and the one for each class of a model.
 
     Attributes:
         classes: the true classes, with colours.
@@ -143,9 +143,9 @@ class ClassMap:
         return cls(tuple(SemanticClass(i, n, colors[n]) for i, n in enumerate(names)), lookup)
 
     def predicted(self, labels: np.ndarray) -> np.ndarray:
-        """True classes uint8 (H, W) of the model's labels."""
+        """The model's labels as classes of the truth, uint8 (H, W)."""
         return self.lookup[labels]
 
     def truth(self, labels: np.ndarray) -> np.ndarray:
-        """True labels (H, W) with ids that are no class as 255, uint8."""
+        """True labels as uint8 (H, W), with 255 for ids that are no class."""
         return np.where(labels < len(self.classes), labels, UNLABELED).astype(np.uint8)

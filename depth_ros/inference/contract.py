@@ -56,10 +56,10 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 """Input tensor names of each task."""
 
 _OPTIONAL = frozenset({'affine_invariant', 'image_size'})
-"""Fields that a file may lack, and does where they have their default.
+"""Fields that are written only if they differ from their default.
 
-Software that does not know such a field reads every file without it, and refuses one with it rather
-than take its depth or its images for what they are not."""
+Older software, which does not know them, reads files without them, and refuses files with them. It
+would misunderstand their depth or images."""
 
 
 class ContractError(ValueError):
@@ -96,8 +96,8 @@ class ModelContract:
         image_size: (width, height) of the images that the network takes and resizes itself;
             ``None`` where it takes them at network size.
         affine_invariant: whether 1 / depth is only the true inverse depth times an unknown factor
-            plus an unknown shift, both others in each image, as MiDaS and Depth Anything give it:
-            near and far can be told apart, distances cannot be told.
+            plus an unknown shift, which differ from image to image, as with MiDaS and Depth
+            Anything. It tells near from far, but no distances.
     """
 
     task: str
@@ -238,7 +238,7 @@ class ModelContract:
         return height, width, 3
 
     def class_id(self, name: str) -> int | None:
-        """Id of the class called ``name``, or ``None`` where the model has no such class."""
+        """Id of the class called ``name``, or ``None`` if the model has no such class."""
         return next((c.id for c in self.classes if c.name == name), None)
 
     def tensor_shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -271,7 +271,7 @@ class ModelContract:
         except ValueError as error:
             raise ContractError(f"metadata '{METADATA_KEY}' is not JSON: {error}") from error
         _check(isinstance(data, dict), METADATA_KEY, 'must be a JSON object')
-        # The version decides which fields to expect, so it is judged before them.
+        # The version decides which fields to expect, so it is checked first.
         _check(
             data.get('version') == VERSION,
             'version',

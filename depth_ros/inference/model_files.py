@@ -1,4 +1,4 @@
-"""Which models a command is to run."""
+"""Finding the model files that a command runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHIPPED = ('models/perception.onnx', 'models/pose.onnx')
 
 
 def chosen_models(given: Sequence[Path] | None) -> dict[str, Path]:
-    """Return the model file of each node, by node name, after a look at their contracts.
+    """Find the model file of each node, by node name, and check their contracts.
 
     Args:
         given: Model files, or folders of .onnx files; None for the shipped ones.

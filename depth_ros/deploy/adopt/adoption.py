@@ -1,7 +1,8 @@
-"""A foreign ONNX network in the contract: what is added before and behind it, and the proof.
+"""Making a model of a foreign ONNX network.
 
-Images become the network's input in the graph, its outputs depth, labels or motion. The result is
-run and compared with the foreign network, with numpy around it.
+Operators are added to its graph that turn images into its inputs, and its outputs into depth,
+labels or motion. The result is run and compared with the foreign network, around which numpy does
+the same.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ from depth_ros.inference.engine import EngineError
 
 @dataclass(frozen=True)
 class Adopted:
-    """A network with its contract.
+    """A foreign network that has become a model.
 
     Attributes:
         model: the graph, with the contract in it.
         contract: the same contract.
-        outputs: its outputs for the pictures that it was tried on.
-        difference: by output, how far from the foreign network's; for labels, the share of pixels.
+        outputs: its outputs for the pictures that it was tried on, by name.
+        difference: by output, the largest relative difference from the foreign network's; for
+            labels, the share of equal pixels.
         notes: what was guessed, and what may be wrong.
     """
 
@@ -95,13 +97,13 @@ class Adopted:
 
 
 def adopt(path: Path, options: Options, pictures: Sequence[np.ndarray]) -> Adopted:
-    """Wrap a foreign network into the contract, and try it.
+    """Make a model of a foreign network, and try it.
 
     Args:
-        path: ONNX file; its external data, if any, beside it.
+        path: ONNX file; its external data, if any, lies beside it.
         options: what the file does not say.
-        pictures: uint8 (H, W, 3) RGB to try it on, one or two. A pose network sees a single one
-            moved a little as the second.
+        pictures: uint8 (H, W, 3) RGB to try it on, one or two. If there is one, a pose network gets
+            it shifted a little as the second.
 
     Raises:
         AdoptionError: if the network, or an option, cannot be used.

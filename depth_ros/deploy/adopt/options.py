@@ -1,4 +1,4 @@
-"""What the file of a foreign network does not say about it."""
+"""What must be told about a foreign network, as its file does not say it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ NORMALIZATIONS = {
     'unit': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     'bytes': ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
 }
-"""Mean and standard deviation of pixels in 0..1: -1..1 is half, 0..1 unit, 0..255 bytes."""
+"""Mean and standard deviation of pixels in 0..1. The network gets -1..1 with ``half``, 0..1 with
+``unit``, and 0..255 with ``bytes``."""
 
 DEPTH_KINDS = ('metric', 'relative', 'inverse', 'affine-inverse', 'sigmoid')
 LABEL_KINDS = ('logits', 'ids')
@@ -34,7 +35,7 @@ class AdoptionError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the file does not say; see the command's help.
+    """What the file of a network does not say; the options of ``adopt_model``.
 
     Attributes:
         task: some of depth, semantics, pose; empty to tell from the outputs.
@@ -47,17 +48,17 @@ class Options:
             channels; ``None`` where it is not known.
         classes: the classes in the order of their ids.
         depth_range: nearest and farthest depth; ``None`` for the kind's.
-        camera: the camera of the training; ``None`` where it is not known.
-        intrinsics: or its (fx, fy, cx, cy) in pixels of the network's images.
-        focal: or its focal length in pixels, where it is the same at any size.
+        camera: the camera of the training; ``None`` if it is not known.
+        intrinsics: the same as (fx, fy, cx, cy) in pixels of the network's images.
+        focal: the same as a focal length in pixels that holds at any size; 0 if not given.
         offset: added to affine-inverse depth.
         pose_order: rotation-translation or translation-rotation.
         rotation: vector, axis times angle, or euler-xyz, angles of Rx Ry Rz.
         pose_inverse: whether the pose is T_current_previous.
         input_order: previous-current or current-previous.
-        multiple: what width and height must be multiples of; 1 for anything.
-        name, license: for the contract.
-        preset: its name.
+        multiple: number of which width and height must be multiples.
+        name, license: name of the model, and licence of its weights.
+        preset: name of the preset that gave some of these.
     """
 
     task: tuple[str, ...] = ()
@@ -84,7 +85,7 @@ class Options:
     preset: str = ''
 
     def kind(self, kinds: Sequence[str]) -> str:
-        """The one of ``kinds`` that was given, or ''."""
+        """The given kind that is among ``kinds``, or ''."""
         return next((k for k in self.kinds if k in kinds), '')
 
 

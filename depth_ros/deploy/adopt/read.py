@@ -1,4 +1,4 @@
-"""Reading what is told of a foreign network in files: classes, camera, pictures."""
+"""Reading the files that ``adopt_model`` is given: classes, camera, pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from depth_ros.share import share_path
 
 
 def read_classes(source: str) -> tuple[SemanticClass, ...]:
-    """Classes in the order of their ids: a set that has a name, or a YAML or JSON file.
+    """Read classes, in the order of their ids: a known set by its name, or a YAML or JSON file.
 
     The file holds a list of names, a list of objects with ``name`` and ``color`` (r, g, b), or,
     under ``id2label`` as Hugging Face's config.json or at the top, an object of names by id.
@@ -64,7 +64,7 @@ def read_classes(source: str) -> tuple[SemanticClass, ...]:
 
 
 def _color(index: int) -> tuple[int, int, int]:
-    """A colour of each index that differs from its neighbours': the golden angle apart."""
+    """A colour for a class; hues of consecutive ids are a golden angle apart, so they differ."""
     hue, value = int(index * 137.508) % 180, 255 - 70 * (index // 6 % 3)
     pixel = np.array([[[hue, 160 + 60 * (index % 2), value]]], np.uint8)
     red, green, blue = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist()
@@ -72,7 +72,7 @@ def _color(index: int) -> tuple[int, int, int]:
 
 
 def read_camera(path: Path) -> Intrinsics:
-    """The rectified camera of a YAML file, as camera_calibration writes it or as a message.
+    """Read the rectified camera from a YAML file of camera_calibration, or of a message.
 
     Raises:
         AdoptionError: if the file cannot be used.

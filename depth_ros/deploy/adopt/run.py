@@ -19,7 +19,11 @@ from depth_ros.inference.loader import load_engine
 
 
 def normalization(inputs: NetworkInputs, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Factor and offset (3,) that make the network's input of bytes."""
+    """Factor and offset (3,) that turn bytes into the network's input.
+
+    Raises:
+        AdoptionError: if they are not known, or cannot be used.
+    """
     if options.normalization is None:
         if inputs.kind == TensorProto.UINT8:
             return np.ones(3), np.zeros(3)
@@ -38,7 +42,7 @@ def normalization(inputs: NetworkInputs, options: Options) -> tuple[np.ndarray, 
 def prepared(
     images: Sequence[np.ndarray], inputs: NetworkInputs, options: Options
 ) -> dict[str, np.ndarray]:
-    """The foreign network's input from images uint8 (H, W, 3), RGB, in the order of time."""
+    """The foreign network's inputs by name, from images uint8 (H, W, 3) RGB in temporal order."""
     factor, offset = normalization(inputs, options)
     chosen = list(images[:2] if inputs.paired or len(inputs.names) == 2 else images[:1])
     if options.input_order == 'current-previous':
@@ -57,6 +61,16 @@ def prepared(
 
 
 def open_session(model: onnx.ModelProto, folder: str, simplified: str = '') -> Any:
+    """Load a network into ONNX Runtime.
+
+    Args:
+        model: the network.
+        folder: where to put its file.
+        simplified: file to write the simplified graph to; empty for none.
+
+    Raises:
+        AdoptionError: if ONNX Runtime is not installed, or the network is too large.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -76,7 +90,7 @@ def open_session(model: onnx.ModelProto, folder: str, simplified: str = '') -> A
     settings.add_session_config_entry('session.intra_op.allow_spinning', '0')
     if simplified:
         settings.optimized_model_filepath = simplified
-        # No more: what comes then is for this processor.
+        # Further optimisations would be for this processor only.
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(str(path), settings, providers=['CPUExecutionProvider'])
 
@@ -84,7 +98,19 @@ def open_session(model: onnx.ModelProto, folder: str, simplified: str = '') -> A
 def run_foreign(
     model: onnx.ModelProto, given: Mapping[str, np.ndarray], inputs: NetworkInputs
 ) -> dict[str, np.ndarray]:
-    """All outputs of the foreign network by name."""
+    """Run the foreign network.
+
+    Args:
+        model: the network.
+        given: its inputs by name.
+        inputs: what is known of them.
+
+    Returns:
+        All its outputs by name.
+
+    Raises:
+        AdoptionError: if it does not run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         try:
             session = open_session(model, folder)
@@ -107,6 +133,12 @@ def run_foreign(
 def run_adopted(
     model: onnx.ModelProto, contract: ModelContract, images: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
+    """Run an adopted network on images uint8 (H, W, 3) RGB; returns its outputs by name.
+
+    Raises:
+        AdoptionError: if an output has another type or shape than its contract says, or is not
+            finite.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'adopted.onnx'
         onnx.save(model, path)

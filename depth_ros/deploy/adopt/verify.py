@@ -1,4 +1,4 @@
-"""The proof that an adopted network gives what the foreign one gives."""
+"""Checking that an adopted network gives what the foreign one gives."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from depth_ros.deploy.adopt.options import DEPTH_KINDS, AdoptionError, Options
 from depth_ros.inference.contract import ModelContract
 
 BOUNDS, COARSE_BOUNDS = (1e-4, 0.999), (1e-2, 0.98)
-"""How far depth and motion may be from the foreign network's, relative, and what share of the
-pixels must get the same class; the latter of networks that compute in half precision or integers.
-The added operators round otherwise than numpy, which such networks magnify."""
+"""Largest relative difference of depth and motion from the foreign network's, and least share of
+pixels with the same class. Networks that compute in half precision or integers have the coarse
+bounds: they magnify the differences between the rounding of the added operators and numpy's."""
 
 
 def expected_outputs(
@@ -26,7 +26,17 @@ def expected_outputs(
     options: Options,
     contract: ModelContract,
 ) -> dict[str, np.ndarray]:
-    """What the adopted network must give, computed with numpy from what the foreign one gave."""
+    """What an adopted network must give, computed with numpy from the foreign one's outputs.
+
+    Args:
+        found: outputs of the foreign network, by name.
+        inputs, outputs: what was found out about it.
+        options: what its file does not say.
+        contract: the contract of the adopted network.
+
+    Returns:
+        Values of the contract's outputs, by name.
+    """
     size = inputs.size
     result: dict[str, np.ndarray] = {}
     if outputs.depth:
@@ -51,7 +61,7 @@ def expected_outputs(
         else:
             scores = raw.reshape(raw.shape[-3:]).astype(np.float32)
             scores = scores if outputs.channels_last else scores.transpose(1, 2, 0)
-            # One channel at a time: OpenCV takes no more than four of float.
+            # One channel at a time: OpenCV resizes at most four channels of floats.
             best = np.stack(
                 [
                     cv2.resize(scores[..., i], size, interpolation=cv2.INTER_LINEAR)
@@ -82,7 +92,19 @@ def compare_outputs(
     contract: ModelContract,
     bounds: tuple[float, float],
 ) -> dict[str, float]:
-    """How far the outputs are from what they must be; see :class:`Adopted`."""
+    """How far outputs are from what they must be.
+
+    Args:
+        actual, expected: outputs by name.
+        contract: the contract of the adopted network.
+        bounds: :data:`BOUNDS` or :data:`COARSE_BOUNDS`.
+
+    Returns:
+        By output, the largest relative difference; for labels, the share of equal pixels.
+
+    Raises:
+        AdoptionError: if an output is out of bounds.
+    """
     difference = {}
     for name, value in actual.items():
         wanted = expected[name]
@@ -90,7 +112,7 @@ def compare_outputs(
             difference[name] = float((value == wanted).mean())
             bad = difference[name] < bounds[1]
         else:
-            # Inverse depth may come near 0, where a relative error says nothing.
+            # Inverse depth may be near 0, where a relative error means nothing.
             inverse = name == 'depth' and contract.provenance['output_kind'] in (
                 'inverse',
                 'affine-inverse',
@@ -111,7 +133,11 @@ def compare_outputs(
 
 
 def remarks(found: Mapping[str, np.ndarray], contract: ModelContract) -> list[str]:
-    """What looks wrong in the outputs."""
+    """Warnings about outputs that look wrong.
+
+    Raises:
+        AdoptionError: if no depth is in its range.
+    """
     remarks = []
     if 'depth' in found:
         depth, (near, far) = found['depth'], contract.depth_limits

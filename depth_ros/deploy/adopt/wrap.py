@@ -1,4 +1,4 @@
-"""The graph of a foreign network with what the contract needs before and behind it."""
+"""Adding to the graph of a foreign network what the contract needs before and after it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,17 @@ class GraphBuilder:
     def __call__(
         self, kind: str, *inputs: str | np.ndarray, output: str = '', **attributes: Any
     ) -> str:
-        """Add a node with one output; returns its name. Arrays become constants."""
+        """Add a node with one output.
+
+        Args:
+            kind: operator.
+            inputs: names of tensors, or arrays, which become constants.
+            output: name of the output; empty for a new one.
+            attributes: attributes of the node.
+
+        Returns:
+            The name of the output.
+        """
         names = []
         for value in inputs:
             if isinstance(value, np.ndarray):
@@ -77,7 +87,14 @@ def wrap(
     options: Options,
     contract: ModelContract,
 ) -> onnx.ModelProto:
-    """The foreign network between what is added, as the contract says."""
+    """Make a model of a foreign network: its graph between added operators, and the contract.
+
+    Args:
+        model: the foreign network.
+        inputs, outputs: what was found out about it.
+        options: what its file does not say.
+        contract: the contract of the model.
+    """
     net = compose.add_prefix(model, 'net/')
     add = GraphBuilder()
     _add_inputs(add, inputs, options, contract)
@@ -111,7 +128,7 @@ def wrap(
 def _needed(
     nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]
 ) -> tuple[list[onnx.NodeProto], set[str]]:
-    """The nodes that outputs depend on, in their order, and the names of all that they read."""
+    """The nodes on which outputs depend, in order, and the names of all tensors that they read."""
 
     def read(node: onnx.NodeProto) -> set[str]:
         bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
@@ -162,7 +179,7 @@ def _add_depth(
     height, width = map_size(outputs.shapes[outputs.depth])
     raw = add('Cast', f'net/{outputs.depth}', to=TensorProto.FLOAT)
     raw = add('Reshape', raw, _indices(1, 1, height, width))
-    # Interpolated as the network gives it: inverse depth where that is what it gives.
+    # What the network gives is interpolated, such as inverse depth.
     raw = add.resize(raw, (1, 1, height, width), size, 'linear')
     near, far = contract.depth_limits
     kind = options.kind(DEPTH_KINDS)
@@ -171,7 +188,7 @@ def _add_depth(
             raw = add('Add', raw, _real(options.offset))
         raw = add('Reciprocal', add('Max', raw, _real(1 / far)))
     elif kind == 'inverse':
-        # Nothing, or less, is farther than the farthest, and so invalid.
+        # Inverse depth of 0 or less is made farther than the farthest depth, so it is invalid.
         raw = add('Reciprocal', add('Max', raw, _real(0.5 / far)))
     elif kind == 'sigmoid':
         raw = add('Mul', raw, _real(1 / near - 1 / far))
@@ -219,7 +236,7 @@ def _add_pose(add: GraphBuilder, outputs: NetworkOutputs, options: Options) -> N
     if options.rotation == 'euler-xyz':
         rotation = _add_euler(add, rotation)
     if options.pose_inverse:
-        # The inverse of x -> R(r) x + t turns by -r and moves by -R(-r) t: Rodrigues' formula.
+        # The inverse of x -> R(r) x + t is rotation -r, translation -R(-r) t (Rodrigues' formula).
         rotation = add('Neg', rotation)
         squared = add('ReduceSum', add('Mul', rotation, rotation), keepdims=1)
         angle = add('Sqrt', add('Add', squared, _real(1e-20)))
@@ -241,7 +258,7 @@ def _add_pose(add: GraphBuilder, outputs: NetworkOutputs, options: Options) -> N
 
 
 def _add_euler(add: GraphBuilder, angles: str) -> str:
-    """The rotation vector of Rx Ry Rz, through the product of the three quaternions."""
+    """Add the rotation vector of Rx Ry Rz, computed as a product of three quaternions."""
     half = add('Mul', angles, _real(0.5))
     parts = [
         [add('Gather', value, _indices(i), axis=0) for i in range(3)]
@@ -262,16 +279,17 @@ def _add_euler(add: GraphBuilder, angles: str) -> str:
     )
     squared = add('ReduceSum', add('Mul', imaginary, imaginary), keepdims=1)
     length = add('Sqrt', add('Add', squared, _real(1e-20)))
-    # Twice the arc tangent of length / real: between two images, a turn is far below 180 degrees.
+    # The angle is 2 atan(length / real): between two images it is far below 180 degrees.
     angle = add('Mul', add('Atan', add('Div', length, real)), _real(2))
     return add('Mul', imaginary, add('Div', angle, length))
 
 
 def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with everything computed that follows from the fixed sizes.
+    """The same graph with everything computed in advance that follows from the fixed sizes.
 
-    Exports for any size compute with shapes, which TensorRT reads with difficulty. Networks in half
-    precision or integers stay as they are: ONNX Runtime would put conversions to float into them.
+    Networks that were exported for any size compute with shapes, which TensorRT does not always
+    read. Networks in half precision or integers stay as they are: ONNX Runtime would insert
+    conversions to float.
     """
     if is_coarse(model):
         return model
