@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from train.networks.remake import remaking
+from train.networks.recompute import recompute
 
 # EfficientNet-Lite0's last stage (320 channels) holds a fifth of its weights and adds little to
 # dense prediction: the stage before it ends at the same resolution.
@@ -93,7 +93,7 @@ class TimmEncoder(nn.Module):
     """A timm model without its classifier and without layers that its features do not need.
 
     In training a ResNet keeps its convolutions' outputs and little else; see
-    :func:`~train.networks.remake.remaking`.
+    :func:`~train.networks.recompute.recompute`.
 
     Args:
         name: of the timm model, with its tag for certain weights: resnet18.tv_in1k are those of
@@ -139,7 +139,7 @@ class TimmEncoder(nn.Module):
                 '1/2, 1/4, 1/8, 1/16 and 1/32'
             )
         # FSRE-Depth normalises all colours alike for its ResNets.
-        resnet = name.startswith('resnet')
+        self._recompute = resnet = name.startswith('resnet')
         for key, values in (
             ('mean', (0.45,) * 3 if resnet else config.mean),
             ('std', (0.225,) * 3 if resnet else config.std),
@@ -150,10 +150,10 @@ class TimmEncoder(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features, finest first, of images (B, C, H, W) in 0..1; H and W multiples of 32."""
         image = (image - self.mean) / self.std
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self.net(image)
-        with remaking(self.net):
-            return self.net(image)
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.net.parameters())
+        if self._recompute and learns and not torch.compiler.is_compiling():
+            return recompute(self.net, image)
+        return self.net(image)
 
 
 def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:
