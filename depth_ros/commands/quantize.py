@@ -23,10 +23,9 @@ from depth_ros.files import check_writable, write_file
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.loader import installed_backends
 from depth_ros.inference.parity_measures import Bounds
-from depth_ros.inference.runtimes import ONNX_RUNTIMES
 from depth_ros.packages import MissingPackageError, require_packages
 
-RUNTIMES = (*ONNX_RUNTIMES, 'tensorrt')
+RUNTIMES = ('openvino', 'onnxruntime', 'tensorrt')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--runtime',
         choices=RUNTIMES,
-        default=(installed_backends() or RUNTIMES)[0],
+        default=next((name for name in installed_backends() if name in RUNTIMES), RUNTIMES[0]),
         help='what the file is for (default: %(default)s, which is here)',
     )
     parser.add_argument(

@@ -19,6 +19,7 @@ from depth_ros.evaluation.report import figures
 from depth_ros.evaluation.report.gallery import Gallery
 from depth_ros.evaluation.report.page import render
 from depth_ros.files import write_file
+from depth_ros.inference.runtimes import ONNX_RUNTIMES
 
 if TYPE_CHECKING:
     from depth_ros.evaluation.frame_evaluator import Evaluation
@@ -267,7 +268,7 @@ def _processor() -> str:
 
 def _versions() -> list[str]:
     found = []
-    for name in ('rclpy', 'onnxruntime', 'openvino', 'numpy', 'rosbags'):
+    for name in ('rclpy', *ONNX_RUNTIMES, 'numpy', 'rosbags'):
         try:
             found.append(f'{name} {version(name)}')
         except PackageNotFoundError:
