@@ -20,6 +20,7 @@ from tqdm import tqdm
 from depth_ros.files import file_hash
 from depth_ros.inference.contract import ContractError, read_contract
 from train.classes import CITYSCAPES
+from train.cluster import add_cluster_option, spread_command
 from train.data.sequences import (
     IGNORE,
     DataError,
@@ -85,6 +86,7 @@ Cityscapes: {', '.join(c.name for c in CITYSCAPES)}.
     )
     parser.add_argument('--flip', action='store_true', help='average over the mirror image, too')
     parser.add_argument('--threads', type=int, default=0, help='of the inference (default: all)')
+    add_cluster_option(parser, 'sequences')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -96,6 +98,8 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.confidence < 1:
         raise DataError(f'--confidence must be at least 0 and below 1, is {args.confidence:g}')
     sequences = find_sequences(args.data, calibrated=False)
+    if args.cluster:  # what is left to do here is to count
+        spread_command('label', {s.folder.name: _one(args, s) for s in sequences}, args.cluster)
     labeller = Labeller(
         args.model,
         size=args.size,
@@ -150,6 +154,11 @@ def run(args: argparse.Namespace) -> None:
         f'{args.data}: labelled {len(todo) - len(damaged)} images{share}; '
         f'{total - len(todo)} were labelled before, {len(damaged)} are damaged'
     )
+
+
+def _one(args: argparse.Namespace, sequence: Sequence) -> argparse.Namespace:
+    """Return the options for one sequence alone."""
+    return argparse.Namespace(**{**vars(args), 'data': sequence.folder})
 
 
 def _claim(sequence: Sequence, source: dict) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from depth_ros.files import write_file
+from train.cluster import add_cluster_option, spread_command
 from train.data.prepare import REPORTS, Options, prepare
 from train.data.prepare_page import Report, warnings, write_page
 from train.data.reader import Reader
@@ -124,6 +125,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count(), help='pictures at a time (%(default)s)'
     )
+    add_cluster_option(parser, 'recordings')
+    parser.set_defaults(only=None)
     add_options(parser)
 
 
@@ -135,8 +138,23 @@ def run(args: argparse.Namespace) -> None:
     """
     reader, args = _understand(args)
     _check(reader, args)
+    if args.cluster:  # what is left to do here is the page
+        found, _ = reader.find(args.paths, args)
+        for data_set in reader.data_sets(args):  # before many do at once
+            _claim(data_set)
+        paths = [reader.name, *args.paths]
+        spread_command(
+            'prepare',
+            {one.name: _changed(args, paths=paths, only=one.name) for one in found},
+            args.cluster,
+        )
     for one in reader.data_sets(args):
         _run(reader, one)
+
+
+def _changed(args: argparse.Namespace, **changes: object) -> argparse.Namespace:
+    """Return the options with some of them changed."""
+    return argparse.Namespace(**{**vars(args), **changes})
 
 
 def _run(reader: Reader, args: argparse.Namespace) -> None:
@@ -176,7 +194,8 @@ def _run(reader: Reader, args: argparse.Namespace) -> None:
         print(f'{args.out}: nothing to do, all of it was there')
     if not any(report.parts for report in reports):
         raise DataError(f"nothing usable in '{args.paths[0]}': no sequence was written")
-    print(f'look at {write_page(args.out, _all_reports(args.out))}')
+    if args.only is None:  # else it is for who spreads
+        print(f'look at {write_page(args.out, _all_reports(args.out))}')
 
 
 def _say(out: Path, reports: list[Report], notes: list[str]) -> None:
@@ -248,6 +267,7 @@ def _read(reader: Reader, args: argparse.Namespace) -> tuple[list[Source], list[
     sources: list[Source] = []
     there: list[Report] = []
     found, notes = reader.find(args.paths, args)
+    found = [one for one in found if args.only in (None, one.name)]
     for name, path, read in found:
         place = str(path.resolve())
         report = Report.load(args.out / REPORTS, name, place)
@@ -316,7 +336,8 @@ def _claim(args: argparse.Namespace) -> None:
     wanted = {
         k: str(v.resolve()) if isinstance(v, Path) else v
         for k, v in vars(args).items()
-        if k not in ('out', 'paths', 'workers', 'run', 'command') and v is not None
+        if k not in ('out', 'paths', 'workers', 'run', 'command', 'cluster', 'only')
+        and v is not None
     }
     wanted = json.loads(json.dumps(wanted))
     path = args.out / 'prepared.json'

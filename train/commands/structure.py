@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from depth_ros.evaluation.report.page import require_page_packages
+from train.cluster import add_cluster_option
 from train.data.sequences import DataError, find_sequences
 from train.structure.build import REPORTS, Job, Report, done
 from train.structure.page import write_page
@@ -78,12 +79,7 @@ examples:
     parser.add_argument(
         '--threads', type=int, help='of each sequence (default: the processors, shared out)'
     )
-    parser.add_argument(
-        '--cluster',
-        metavar='ADDRESS',
-        help='scheduler of a Dask cluster to spread the sequences over, such as '
-        'tcp://host:8786; all must see the same files',
-    )
+    add_cluster_option(parser, 'sequences')
 
 
 def run(args: argparse.Namespace) -> None:

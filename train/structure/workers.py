@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from typing import IO, NamedTuple
 
-from train.data.sequences import DataError
+from train.cluster import on_cluster
 from train.structure.build import Job, Report, build
 
 STEP, REPORT, ERROR = '@step', '@report', '@error'  # words that begin the lines of a process
@@ -63,32 +63,16 @@ def run_on_cluster(jobs: list[Job], address: str) -> Iterator[tuple[Job, Outcome
     Raises:
         DataError: Dask is not installed, or nobody answers.
     """
-    try:
-        import distributed
-    except ImportError as error:
-        raise DataError(
-            "--cluster needs Dask: pip install 'depth_ros[cluster]' on every machine"
-        ) from error
-    try:
-        client = distributed.Client(address, timeout=30)
-    except OSError as error:
-        raise DataError(f'no Dask scheduler answers at {address}: {error}') from error
-    with client:
-        absolute = [
-            replace(
-                job,
-                folder=job.folder.resolve(),
-                reports=job.reports.resolve(),
-                out=job.out and job.out.resolve(),
-            )
-            for job in jobs
-        ]
-        waiting = {
-            client.submit(run_apart, there, pure=False): job
-            for job, there in zip(jobs, absolute, strict=True)
-        }
-        for task in distributed.as_completed(waiting):
-            yield waiting[task], task.result()
+    absolute = [
+        replace(
+            job,
+            folder=job.folder.resolve(),
+            reports=job.reports.resolve(),
+            out=job.out and job.out.resolve(),
+        )
+        for job in jobs
+    ]
+    yield from on_cluster(run_apart, absolute, address)
 
 
 def run_apart(
