@@ -295,3 +295,28 @@ def interrupt(trt, stop):
 engine_build._progress = interrupt
 sys.exit(build_engine.main([sys.argv[1], '--check']))
 """
+
+
+def test_what_a_node_starts_needs_only_what_a_robot_has():
+    code = "import sys, depth_ros.deploy.build; print(*sorted(m for m in sys.modules if '.' in m))"
+    found = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
+    loaded = found.stdout.split()
+    assert 'depth_ros.deploy.build' in loaded, found.stderr
+    rooms = (
+        'depth_ros.bags',
+        'depth_ros.evaluation',
+        'depth_ros.commands',
+        'depth_ros.ros',
+        'tqdm',
+    )
+    assert [module for module in loaded if module.startswith(rooms)] == []
+
+
+def test_a_build_that_a_node_starts(tmp_path, builder, capsys):
+    source = save_perception(tmp_path / 'net.onnx')
+    output = tmp_path / 'other.engine'
+    assert engine_build.main([str(source), 'fp16', str(output)]) == 0
+    assert f'wrote {output}' in capsys.readouterr().out
+    assert read_record(output).precision == 'fp16'
+    assert engine_build.main([str(tmp_path / 'no.onnx'), 'fp16', str(output)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith('build_engine: ')
