@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # .venv has everything; .venv-demo has no torch, and is not made where .venv is there already.
-extras_.venv := ros,openvino,demo,cluster,train,test
+extras_.venv := ros,openvino,demo,cluster,train,structure,test
 extras_.venv-demo := ros,demo
 size_.venv := several GB
 size_.venv-demo := 1 GB
