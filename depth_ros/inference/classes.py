@@ -1,4 +1,4 @@
-"""Mapping the classes of a model to those of ground truth."""
+"""Cityscapes' classes, and mapping the classes of a model to those of ground truth."""
 
 from __future__ import annotations
 
@@ -13,31 +13,44 @@ from depth_ros.core.labels import UNLABELED
 from depth_ros.inference.contract import SemanticClass
 from depth_ros.packages import require_packages
 
-_CITYSCAPES = (
-    'road',
-    'sidewalk',
-    'building',
-    'wall',
-    'fence',
-    'pole',
-    'traffic light',
-    'traffic sign',
-    'vegetation',
-    'terrain',
-    'sky',
-    'person',
-    'rider',
-    'car',
-    'truck',
-    'bus',
-    'train',
-    'motorcycle',
-    'bicycle',
+_NAMES_AND_COLORS = (
+    ('road', (128, 64, 128)),
+    ('sidewalk', (244, 35, 232)),
+    ('building', (70, 70, 70)),
+    ('wall', (102, 102, 156)),
+    ('fence', (190, 153, 153)),
+    ('pole', (153, 153, 153)),
+    ('traffic light', (250, 170, 30)),
+    ('traffic sign', (220, 220, 0)),
+    ('vegetation', (107, 142, 35)),
+    ('terrain', (152, 251, 152)),
+    ('sky', (70, 130, 180)),
+    ('person', (220, 20, 60)),
+    ('rider', (255, 0, 0)),
+    ('car', (0, 0, 142)),
+    ('truck', (0, 0, 70)),
+    ('bus', (0, 60, 100)),
+    ('train', (0, 80, 100)),
+    ('motorcycle', (0, 0, 230)),
+    ('bicycle', (119, 11, 32)),
 )
+
+CITYSCAPES = tuple(
+    SemanticClass(i, name, color) for i, (name, color) in enumerate(_NAMES_AND_COLORS)
+)
+"""The nineteen classes of Cityscapes, whose ids are its trainIds, with their usual colours."""
+
+ROAD = 0
+SKY = 10
+MOVABLE = (11, 12, 13, 14, 15, 16, 17, 18)
+"""Ids of Cityscapes' classes of what can move by itself: person to bicycle."""
 
 KNOWN: dict[str, dict[str, Any]] = {
     # Its trainIds 0..18.
-    'cityscapes': {'names': _CITYSCAPES, 'map': {name: name for name in _CITYSCAPES}},
+    'cityscapes': {
+        'names': tuple(c.name for c in CITYSCAPES),
+        'map': {c.name: c.name for c in CITYSCAPES},
+    },
     # The eleven classes of Badrinarayanan et al. (SegNet), and Cityscapes' classes in them.
     'camvid': {
         'names': (

@@ -55,7 +55,7 @@ def build_here(source, output, **options):
 
 def export_networks(system, folder, labels, **contract):
     """Export as ``python -m train export`` does, with changes of the contract."""
-    from train.classes import CITYSCAPES
+    from depth_ros.inference.classes import CITYSCAPES
     from train.commands.export import DeployedPerception, DeployedPose, write_model
     from train.networks.perception import fuse_for_inference
 

@@ -17,10 +17,9 @@ from depth_ros.core.metrics.depth import mean_depth_metrics
 from depth_ros.core.metrics.trajectory import pose_metrics, snippet_metrics
 from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.evaluation.structure import Structure
-from depth_ros.inference.classes import ClassMap
+from depth_ros.inference.classes import CITYSCAPES, ClassMap
 from depth_ros.inference.loader import load_engine
 from train.__main__ import main
-from train.classes import CITYSCAPES
 from train.commands import evaluate
 from train.commands.evaluate import Protocol, read_split
 from train.data.sequences import DataError, read_image

@@ -23,10 +23,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 import train
+from depth_ros.inference.classes import CITYSCAPES
 from depth_ros.inference.contract import POSE_CONVENTION, read_contract
 from depth_ros.inference.loader import installed_backends, load_engine
 from train.__main__ import main
-from train.classes import CITYSCAPES
 from train.commands.export import (
     DeployedPerception,
     DeployedPose,

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depth_ros.allocator import keep_memory
-from train.classes import CITYSCAPES
+from depth_ros.inference.classes import CITYSCAPES
 from train.geometry import transform_from_pose
 from train.losses.triplet import semantic_triplet_loss
 from train.losses.view_synthesis import ViewSynthesis

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 import depth_ros
 from depth_ros.files import write_file
+from depth_ros.inference.classes import CITYSCAPES, ROAD
 from depth_ros.inference.contract import POSE_CONVENTION, ModelContract, write_contract
-from train.classes import CITYSCAPES, ROAD
 from train.data.mixture import find_training_sequences
 from train.data.sequences import Sequence, read_image, scaled_intrinsics
 from train.geometry import rotation_from_euler

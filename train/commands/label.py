@@ -17,12 +17,12 @@ import numpy as np
 import onnxruntime
 from tqdm import tqdm
 
+from depth_ros.core.labels import UNLABELED
 from depth_ros.files import file_hash
+from depth_ros.inference.classes import CITYSCAPES
 from depth_ros.inference.contract import ContractError, read_contract
-from train.classes import CITYSCAPES
 from train.cluster import add_cluster_option, spread_command
 from train.data.sequences import (
-    IGNORE,
     DataError,
     Sequence,
     find_sequences,
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
             labels = labeller(image)
             save(sequence.semantics_path(index), labels)
             pixels += labels.size
-            unknown += int((labels == IGNORE).sum())
+            unknown += int((labels == UNLABELED).sum())
     for problem in damaged[:20]:
         print(problem)
     share = f', {unknown / pixels:.1%} of the pixels unknown' if pixels else ''
@@ -247,7 +247,7 @@ class Labeller:
         if found.ndim == 2:
             labels = self._translate(found)
             if mirrored is not None:  # there is no average of ids: both must agree
-                labels = np.where(labels == self._translate(mirrored), labels, IGNORE)
+                labels = np.where(labels == self._translate(mirrored), labels, UNLABELED)
             return resize_map(labels.astype(np.uint8), width, height)
         if mirrored is not None:
             found = (found + mirrored) / 2
@@ -257,7 +257,7 @@ class Labeller:
             interpolation=cv2.INTER_LINEAR,
         )
         labels = scores.argmax(2).astype(np.uint8)
-        labels[(labels == CLASSES) | (scores.max(2) < self._confidence)] = IGNORE
+        labels[(labels == CLASSES) | (scores.max(2) < self._confidence)] = UNLABELED
         return labels
 
     def _infer(self, image: np.ndarray) -> np.ndarray:
@@ -305,7 +305,7 @@ class Labeller:
             )
         merged = np.zeros((CLASSES + 1, *probabilities.shape[1:]), np.float32)
         for target, values in zip(targets, probabilities, strict=True):
-            merged[CLASSES if target == IGNORE else target] += values
+            merged[CLASSES if target == UNLABELED else target] += values
         return merged
 
     def _translate(self, ids: np.ndarray) -> np.ndarray:
@@ -313,7 +313,7 @@ class Labeller:
         table = np.full(256, -1)
         targets = self._targets or list(range(CLASSES))
         table[: len(targets)] = targets
-        table[IGNORE] = IGNORE
+        table[UNLABELED] = UNLABELED
         labels = table[ids] if 0 <= ids.min() and ids.max() <= 255 else np.array([-1])
         if (labels < 0).any():
             raise DataError(
@@ -362,7 +362,7 @@ class Labeller:
             classes = read_contract(self._path).classes
         except ContractError:
             return None
-        targets = [IGNORE] * (max((c.id for c in classes), default=-1) + 1)
+        targets = [UNLABELED] * (max((c.id for c in classes), default=-1) + 1)
         for c in classes:
             targets[c.id] = _target(c.name)
         return targets
@@ -386,7 +386,7 @@ def _read_classes(text: str) -> list[int]:
 def _target(name: str) -> int:
     """A trainId from a class's name or number."""
     ids = {c.name: c.id for c in CITYSCAPES} | {str(c.id): c.id for c in CITYSCAPES}
-    ids |= {NO_CLASS: IGNORE, str(IGNORE): IGNORE}
+    ids |= {NO_CLASS: UNLABELED, str(UNLABELED): UNLABELED}
     if name not in ids:
         raise DataError(
             f"class '{name}' is none of Cityscapes': expected "

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from depth_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY
 from depth_ros.bags.writer import BagWriter
+from depth_ros.core.labels import UNLABELED
 from depth_ros.core.se3 import (
     OPTICAL_IN_BASE,
     inverse,
@@ -27,7 +28,7 @@ from depth_ros.core.se3 import (
     quaternion_from_rotation,
     vector_from_rotation,
 )
-from train.data.sequences import IGNORE, DataError, Sequence, read_sequence
+from train.data.sequences import DataError, Sequence, read_sequence
 
 START = 1_000_000_000
 """Seconds. Times before that (September 2001) are not of the clock but of the recording, and are
@@ -363,11 +364,11 @@ class _Messages:
     def labels(self, stamp: int, path: Path) -> Any:
         """CompressedImage with mono8 class ids."""
         labels = self._map(path, np.uint8)
-        foreign = labels[(labels >= CLASSES) & (labels != IGNORE)]
+        foreign = labels[(labels >= CLASSES) & (labels != UNLABELED)]
         if foreign.size:
             raise DataError(
                 f"'{path}' has class id {foreign[0]}: expected Cityscapes trainIds, "
-                f'0 to {CLASSES - 1} and {IGNORE} = unlabelled'
+                f'0 to {CLASSES - 1} and {UNLABELED} = unlabelled'
             )
         return self._compressed(stamp, 'mono8; png compressed mono8', self._png(labels))
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from depth_ros.core.labels import UNLABELED
 from train.data.augment import Augmentation
 from train.data.sequences import (
-    IGNORE,
     MAPS,
     DataError,
     Sequence,
@@ -122,7 +122,7 @@ class FrameDataset(Dataset):
         target = frames[len(frames) // 2]
         images = [read_image(sequence.images[i], self.width, self.height) for i in frames]
         maps = [
-            self._map(sequence.semantics_path(target), IGNORE, MAPS['semantics']),
+            self._map(sequence.semantics_path(target), UNLABELED, MAPS['semantics']),
             self._map(sequence.depth_path(target), 0, MAPS['depth']),
         ]
         if number not in self._intrinsics:

@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from train.data.sequences import IGNORE, IMAGE_SUFFIXES, UNKNOWN, DataError, read_map, read_picture
+from depth_ros.core.labels import UNLABELED
+from train.data.sequences import IMAGE_SUFFIXES, UNKNOWN, DataError, read_map, read_picture
 from train.data.velodyne import project_velodyne, read_calibration, read_points, row
 
 CAMVID = (10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 18)
@@ -70,7 +71,7 @@ def camvid(source: Path, out: Path, as_cityscapes: bool) -> int:
     Returns:
         The number of frames.
     """
-    table = np.full(256, IGNORE, np.uint8)
+    table = np.full(256, UNLABELED, np.uint8)
     table[: len(CAMVID)] = CAMVID
     images = sorted(p for p in (source / 'images').iterdir() if p.suffix in IMAGE_SUFFIXES)
     for image in images:

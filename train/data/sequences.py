@@ -37,7 +37,6 @@ from depth_ros.core.camera import ImageFit, Intrinsics, scale_intrinsics
 from depth_ros.core.metrics.trajectory import orthonormal
 from depth_ros.evaluation.structure import Structure, read_structure
 
-IGNORE = 255
 UNKNOWN = 'unknown'
 LISTED = 20  # problems that a message names one by one
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')

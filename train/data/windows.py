@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import torch
 
+from depth_ros.core.labels import UNLABELED
 from train.data.augment import Augmentation
 from train.data.dataset import FrameDataset
 from train.data.sequences import (
-    IGNORE,
     MAPS,
     DataError,
     Sequence,
@@ -251,7 +251,7 @@ class WindowDataset(FrameDataset):
     def _seen(self, path: Path, kind: str, window: Window, size: tuple[int, int]) -> np.ndarray:
         """The window of a map, or all unknown where there is none or it is not used."""
         if kind not in self.use or path in self._exclude or not path.exists():
-            missing = IGNORE if kind == 'semantics' else 0
+            missing = UNLABELED if kind == 'semantics' else 0
             return np.full((self.height, self.width), missing, MAPS[kind])
         values = read_map(path, dtype=MAPS[kind])
         if values.shape != size[::-1]:

@@ -202,7 +202,7 @@ class CheckpointPredictor(Predictor):
     """
 
     def __init__(self, system) -> None:
-        from train.classes import CITYSCAPES
+        from depth_ros.inference.classes import CITYSCAPES
         from train.commands.export import DeployedPerception
 
         config = system.config

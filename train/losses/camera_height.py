@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train.classes import ROAD
+from depth_ros.inference.classes import ROAD
 from train.losses.reduction import masked_mean
 from train.losses.term import Need, Step, Term
 from train.setting import setting

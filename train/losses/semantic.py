@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from depth_ros.core.labels import UNLABELED
 from train.losses.reduction import masked_mean
 from train.losses.term import Need, Step, Term
-
-IGNORE = 255
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -21,8 +20,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.shape[1:] != logits.shape[2:]:
         labels = F.interpolate(labels[:, None].float(), logits.shape[2:], mode='nearest-exact')
         labels = labels[:, 0].long()
-    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction='none')
-    return masked_mean(losses, labels != IGNORE, empty='zero')
+    losses = F.cross_entropy(logits, labels, ignore_index=UNLABELED, reduction='none')
+    return masked_mean(losses, labels != UNLABELED, empty='zero')
 
 
 def _term(step: Step) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.classes import SKY
+from depth_ros.inference.classes import SKY
 from train.losses.reduction import masked_mean
 from train.losses.term import Need, Step, Term
 

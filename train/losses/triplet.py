@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from depth_ros.core.labels import UNLABELED
 from train.losses.reduction import masked_mean
-from train.losses.semantic import IGNORE
 from train.losses.term import Need, Step, Term
 from train.setting import setting
 
@@ -91,7 +91,7 @@ def _compare(
         raise ValueError(f'patch {patch} must be odd and border {border!r} one of {BORDERS}')
     labels = labels.to(torch.int16)
     radius = patch // 2
-    padded = F.pad(labels, [radius] * 4, value=IGNORE if border == 'valid' else -1)
+    padded = F.pad(labels, [radius] * 4, value=UNLABELED if border == 'valid' else -1)
     height, width = labels.shape[1:]
     neighbours = torch.stack(
         [
@@ -104,7 +104,7 @@ def _compare(
     other = ~same
     if border == 'paper':
         return same, other, (same.sum(1) + 1 >= threshold) & (other.sum(1) >= threshold)
-    known = (neighbours != IGNORE) & (labels != IGNORE)[:, None]
+    known = (neighbours != UNLABELED) & (labels != UNLABELED)[:, None]
     same, other = same & known, other & known
     is_anchor = (same.sum(1) + 1 > threshold) & (other.sum(1) > threshold)
     inside = torch.zeros_like(is_anchor)

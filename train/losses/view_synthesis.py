@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.classes import MOVABLE
+from depth_ros.inference.classes import MOVABLE
 from train.geometry import Projection, in_view, project, sample, scale_intrinsics
 from train.losses import consistency
 from train.losses.explainability import explainability_weights

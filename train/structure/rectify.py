@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from depth_ros.core.labels import UNLABELED
 from depth_ros.evaluation.structure import Structure
 from train.data.sequences import (
-    IGNORE,
     MAPS,
     TABLES,
     Sequence,
@@ -64,7 +64,7 @@ def rectify_sequence(
         picture = cv2.remap(read_picture(path), *where, cv2.INTER_CUBIC)
         (out / 'images').mkdir(parents=True, exist_ok=True)
         save(out / 'images' / path.name, picture, jpeg_quality)
-        for kind, missing in (('depth', 0), ('semantics', IGNORE)):
+        for kind, missing in (('depth', 0), ('semantics', UNLABELED)):
             source = sequence.folder / kind / f'{path.stem}.png'
             if source.exists():
                 values = resize_map(read_map(source, dtype=MAPS[kind]), *size)

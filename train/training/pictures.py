@@ -18,7 +18,7 @@ from depth_ros.core.colors import (
     label_palette,
     paint,
 )
-from train.classes import CITYSCAPES
+from depth_ros.inference.classes import CITYSCAPES
 from train.losses import triplet
 from train.networks.perception import resize
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from train.classes import CITYSCAPES, ROAD
+from depth_ros.core.labels import UNLABELED
+from depth_ros.inference.classes import CITYSCAPES, ROAD
 from train.geometry import invert_transform, transform_from_euler_pose, transform_from_pose
 from train.losses.points import judged_points
-from train.losses.semantic import IGNORE
 from train.losses.table import TERMS, needs
 from train.losses.term import Step
 from train.losses.view_synthesis import Synthesis
@@ -280,7 +280,7 @@ class System(lightning.LightningModule):
                 error = (depth[valid] * ratio - truth[valid]).abs() / truth[valid]
                 self.metrics['abs_rel'].update(error.mean())
                 self.metrics['scale'].update(ratio)
-        known = batch['labels'] != IGNORE
+        known = batch['labels'] != UNLABELED
         if losses.prediction.logits is not None and known.any():
             found = resize(losses.prediction.logits.float(), *shape).argmax(1)
             road, truth = found == ROAD, batch['labels'] == ROAD
