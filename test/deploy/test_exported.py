@@ -24,7 +24,7 @@ from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
-from train.commands.export import DeployedPerception, DeployedPose  # noqa: E402
+from train.export.deployed import DeployedPerception, DeployedPose  # noqa: E402
 from train.training.config import Config, read_config  # noqa: E402
 from train.training.system import System  # noqa: E402
 

@@ -56,7 +56,8 @@ def build_here(source, output, **options):
 def export_networks(system, folder, labels, **contract):
     """Export as ``python -m train export`` does, with changes of the contract."""
     from depth_ros.inference.classes import CITYSCAPES
-    from train.commands.export import DeployedPerception, DeployedPose, write_model
+    from train.export.deployed import DeployedPerception, DeployedPose
+    from train.export.model_file import write_model
     from train.networks.perception import fuse_for_inference
 
     width, height = system.config.width, system.config.height

@@ -21,10 +21,11 @@ from depth_ros.inference.classes import CITYSCAPES, ClassMap
 from depth_ros.inference.loader import load_engine
 from train.__main__ import main
 from train.commands import evaluate
-from train.commands.evaluate import Protocol, read_split
 from train.data.sequences import DataError, read_image
 from train.data.velodyne import file_projection, project_velodyne, read_points
+from train.evaluation.kitti import read_split
 from train.evaluation.predict import Perceived, Predictor, blend, chain, load_predictor
+from train.evaluation.protocol import Protocol
 from train.geometry import transform_from_pose
 from train.training.config import Config
 from train.training.system import System

@@ -11,7 +11,8 @@ from support import onnx_models
 
 from train.__main__ import main as train_main
 from train.commands import label as label_module
-from train.commands.label import Labeller, add_arguments, run
+from train.commands.label import add_arguments, run
+from train.data.labels import Labeller
 from train.data.sequences import DataError, find_sequences, read_map
 
 WIDTH, HEIGHT = 64, 32

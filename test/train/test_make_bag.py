@@ -337,7 +337,7 @@ def test_real_folders(data_dir, tmp_path, name, images, truth):
     """The first frames of real recordings, in the layouts in which they were published."""
     if not (data_dir / name).is_dir():
         pytest.skip(f'{data_dir} has no {name}')
-    from train.commands.make_bag import image_stamps, write_bag
+    from train.data.bag import image_stamps, write_bag
     from train.data.sequences import read_sequence
 
     sequence = read_sequence(data_dir / name)

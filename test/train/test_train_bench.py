@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from train.bench import turns, works
+from train.bench.turns import medians
 from train.commands import bench
 
 
@@ -15,9 +17,9 @@ def options(*words):
 
 
 def test_prints_a_time_for_every_part(monkeypatch, capsys):
-    monkeypatch.setattr(bench, 'HEIGHT', 64)
-    monkeypatch.setattr(bench, 'WIDTH', 96)
-    monkeypatch.setattr(bench, 'ProcessPoolExecutor', lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(works, 'HEIGHT', 64)
+    monkeypatch.setattr(works, 'WIDTH', 96)
+    monkeypatch.setattr(turns, 'ProcessPoolExecutor', lambda *_: ThreadPoolExecutor(1))
     bench.run(options('--runs', '1'))
     rows = capsys.readouterr().out.splitlines()[2:]
     names = [row[: bench.NAME_WIDTH].strip() for row in rows]
@@ -45,7 +47,7 @@ def test_works_take_turns():
 
         return timed
 
-    found = bench.medians([work('a', iter([9, 9, 1, 3, 2])), work('b', iter([9, 9, 4, 4, 5]))], 3)
+    found = medians([work('a', iter([9, 9, 1, 3, 2])), work('b', iter([9, 9, 4, 4, 5]))], 3)
     assert turns == ['a', 'b'] * 5 and found == [2, 4]
 
 

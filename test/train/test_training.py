@@ -27,16 +27,11 @@ from depth_ros.inference.classes import CITYSCAPES
 from depth_ros.inference.contract import POSE_CONVENTION, read_contract
 from depth_ros.inference.loader import installed_backends, load_engine
 from train.__main__ import main
-from train.commands.export import (
-    DeployedPerception,
-    DeployedPose,
-    camera_matrix,
-    metric_scale,
-    vector_from_rotation,
-    write_model,
-)
 from train.data.dataset import FrameDataset
 from train.data.sequences import DataError, find_sequences, resize_image
+from train.export.deployed import DeployedPerception, DeployedPose, vector_from_rotation
+from train.export.model_file import write_model
+from train.export.scale import camera_matrix, metric_scale
 from train.geometry import rotation_from_vector, transform_from_euler_pose
 from train.networks.perception import MAX_DEPTH, MIN_DEPTH, make_perception
 from train.networks.pose import PoseNet, SfmPoseNet

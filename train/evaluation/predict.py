@@ -203,7 +203,7 @@ class CheckpointPredictor(Predictor):
 
     def __init__(self, system) -> None:
         from depth_ros.inference.classes import CITYSCAPES
-        from train.commands.export import DeployedPerception
+        from train.export.deployed import DeployedPerception
 
         config = system.config
         self._system = system

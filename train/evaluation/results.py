@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,10 +18,10 @@ from depth_ros.evaluation.results import kitti_text, tum_text
 from depth_ros.files import write_file
 from depth_ros.inference.classes import ClassMap
 from train.data.sequences import read_image, read_map, resize_map
+from train.evaluation.frames import EvaluatedFrame
 from train.evaluation.predict import Predictor
-
-if TYPE_CHECKING:
-    from train.commands.evaluate import Frame, Protocol, Result
+from train.evaluation.protocol import Protocol
+from train.evaluation.scores import SequenceScores
 
 
 def table(report: Mapping) -> str:
@@ -91,18 +90,20 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
     return stream.getvalue()
 
 
-def write_results(out: Path, report: Mapping, result: Result, classes: ClassMap | None) -> None:
+def write_results(
+    out: Path, report: Mapping, scores: SequenceScores, classes: ClassMap | None
+) -> None:
     """Write everything but the pictures: metrics.json, a row an image in depth.csv, a row a snippet
     in snippets.csv, confusion.csv, and estimated and true trajectories for evo and the like."""
     write(out / 'metrics.json', as_json(report))
-    if result.depth:
+    if scores.depth:
         write(
             out / 'depth.csv',
             _csv(
                 ('sequence', 'image', 'scale', 'row', *DepthMetrics._fields),
                 [
-                    (f.sequence, f.name, result.scales[f], row, *metrics)
-                    for f, rows in result.depth.items()
+                    (f.sequence, f.name, scores.scales[f], row, *metrics)
+                    for f, rows in scores.depth.items()
                     for row, metrics in rows.items()
                 ],
             ),
@@ -115,23 +116,23 @@ def write_results(out: Path, report: Mapping, result: Result, classes: ClassMap 
                 ('true \\ predicted', *names, 'none'),
                 [
                     (name, *counts)
-                    for name, counts in zip(names, result.matrix.tolist(), strict=True)
+                    for name, counts in zip(names, scores.matrix.tolist(), strict=True)
                 ],
             ),
         )
-    if result.snippets:
+    if scores.snippets:
         write(
             out / 'snippets.csv',
             _csv(
                 ('sequence', 'first_frame', *SnippetMetrics._fields),
                 [
                     (name, i, *s)
-                    for name, found in result.snippets.items()
+                    for name, found in scores.snippets.items()
                     for i, s in enumerate(found)
                 ],
             ),
         )
-    for name, (estimate, truth, times) in result.poses.items():
+    for name, (estimate, truth, times) in scores.poses.items():
         for kind, poses in (('', estimate), ('_truth', truth)):
             file = out / 'trajectories' / f'{name}{kind}'
             write(file.with_name(file.name + '_kitti.txt'), kitti_text(poses))
@@ -146,7 +147,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def draw(
-    frame: Frame, predictor: Predictor, protocol: Protocol, classes: ClassMap | None
+    frame: EvaluatedFrame, predictor: Predictor, protocol: Protocol, classes: ClassMap | None
 ) -> np.ndarray:
     """Image, depth, true depth, error, classes and true classes side by side: uint8 RGB."""
     size = predictor.perception_size

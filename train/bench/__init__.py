@@ -1,0 +1,1 @@
+"""How long losses, networks and a training step take on a processor."""

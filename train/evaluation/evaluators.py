@@ -1,0 +1,130 @@
+"""Judge depth, classes and trajectories of a model against ground truth."""
+
+from __future__ import annotations
+
+from collections import Counter, abc
+
+import numpy as np
+from tqdm import tqdm
+
+from depth_ros.core.metrics.depth import ALIGNED, DepthTable
+from depth_ros.core.metrics.semantics import confusion, edge_mask
+from depth_ros.core.metrics.trajectory import snippet_metrics, trajectory_table
+from depth_ros.inference.classes import ClassMap
+from train.data.sequences import LISTED, DataError, Sequence, read_image, read_map, resize_map
+from train.evaluation.frames import EvaluatedFrame
+from train.evaluation.points import POINTS, TOLD
+from train.evaluation.predict import Predictor, chain
+from train.evaluation.protocol import Protocol
+from train.evaluation.scores import SequenceScores
+
+SNIPPET = 5
+
+
+def evaluate_frames(
+    frames: abc.Sequence[EvaluatedFrame],
+    predictor: Predictor,
+    protocol: Protocol,
+    classes: ClassMap | None,
+    scores: SequenceScores,
+) -> None:
+    """Judge depth and classes, as far as the model and the data have them.
+
+    A frame with a file that cannot be used is left out, and noted.
+    """
+    if not frames:
+        return
+    if predictor.perception_size is None:
+        scores.notes.append('the model has no perception network')
+        return
+    empty = 0
+    for frame in tqdm(frames, 'perception', unit='frame'):
+        try:
+            image = read_image(frame.image, *predictor.perception_size)
+            truth = frame.depth() if frame.depth and 'depth' in scores.tasks else None
+            true_labels = None if frame.labels is None else read_map(frame.labels)
+        except (DataError, OSError) as error:
+            scores.left_out[frame] = str(error)
+            continue
+        depth, labels = predictor.perceive(image, protocol.flip)
+        if truth is not None and depth is not None:
+            edges = (
+                None
+                if true_labels is None
+                else edge_mask(resize_map(true_labels, *truth.shape[::-1]), protocol.edge_radius)
+            )
+            found = protocol.table(depth, truth, frame.focal, edges, predictor.affine)
+            if not frame.metric:  # nothing that asks for metres
+                found = DepthTable({ALIGNED[predictor.affine]: found.aligned}, found.scale)
+            if found.rows:
+                scores.depth[frame], scores.scales[frame] = found.rows, found.scale
+            empty += not found.rows
+        if true_labels is not None and labels is not None and 'semantics' in scores.tasks:
+            wanted = classes.truth(true_labels)
+            found = classes.predicted(resize_map(labels, *wanted.shape[::-1]))
+            matrix = confusion(found, wanted, len(classes.classes))
+            scores.matrix = matrix if scores.matrix is None else scores.matrix + matrix
+            scores.labelled += 1
+    judged = Counter(frame.truth for frame in scores.depth)
+    for which in POINTS:
+        if judged[which]:
+            scores.notes.append(
+                f'depth in {judged[which]} frames is judged against points of structure from '
+                f'motion, {TOLD[which]}: static things with texture, within some 80 m'
+            )
+    if predictor.affine and scores.depth:
+        scores.notes.append(
+            'the model knows depth only up to scale and shift of its inverse; both '
+            'are fitted to the truth in each image'
+        )
+    if empty:
+        scores.notes.append(f'{empty} depth maps have no pixel that counts')
+    if scores.left_out:
+        scores.notes.append(
+            f'{len(scores.left_out)} of {len(frames)} frames are left out, as a '
+            'file of each cannot be used:'
+        )
+        scores.notes += list(scores.left_out.values())[:LISTED]
+
+
+def evaluate_odometry(
+    sequences: abc.Sequence[Sequence], predictor: Predictor, scores: SequenceScores
+) -> None:
+    """Judge the trajectory of each sequence that has true poses."""
+    sequences = [r for r in sequences if r.poses is not None]
+    if sequences and predictor.pose_size is None:
+        scores.notes.append('the model has no pose network')
+        return
+    with tqdm(
+        total=sum(len(r.images) for r in sequences),
+        desc='odometry',
+        unit='frame',
+        disable=not sequences,
+    ) as bar:
+        for sequence in sequences:
+            name = sequence.folder.name
+
+            def images(sequence: Sequence = sequence) -> abc.Iterator[np.ndarray]:
+                for path in sequence.images:
+                    yield read_image(path, *predictor.pose_size)
+                    bar.update()
+
+            try:
+                windows = list(predictor.windows(images()))
+                estimate = chain(windows)
+                truth = np.linalg.inv(sequence.poses[0]) @ sequence.poses
+                # A network that sees as many frames as a snippet has is judged on what it says.
+                snippets = (
+                    windows
+                    if predictor.views == SNIPPET
+                    else [estimate[i : i + SNIPPET] for i in range(len(estimate) - SNIPPET + 1)]
+                )
+                scores.snippets[name] = [
+                    snippet_metrics(s, truth[i : i + SNIPPET]) for i, s in enumerate(snippets)
+                ]
+                scores.trajectories[name] = trajectory_table(estimate, truth, scores.snippets[name])
+            except ValueError as error:  # too short, or it does not move
+                scores.notes.append(f'trajectory of {name}: {error}')
+                continue
+            times = sequence.times if sequence.times is not None else np.arange(len(truth))
+            scores.poses[name] = estimate, truth, times

@@ -1,0 +1,51 @@
+"""How depth is judged: the choices in which publications differ."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from depth_ros.core.metrics.depth import DepthTable, depth_table
+
+
+class Protocol(NamedTuple):
+    """How depth is judged; see the command line."""
+
+    caps: tuple[float, ...]
+    crop: str | None
+    resize: str
+    flip: bool
+    limit_truth: bool
+    edge_radius: float
+
+    def resized(self, depth: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Depth at the size of the ground truth, interpolated by the rule."""
+        if self.resize == 'depth':
+            return cv2.resize(depth, shape[::-1])
+        return 1 / cv2.resize(1 / depth, shape[::-1])
+
+    @property
+    def options(self) -> dict:
+        """Options of :func:`prepare_depth` besides its caps and scaling."""
+        return {'crop': self.crop, 'limit_truth': self.limit_truth}
+
+    def table(
+        self,
+        depth: np.ndarray,
+        truth: np.ndarray,
+        focal: float,
+        edges: np.ndarray | None,
+        affine: bool = False,
+    ) -> DepthTable:
+        """Errors of one image's depth (h, w); see :func:`depth_table`."""
+        return depth_table(
+            self.resized(depth, truth.shape),
+            truth,
+            factor=None if affine else focal,
+            affine=affine,
+            caps=self.caps,
+            edges=edges,
+            **self.options,
+        )
