@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from train.synthetic import meshes as m
+from train.synthetic import mesh as m
 from train.synthetic.textures import make_noise
 from train.synthetic.world import CHUNK, VIEW
 
