@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from support import onnx_models
 
 from train.__main__ import main as train_main
-from train.commands import label as label_module
 from train.commands.label import add_arguments, run
+from train.data import labels as label_module
 from train.data.labels import Labeller
 from train.data.sequences import DataError, find_sequences, read_map
 
