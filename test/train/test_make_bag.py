@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -368,9 +369,7 @@ def test_real_folders(data_dir, tmp_path, name, images, truth):
 
 @pytest.fixture(scope='module')
 def shipped():
-    from conftest import REPOSITORY
-
-    return read(REPOSITORY / 'demo' / 'street')
+    return read(Path(__file__).parents[2] / 'demo' / 'street')
 
 
 def test_shipped_recording_is_complete_and_small(repository, shipped):
