@@ -10,11 +10,12 @@ A pose ``T_a_b`` takes points from frame b to frame a, in optical frames, as in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from depth_ros.core.camera import CameraError, Intrinsics, reproject
 from depth_ros.core.se3 import inverse, vector_from_rotation
@@ -285,7 +286,7 @@ class ScaleDrift(NamedTuple):
     drift: float
 
 
-def scale_drift(stamps: Sequence[float], scales: Sequence[float]) -> ScaleDrift:
+def scale_drift(stamps: ArrayLike, scales: ArrayLike) -> ScaleDrift:
     """Judge the scales of the frames, such as those of median scaling against ground truth.
 
     Drift is the slope of the logarithm by Theil's incomplete method: the median of the slopes
@@ -320,7 +321,7 @@ def scale_drift(stamps: Sequence[float], scales: Sequence[float]) -> ScaleDrift:
     )
 
 
-def accumulated_scale(ratios: Sequence[float]) -> np.ndarray:
+def accumulated_scale(ratios: Iterable[float]) -> np.ndarray:
     """Scale of each frame by the steps between them, for `scale_drift` without ground truth.
 
     Args:

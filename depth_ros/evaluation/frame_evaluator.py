@@ -269,7 +269,7 @@ class FrameEvaluator:
             'length': path_length(poses[:, :3, 3]) if len(poses) else 0.0,
         }
         result.numbers['trajectory'] = None
-        truth = self._truth.track.at(stamps, self._truth.tolerance)
+        truth = self._truth.track.at(stamps.tolist(), self._truth.tolerance)
         result.poses = stamps, poses, truth
         if not len(self._truth.track) or not len(poses):
             return

@@ -188,7 +188,7 @@ class FrameScorer:
         example.true_depth = truth
         example.abs_rel = numbers['abs_rel']
         with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
-            aligned = aligned_depth(depth, np.float32(table.scale), table.shift)
+            aligned = aligned_depth(depth, table.scale, table.shift)
             error = np.abs(aligned - truth) / truth
         if self._affine:
             example.depth = aligned_depth(example.depth, table.scale, table.shift)

@@ -158,6 +158,7 @@ def run_nodes(setup: LiveSetup, say: Callable[[str], None] = print) -> LiveOutco
                 observer.wait_until_active(f'{setup.namespace}/{node}', processes)
             wanted = [setup.output(t) for t in model_topics(setup)]
             observer.wait_until_recorded(wanted, processes)
+        assert player.stdin
         player.stdin.write(b'\n')
         player.stdin.close()
         with Bag(setup.bag) as bag:

@@ -100,7 +100,7 @@ class OutputRecording:
                 pixels = images[output].astype(OUTPUTS[output].dtype, copy=False)
                 self._image(name, frame, log_ns, pixels, topic.encoding)
         if frame.pose is not None:
-            self._odometry(frame, log_ns)
+            self._odometry(frame.stamp, frame.pose, log_ns)
         self.write_transforms(frame, log_ns)
 
     def write_transforms(self, frame: FrameOutputs, log_ns: int) -> None:
@@ -205,11 +205,11 @@ class OutputRecording:
             region,
         )
 
-    def _odometry(self, frame: FrameOutputs, log_ns: int) -> None:
+    def _odometry(self, stamp: int, pose: np.ndarray, log_ns: int) -> None:
         vector = 'geometry_msgs/msg/Vector3'
-        position = self._make('geometry_msgs/msg/Point', *map(float, frame.pose[:3, 3]))
-        turn = self._quaternion(frame.pose)
-        header = self._stamped(frame.stamp, ODOM_FRAME)
+        position = self._make('geometry_msgs/msg/Point', *map(float, pose[:3, 3]))
+        turn = self._quaternion(pose)
+        header = self._stamped(stamp, ODOM_FRAME)
         twist = self._make(
             'geometry_msgs/msg/Twist',
             self._make(vector, 0.0, 0.0, 0.0),
@@ -276,7 +276,7 @@ def palette_png(levels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     for kind, data in (
         (b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 3, 0, 0, 0)),
         (b'PLTE', palette.tobytes()),
-        (b'IDAT', zlib.compress(rows, 1)),
+        (b'IDAT', zlib.compress(rows.data, 1)),
         (b'IEND', b''),
     ):
         file += struct.pack('>I', len(data)) + kind + data

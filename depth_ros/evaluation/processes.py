@@ -105,11 +105,12 @@ class GraphObserver:
 
     def __enter__(self) -> GraphObserver:
         import rclpy
+        from rclpy.signals import SignalHandlerOptions
 
         from depth_ros.ros.transport import prepare_process
 
         prepare_process()
-        rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._node = rclpy.create_node('evaluation')
         return self
 
@@ -140,9 +141,10 @@ class GraphObserver:
                 continue
             future = client.call_async(GetState.Request())
             rclpy.spin_until_future_complete(self._node, future, timeout_sec=1.0)
-            if future.done():
-                state = future.result().current_state.label
-                if future.result().current_state.id == State.PRIMARY_STATE_UNCONFIGURED:
+            answer = future.result() if future.done() else None
+            if answer is not None:
+                state = answer.current_state.label
+                if answer.current_state.id == State.PRIMARY_STATE_UNCONFIGURED:
                     time.sleep(0.2)
 
     def wait_until_recorded(

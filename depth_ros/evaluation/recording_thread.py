@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import Any
 
 from depth_ros.bags.messages import Message
@@ -51,7 +52,12 @@ class RecordingThread:
         self._copies: list[tuple[Message, bool]] = []
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             if kind is None:
                 self._submit(self._write_copies, self._copies)
@@ -62,7 +68,7 @@ class RecordingThread:
             self._writer.abort()
             raise
         self._pool.shutdown(cancel_futures=True)
-        self._writer.__exit__(kind, *rest)
+        self._writer.__exit__(kind, error, trace)
 
     def _submit(self, work: Callable, *arguments: Any) -> None:
         self._waiting.append(self._pool.submit(work, *arguments))

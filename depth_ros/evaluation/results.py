@@ -38,7 +38,7 @@ def timing(stamps: Sequence[int]) -> dict:
     if period:
         gaps = [
             [(stamps[i] - stamps[0]) / 1e9, float(steps[i])]
-            for i in np.flatnonzero(steps > GAP * period)
+            for i in np.flatnonzero(steps > GAP * period).tolist()
         ]
     return {
         'duration_s': float(forward.sum()),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class Runner:
         self._perception, self._odometry, self._settings = perception, odometry, settings
         if odometry:
             self._visual_odometry = VisualOdometry(
-                self._infer,
+                partial(_motion, odometry),
                 pose_from_list(settings.camera_pose),
                 NoiseModel(0.0, 0.0, 0.0, 0.0),
                 max_gap=settings.max_gap,
@@ -200,11 +201,14 @@ class Runner:
         self._chain.append((output.stamp, resized, found.transform))
         if self._count % LOOP_EVERY == 0 and len(self._chain) == 3:
             (_, first, _), (_, _, one), (_, _, two) = self._chain
+            assert one is not None and two is not None
             with suppress(EngineError, NotFiniteError):
                 output.loop = (one, two, self._visual_odometry.compare(first, resized))
 
-    def _infer(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
-        return self._odometry.infer({'previous': previous[None], 'current': current[None]})['pose']
+
+def _motion(engine: Engine, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
+    """Return the output of a pose network for two images, (6,)."""
+    return engine.infer({'previous': previous[None], 'current': current[None]})['pose']
 
 
 def network_image(

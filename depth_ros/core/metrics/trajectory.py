@@ -258,7 +258,7 @@ def kitti_drift(
         raise ValueError(f'estimate {estimate.shape} and truth {truth.shape} must be alike')
     steps = np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1)
     distance = np.concatenate([[0.0], np.cumsum(steps)])
-    known = np.isfinite(estimate).all(axis=(1, 2))
+    known: np.ndarray = np.isfinite(estimate).all(axis=(1, 2))
     starts = np.arange(0, len(truth), 10)
     translation, rotation = [], []
     for length in lengths:
@@ -352,9 +352,10 @@ def rotation_angles(transforms: np.ndarray) -> np.ndarray:
     The arc tangent keeps small angles accurate, where the arc cosine of the trace would not.
     """
     r = transforms[:, :3, :3]
-    twice_sine = np.linalg.norm(
-        [r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], axis=0
+    axis = np.stack(
+        [r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], axis=1
     )
+    twice_sine = np.linalg.norm(axis, axis=1)
     return np.arctan2(twice_sine, np.trace(r, axis1=1, axis2=2) - 1)
 
 
