@@ -2,7 +2,7 @@
 
 A depth_ros model is one ONNX file. Its metadata entry ``depth_ros`` is a JSON object with
 everything that a node needs to run the network and to interpret what it returns. Training
-(``train/commands/export.py``) writes it, the robot (``depth_ros/inference/loader.py``) reads it,
+(``train/export/``) writes it, the robot (``depth_ros/inference/loader.py``) reads it,
 and this module is the only definition of it.
 
 ==========  ===========================  ===================================================

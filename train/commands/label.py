@@ -16,6 +16,7 @@ from train.cluster import add_cluster_option, spread_command
 from train.data.labels import IMAGENET_MEAN, IMAGENET_STD, NO_CLASS, Labeller, label_sequences
 from train.data.sequences import (
     DataError,
+    Sequence,
     find_sequences,
 )
 
