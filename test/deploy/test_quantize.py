@@ -26,7 +26,7 @@ from depth_ros.deploy import quantize as quantizing
 from depth_ros.deploy.onnx_graph import check_operators, is_quantized
 from depth_ros.deploy.quantization_plan import QuantizationPlan
 from depth_ros.deploy.quantize import quantize
-from depth_ros.evaluation import offline
+from depth_ros.evaluation import runner
 from depth_ros.inference.contract import read_contract
 from depth_ros.inference.engine import EngineError
 from depth_ros.inference.engine_file import read_record
@@ -263,9 +263,9 @@ def write_recording(path, number, seed):
 @pytest.fixture
 def decodes(monkeypatch):
     """Milliseconds of the images that are decoded, as it goes."""
-    decodes, decode = [], offline.decode
+    decodes, decode = [], runner.decode
     monkeypatch.setattr(
-        offline,
+        runner,
         'decode',
         lambda message: (decodes.append(header_stamp(message.data) // 10**6 - 10), decode(message))[
             1
