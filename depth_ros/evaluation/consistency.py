@@ -21,10 +21,10 @@ from depth_ros.core.camera import CameraError, Intrinsics, reproject
 from depth_ros.core.se3 import inverse, vector_from_rotation
 
 MIN_DEPTH = 1e-3
-"""Points nearer than this, in the depth's unit, do not count as in front of a camera."""
+"""Least depth, in its own unit, of a point that counts as in front of a camera."""
 
 _BORDER = 1e-3
-"""Pixels by which a point may miss the image: rounding must not put its border outside."""
+"""Pixels by which a point may miss the image, so that rounding does not exclude its border."""
 
 _UNIT = np.float32(1 / 255)
 _SSIM_WEIGHT = 0.85
@@ -48,9 +48,9 @@ class Warp(NamedTuple):
     counts: np.ndarray
 
     def sample(self, previous: np.ndarray) -> np.ndarray:
-        """An image or depth of the previous frame, float32 (H, W), as seen from the current one.
+        """Return an image or depth of the previous frame as the current one sees it, float32.
 
-        Bilinear, beyond the previous image its border.
+        Sampling is bilinear; outside the previous image, its border is repeated.
         """
         return cv2.remap(
             previous, self.u, self.v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
@@ -62,7 +62,7 @@ def warp(depth: np.ndarray, camera: Intrinsics, previous_current: np.ndarray) ->
 
     Args:
         depth: Depth of the current frame, float (H, W); NaN = invalid.
-        camera: Of both frames, at this size.
+        camera: Camera of both frames, at this size.
         previous_current: T_previous_current 4x4.
 
     Raises:
@@ -127,7 +127,7 @@ def photometric_loss(
     Args:
         previous, current: uint8 (H, W) or (H, W, C), rectified.
         depth: Depth of the current frame, float (H, W); NaN = invalid.
-        camera: Of both frames, at this size.
+        camera: Camera of both frames, at this size.
         previous_current: T_previous_current 4x4.
 
     Raises:
@@ -204,8 +204,8 @@ def depth_inconsistency(
     occlusions disagree even where both depths are true.
 
     Args:
-        previous_depth, depth: Of the two frames, float (H, W); NaN = invalid.
-        camera: Of both frames, at this size.
+        previous_depth, depth: Depth of the two frames, float (H, W); NaN = invalid.
+        camera: Camera of both frames, at this size.
         previous_current: T_previous_current 4x4.
 
     Raises:
@@ -276,7 +276,7 @@ class ScaleDrift(NamedTuple):
     """How stable the scale of a model is over a recording.
 
     Attributes:
-        median: Of the scale.
+        median: Median of the scale.
         spread: Standard deviation of the scale as a share of the median.
         drift: How much the scale grows, percent per minute.
     """
@@ -287,14 +287,14 @@ class ScaleDrift(NamedTuple):
 
 
 def scale_drift(stamps: ArrayLike, scales: ArrayLike) -> ScaleDrift:
-    """Judge the scales of the frames, such as those of median scaling against ground truth.
+    """Measure how stable the scales of the frames are, such as those of median scaling.
 
     Drift is the slope of the logarithm by Theil's incomplete method: the median of the slopes
     between frames half the recording apart. Up to a quarter of wild frames cannot spoil it.
 
     Args:
-        stamps: Of the frames, (N,), N >= 2, increasing, seconds.
-        scales: (N,), above 0.
+        stamps: Stamps of the frames, (N,), N >= 2, increasing, seconds.
+        scales: Scales of the frames, (N,), above 0.
 
     Raises:
         ValueError: Their numbers differ, there are fewer than two, a value is not finite, the
@@ -328,6 +328,6 @@ def accumulated_scale(ratios: Iterable[float]) -> np.ndarray:
         ratios: `DepthInconsistency.ratio` of each frame after the first, (N,).
 
     Returns:
-        float64 (N + 1,): what brings each frame's depth to the scale of the first frame.
+        float64 (N + 1,): factor that brings the depth of each frame to the scale of the first.
     """
     return np.cumprod([1.0, *ratios])

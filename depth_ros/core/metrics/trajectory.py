@@ -258,7 +258,7 @@ def kitti_drift(
         raise ValueError(f'estimate {estimate.shape} and truth {truth.shape} must be alike')
     steps = np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1)
     distance = np.concatenate([[0.0], np.cumsum(steps)])
-    known: np.ndarray = np.isfinite(estimate).all(axis=(1, 2))
+    known = np.asarray(np.isfinite(estimate).all(axis=(1, 2)))
     starts = np.arange(0, len(truth), 10)
     translation, rotation = [], []
     for length in lengths:
