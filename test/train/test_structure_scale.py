@@ -8,7 +8,7 @@ from train.structure.scale import _agreed, plane_height
 
 
 def _scaled(values):
-    return _agreed(np.array(values, float))
+    return _agreed(np.array(values, float))[0]
 
 
 def test_scale_that_drifts_is_followed():
@@ -16,6 +16,14 @@ def test_scale_that_drifts_is_followed():
     noise = 1 + 0.02 * np.sin(np.arange(100) * 7)
     found = _scaled(drift * noise)
     assert np.abs(found / drift - 1).max() < 0.05
+
+
+def test_spread_is_of_the_frames_around():
+    random = np.random.default_rng(0)
+    _, spreads = _agreed(random.normal(1, 0.05, 200))
+    assert np.median(spreads) == pytest.approx(0.05, rel=0.3)
+    _, spreads = _agreed(np.linspace(1, 1.5, 100))
+    assert 0 < np.median(spreads) < 0.05, 'drift is no certainty'
 
 
 def test_scale_that_jumps_is_not_known_there():

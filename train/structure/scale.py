@@ -36,7 +36,8 @@ class Scale:
 
     Attributes:
         factors: (n,) metres a unit at each frame; NaN where unknown.
-        spread: relative standard deviation of what single frames say; NaN where unknown.
+        spread: relative standard deviation of what the frames around one say, the median of all;
+            NaN where unknown.
         source: 'odometry', 'camera height' or 'none'.
         remark: why there is none, or what is doubtful.
     """
@@ -60,24 +61,29 @@ def find_scale(
             values = _from_height(sequence, found, frames, camera_height)
         if values is None:
             continue
-        factors = _agreed(values)
+        factors, spreads = _agreed(values)
         share = np.isfinite(factors).mean()
         if share >= ENOUGH:
-            spread = 1.4826 * float(np.nanmedian(np.abs(values / factors - 1)))
+            spread = float(np.nanmedian(np.where(np.isfinite(factors), spreads, np.nan)))
             return Scale(factors, spread, source, '; '.join(remarks))
         remarks.append(f'{source} says a scale that is sure in {100 * share:.0f} % of the frames')
     remarks = remarks or ['no odometry, speed or camera height']
     return Scale(np.full(len(frames), np.nan), np.nan, NONE, '; '.join(remarks))
 
 
-def _agreed(values: np.ndarray) -> np.ndarray:
-    """What frames and their surroundings agree on, (n,), NaN where nothing.
+def _agreed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What frames and their surroundings agree on.
 
     Args:
         values: what each frame says, (n,), NaN where it says nothing.
+
+    Returns:
+        That, (n,), NaN where they do not agree, and the relative standard deviation of what each
+        frame's surroundings say, (n,), NaN where these say too little.
     """
     values = np.where(values > 0, values, np.nan)
-    middle, sure = np.full(len(values), np.nan), np.ones(len(values), bool)
+    middle, spreads = np.full((2, len(values)), np.nan)
+    sure = np.ones(len(values), bool)
     for index in range(len(values)):
         around = values[max(0, index - REACH) : index + REACH + 1]
         around = around[np.isfinite(around)]
@@ -85,17 +91,18 @@ def _agreed(values: np.ndarray) -> np.ndarray:
             continue
         low, middle[index], high = np.percentile(around, [25, 50, 75])
         # Quartiles, not deviations from the median: half of a jump must show.
-        sure[index] = (high - low) / 1.349 < UNSURE * middle[index]
+        spreads[index] = (high - low) / 1.349 / middle[index]
+        sure[index] = spreads[index] < UNSURE
     there = np.flatnonzero(np.isfinite(middle))
     if not len(there):
-        return middle
+        return middle, spreads
     filled = np.exp(np.interp(np.arange(len(values)), there, np.log(middle[there])))
     for a, b in zip(there[:-1], there[1:], strict=True):  # gaps
         if b - a > 1 and abs(np.log(middle[b] / middle[a])) > UNSURE:
             sure[a + 1 : b] = False
     sure[: max(0, there[0] - REACH)] = False
     sure[there[-1] + REACH + 1 :] = False
-    return np.where(sure, filled, np.nan)
+    return np.where(sure, filled, np.nan), spreads
 
 
 def _from_motion(
