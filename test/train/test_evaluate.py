@@ -3,87 +3,29 @@
 import csv
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from support.metrics import depth_metrics
+from support.oracle import FRAMES, HEIGHT, WIDTH, Oracle, run, write_street
 
-from depth_ros.core.camera import Intrinsics
 from depth_ros.core.metrics.depth import mean_depth_metrics
 from depth_ros.core.metrics.trajectory import pose_metrics, snippet_metrics
-from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.evaluation.structure import Structure
 from depth_ros.inference.classes import CITYSCAPES, ClassMap
-from depth_ros.inference.loader import load_engine
 from train.__main__ import main
 from train.commands import evaluate
-from train.data.sequences import DataError, read_image
+from train.data.sequences import read_image
 from train.data.velodyne import file_projection, project_velodyne, read_points
-from train.evaluation.kitti import read_split
-from train.evaluation.predict import Perceived, Predictor, blend, chain, load_predictor
+from train.evaluation.predict import load_predictor
 from train.evaluation.protocol import Protocol
-from train.geometry import transform_from_pose
-from train.training.config import Config
-from train.training.system import System
-
-WIDTH, HEIGHT, FRAMES = 64, 32, 8
-
-
-class Oracle(Predictor):
-    """Sees everything in the image: red is depth, green the class, blue the way driven, 0.1 m.
-
-    Args:
-        factor: what its depth and motion are multiplied by.
-        views: of the pose network.
-    """
-
-    perception_size = pose_size = (WIDTH, HEIGHT)
-    camera = Intrinsics(50, 50, 31.5, 15.5, WIDTH, HEIGHT)
-    classes = CITYSCAPES
-
-    def __init__(self, factor=1.0, views=2):
-        self.factor, self.views = factor, views
-
-    def _perceive(self, image):
-        return Perceived(image[..., 0].astype(np.float32) / 10 * self.factor, image[..., 1].copy())
-
-    def _window(self, frames):
-        along = np.array([f[0, 0, 2] / 10 for f in frames]) * self.factor
-        return np.stack([pose(np.eye(3), [0, 0, z - along[0]]) for z in along])
 
 
 @pytest.fixture
 def street(tmp_path):
-    """A sequence that the oracle understands."""
-    folder = tmp_path / 'street'
-    for name in ('images', 'depth', 'semantics'):
-        (folder / name).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(FRAMES):
-        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-        image[..., 0] = rng.integers(20, 250, (HEIGHT, WIDTH))
-        image[:, WIDTH // 2 :, 1] = 13
-        image[..., 2] = i * i  # accelerating, so that steps differ
-        cv2.imwrite(str(folder / f'images/{i}.png'), image[..., ::-1])
-        cv2.imwrite(str(folder / f'depth/{i}.png'), image[..., 0].astype(np.uint16) * 100)
-        cv2.imwrite(str(folder / f'semantics/{i}.png'), image[..., 1])
-    np.savetxt(folder / 'intrinsics.txt', [[50, 0, 31.5], [0, 50, 15.5], [0, 0, 1]])
-    poses = np.tile(np.eye(4)[:3].ravel(), (FRAMES, 1))
-    poses[:, 11] = np.arange(FRAMES) ** 2 / 10
-    np.savetxt(folder / 'poses.txt', poses)
-    return folder
-
-
-def run(monkeypatch, tmp_path, predictor, *arguments):
-    """Evaluate an oracle and return the report."""
-    monkeypatch.setattr(evaluate, 'load_predictor', lambda *_: predictor)
-    out = tmp_path / 'report.json'
-    assert main(['evaluate', *map(str, arguments), '--json', str(out)]) == 0
-    return json.loads(out.read_text())
+    return write_street(tmp_path / 'street')
 
 
 def test_an_oracle_has_no_errors(monkeypatch, tmp_path, street, capsys):
@@ -358,241 +300,6 @@ def test_classes_of_a_file(tmp_path):
     file.write_text('names: [free]\n')
     with pytest.raises(ValueError, match="'map'"):
         ClassMap.read(str(file), CITYSCAPES)
-
-
-# Predictors
-
-
-@pytest.mark.parametrize('views', [2, 3, 5])
-def test_windows_chain_to_the_whole_path(views):
-    rng = np.random.default_rng(1)
-    images = [np.full((HEIGHT, WIDTH, 3), v, np.uint8) for v in rng.integers(0, 255, 9)]
-    poses = Oracle(views=views).snippet(images)
-    along = [float(i[0, 0, 2]) / 10 - float(images[0][0, 0, 2]) / 10 for i in images]
-    assert poses[:, 2, 3] == pytest.approx(along)
-    with pytest.raises(DataError, match=f'sees {views} frames at once, given are 1'):
-        Oracle(views=views).snippet(images[:1])
-
-
-def test_the_chain_takes_the_step_to_the_middle():
-    """Each window of three knows only the step to its middle frame, except at the ends."""
-
-    def window(*steps):
-        return np.stack([pose(np.eye(3), [x, 0, 0]) for x in (0, *np.cumsum(steps))])
-
-    poses = chain([window(1, 99), window(2, 99), window(4, 8)])
-    assert poses[:, 0, 3].tolist() == [0, 1, 3, 7, 15]
-
-
-def test_snippets_of_a_network_that_sees_five_are_its_own(monkeypatch, tmp_path, street):
-    class Drifting(Oracle):
-        def _window(self, frames):
-            poses = super()._window(frames)
-            poses[4, 0, 3] += 1.0  # at the end of a window, which the chain takes only once
-            return poses
-
-    native = run(monkeypatch, tmp_path, Drifting(views=5), street, '--tasks', 'odometry')
-    assert native['trajectories']['street']['snippet_ate'] > 0.1
-    chained = run(monkeypatch, tmp_path, Drifting(views=6), street, '--tasks', 'odometry')
-    assert chained['trajectories']['street']['snippet_ate'] < 0.1
-
-
-def test_blending_of_mirrored_depth():
-    found = blend(np.full((2, 201), 1.0), np.full((2, 201), 3.0))
-    assert found[0, :11] == pytest.approx(3)  # up to 5 % from the left: the mirrored image's
-    assert found[0, -11:] == pytest.approx(1)
-    assert found[0, 20:-20] == pytest.approx(1.5)  # the mean of the disparities 1 and 1/3
-    assert (np.diff(found[0]) <= 1e-6).all()
-
-
-def test_flip_averaging_mirrors_twice():
-    image = np.random.default_rng(2).integers(1, 255, (HEIGHT, WIDTH, 3), np.uint8)
-    assert Oracle().depth(image, flip=True) == pytest.approx(Oracle().depth(image), rel=1e-5)
-
-
-def test_shipped_models_are_read_from_folder_or_file(repository):
-    models = repository / 'models'
-    both = load_predictor(models)
-    assert both.perception_size == both.pose_size == (640, 192) and both.views == 2
-    assert both.classes == CITYSCAPES and both.camera.fx == pytest.approx(371.2)
-    images = np.random.default_rng(3).integers(0, 255, (2, 192, 640, 3), np.uint8)
-    outputs = load_engine(models / 'perception.onnx').infer({'image': images[:1]})
-    alone = load_predictor(models / 'perception.onnx')
-    assert np.array_equal(alone.depth(images[0]), outputs['depth'])
-    assert np.array_equal(alone.labels(images[0]), outputs['labels'])
-    with pytest.raises(DataError, match='no pose network'):
-        alone.motion(*images)
-    step = load_engine(models / 'pose.onnx').infer({'previous': images[:1], 'current': images[1:]})[
-        'pose'
-    ]
-    pair = load_predictor(models / 'pose.onnx')
-    assert pair.motion(*images) == pytest.approx(pose(rotation_from_vector(step[:3]), step[3:]))
-    with pytest.raises(DataError, match='no perception network'):
-        pair.depth(images[0])
-
-
-def test_no_model_is_said(tmp_path):
-    with pytest.raises(DataError, match='neither perception.onnx nor pose.onnx'):
-        load_predictor(tmp_path)
-    with pytest.raises(ValueError, match='does not exist'):
-        load_predictor(tmp_path / 'no.ckpt')
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    """Writes a checkpoint of an untrained system and returns it with the system."""
-
-    def write(**settings):
-        config = Config(
-            data='',
-            val='',
-            out='',
-            width=64,
-            height=32,
-            batch_size=1,
-            steps=1,
-            learning_rate=1e-3,
-            **settings,
-        )
-        torch.manual_seed(0)
-        system = System(config).eval()
-        path = tmp_path / 'last.ckpt'
-        torch.save(
-            {
-                'hyper_parameters': asdict(config),
-                'state_dict': system.state_dict(),
-                'global_step': 0,
-            },
-            path,
-        )
-        return path, system
-
-    return write
-
-
-def test_a_checkpoint_predicts_what_its_networks_say(checkpoint):
-    path, system = checkpoint(network='light', encoder='efficientnet_lite0', pose_network='light')
-    predictor = load_predictor(path)
-    assert predictor.views == 2 and predictor.classes == CITYSCAPES
-    images = np.random.default_rng(4).integers(0, 255, (2, 32, 64, 3), np.uint8)
-    tensors = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    with torch.no_grad():
-        prediction = system.perception(tensors[:1])
-        size = {'size': (32, 64), 'mode': 'bilinear', 'align_corners': False}
-        disparity = torch.nn.functional.interpolate(prediction.disparities[0], **size)[0, 0]
-        labels = torch.nn.functional.interpolate(prediction.logits, **size)[0].argmax(0)
-        motion = transform_from_pose(system.pose(tensors[:1], tensors[1:]))[0]
-    assert predictor.depth(images[0]) == pytest.approx((1 / disparity).numpy(), rel=1e-4)
-    assert (predictor.labels(images[0]) == labels.numpy()).mean() > 0.99  # ties
-    assert predictor.motion(*images) == pytest.approx(motion.numpy(), abs=1e-6)
-
-
-@pytest.mark.parametrize('views', [3, 5])
-def test_a_checkpoint_that_sees_several_frames(checkpoint, views):
-    path, system = checkpoint(network='dispnet', semantics=False, pose_network='sfm', views=views)
-    predictor = load_predictor(path)
-    assert predictor.views == views and not predictor.classes
-    images = np.random.default_rng(5).integers(0, 255, (views, 32, 64, 3), np.uint8)
-    tensors = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    with torch.no_grad():
-        to_sources = system.transforms(tensors[None])[0].double().numpy()
-    poses = predictor.snippet(images)
-    target = views // 2
-    assert poses[0] == pytest.approx(np.eye(4), abs=1e-6)
-    for k, source in enumerate([i for i in range(views) if i != target]):
-        found = np.linalg.inv(poses[source]) @ poses[target]  # T_source_target
-        assert found == pytest.approx(to_sources[k], abs=1e-5)
-    with pytest.raises(DataError, match='no semantic output'):
-        predictor.labels(images[0])
-
-
-# KITTI
-
-
-def test_both_forms_of_a_split(tmp_path):
-    file = tmp_path / 'split.txt'
-    file.write_text(
-        '2011_09_26/2011_09_26_drive_0002_sync 69 r\n\n'
-        '2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000054.png\n'
-    )
-    drive = ('2011_09_26', '2011_09_26_drive_0002_sync')
-    assert read_split(file) == [(*drive, '0000000069', 3), (*drive, '0000000054', 2)]
-    file.write_text('2011_09_26/drive 69\n')
-    with pytest.raises(DataError, match="cannot understand '2011_09_26/drive 69'"):
-        read_split(file)
-
-
-def test_published_lists_of_the_eigen_split_agree(data_dir):
-    splits = data_dir / 'splits'
-    if not splits.is_dir():
-        pytest.skip(f'{splits} is missing')
-    eigen = read_split(splits / 'eigen' / 'test_files.txt')
-    assert len(eigen) == 697
-    assert eigen == read_split(splits / 'sfmlearner' / 'test_files_eigen.txt')
-
-
-@pytest.fixture
-def kitti(tmp_path):
-    """A day of KITTI raw with one drive, whose oracle image shows a wall 10 m ahead."""
-    date = tmp_path / 'kitti' / '2011_09_26'
-    drive = date / '2011_09_26_drive_0001_sync'
-    for name in ('image_02/data', 'velodyne_points/data', 'proj_depth/groundtruth/image_02'):
-        (drive / name).mkdir(parents=True)
-    (date / 'calib_cam_to_cam.txt').write_text(
-        'calib_time: 09-Jan-2012 13:57:47\nR_rect_00: 1 0 0 0 1 0 0 0 1\n'
-        f'S_rect_02: {WIDTH} {HEIGHT}\nP_rect_02: 50 0 31.5 0 0 50 15.5 0 0 0 1 0\n'
-    )
-    (date / 'calib_velo_to_cam.txt').write_text('R: 0 -1 0 0 0 -1 1 0 0\nT: 0 0 0\n')
-    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    image[..., 2] = 100
-    cv2.imwrite(str(drive / 'image_02/data/0000000007.png'), image)
-    # The wall is at 8 m in one half, as the laser sees it; Garg's crop takes its rows 13 to 30.
-    v, u = np.mgrid[:HEIGHT, :WIDTH]
-    depth = np.where(u < WIDTH // 2, 10.0, 8.0)
-    points = (
-        np.stack(
-            [
-                depth,
-                -(u + 1 - 31.5) / 50 * depth,
-                -(v + 1 - 15.5) / 50 * depth,
-                np.zeros_like(depth),
-            ],
-            -1,
-        )
-        .reshape(-1, 4)
-        .astype(np.float32)
-    )
-    points.tofile(drive / 'velodyne_points/data/0000000007.bin')
-    cv2.imwrite(
-        str(drive / 'proj_depth/groundtruth/image_02/0000000007.png'),
-        (np.where(u < WIDTH // 2, 10, 100) * 256).astype(np.uint16),
-    )
-    split = tmp_path / 'split.txt'
-    split.write_text(
-        '2011_09_26/2011_09_26_drive_0001_sync 7 l\n2011_09_26/2011_09_26_drive_0001_sync 8 l\n'
-    )
-    return tmp_path / 'kitti', split
-
-
-def test_eigen_protocol_on_a_kitti_folder(monkeypatch, tmp_path, kitti, capsys):
-    options = ('--kitti', kitti[0], '--split', kitti[1])
-    classic = run(monkeypatch, tmp_path, Oracle(), *options)
-    assert classic['depth']['protocol']['crop'] == 'garg'
-    assert classic['notes'] == [
-        '1 of 2 listed images lack the image or classic ground truth, '
-        'such as 2011_09_26/2011_09_26_drive_0001_sync 0000000008'
-    ]
-    # Garg's crop keeps columns 2 to 60: 30 at 10 m, 29 at 8 m, all predicted at 10.
-    assert classic['depth']['as_published']['abs_rel'] == pytest.approx(29 / 59 * 2 / 8, rel=1e-4)
-    improved = run(monkeypatch, tmp_path, Oracle(factor=20.0), *options, '--truth', 'improved')
-    assert improved['depth']['protocol']['caps'] == [80] and (
-        improved['depth']['protocol']['crop'] is None
-    )
-    # 200 m is clamped to 80 m; the truth beyond it counts.
-    assert improved['depth']['as_published']['abs_rel'] == pytest.approx((7 + 0.2) / 2)
-    kitti[1].write_text('2011_09_26/2011_09_26_drive_0001_sync 8 l\n')
-    assert main(['evaluate', *map(str, options)]) == 2
-    assert 'none of the 1 images' in capsys.readouterr().err
 
 
 # The shipped models on real data
