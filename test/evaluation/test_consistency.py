@@ -19,7 +19,7 @@ from depth_ros.evaluation.consistency import (
 )
 from train.geometry import Projection, in_view, sample
 from train.losses.consistency import geometry_consistency
-from train.losses.photometric import PhotometricError
+from train.losses.photometric import PhotometricLoss
 
 # At depth 8, a metre is a pixel.
 CAMERA = Intrinsics(8.0, 8.0, 3.5, 2.5, 8, 6)
@@ -122,7 +122,7 @@ def test_photometric_loss_is_that_of_training(channels):
     source, target = as_tensor(previous) / 255, as_tensor(current) / 255
     grid, _, ahead = Projection(*matrices(STREET, MOTION), *depth.shape)(1 / as_tensor(depth))
     valid = ahead & in_view(grid)
-    error = PhotometricError(target)
+    error = PhotometricLoss(target)
     # A grey image comes without a last axis.
     found = photometric_loss(previous.squeeze(), current.squeeze(), depth, STREET, MOTION)
     assert 0.5 < found.share < 1

@@ -21,7 +21,7 @@ from train.geometry import (
     transform_from_pose,
 )
 from train.losses.explainability import explainability_loss
-from train.losses.photometric import PhotometricError
+from train.losses.photometric import PhotometricLoss
 from train.losses.semantic import cross_entropy
 from train.losses.smoothness import edge_aware_smoothness, second_order_smoothness
 from train.losses.triplet import boundary_anchors, semantic_triplet_loss
@@ -153,13 +153,13 @@ def test_fsre_ssim(fsre, scene):
     source = scene.sources[0].clone().requires_grad_()
     assert_same(
         'SSIM',
-        PhotometricError(scene.target).ssim_error(source),
+        PhotometricLoss(scene.target).ssim_error(source),
         fsre.ssim(source, scene.target),
         [source],
     )
     assert_same(
         '0.85 SSIM + 0.15 L1',
-        PhotometricError(scene.target)(source),
+        PhotometricLoss(scene.target)(source),
         fsre.reprojection_loss(source, scene.target),
         [source],
     )

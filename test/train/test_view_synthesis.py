@@ -8,7 +8,7 @@ from support.views import INTRINSICS, moved, random
 
 from train.geometry import transform_from_pose
 from train.losses import view_synthesis
-from train.losses.photometric import SSIM_C1, SSIM_C2, PhotometricError, window_mean
+from train.losses.photometric import SSIM_C1, SSIM_C2, PhotometricLoss, window_mean
 from train.losses.view_synthesis import ViewSynthesis
 
 # Photometric error
@@ -16,16 +16,14 @@ from train.losses.view_synthesis import ViewSynthesis
 
 def test_equal_images_have_no_error():
     image = random(2, 3, 5, 6)
-    torch.testing.assert_close(PhotometricError(image)(image), torch.zeros(2, 1, 5, 6).double())
+    torch.testing.assert_close(PhotometricLoss(image)(image), torch.zeros(2, 1, 5, 6).double())
 
 
 def test_ssim_of_constant_images():
     # No variance: only the term of the means is left.
     x, y = (torch.full((1, 1, 4, 4), v, dtype=torch.float64) for v in (0.2, 0.6))
     ssim = (2 * 0.2 * 0.6 + SSIM_C1) / (0.2**2 + 0.6**2 + SSIM_C1)
-    torch.testing.assert_close(
-        PhotometricError(y).ssim_error(x), torch.full_like(x, (1 - ssim) / 2)
-    )
+    torch.testing.assert_close(PhotometricLoss(y).ssim_error(x), torch.full_like(x, (1 - ssim) / 2))
 
 
 def test_ssim_of_one_window():
@@ -38,7 +36,7 @@ def test_ssim_of_one_window():
         * (2 * covariance + SSIM_C2)
         / ((mean_x**2 + mean_y**2 + SSIM_C1) * (var_x + var_y + SSIM_C2))
     )
-    found = PhotometricError(y[None, None]).ssim_error(x[None, None])[0, 0, 1, 1]
+    found = PhotometricLoss(y[None, None]).ssim_error(x[None, None])[0, 0, 1, 1]
     torch.testing.assert_close(found, ((1 - ssim) / 2).clamp(0, 1))
 
 
@@ -51,14 +49,14 @@ def test_windows_are_reflected_at_the_borders():
 
 def test_weights_of_ssim_and_l1():
     x, y = torch.full((1, 3, 4, 4), 0.2), torch.full((1, 3, 4, 4), 0.6)
-    structural = PhotometricError(y).ssim_error(x)[:, :1]
-    torch.testing.assert_close(PhotometricError(y)(x), 0.85 * structural + 0.15 * 0.4)
-    torch.testing.assert_close(PhotometricError(y, 0)(x), torch.full((1, 1, 4, 4), 0.4))
+    structural = PhotometricLoss(y).ssim_error(x)[:, :1]
+    torch.testing.assert_close(PhotometricLoss(y)(x), 0.85 * structural + 0.15 * 0.4)
+    torch.testing.assert_close(PhotometricLoss(y, 0)(x), torch.full((1, 1, 4, 4), 0.4))
 
 
 def test_photometric_error_has_the_right_gradient():
     x, y = random(2, 1, 3, 4, 4, seed=2)
-    assert torch.autograd.gradcheck(PhotometricError(y), x.requires_grad_())
+    assert torch.autograd.gradcheck(PhotometricLoss(y), x.requires_grad_())
 
 
 # View synthesis. Focal length 8: at disparity 1/8, a camera a metre to the side sees everything
@@ -78,7 +76,7 @@ def synthesize(target, sources, transforms, disparity=None, weights=None, **opti
 
 def error_between(x, y, ssim_weight=0.85):
     """Photometric error of constant images."""
-    return PhotometricError(constant(y), ssim_weight)(constant(x))[0, 0, 0, 0]
+    return PhotometricLoss(constant(y), ssim_weight)(constant(x))[0, 0, 0, 0]
 
 
 def test_a_ramp_seen_from_the_side():

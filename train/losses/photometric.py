@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -10,7 +11,7 @@ SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
 
 
-class PhotometricError:
+class PhotometricLoss:
     """w (1 - SSIM) / 2 + (1 - w) L1, averaged over colours (FSRE-Depth, eq. 2).
 
     The statistics of the target are computed once for all the images that are compared with it.
@@ -139,3 +140,23 @@ def _add_neighbours(image: Tensor, axis: int) -> Tensor:
     result.select(axis, 0).copy_(image.select(axis, 1))
     result.select(axis, last).copy_(image.select(axis, last - 1))
     return result.add_(image)
+
+
+def plain_ssim_error(x: Tensor, y: Tensor) -> Tensor:
+    """What :meth:`PhotometricLoss.ssim_error` computes, by operations that autograd differentiates.
+
+    The reference that tests compare with.
+
+    Args:
+        x, y: (B, C, H, W) in 0..1.
+    """
+
+    def mean(image: Tensor) -> Tensor:
+        return F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode='reflect'), 3, 1)
+
+    mean_x, mean_y = mean(x), mean(y)
+    covariance = mean(x * y) - mean_x * mean_y
+    variances = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
+    ssim = (2 * mean_x * mean_y + SSIM_C1) * (2 * covariance + SSIM_C2)
+    ssim = ssim / ((mean_x**2 + mean_y**2 + SSIM_C1) * (variances + SSIM_C2))
+    return ((1 - ssim) / 2).clamp(0, 1)

@@ -154,6 +154,24 @@ class _PatchDistances(torch.autograd.Function):
         return result, None
 
 
+def plain_patch_distances(features: Tensor, patch: int) -> Tensor:
+    """What :class:`_PatchDistances` computes, by operations that autograd differentiates.
+
+    The reference that tests compare with.
+    """
+    radius = patch // 2
+    height, width = features.shape[2:]
+    padded = F.pad(features, [radius] * 4)
+    cosines = [
+        (
+            features
+            * padded[:, :, radius + dy : radius + dy + height, radius + dx : radius + dx + width]
+        ).sum(1)
+        for dy, dx in _shifts(patch)
+    ]
+    return (2 - 2 * torch.stack(cosines, 1)).clamp(min=MIN_SQUARED).sqrt()
+
+
 def _pairs(patch: int, height: int, width: int) -> list[tuple[tuple, tuple]]:
     """Per shift of the first half, indices of the pixels and of their neighbours."""
 

@@ -13,7 +13,7 @@ from depth_ros.inference.classes import MOVABLE
 from train.geometry import Projection, in_view, project, sample, scale_intrinsics
 from train.losses import consistency
 from train.losses.explainability import explainability_weights
-from train.losses.photometric import PhotometricError
+from train.losses.photometric import PhotometricLoss
 from train.losses.reduction import weight_of_each
 from train.losses.term import Need, Step, Term
 from train.setting import setting
@@ -167,7 +167,7 @@ class ViewSynthesis:
         self.reduction = reduction
         self.keep = keep
         self.validity = validity
-        self.photometric = PhotometricError(target, ssim_weight)
+        self.photometric = PhotometricLoss(target, ssim_weight)
         self.projections = [Projection(t, intrinsics, *self.size) for t in transforms]
         self.identity = None
         if automask:
@@ -202,6 +202,20 @@ class ViewSynthesis:
         )
         views = len(self.sources)
         return Synthesis(loss, error, images[:views], images[views:], moving)
+
+    def plain(self, disparity: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
+        """The loss of :meth:`__call__`, on whole images, differentiated by autograd.
+
+        The reference that tests compare with.
+        """
+        height = self.size[0]
+        total, count, *_ = self._compare(
+            _Band(0, 0, height, height),
+            self._resize(disparity),
+            *(p.matrix for p in self.projections),
+            *map(self._resize, weights or ()),
+        )
+        return total / count
 
     def _compare(self, band: _Band, disparity: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Sum of the errors and how many, error, moving, the warped images, and the masks of the

@@ -1,4 +1,8 @@
-"""Settings of a training, read from YAML and the command line."""
+"""Settings of a training, read from YAML and the command line.
+
+Not by jsonargparse: its messages name neither the file nor the kind in words ("Parser key "width":
+Expected a <class 'int'>").
+"""
 
 from __future__ import annotations
 
