@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     found = [reports[name] for name in sorted(reports)]
     _say(args.data, found, failed, len(jobs) - len(todo))
     if found:
-        print(f'look at {write_page(root, found)}')
+        print(f'look at {write_page(root, _all_reports(root))}')
     if failed:
         name, error = next(iter(failed.items()))
         raise OSError(
@@ -112,6 +112,12 @@ def run(args: argparse.Namespace) -> None:
         )
     if all(report.failure for report in found):
         raise DataError(f"nothing in '{args.data}' could be reconstructed")
+
+
+def _all_reports(root: Path) -> list[Report]:
+    """Reports of every sequence in a data set, of earlier commands too."""
+    names = sorted(path.stem for path in (root / REPORTS).glob('*.json'))
+    return [report for name in names if (report := Report.load(root / REPORTS, name))]
 
 
 def _check(args: argparse.Namespace) -> None:
