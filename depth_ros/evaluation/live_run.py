@@ -27,7 +27,7 @@ from depth_ros.ros import transport
 
 NODES = tuple(NODES_BY_TASK.values())
 
-_NODE_OF_PARAMETER = {
+NODE_OF_PARAMETER = {
     'max_depth': 'perception_node',
     'depth_scale': 'perception_node',
     'translation_scale': 'odometry_node',
@@ -205,7 +205,7 @@ def _node_arguments(setup: LiveSetup, node: str) -> list[str]:
     parameters |= {
         name: value
         for name, value in setup.parameters.items()
-        if _NODE_OF_PARAMETER.get(name, node) == node
+        if NODE_OF_PARAMETER.get(name, node) == node
     }
     arguments = [
         '--ros-args',

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from depth_ros.evaluation.live import ONLY
+from depth_ros.evaluation.live_run import NODE_OF_PARAMETER
 from depth_ros.nodes.parameters import COMMON, TABLES
 from depth_ros.ros.parameters import TYPE_NAMES, markdown
 
@@ -52,7 +52,7 @@ def test_markdown_has_one_row_for_each_parameter():
 def test_an_evaluation_gives_each_node_its_own():
     """What is not in the list is a parameter of both nodes."""
     names = {node: {p.name for p in table} for node, table in TABLES.items()}
-    for name, node in ONLY.items():
+    for name, node in NODE_OF_PARAMETER.items():
         assert [n for n in names if name in names[n]] == [node]
     for name in ('fit', 'backend', 'threads'):
-        assert name not in ONLY and all(name in known for known in names.values())
+        assert name not in NODE_OF_PARAMETER and all(name in known for known in names.values())
