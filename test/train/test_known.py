@@ -157,7 +157,25 @@ def test_depth_and_motion_follow_the_focal_length():
     pose = torch.tensor([[0.01, 0.02, 0.03, 1.0, 2.0, 3.0]]).repeat(3, 1)
     real = pose_for_camera(pose, cameras, FOCAL)
     torch.testing.assert_close(real[[0, 2]], pose[[0, 2]])
-    torch.testing.assert_close(real[1], torch.tensor([0.005, 0.01, 0.03, 2.0, 4.0, 6.0]))
+    torch.testing.assert_close(real[1], torch.tensor([0.005, 0.01, 0.03, 1.0, 2.0, 6.0]))
+
+
+@pytest.mark.parametrize('motion', [[0, 0.002, 0, 0.3, 0, 0], [0.001, 0, 0.001, 0, 0.1, 0.4]])
+def test_a_camera_of_another_focal_length_moves_the_same_pixels(motion):
+    """Flow of the network's own camera, past depth as it sees it, is the real camera's flow."""
+    own = torch.tensor([[FOCAL, 0, 0], [0, FOCAL, 0], [0, 0, 1]]).float()
+    real = torch.tensor([[1.5 * FOCAL, 0, 0], [0, 2 * FOCAL, 0], [0, 0, 1]]).float()
+    seen = torch.tensor([motion]).float()
+    moved = transform_from_pose(pose_for_camera(seen, real[None], FOCAL))[0]
+    pixel, depth = torch.tensor([12.0, 7.0, 1.0]), 20.0
+    flows = []
+    for camera, transform, far in (
+        (own, transform_from_pose(seen)[0], depth),
+        (real, moved, depth * focal_factor(real[None], FOCAL).item()),
+    ):
+        point = transform[:3, :3] @ (torch.linalg.inv(camera) @ pixel * far) + transform[:3, 3]
+        flows.append((camera @ point / point[2] - pixel)[:2])
+    torch.testing.assert_close(flows[0], flows[1], rtol=0.05, atol=0.02)
 
 
 def test_points_of_unknown_unit_take_the_predictions():

@@ -25,9 +25,10 @@ def focal_factor(intrinsics: Tensor, focal: float) -> Tensor:
 def pose_for_camera(pose: Tensor, intrinsics: Tensor, focal: float) -> Tensor:
     """Real motion (N, 6) from that which the network's own camera would have made.
 
-    The same two images come from a camera of focal length f that turned by w and moved by t, or
-    from one of f' that turned by w f / f' and, past a scene as far as its network takes it for,
-    by t f' / f. Yaw goes with fx, pitch with fy, roll with none, as small turns do.
+    A network for one focal length f that is shown another's images, F = sqrt(fx fy), takes every
+    depth for f / F times as far (:func:`focal_factor`). A turn by w moves pixels by F w, a step
+    across by F t / Z, a step ahead in proportion to t / Z, so that it sees w F / f, t, and
+    t f / F. Where the pixels are not square, yaw and x go with fx, pitch and y with fy.
 
     Args:
         pose: rotation vectors in radians, then translations.
@@ -36,8 +37,8 @@ def pose_for_camera(pose: Tensor, intrinsics: Tensor, focal: float) -> Tensor:
     """
     if not focal:
         return pose
-    fx, fy = (intrinsics[:, 0, 0] / focal).nan_to_num(1.0), (intrinsics[:, 1, 1] / focal)
-    fy = fy.nan_to_num(1.0)
-    one = torch.ones_like(fx)
-    turn = torch.stack([1 / fy, 1 / fx, one], 1)
-    return torch.cat([pose[:, :3] * turn, pose[:, 3:] * (fx * fy).sqrt()[:, None]], 1)
+    fx = (intrinsics[:, 0, 0] / focal).nan_to_num(1.0)
+    fy = (intrinsics[:, 1, 1] / focal).nan_to_num(1.0)
+    one, stretch = torch.ones_like(fx), (fy / fx).sqrt()
+    factors = [1 / fy, 1 / fx, one, stretch, 1 / stretch, (fx * fy).sqrt()]
+    return pose * torch.stack(factors, 1)

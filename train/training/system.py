@@ -90,6 +90,10 @@ class System(lightning.LightningModule):
         self._moves = config.learn_intrinsics or not self._needed.isdisjoint(
             ('transforms', 'masks')
         )
+        # Where only the pose network learns, from known motion, depth need not be computed.
+        self._sees = config.train_perception or any(
+            term.weight_in(config) for term in TERMS if term.name != 'motion'
+        )
         if not self._moves:
             self.pose.requires_grad_(False)
         self.metrics = nn.ModuleDict({name: MeanMetric() for name in METRICS})
@@ -121,11 +125,13 @@ class System(lightning.LightningModule):
             ValueError: if no pixel of the batch is seen by any source image.
         """
         images, inputs = (batch[k].float() / 255 for k in ('images', 'inputs'))
-        prediction, source_disparities = self._predict(
-            inputs,
-            focal_factor(batch['intrinsics'], self.config.focal),
-            with_sources='source_disparities' in self._needed,
-        )
+        prediction, source_disparities = Prediction([], None, []), []
+        if self._sees or not self.training:
+            prediction, source_disparities = self._predict(
+                inputs,
+                focal_factor(batch['intrinsics'], self.config.focal),
+                with_sources='source_disparities' in self._needed,
+            )
         motion = Motion([], batch['intrinsics'], [])
         if self._moves:
             motion = self.motion(inputs, batch['intrinsics'])
