@@ -496,6 +496,31 @@ def test_known_depth_is_learnt(sets, tmp_path):
     assert np.mean(seen[-3:]) < 0.6 * np.mean(seen[:2])
 
 
+def test_the_pose_network_alone_learns_from_known_motion(sets, tmp_path):
+    """Depth is not computed then, and comes through unchanged."""
+    settings = {
+        **SETTINGS,
+        **dict.fromkeys(('semantic', 'true_depth', 'depth_edges', 'points', 'sky'), 0.0),
+        **{'smoothness': 0.0, 'motion': 1.0, 'train_perception': False, 'steps': 2},
+        **{'data': str(sets / 'real'), 'val': str(sets / 'real'), 'val_every': 2},
+    }
+    from train.training.system import System
+
+    first = System(Config(**{**settings, 'init': 'x'}))
+    start = {'state_dict': first.state_dict()}
+    torch.save(start, tmp_path / 'start.ckpt')
+    settings.update(out=str(tmp_path / 'run'), init=str(tmp_path / 'start.ckpt'))
+    (tmp_path / 'config.yaml').write_text(yaml.safe_dump(settings))
+    assert main(['fit', '--config', str(tmp_path / 'config.yaml')]) == 0
+    found = torch.load(tmp_path / 'run/best.ckpt', weights_only=True)['state_dict']
+    for name, value in start['state_dict'].items():
+        same = torch.equal(found[name], value)
+        assert same or name.startswith('pose.'), name
+    assert not torch.equal(
+        found['pose.net.head.weight'], start['state_dict']['pose.net.head.weight']
+    )
+
+
 @pytest.mark.parametrize(
     ('changed', 'message'),
     [
