@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import yaml
 from support.onnx_models import unneeded
 from support.precisions import SHIPPED, check_fp16, check_on_the_gpu, smooth_images
 from support.tensorrt_builds import (
@@ -39,6 +40,8 @@ def configurations():
     decisive = ('width', 'height', 'network', 'encoder', 'semantics', 'attention', 'pose_network')
     equal = {}
     for path in sorted((Path(__file__).parents[2] / 'train/configs').glob('*.yaml')):
+        if 'sets' in yaml.safe_load(path.read_text()):  # data sets, no training
+            continue
         settings = read_settings(path)
         equal.setdefault(tuple(getattr(settings, name) for name in decisive), []).append(path)
     return [
