@@ -222,7 +222,8 @@ def make_perception(
         ValueError: if the arguments are unknown or contradict each other.
     """
     if network not in NETWORKS:
-        raise ValueError(f"depth network '{network}', must be one of {', '.join(NETWORKS)}")
+        *others, last = NETWORKS
+        raise ValueError(f"depth network '{network}', must be {', '.join(others)} or {last}")
     if attention and not (NETWORKS[network].attends and semantics):
         raise ValueError(f'attention needs {WITH_ATTENTION}')
     if network == 'dispnet':
