@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from train.export.models import OUTPUTS, export_models
+from train.export.start import write_start
 from train.training.system import load_system
 
 
@@ -56,6 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of the camera's images, which the graphs then take whole and "
         'resize themselves, for a GPU (default: the nodes resize them)',
     )
+    parser.add_argument(
+        '--pose', type=Path, metavar='CHECKPOINT', help='take the pose network from this one'
+    )
+    parser.add_argument(
+        '--start',
+        type=Path,
+        metavar='FILE',
+        help='write a checkpoint in half precision there, too, for fit --init',
+    )
     parser.add_argument('--name', default='street', help='name of the networks (%(default)s)')
     parser.add_argument('--license', default='unknown', help='licence of the weights')
 
@@ -64,13 +74,21 @@ def run(args: argparse.Namespace) -> None:
     """Export a checkpoint."""
     if args.camera_height is not None and not args.camera_height > 0:
         raise ValueError(f'--camera-height {args.camera_height}: must be positive, in metres')
-    export_models(
-        load_system(args.checkpoint),
-        args.out,
-        data=args.data,
-        height=args.camera_height,
-        outputs=args.outputs,
-        image_size=args.image_size,
-        name=args.name,
-        license=args.license,
-    )
+    system = load_system(args.checkpoint)
+    pose = load_system(args.pose) if args.pose else None
+    options = {
+        'data': args.data,
+        'height': args.camera_height,
+        'image_size': args.image_size,
+        'name': args.name,
+        'license': args.license,
+    }
+    outputs = args.outputs
+    if pose is not None:
+        if outputs is None or 'pose' in outputs:
+            export_models(pose, args.out, outputs=('pose',), **options)
+        outputs = tuple(name for name in outputs or ('depth', 'labels') if name != 'pose')
+    if outputs != ():
+        export_models(system, args.out, outputs=outputs, **options)
+    if args.start:
+        write_start(system, args.start, pose)

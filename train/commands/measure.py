@@ -173,6 +173,8 @@ def _labelled(sequences: list[Sequence], every: int) -> list[tuple[Path, Path]]:
 
 def judge_depth(name: str, views: Iterable[View], predictor: Predictor) -> Row | None:
     """Abs Rel and delta < 1.25 up to 80 m, scaled by the medians and as published."""
+    if predictor.perception_size is None:
+        return None
     scaled, published, constant, scales = [], [], [], []
     for view in tqdm(views, name, unit='image', disable=None):
         rgb = cv2.cvtColor(view.image, cv2.COLOR_BGR2RGB)

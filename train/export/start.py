@@ -1,0 +1,45 @@
+"""A small checkpoint to start other trainings from: ``fit --init``."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+
+from depth_ros.files import write_file
+from train.training.system import System
+
+
+def write_start(system: System, path: Path, pose: System | None = None) -> None:
+    """Write the networks of a checkpoint in half precision, without the optimiser's state.
+
+    The file can be evaluated and exported like any checkpoint, and loses what half precision
+    cannot say: a thousandth of each weight.
+
+    Args:
+        system: the networks.
+        path: file to write; it appears whole or not at all.
+        pose: take the pose network from these, if given.
+
+    Raises:
+        ValueError: if the two pose networks are not of one kind.
+    """
+    state = dict(system.state_dict())
+    if pose is not None:
+        other = {k: v for k, v in pose.state_dict().items() if k.startswith('pose.')}
+        mine = {k: v.shape for k, v in state.items() if k.startswith('pose.')}
+        if mine != {k: v.shape for k, v in other.items()}:
+            raise ValueError('the two checkpoints have different pose networks')
+        state.update(other)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    content = {
+        'state_dict': half,
+        'hyper_parameters': dict(system.hparams),
+        'global_step': system.trained_steps,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, buffer.getvalue())
+    print(f'wrote {path} ({path.stat().st_size / 1e6:.1f} MB)')
