@@ -48,11 +48,13 @@ STILL_NOISE = 4.0
 
 
 class View(NamedTuple):
-    """An image and its true depth: BGR (H, W, 3), (H, W) metres with 0 = unknown, and K (3, 3)."""
+    """An image and its true depth: BGR (H, W, 3), (H, W) with 0 = unknown, K (3, 3), and whether
+    the depth is in metres."""
 
     image: np.ndarray
     depth: np.ndarray
     intrinsics: np.ndarray
+    metric: bool = True
 
 
 class Row(NamedTuple):
@@ -160,7 +162,7 @@ def _with_points(folder: Path, every: int) -> Iterator[View]:
         u, v = np.rint(points[:, :2]).astype(int).T
         inside = (u >= 0) & (v >= 0) & (u < depth.shape[1]) & (v < depth.shape[0])
         depth[v[inside], u[inside]] = points[inside, 2]
-        yield View(image, depth, sequence.intrinsics)
+        yield View(image, depth, sequence.intrinsics, not structure.relative(i))
 
 
 def _labelled(sequences: list[Sequence], every: int) -> list[tuple[Path, Path]]:
@@ -178,33 +180,29 @@ def judge_depth(name: str, views: Iterable[View], predictor: Predictor) -> Row |
     scaled, published, constant, scales = [], [], [], []
     for view in tqdm(views, name, unit='image', disable=None):
         rgb = cv2.cvtColor(view.image, cv2.COLOR_BGR2RGB)
-        size = predictor.perception_size
-        depth = predictor.depth(resize_image(rgb, *size))
+        depth = predictor.depth(resize_image(rgb, *predictor.perception_size))
         height, width = view.depth.shape
         depth = 1 / cv2.resize(1 / depth, (width, height)) * _factor(view, predictor)
         prepared = prepare_depth(depth, view.depth, median_scaling=True)
         truth = view.depth[prepared.valid]
         scaled.append(errors(prepared.depth[prepared.valid], truth))
-        published.append(errors(np.clip(depth[prepared.valid], 1e-3, 80), truth))
         constant.append(errors(np.full_like(truth, np.median(truth)), truth))
-        scales.append(prepared.scale)
+        if view.metric:
+            published.append(errors(np.clip(depth[prepared.valid], 1e-3, 80), truth))
+            scales.append(prepared.scale)
     if not scaled:
         return None
-    means = [mean_depth_metrics(x) for x in (scaled, published, constant)]
-    middle = float(np.median(scales))
-    return Row(
-        name,
-        len(scaled),
-        {
-            'Abs Rel': means[0].abs_rel,
-            'delta1': means[0].a1,
-            'in metres: Abs Rel': means[1].abs_rel,
-            'in metres: delta1': means[1].a1,
+    ours, trivial = mean_depth_metrics(scaled), mean_depth_metrics(constant)
+    values = {'Abs Rel': ours.abs_rel, 'delta1': ours.a1}
+    if published:
+        metres, middle = mean_depth_metrics(published), float(np.median(scales))
+        values |= {
+            'in metres: Abs Rel': metres.abs_rel,
+            'in metres: delta1': metres.a1,
             'scale': middle,
             'spread': float(np.std(np.array(scales) / middle)),
-        },
-        {'Abs Rel': means[2].abs_rel, 'delta1': means[2].a1},
-    )
+        }
+    return Row(name, len(scaled), values, {'Abs Rel': trivial.abs_rel, 'delta1': trivial.a1})
 
 
 def _factor(view: View, predictor: Predictor) -> float:

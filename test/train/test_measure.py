@@ -1,0 +1,61 @@
+"""The table of held-out recordings."""
+
+import numpy as np
+import pytest
+from support.known_sets import make_sets
+
+from depth_ros.core.camera import Intrinsics
+from depth_ros.inference.classes import CITYSCAPES
+from train.commands import measure
+from train.evaluation.predict import Perceived, Predictor
+
+
+class Wall(Predictor):
+    """Says 5 m everywhere, class 2, and a step of 1 cm at each frame."""
+
+    perception_size = pose_size = (96, 64)
+    camera = Intrinsics(25, 25, 47.5, 31.5, 96, 64)
+    classes = CITYSCAPES
+
+    def _perceive(self, image):
+        return Perceived(np.full((64, 96), 5, np.float32), np.full((64, 96), 2, np.uint8))
+
+    def _window(self, frames):
+        step = np.eye(4)
+        step[2, 3] = 0.01
+        return np.stack([np.eye(4), step])
+
+
+@pytest.fixture(scope='module')
+def sets(tmp_path_factory):
+    """Data sets 'real' and 'synthetic', see :func:`make_sets`."""
+    root = tmp_path_factory.mktemp('sets')
+    make_sets(root)
+    return root
+
+
+@pytest.mark.parametrize('name', ['real', 'synthetic'])
+def test_depth_is_judged_at_the_cameras_focal_length(sets, name):
+    """The wall is at 10 m: 5 m times the ratio of the focal lengths."""
+    if name == 'real':
+        views = list(measure._with_points(sets / name, 2))
+    else:
+        from train.data.sequences import read_sequence
+
+        views = list(measure._with_depth(read_sequence(sets / name), [0, 2, 4]))
+    row = measure.judge_depth(name, views, Wall())
+    assert row.images == 3 and row.values['in metres: Abs Rel'] < 1e-3
+    assert row.values['scale'] == pytest.approx(1) and row.trivial['delta1'] == 1
+    relative = measure.judge_depth(name, [v._replace(metric=False) for v in views], Wall())
+    assert 'scale' not in relative.values and relative.values['Abs Rel'] < 1e-3
+
+
+def test_labels_and_a_standing_camera(sets):
+    from train.data.sequences import read_sequence
+
+    pairs = measure._labelled([read_sequence(sets / 'synthetic')], 3)
+    row = measure.judge_labels('labels', pairs, Wall(), None)
+    assert row.values['mean IoU'] == pytest.approx(0.75 / 2)  # a quarter is sky
+    rows = list(measure.judge_still(np.zeros((64, 96, 3), np.uint8), Wall()))
+    assert rows[0].values['drift, m'] == pytest.approx(2.99)
+    assert '| labels | 2 | mean IoU | 0.375 | 0.375 |' in measure.table([row])
