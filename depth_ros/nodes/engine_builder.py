@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from depth_ros.files import part_file
+from depth_ros.files import discard_parts
 from depth_ros.inference.engine import EngineError, UnfitEngineError
 from depth_ros.inference.engine_file import engine_output, record_path, timing_path
 from depth_ros.inference.loader import load_built_engine
@@ -156,7 +156,7 @@ class EngineBuild:
         if status == 0:
             return
         for file in (self._output, record_path(self._output), timing_path(self._output)):
-            part_file(file).unlink(missing_ok=True)
+            discard_parts(file)
         how = f'exit status {status}' if status > 0 else signal.Signals(-status).name
         raise EngineError(
             f'build_engine ended with {how}'

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from depth_ros.files import write_file
 from train.data.sequences import (
     LISTED,
     MAPS,
@@ -167,7 +168,5 @@ def _read_cache(path: Path) -> dict[str, list[int]]:
 
 
 def _write_cache(path: Path, good: dict[str, list[int]]) -> None:
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')  # several processes may check at once
     with suppress(OSError):  # data may lie where only others may write
-        part.write_text(json.dumps(good))
-        os.replace(part, path)
+        write_file(path, json.dumps(good))

@@ -13,6 +13,7 @@ import onnxruntime
 from tqdm import tqdm
 
 from depth_ros.core.labels import UNLABELED
+from depth_ros.files import write_file
 from depth_ros.inference.classes import CITYSCAPES
 from depth_ros.inference.contract import ContractError, read_contract
 from train.data.sequences import (
@@ -95,7 +96,7 @@ def claim(sequence: Sequence, source: dict) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"'{folder}' holds labels of another origin: move it away to make others")
     folder.mkdir(exist_ok=True)
-    path.write_text(json.dumps(source) + '\n')
+    write_file(path, json.dumps(source) + '\n')
 
 
 class Labeller:
