@@ -21,6 +21,8 @@ PoseNetwork = Callable[[np.ndarray, np.ndarray], np.ndarray]
 vector (radians) and translation (the model's unit) of T_previous_current in the optical frame. It
 may raise RuntimeError."""
 
+NO_STAMP = 'has no stamp (0): let the camera driver fill in header.stamp'
+
 PATIENCE = 2
 """How often the network may fail with the same previous image before that image is given up, and
 how many images may come late in a row before the clock is taken to have gone back."""
@@ -30,6 +32,7 @@ class Reason(Enum):
     """Why an image gave no motion; the values are words for a report."""
 
     FIRST = 'it is the first image'
+    NO_STAMP = 'images have no stamp'
     DOUBLED = 'an image has the stamp of the one before'
     LATE = 'an image is older than the one before'
     CLOCK = 'the clock went back'
@@ -152,6 +155,8 @@ class VisualOdometry:
         if previous is None:
             return self._start(image, stamp, camera, Reason.FIRST, 'the trajectory starts here')
         seconds = (stamp - previous.stamp) / 1e9
+        if seconds == 0 and stamp == 0:
+            return Missed(Reason.NO_STAMP, f'no motion without time: the image {NO_STAMP}', False)
         if seconds == 0:
             return Missed(
                 Reason.DOUBLED,

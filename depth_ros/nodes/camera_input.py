@@ -15,11 +15,11 @@ from typing import Generic, TypeVar
 import numpy as np
 from builtin_interfaces.msg import Time as BuiltinTime
 from rclpy.node import Node
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
+from depth_ros.core.visual_odometry import NO_STAMP
 from depth_ros.nodes.monitor import REPORT_PERIOD, Reporter, StageTimes
 from depth_ros.ros.messages import image_to_rgb
 from depth_ros.ros.transport import PROFILE_VARIABLE, FollowingSubscription
@@ -27,6 +27,9 @@ from depth_ros.share import share_path
 
 INFO_PATIENCE = 0.05
 """Seconds to wait for the camera_info of an image where the two come together."""
+
+IN_STEP = 2
+"""Images in a row that must come with their camera_info before one is waited for."""
 
 BIG_IMAGE = 512 * 1024
 """Bytes from which Fast DDS's default settings lose best-effort messages."""
@@ -132,7 +135,8 @@ class CameraInput:
         self._node, self._report, self._reliability = node, report, reliability
         self._infos: deque[CameraInfo] = deque(maxlen=20)
         self._image_stamp: BuiltinTime | None = None
-        self._in_step = True  # camera_info comes with each image
+        # How many images in a row came with their camera_info, and whether the newest did.
+        self._in_step, self._matched = IN_STEP, True
         # As image_transport does: the remapped base name, then the transport's.
         topic = node.resolve_topic_name('image')
         image_type: type[ImageMessage] = Image
@@ -181,16 +185,17 @@ class CameraInput:
         self._last_info = time.monotonic()
         self._infos.append(message)
         if message.header.stamp == self._image_stamp:
-            self._in_step = True
+            self._matched = self._matched or self.silence <= INFO_PATIENCE
         self.frames.wake()
 
     def _on_image(self, message: ImageMessage) -> None:
         self.last_image = time.monotonic()
+        self._in_step = self._in_step + 1 if self._matched else 0
         stamp = self._image_stamp = message.header.stamp
-        if self._infos and self._infos[-1].header.stamp == stamp:
-            self._in_step = True
-        self.age = (self._node.get_clock().now() - Time.from_msg(stamp)).nanoseconds / 1e9
+        self._matched = self._info_of(stamp) is not None
         self.frames.put((message, time.perf_counter()))
+        # Not by rclpy's Time, which refuses stamps before 1970.
+        self.age = (self._node.get_clock().now().nanoseconds - nanoseconds(stamp)) / 1e9
 
     def watch(self) -> None:
         """Follow what the publishers offer, and report an input that is silent."""
@@ -264,16 +269,15 @@ class CameraInput:
     def info_for(self, stamp: BuiltinTime) -> CameraInfo:
         """The camera_info of an image: that of the same stamp, or else the latest.
 
-        Where the camera publishes both together, a camera_info that is a moment behind its image
+        Where the last images came with their camera_info, one that is a moment behind its image
         is waited for, so that a change of resolution or zoom takes effect with the right image.
         """
+        if self._in_step >= IN_STEP and self._info_of(stamp) is None:
+            self.frames.wait(lambda: self._info_of(stamp) is not None, INFO_PATIENCE)
+        return self._info_of(stamp) or self._infos[-1]
 
-        def same() -> CameraInfo | None:
-            return next((i for i in reversed(tuple(self._infos)) if i.header.stamp == stamp), None)
-
-        if self._in_step and same() is None:
-            self._in_step = self.frames.wait(lambda: same() is not None, INFO_PATIENCE)
-        return same() or self._infos[-1]
+    def _info_of(self, stamp: BuiltinTime) -> CameraInfo | None:
+        return next((i for i in reversed(tuple(self._infos)) if i.header.stamp == stamp), None)
 
     def frame(
         self,
@@ -302,12 +306,13 @@ class CameraInput:
         with times.stage('preprocess'):
             fit = ImageFit.create(intrinsics_from_info(info, width, height), model, mode)
         self._check(message, info, fit)
-        stamp = message.header.stamp
-        return Frame(message.header, stamp.sec * 10**9 + stamp.nanosec, rgb, info, fit)
+        return Frame(message.header, nanoseconds(message.header.stamp), rgb, info, fit)
 
     def _check(self, message: ImageMessage, info: CameraInfo, fit: ImageFit) -> None:
         """Warn of what makes the outputs worse than they could be."""
         frame, info_frame = message.header.frame_id, info.header.frame_id
+        if not nanoseconds(message.header.stamp):
+            self._report('stamp', f'the image {NO_STAMP}')
         if not frame:
             self._report(
                 'frame_id',
@@ -342,6 +347,11 @@ class CameraInput:
                 "effort; if many are missing, start the camera's process with "
                 f'{_profile_hint()}',
             )
+
+
+def nanoseconds(stamp: BuiltinTime) -> int:
+    """A stamp in nanoseconds; before 1970 it is negative."""
+    return stamp.sec * 10**9 + stamp.nanosec
 
 
 def _profile_hint() -> str:

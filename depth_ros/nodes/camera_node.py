@@ -9,7 +9,6 @@ grow. The parts are :mod:`~depth_ros.nodes.camera_input`, :mod:`~depth_ros.nodes
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import threading
 import time
@@ -27,15 +26,21 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 
-from depth_ros.core.camera import CameraError
-from depth_ros.core.images import ImageError
 from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import Engine, EngineError
 from depth_ros.nodes.camera_input import CameraInput, Frame
 from depth_ros.nodes.engine_slot import EngineSlot
-from depth_ros.nodes.monitor import REPORT_PERIOD, Monitor, Reporter, RosHandler, StageTimes
+from depth_ros.nodes.monitor import (
+    REPORT_PERIOD,
+    ConfigurationError,
+    Monitor,
+    Reporter,
+    RosHandler,
+    StageTimes,
+)
 from depth_ros.nodes.parameters import GPU_MEMORY
 from depth_ros.ros import parameters
+from depth_ros.ros.startup import argument_problem, environment_problem, start_problem
 from depth_ros.ros.transport import prepare_process, shared_memory_problem, until_shutdown
 from depth_ros.share import share_path
 
@@ -43,10 +48,6 @@ USAGE = """Options are those of every ROS 2 node: parameters with --ros-args -p 
 --params-file FILE, topics with -r image:=/camera/image_rect. The launch file starts both nodes:
 ros2 launch depth_ros depth_ros.launch.py (--show-args). docs/parameters.md and
 config/depth_ros.yaml list the parameters; 'ros2 param describe' shows those of a running node."""
-
-
-class ConfigurationError(ValueError):
-    """The node cannot be configured as its parameters ask; the message says why."""
 
 
 class CameraNode(LifecycleNode):
@@ -124,8 +125,12 @@ class CameraNode(LifecycleNode):
         """Whether anybody listens to what the next frame would give."""
 
     @abstractmethod
-    def process(self, frame: Frame) -> None:
-        """Run the network on a frame and publish; called in the worker thread."""
+    def process(self, frame: Frame) -> str:
+        """Run the network on a frame and publish; called in the worker thread.
+
+        Returns:
+            Why the frame gave no output; empty if it gave one.
+        """
 
     def start(self) -> None:
         """Get ready for the first frame after activation."""
@@ -249,29 +254,31 @@ class CameraNode(LifecycleNode):
     def _work(self, camera: CameraInput) -> None:
         while (item := camera.take()) is not None:
             message, arrived = item
-            self._slot.take_next()
+            self._monitor.health.begin()
             try:
+                self._slot.take_next()
                 self.settings = parameters.read(self, self._table)
                 if not self.wanted():
-                    self._monitor.unwanted += 1
+                    self._monitor.skip()
                     continue
                 info = camera.info_for(message.header.stamp)
                 started = time.perf_counter()
-                self.process(
+                why_nothing = self.process(
                     camera.frame(
                         message, info, self.engine.contract.camera, self.settings.fit, self.times
                     )
                 )
-            except (ImageError, CameraError, EngineError, ConfigurationError) as error:
-                # The same sentence with other numbers is the same cause.
-                self._monitor.fail(re.sub(r'\d+', '#', str(error))[:60], str(error))
-            except Exception:  # a frame must never take the node down
+            except Exception as error:  # a frame must never take the node down
                 if not self.context.ok():  # Ctrl-C closed the publishers under us
                     return
-                self._monitor.fail('internal error', f'internal error: {traceback.format_exc()}')
+                self._monitor.fail(error)
             else:
                 ended = time.perf_counter()
-                self._monitor.finish(ended - started, ended - arrived)
+                self._monitor.finish(ended - started, ended - arrived, why_nothing)
+
+    def fail(self, error: Exception) -> None:
+        """Take note of a callback that raised ``error``, as of a frame that failed."""
+        self._monitor.fail(error)
 
     # Diagnostics.
 
@@ -312,6 +319,8 @@ class CameraNode(LifecycleNode):
             return DiagnosticStatus.OK, values['state']
         if camera.silence > REPORT_PERIOD:
             return DiagnosticStatus.WARN, 'no image'
+        if problem := self._monitor.health.problem():
+            return DiagnosticStatus.ERROR, problem
         if not camera.has_info:
             return DiagnosticStatus.WARN, 'no camera_info'
         if self._slot.without_tensorrt:
@@ -327,11 +336,19 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
         args: command line; the process's by default.
 
     Returns:
-        Exit code: 0 after SIGINT, SIGTERM or --help, 1 if the initial parameters are wrong.
+        Exit code: 0 after SIGINT, SIGTERM or --help, 1 if arguments, environment or initial
+        parameters are wrong.
     """
-    if not {'-h', '--help'}.isdisjoint(sys.argv[1:] if args is None else args):
+    given = sys.argv[1:] if args is None else list(args)
+    if not {'-h', '--help'}.isdisjoint(given):
         print(sys.modules[make_node.__module__].__doc__, USAGE, sep='\n')
         return 0
+    name = make_node.__module__.rpartition('.')[2]
+    if make_node.__module__ == '__main__':
+        name = Path(sys.argv[0]).stem
+    if problem := argument_problem(given) or environment_problem():
+        print(f'{name}: {problem}', file=sys.stderr)
+        return 1
     prepare_process()
     # How long a computing thread may keep the interpreter. The default of 5 ms is too long beside
     # a worker whose steps take one.
@@ -340,7 +357,11 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
     cv2.setNumThreads(1)
     node = None
     try:
-        rclpy.init(args=None if args is None else list(args))
+        try:
+            rclpy.init(args=given)
+        except Exception as error:  # rclpy raises types of its own
+            print(f'{name}: {start_problem(error)}', file=sys.stderr)
+            return 1
         with until_shutdown():
             logger = get_logger('depth_ros')
             if problem := shared_memory_problem():
@@ -350,18 +371,21 @@ def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) 
             except ValueError as error:
                 logger.fatal(str(error))
                 return 1
+            except Exception as error:
+                if not rclpy.ok():
+                    raise
+                logger.fatal(start_problem(error))
+                return 1
             logging.getLogger('depth_ros').addHandler(RosHandler(node.get_logger()))
             executor = SingleThreadedExecutor()
             executor.add_node(node)
             while rclpy.ok():
                 try:
                     executor.spin_once()
-                except Exception:
+                except Exception as error:
                     if not rclpy.ok():
                         break
-                    node.report(
-                        'internal error', f'internal error: {traceback.format_exc()}', error=True
-                    )
+                    node.fail(error)
     finally:
         if node is not None:
             node.close()

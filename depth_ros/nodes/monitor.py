@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
+import traceback
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,15 +16,33 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 
+from depth_ros.core.camera import CameraError
+from depth_ros.core.images import ImageError
+from depth_ros.inference.engine import EngineError
+
+
+class ConfigurationError(ValueError):
+    """The node cannot be configured as its parameters ask; the message says why."""
+
+
 REPORT_PERIOD = 5.0
 """Seconds between two reports of the same cause, and of silence before an input is missed."""
 
 STAGES = ('decode', 'preprocess', 'inference', 'postprocess', 'publish')
 """What the time of a frame is spent on."""
 
+FAILING = 1.0
+"""Seconds of images without an output after which a node is in error."""
+
+WORDINGS = 5
+"""How many different messages of one cause are said within REPORT_PERIOD."""
+
 
 class Reporter:
     """Says each cause once, and again after REPORT_PERIOD if it lasts.
+
+    Causes are few and fixed, since they are keys of the diagnostics. Messages of one cause that
+    differ in more than their numbers are said side by side, at most WORDINGS a period.
 
     Attributes:
         counts: how often each cause was reported or held back.
@@ -32,19 +52,27 @@ class Reporter:
         """Report to a ROS logger."""
         self.counts: Counter[str] = Counter()
         self._logger = logger
-        self._said: dict[str, tuple[float, int]] = {}
+        # By cause and wording: when it was said, and how often it has been held back since.
+        self._said: dict[str, dict[str, tuple[float, int]]] = {}
+        self._once: set[str] = set()
         self._lock = threading.Lock()
 
     def __call__(self, cause: str, message: str, error: bool = False) -> None:
         """Report ``message``, at most every REPORT_PERIOD seconds for the same ``cause``."""
         now = time.monotonic()
+        wording = re.sub(r'\d+', '#', message)[:60]
         with self._lock:
             self.counts[cause] += 1
-            last, at_count = self._said.get(cause, (-float('inf'), 0))
-            if now - last < REPORT_PERIOD:
+            said = self._said.setdefault(cause, {})
+            recent = [w for w, (last, _) in said.items() if now - last < REPORT_PERIOD]
+            if wording in recent:
+                last, held_back = said[wording]
+                said[wording] = last, held_back + 1
                 return
-            held_back = self.counts[cause] - at_count - 1
-            self._said[cause] = now, self.counts[cause]
+            if len(recent) >= WORDINGS:
+                return
+            _, held_back = said.get(wording, (now, 0))
+            self._said[cause] = {w: said[w] for w in recent} | {wording: (now, 0)}
         if held_back:
             message += f' ({held_back} more like this)'
         if error:  # one call of rclpy's logger must always have the same severity
@@ -55,10 +83,19 @@ class Reporter:
     def once(self, cause: str, message: str) -> None:
         """Warn of ``message`` the first time only."""
         with self._lock:
-            if cause in self._said:
+            if cause in self._once:
                 return
-            self._said[cause] = float('inf'), 0
+            self._once.add(cause)
         self._logger.warning(message)
+
+
+CAUSES: dict[type[Exception], str] = {
+    ImageError: 'image',
+    CameraError: 'camera_info',
+    EngineError: 'network',
+    ConfigurationError: 'configuration',
+}
+"""Key of the diagnostics for each kind of error that a frame may meet; others are internal."""
 
 
 class RosHandler(logging.Handler):
@@ -121,14 +158,50 @@ class StageTimes:
         return {name: 1e3 * median(f[name] for f in frames) for name in frames[0]}
 
 
+class Health:
+    """Whether anything comes of the images that come."""
+
+    def __init__(self) -> None:
+        """Start without an image."""
+        self._begun: float | None = None
+        self._fruitless: float | None = None
+        self._why = ''
+
+    def begin(self) -> None:
+        """A frame is in work from now on."""
+        self._begun = time.monotonic()
+
+    def good(self) -> None:
+        """The frame gave an output, or nobody asked for one."""
+        self._begun = self._fruitless = None
+
+    def bad(self, why: str) -> None:
+        """Nothing came of the frame."""
+        self._begun = None
+        if self._fruitless is None:
+            self._fruitless = time.monotonic()
+        self._why = why
+
+    def problem(self) -> str:
+        """Why no output has come for a while although images have; empty if all is well."""
+        now = time.monotonic()
+        if self._begun is not None and now - self._begun > REPORT_PERIOD:
+            return f'one image has been in work for {now - self._begun:.0f} s'
+        if self._fruitless is not None and now - self._fruitless >= FAILING:
+            return f'no output for {now - self._fruitless:.0f} s: {self._why}'
+        return ''
+
+
 class Monitor:
     """Counts a node's frames and publishes what it knows about itself on /diagnostics.
 
     Attributes:
         report: warns of causes.
         times: how long the stages of a frame take.
+        health: whether anything comes of the frames.
         processed, unwanted, failed: numbers of frames since the node was activated: those
-            processed, those that nobody wanted and those that could not be processed.
+            processed, those that nobody wanted and those that could not be processed. A callback
+            that raised counts as a frame that failed.
     """
 
     def __init__(self, node: Node) -> None:
@@ -141,19 +214,42 @@ class Monitor:
     def restart(self) -> None:
         """Count from zero."""
         self.times = StageTimes()
+        self.health = Health()
         self.processed = self.unwanted = self.failed = 0
         self._before = (time.monotonic(), 0, 0)  # time, processed and dropped at the last message
 
-    def fail(self, cause: str, message: str) -> None:
-        """Count a frame that could not be processed and report why."""
+    def skip(self) -> None:
+        """Count a frame that nobody wanted."""
+        self.unwanted += 1
+        self.health.good()
+
+    def fail(self, error: Exception) -> None:
+        """Count a frame that could not be processed, or a callback that raised; say why."""
         self.failed += 1
         self.times.discard()
-        self.report(cause, f'frame dropped: {message}', error=True)
+        cause = next((c for kind, c in CAUSES.items() if isinstance(error, kind)), '')
+        if cause:
+            self.health.bad(str(error))
+            self.report(cause, f'frame dropped: {error}', error=True)
+            return
+        text = ' '.join(f'{type(error).__name__}: {error}'.split())
+        self.health.bad(f'internal error: {text}')
+        trace = ''.join(traceback.format_exception(error))
+        self.report('internal error', f'frame dropped: internal error: {text}\n{trace}', error=True)
 
-    def finish(self, work: float, latency: float) -> None:
-        """Count a frame that was processed; the times are those of :meth:`StageTimes.finish`."""
+    def finish(self, work: float, latency: float, why_nothing: str = '') -> None:
+        """Count a frame that was processed.
+
+        Args:
+            work, latency: as for :meth:`StageTimes.finish`.
+            why_nothing: why it gave no output; empty if it gave one.
+        """
         self.processed += 1
         self.times.finish(work, latency)
+        if why_nothing:
+            self.health.bad(why_nothing)
+        else:
+            self.health.good()
 
     def values(self, received: int, dropped: int) -> dict[str, str]:
         """Counts, rates since the last message, times and problems.

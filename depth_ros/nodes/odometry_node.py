@@ -22,7 +22,8 @@ from depth_ros.core.trajectory import Motion, NoiseModel, Trajectory
 from depth_ros.core.visual_odometry import Missed, Reason, VisualOdometry
 from depth_ros.inference.engine import EngineError
 from depth_ros.nodes.camera_input import Frame
-from depth_ros.nodes.camera_node import CameraNode, ConfigurationError, run
+from depth_ros.nodes.camera_node import CameraNode, run
+from depth_ros.nodes.monitor import ConfigurationError
 from depth_ros.nodes.parameters import ODOMETRY
 from depth_ros.ros.transport import OUTPUT_QOS
 
@@ -120,7 +121,7 @@ class OdometryNode(CameraNode):
         response.message = 'the trajectory starts again at the next image'
         return response
 
-    def process(self, frame: Frame) -> None:
+    def process(self, frame: Frame) -> str:
         """Compare the image with the previous one and publish where the robot is."""
         odometry = self._visual_odometry
         if odometry is None or self._reset_wanted:
@@ -138,6 +139,8 @@ class OdometryNode(CameraNode):
             raise EngineError(found.text)
         elif found.reason is not Reason.FIRST:
             self.report(found.reason.value, found.text)
+            return found.text
+        return ''
 
     def _restart(self, frame: Frame) -> VisualOdometry:
         """Start the trajectory at the origin."""

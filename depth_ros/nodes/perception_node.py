@@ -124,7 +124,7 @@ class PerceptionNode(CameraNode):
     def _wanted_topics(self) -> set[str]:
         return {name for name, p in self._outputs.items() if p.get_subscription_count() > 0}
 
-    def process(self, frame: Frame) -> None:
+    def process(self, frame: Frame) -> str:
         """Run the network and publish what is wanted."""
         wanted = self._wanted_topics()
         with self.times.stage('preprocess'):
@@ -136,6 +136,7 @@ class PerceptionNode(CameraNode):
         with self.times.stage('publish'):
             for name, message in messages.items():
                 self._outputs[name].publish(message)
+        return ''
 
     def _messages(
         self, wanted: set[str], outputs: dict[str, np.ndarray], frame: Frame

@@ -72,8 +72,10 @@ class Parameter:
             ]
         return descriptor
 
-    def problem(self, value: Value) -> str:
+    def problem(self, value: Value | None) -> str:
         """Why ``value`` is refused although type and range are right; empty if it is not."""
+        if value is None:
+            return f"'{self.name}' has no value ([]), must be a {TYPE_NAMES[type(self.default)]}"
         if self.choices and value not in self.choices:
             return f"{self.name} is '{value}', must be one of: {', '.join(self.choices)}"
         if isinstance(value, float) and not math.isfinite(value):

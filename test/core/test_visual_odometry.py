@@ -193,3 +193,8 @@ def test_two_images_apart_from_the_trajectory(odometry):
     with pytest.raises(NotFiniteError, match=r'returned \[0.0, .*nan\]; the model is damaged'):
         odometry.compare(place(0.1), place(NAN / 100))
     assert 0.1 == x_of(odometry)
+
+
+def test_images_without_stamps_are_called_so(odometry):
+    _, missed = drive(odometry, (0, 0.1), (0, 0.2))
+    assert missed.reason is Reason.NO_STAMP and 'camera driver' in missed.text

@@ -88,9 +88,14 @@ class TestWhileRunning:
 
     def test_a_flood_of_bad_frames_gives_few_messages(self, running):
         before = len(messages_about(running.process, 'frame dropped'))
+        levels = []
         for _ in range(40):
             running.send(image=image_with(encoding='sepia'))
             running.peer.spin_for(0.05)
+            newest = running.peer.messages['/diagnostics'][-1:]
+            levels += [(s.level, s.message) for m in newest for s in m.status]
+        # A second without an output is an error, and is said with the reason.
+        assert any(level == b'\2' and "'sepia'" in text for level, text in levels)
         found = running.peer.diagnostics_after(
             'perception_node', lambda d: float(d['input_silence_s']) > 1
         )
