@@ -91,7 +91,7 @@ class Structure:
         poses: float64 (N, 4, 4), camera-to-world of its part, optical frame; NaN where not
             registered. Metres where the part is metric.
         metric_spread: float32 (S,), relative standard deviation of a part's metres; NaN where
-            lengths are relative, and the median depth is 1.
+            lengths are relative, and the usual depth of the frames around is 1.
         starts: int64 (N + 1,), frame i has observations ``starts[i]`` to ``starts[i + 1]``.
         xy: float32 (M, 2), pixels of the image as stored; pixel centres are at integers.
         depth: float32 (M,), along the optical axis.

@@ -324,7 +324,7 @@ def test_without_metres_depth_is_relative(copied):
     report = build(replace(job(copied), camera_height=None))
     structure = read_structure(copied)
     assert report.parts[0].source == 'none' and not structure.is_metric(0)
-    assert np.median(structure.depth) == pytest.approx(1, rel=0.01)
+    assert np.median(structure.depth) == pytest.approx(1, rel=0.1)
     assert 'no metres' in ' '.join(report.remarks)
 
 

@@ -16,6 +16,7 @@ MAX_SIGMA = 0.2  # relative; more is no depth
 NOISE = 0.3  # pixels, that a feature's place is unsure by at least
 LEAST_POINTS = 20  # a frame with fewer is not registered well enough to learn from
 LEAST_FRAMES = 10  # a part with fewer teaches nothing
+SMOOTH = 15  # frames before and after, over which the usual depth is smoothed
 PLACE = 0.03  # size of one place, by its distance: points closer together are of the same
 
 
@@ -39,8 +40,8 @@ def assemble(
     good &= part[found.frame] >= 0
     for number, scale in enumerate(origin):
         if scale.source == NONE:
-            there = good & (part[found.frame] == number)
-            factors[part == number] = 1 / float(np.median(found.depth[there]))
+            frames = np.flatnonzero(part == number)
+            factors[frames] = 1 / _usual_depths(found, good, frames)
     frame, point = found.frame[good], found.point[good]
     structure = Structure(
         part=part.astype(np.int32),
@@ -58,6 +59,22 @@ def assemble(
         intrinsics=found.lens.matrix,
     )
     return structure, origin
+
+
+def _usual_depths(found: Reconstruction, good: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Median depth (n,), in units, of what is seen around each of the frames (n,).
+
+    Where there are no metres, depth in these stays alike all along a drive whose scale drifts.
+
+    Args:
+        found: the reconstruction.
+        good: bool (M,), observations that count.
+        frames: of one part, each with such.
+    """
+    limits = np.searchsorted(found.frame, [frames, frames + 1])
+    own = np.array([np.median(found.depth[a:b][good[a:b]]) for a, b in zip(*limits, strict=True)])
+    around = [own[max(0, i - SMOOTH) : i + SMOOTH + 1] for i in range(len(own))]
+    return np.exp(np.array([np.log(values).mean() for values in around]))
 
 
 def _divide(
