@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
         bench_inference(models, arguments.threads, arguments.runs)
         bench_nodes(models, arguments.threads, arguments.frames)
         bench_evaluation(models, arguments.evaluated)
-    except (LiveError, BagError, ContractError, EngineError, MissingPackageError) as error:
+    except (LiveError, BagError, ContractError, EngineError, MissingPackageError, OSError) as error:
         print(f'depth_ros_bench: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

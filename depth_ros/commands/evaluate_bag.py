@@ -21,7 +21,12 @@ from pathlib import Path
 from depth_ros.commands.options import add_model_option, command_parser, count, positive
 from depth_ros.core.camera import FIT_MODES
 from depth_ros.core.se3 import OPTICAL_IN_BASE
-from depth_ros.evaluation.batch import FAILURES, evaluate_in_processes, evaluate_on_cluster
+from depth_ros.evaluation.batch import (
+    FAILURES,
+    evaluate_in_processes,
+    evaluate_on_cluster,
+    failure_text,
+)
 from depth_ros.evaluation.evaluate import evaluate_recording
 from depth_ros.evaluation.report.comparison import comparison_text
 from depth_ros.evaluation.report.comparison_page import write_comparison
@@ -45,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _compare(arguments) if arguments.compare else _run(arguments)
     except FAILURES as error:
-        print(f'evaluate_bag: {error}', file=sys.stderr)
+        print(f'evaluate_bag: {failure_text(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('evaluate_bag: interrupted', file=sys.stderr)
@@ -244,14 +249,18 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.cluster
         else evaluate_in_processes(jobs, arguments.jobs)
     )
-    for job, error in tqdm(results, total=len(jobs), unit='recording'):
+    for job, error in tqdm(results, total=len(jobs), unit='recording', disable=None):
         if error:
             failed[str(job.bag)] = error
             tqdm.write(f'{job.bag}: {error}', file=sys.stderr)
     done = [job.out for job in jobs if str(job.bag) not in failed]
     out = jobs[0].out.parent
+    out.mkdir(parents=True, exist_ok=True)
     write_file(out / 'failed.json', json.dumps(failed, indent=2) + '\n')
-    if done:
+    if len(done) == 1:
+        print(summary_text(json.loads((done[0] / 'metrics.json').read_text())))
+        print(f'Report      {done[0] / "report.html"}')
+    elif done:
         print(comparison_text(write_comparison(out, done)))
         print(f'Summary     {out / "comparison.html"}')
     print(f'{len(done)} of {len(jobs)} recordings evaluated', file=sys.stderr)

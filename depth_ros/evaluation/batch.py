@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 
@@ -22,6 +23,7 @@ FAILURES = (
     EngineError,
     EvaluationError,
     MissingPackageError,
+    OSError,
     ValueError,
 )
 """Errors that end one evaluation, whose messages say why and what to do."""
@@ -33,7 +35,10 @@ def evaluate_in_processes(jobs: Sequence[Job], count: int) -> Iterator[tuple[Job
     with ProcessPoolExecutor(count, get_context('spawn')) as pool:
         waiting = {pool.submit(_attempt, job): job for job in jobs}
         for future in as_completed(waiting):
-            yield waiting[future], future.result()
+            try:
+                yield waiting[future], future.result()
+            except BrokenProcessPool:
+                yield waiting[future], 'its process was killed (out of memory?): use fewer --jobs'
 
 
 def evaluate_on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, str]]:
@@ -74,7 +79,11 @@ def _on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, str]]:
         ]
         waiting = {client.submit(_attempt, job, pure=False): job for job in here}
         for future in distributed.as_completed(waiting):
-            yield waiting[future], future.result()
+            try:
+                error = future.result()
+            except Exception as failure:  # the machine is gone
+                error = _internal(failure)
+            yield waiting[future], error
 
 
 def _attempt(job: Job) -> str:
@@ -82,5 +91,18 @@ def _attempt(job: Job) -> str:
     try:
         evaluate_recording(job, lambda text: None, bar=False)
     except FAILURES as error:
-        return str(error)
+        return failure_text(error)
+    except Exception as error:  # a fault of ours
+        return _internal(error)
     return ''
+
+
+def failure_text(error: BaseException) -> str:
+    """Return one of `FAILURES` in words: errors of the system without their number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.strerror}: {error.filename}' if error.filename else error.strerror
+    return str(error)
+
+
+def _internal(error: Exception) -> str:
+    return ' '.join(f'internal error: {type(error).__name__}: {error}'.split())

@@ -7,10 +7,11 @@ and sensor_msgs_py makes the clouds.
 from __future__ import annotations
 
 import importlib.util
+import math
 import subprocess
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cache
 
@@ -131,7 +132,8 @@ def camera_info(info: CameraInfo, header: Header, camera: Intrinsics) -> CameraI
         camera: Intrinsics of the output image.
 
     Returns:
-        `info` itself under the new header if the output has the size that `info` describes.
+        `info` itself under the new header if the output has the size that `info` describes; a P
+        that is no projection (zeros, NaN) is replaced by one of `camera`.
         Otherwise a pinhole camera with K and P of `camera`, no distortion and no binning: the
         distortion coefficients belong to the unrectified image.
     """
@@ -139,7 +141,7 @@ def camera_info(info: CameraInfo, header: Header, camera: Intrinsics) -> CameraI
     result.header = header
     roi_or_binning = info.roi.width or info.roi.height or max(info.binning_x, info.binning_y) > 1
     if (info.width, info.height) == (camera.width, camera.height) and not roi_or_binning:
-        if any(info.p[:11]):
+        if _usable(info.p):
             return result
     else:
         result.width, result.height = camera.width, camera.height
@@ -148,13 +150,18 @@ def camera_info(info: CameraInfo, header: Header, camera: Intrinsics) -> CameraI
         result.d = [0.0] * len(info.d)
         result.k = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
     # The baseline of a stereo pair in P[3] is a length times the focal length.
-    baseline = info.p[3] * camera.fx / info.p[0] if info.p[0] else 0.0
+    baseline = info.p[3] * camera.fx / info.p[0] if _usable(info.p) else 0.0
     result.p = [
         *(camera.fx, 0.0, camera.cx, baseline),
         *(0.0, camera.fy, camera.cy, 0.0),
         *(0.0, 0.0, 1.0, 0.0),
     ]
     return result
+
+
+def _usable(projection: Sequence[float]) -> bool:
+    """Return whether P is a projection: then it is what the intrinsics were taken from."""
+    return all(map(math.isfinite, projection)) and all(projection[i] > 0 for i in (0, 5, 10))
 
 
 def cloud_message(header: Header, cloud: np.ndarray) -> PointCloud2:

@@ -22,6 +22,7 @@ from depth_ros.bags.writer import BagWriter
 from depth_ros.commands import evaluate_bag
 from depth_ros.core.camera import ImageFit, Intrinsics
 from depth_ros.core.images import decode_depth
+from depth_ros.evaluation import batch
 from depth_ros.inference.contract import read_contract
 from depth_ros.inference.loader import load_engine
 from depth_ros.inference.model_files import chosen_models
@@ -313,6 +314,7 @@ def test_what_a_crash_left_is_judged_and_said(tiny, tmp_path):
         (['bag', '--classes', 'no.yaml'], 'no.yaml'),
         (['bag', '--odom-gt', 'tf:odom>base'], 'no transforms'),
         (['bag', '--out', 'bag'], 'lies in the output folder'),
+        (['bag', '--out', 'empty.mcap/out'], 'Not a directory: '),
         (['--compare', 'bag'], 'bag'),
     ],
 )
@@ -402,6 +404,31 @@ def test_several_recordings_in_processes_and_one_that_fails(tiny, tmp_path, caps
     check_several(out, str(bags[1]))
     evaluate('--compare', out / 'one', out / 'two', '--out', tmp_path / 'both')
     assert (tmp_path / 'both/comparison.html').is_file()
+
+
+def test_of_two_recordings_one_is_bad(tiny, tmp_path, capsys):
+    bags = [street(tmp_path / 'one'), tmp_path / 'dangling']
+    bags[1].mkdir()
+    (bags[1] / 'x_0.mcap').symlink_to(tmp_path / 'nowhere.mcap')
+    out = tmp_path / 'out'
+    assert evaluate_bag.main([*map(str, bags), '--model', str(tiny), '--out', str(out)]) == 1
+    printed = capsys.readouterr()
+    assert '10 in, 10 out' in printed.out and str(out / 'one/report.html') in printed.out
+    assert printed.err.splitlines()[-1] == '1 of 2 recordings evaluated'
+    assert 'it/s' not in printed.err and 'recording/s' not in printed.err  # no bar in a pipe
+    assert 'Traceback' not in printed.err
+    assert 'x_0.mcap' in json.loads((out / 'failed.json').read_text())[str(bags[1])]
+
+
+def test_nothing_stops_the_other_recordings(monkeypatch):
+    errors = iter([OSError(28, 'No space left on device', 'out/x'), KeyError('x')])
+
+    def fail(*_, **__):
+        raise next(errors)
+
+    monkeypatch.setattr(batch, 'evaluate_recording', fail)
+    assert batch._attempt(None) == 'No space left on device: out/x'
+    assert batch._attempt(None) == "internal error: KeyError: 'x'"
 
 
 def test_several_recordings_on_a_cluster(tiny, tmp_path):

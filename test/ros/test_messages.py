@@ -1,5 +1,6 @@
 """What nodes publish, from numpy; and what they receive, in every encoding."""
 
+import math
 import sys
 from array import array
 
@@ -154,6 +155,15 @@ def test_camera_info_at_the_input_size_is_the_input():
     assert found.header == header
     found.header = info.header
     assert found == info
+
+
+@pytest.mark.parametrize('spoil', [(0, 0.0), (5, 0.0), (0, math.nan), (0, -50.0), (10, 0.0)])
+def test_a_projection_that_is_none_is_replaced(spoil):
+    info = info_message(64, 48, 50.0)
+    good = list(info.p)
+    info.p[spoil[0]] = spoil[1]
+    found = camera_info(info, Header(), intrinsics_from_info(info, 64, 48))
+    assert list(found.p) == good
 
 
 def test_camera_info_at_another_size_is_scaled_and_has_no_distortion():

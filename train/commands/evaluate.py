@@ -187,7 +187,9 @@ def run(args: argparse.Namespace) -> None:
         pictures = args.out / 'pictures'
         for old in pictures.glob('[0-9][0-9]_*.jpg'):  # of another run
             old.unlink()
-        for number, frame in enumerate(tqdm(scores.pick(frames, args.pictures), 'pictures')):
+        for number, frame in enumerate(
+            tqdm(scores.pick(frames, args.pictures), 'pictures', disable=None)
+        ):
             write_picture(
                 pictures / f'{number:02d}_{frame.sequence}_{frame.name}.jpg',
                 draw(frame, predictor, protocol, classes),

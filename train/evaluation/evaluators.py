@@ -38,7 +38,7 @@ def evaluate_frames(
         scores.notes.append('the model has no perception network')
         return
     empty = 0
-    for frame in tqdm(frames, 'perception', unit='frame'):
+    for frame in tqdm(frames, 'perception', unit='frame', disable=None):
         try:
             image = read_image(frame.image, *predictor.perception_size)
             truth = frame.depth() if frame.depth and 'depth' in scores.tasks else None
@@ -99,7 +99,7 @@ def evaluate_odometry(
         total=sum(len(r.images) for r in sequences),
         desc='odometry',
         unit='frame',
-        disable=not sequences,
+        disable=None if sequences else True,
     ) as bar:
         for sequence in sequences:
             name = sequence.folder.name
