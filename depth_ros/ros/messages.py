@@ -159,7 +159,7 @@ def camera_info(info: CameraInfo, header: Header, camera: Intrinsics) -> CameraI
     return result
 
 
-def _usable(projection: Sequence[float]) -> bool:
+def _usable(projection: Sequence[float] | np.ndarray) -> bool:
     """Return whether P is a projection: then it is what the intrinsics were taken from."""
     return all(map(math.isfinite, projection)) and all(projection[i] > 0 for i in (0, 5, 10))
 
