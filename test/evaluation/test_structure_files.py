@@ -1,11 +1,14 @@
 """Points of structure from motion as the true depth of a recording."""
 
+import json
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from support import drive_recording, onnx_models
 
+from depth_ros.commands import evaluate_bag
 from depth_ros.core.camera import Intrinsics
 from depth_ros.evaluation.structure import FILE, FramePoints, PointTruth, Structure, StructureError
 
@@ -120,3 +123,43 @@ def test_motion_between_parts_is_unknown():
     found = structure(poses=poses)
     assert found.motion(0, 1) is None
     assert found.motion(0, 2)[2, 3] == -5, 'what was ahead comes nearer'
+
+
+def test_evaluate_bag_judges_depth_by_points(tmp_path):
+    """The network's depth is 1 / 1.1 of that of the points; those of training are nonsense."""
+    bag = drive_recording.write(tmp_path / 'bag', truth=False)
+    onnx_models.save_perception(tmp_path / 'perception.onnx')
+    truth, count = drive_recording.truth_depth(), drive_recording.FRAMES
+    folder = tmp_path / 'data' / 'bag'
+    (folder / 'images').mkdir(parents=True)
+    for index in range(count):
+        cv2.imwrite(str(folder / 'images' / f'{index:03d}.png'), drive_recording.pixels())
+    start = drive_recording.START_NS * 1e-9
+    np.savetxt(folder / 'times.txt', start + 0.1 * np.arange(count), fmt='%.9f')
+    y, x = (grid.ravel() for grid in np.mgrid[40:90:10, 5:120:8])
+    held_out = np.tile(np.arange(len(x)) % 3 == 0, count)
+    seen = len(held_out)
+    Structure(
+        part=np.zeros(count),
+        poses=np.tile(np.eye(4), (count, 1, 1)),
+        metric_spread=np.array([0.02]),
+        starts=np.arange(count + 1) * len(x),
+        xy=np.tile(np.stack([x, y], 1), (count, 1)),
+        depth=np.tile(truth[y, x], count) * np.where(held_out, 1, 3),
+        sigma=np.full(seen, 0.02),
+        error=np.full(seen, 0.3),
+        track=np.full(seen, 4),
+        angle=np.full(seen, 2.0),
+        point=np.arange(seen),
+        held_out=held_out,
+        intrinsics=np.eye(3),
+    ).write(folder / FILE)
+    out = tmp_path / 'out'
+    options = ['--model', str(tmp_path / 'perception.onnx'), '--no-recording', '--out', str(out)]
+    command = [str(bag), *options, '--structure', str(tmp_path / 'data')]
+    assert evaluate_bag.main(command) == 0
+    found = json.loads((out / 'metrics.json').read_text())
+    assert found['depth']['rows']['as_published']['abs_rel'] == pytest.approx(1 - 1 / 1.1, abs=0.01)
+    assert found['depth']['rows']['median_scaled']['abs_rel'] == pytest.approx(0, abs=0.01)
+    assert 'points of structure from motion, a tenth of them' in ' '.join(found['notes'])
+    assert evaluate_bag.main([*command[:-1], str(out)]) == 1
