@@ -30,6 +30,7 @@ def write_model(net: nn.Module, contract: ModelContract, path: Path) -> None:
         output_names=list(contract.outputs),
         external_data=False,
     )
+    assert program is not None  # as with dynamo=True
     model = program.model_proto
     found = {o.domain: o.version for o in model.opset_import}['']
     if found != OPSET:

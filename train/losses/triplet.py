@@ -42,7 +42,8 @@ def semantic_triplet_loss(
     Returns:
         The loss, a differentiable 0 without anchors, and the number of anchors on this process.
     """
-    loss, anchors = 0, 0
+    loss = labels.new_zeros((), dtype=torch.float32)
+    anchors = labels.new_zeros((), dtype=torch.int64)
     for feature in features:
         level = math.log2(labels.shape[1] / feature.shape[2])
         nearest = F.interpolate(labels[:, None].float(), feature.shape[2:])[:, 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -117,8 +117,13 @@ class _Attend(torch.autograd.Function):
         merged, heads = Merged(*merged), HEADS - 1
         gradient, weights = gradient.to(own.dtype), weights[:, 1:]
 
-        def of_conv(of_output: Tensor, weight: Tensor, of_own: bool = True) -> list[Tensor | None]:
-            """The gradients by input, weight and bias of a 1x1 convolution of ``own``."""
+        def of_conv(
+            of_output: Tensor, weight: Tensor, of_own: bool = True
+        ) -> tuple[Tensor | None, Tensor, Tensor]:
+            """Gradients of a 1x1 convolution of ``own`` by its input, weight and bias.
+
+            That by the input is ``None`` without ``of_own``.
+            """
             return torch.ops.aten.convolution_backward(
                 of_output.to(own.dtype),
                 own,
@@ -150,6 +155,7 @@ class _Attend(torch.autograd.Function):
         of_other = weighted_sum(keys.chunk(heads, 1), of_scores.split(1, 1))
         by_keys, *of_score = of_conv(times(other, of_scores), merged.score)
         by_offsets, *of_offset = of_conv(of_scores, merged.offset)
+        assert by_keys is not None and by_offsets is not None
         return of_own + by_keys + by_offsets, of_other, *of_score, *of_offset, *of_value
 
 
@@ -204,7 +210,7 @@ class CrossTaskAttention(nn.Module):
         head's value P Wv (C, C, 1, 1) and value bias P bv (C,) themselves."""
         with torch.autocast(self.query.weight.device.type, enabled=False):
             (wq, bq), (wk, bk), (wv, bv) = (
-                (layer.weight.flatten(1).unflatten(0, (HEADS, -1)), layer.bias.view(HEADS, -1, 1))
+                (layer.weight.flatten(1).unflatten(0, (HEADS, -1)), _bias(layer).view(HEADS, -1, 1))
                 for layer in (self.query, self.key, self.value)
             )
             scale = self.query.out_channels**-0.5
@@ -236,13 +242,14 @@ class FusedAttention(nn.Module):
         attention = copy.deepcopy(attention).double().requires_grad_(False)
         merged, first, first_bias = attention.merge()
         norm, conv = attention.norm, attention.fuse
+        assert norm.running_mean is not None and norm.running_var is not None  # as by default
         factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = factor * (first_bias - norm.running_mean) + norm.bias
         # The first head's value is a matrix times ``own``, which the convolution after it can take
         # in: reflection padding commutes with what acts on pixels one by one.
         of_own, of_attended = conv.weight.chunk(2, 1)
         of_first = torch.einsum('oikl,ij->ojkl', of_attended, factor[:, None] * first[:, :, 0, 0])
-        conv.bias += torch.einsum('oikl,i->o', of_attended, shift)
+        _bias(conv).add_(torch.einsum('oikl,i->o', of_attended, shift))
         conv.weight.copy_(torch.cat([of_own + of_first, of_attended], 1))
         factor = factor.repeat(HEADS - 1)
         merged = merged._replace(
@@ -252,7 +259,8 @@ class FusedAttention(nn.Module):
         self.score = _convolutions(merged.score, merged.score_bias, HEADS - 1)
         (self.offset,) = _convolutions(merged.offset, merged.offset_bias, 1)
         self.value = _convolutions(merged.value, merged.value_bias, HEADS - 1)
-        self.fuse, self.out = attention.fuse, attention.out
+        self.fuse = attention.fuse
+        self.out: nn.Module = attention.out
         self.to(dtype)
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
@@ -267,11 +275,18 @@ class FusedAttention(nn.Module):
 
         It acts on pixels one by one, so it commutes with reflection padding.
         """
-        out, bias = (t.double() for t in (self.out.weight[:, :, 0, 0], self.out.bias))
+        last = cast(PixelConv, self.out)
+        out, bias = last.weight[:, :, 0, 0].double(), _bias(last).double()
         weight = conv.weight.double()
-        conv.bias += torch.einsum('oikl,i->o', weight, bias)
+        _bias(conv).add_(torch.einsum('oikl,i->o', weight, bias))
         conv.weight.copy_(torch.einsum('oikl,ij->ojkl', weight, out))
         self.out = nn.Identity()
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    """The bias of a layer that has one."""
+    assert layer.bias is not None
+    return layer.bias
 
 
 def _convolutions(weight: Tensor, bias: Tensor, parts: int) -> nn.ModuleList:
@@ -280,6 +295,6 @@ def _convolutions(weight: Tensor, bias: Tensor, parts: int) -> nn.ModuleList:
     for part, part_bias in zip(weight.chunk(parts), bias.chunk(parts), strict=True):
         layer = PixelConv(part.shape[1], part.shape[0]).to(part.dtype).requires_grad_(False)
         layer.weight.copy_(part)
-        layer.bias.copy_(part_bias)
+        _bias(layer).copy_(part_bias)
         layers.append(layer)
     return layers

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.networks.layers import conv_relu, crop_like, deconv_relu, init_xavier
-from train.networks.prediction import Prediction
+from train.networks.prediction import DepthNet, Prediction
 
 
-class DispNet(nn.Module):
+class DispNet(DepthNet):
     """Encoder of seven strided pairs of convolutions, decoder with skips, four disparities.
 
     Disparity is 10 sigmoid(x) + 0.01, and each but the finest also feeds the next stage.
@@ -18,11 +18,6 @@ class DispNet(nn.Module):
     Args:
         batch_norm: see :mod:`train.networks.layers`.
     """
-
-    outputs = ()
-    ranged = False
-    attends = False
-    min_size = 32
 
     widths = (32, 64, 128, 256, 512, 512, 512)
     kernels = (7, 5, 3, 3, 3, 3, 3)

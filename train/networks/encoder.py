@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
+from timm.models import EfficientNet, FeatureInfo
 from torch import Tensor, nn
 
 from train.networks.recompute import recompute
@@ -15,8 +17,18 @@ from train.networks.recompute import recompute
 _LITE0 = 'efficientnet_lite0'
 
 
-def make_encoder(name: str, weights: str = '', in_channels: int = 3) -> nn.Module:
-    """Encoder with ``channels`` of five features, and ``forward(image)`` -> features, finest first.
+class ImageEncoder(nn.Module):
+    """Base of the encoders: ``forward(image)`` returns five features, finest first.
+
+    Attributes:
+        channels: of each feature, at 1/2 ... 1/32 of the image size.
+    """
+
+    channels: tuple[int, ...]
+
+
+def make_encoder(name: str, weights: str = '', in_channels: int = 3) -> ImageEncoder:
+    """The encoder of that name.
 
     Args:
         name: efficientnet_lite0 (:class:`Encoder`) or another timm model with features at 1/2 ...
@@ -34,7 +46,7 @@ def make_encoder(name: str, weights: str = '', in_channels: int = 3) -> nn.Modul
     return TimmEncoder(name, weights, in_channels)
 
 
-class Encoder(nn.Module):
+class Encoder(ImageEncoder):
     """EfficientNet-Lite0: features of 16, 24, 40, 112 and 192 channels at 1/2 ... 1/32.
 
     Its operators (convolution, ReLU6, no squeeze-and-excitation) are the ones that small GPUs and
@@ -56,7 +68,7 @@ class Encoder(nn.Module):
     def __init__(self, weights: str = 'imagenet') -> None:
         super().__init__()
         # The ImageNet weights were trained with TensorFlow's epsilon.
-        net = timm.create_model(_LITE0, pretrained=False, bn_eps=1e-3)
+        net = cast(EfficientNet, timm.create_model(_LITE0, pretrained=False, bn_eps=1e-3))
         if weights == 'imagenet':
             _load_imagenet(net)
         elif weights:
@@ -89,7 +101,7 @@ class Encoder(nn.Module):
         return features
 
 
-class TimmEncoder(nn.Module):
+class TimmEncoder(ImageEncoder):
     """A timm model without its classifier and without layers that its features do not need.
 
     In training a ResNet keeps its convolutions' outputs and little else; see
@@ -110,12 +122,16 @@ class TimmEncoder(nn.Module):
             or the file's weights do not fit.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, weights: str = '', in_channels: int = 3) -> None:
         super().__init__()
         if not timm.is_model(name):
             raise ValueError(f"encoder '{name}' is no model of timm: see timm.list_models()")
         settings = {'features_only': True, 'in_chans': in_channels}
         config = timm.get_pretrained_cfg(name)
+        assert config is not None  # every model has one, if without weights
         if weights == 'imagenet':
             if not config.has_weights:
                 raise ValueError(
@@ -132,10 +148,11 @@ class TimmEncoder(nn.Module):
                 f"the ImageNet weights of '{name}' cannot be downloaded ({error}): give weights: "
                 'the path to a local file of them, or leave weights empty for random ones'
             ) from error
-        self.channels = tuple(self.net.feature_info.channels())
-        if self.net.feature_info.reduction() != [2, 4, 8, 16, 32]:
+        info = cast(FeatureInfo, self.net.feature_info)
+        self.channels = tuple(info.channels())
+        if info.reduction() != [2, 4, 8, 16, 32]:
             raise ValueError(
-                f"encoder '{name}' has features at 1/{self.net.feature_info.reduction()}, must be "
+                f"encoder '{name}' has features at 1/{info.reduction()}, must be "
                 '1/2, 1/4, 1/8, 1/16 and 1/32'
             )
         # FSRE-Depth normalises all colours alike for its ResNets.
@@ -169,7 +186,7 @@ def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:
     except Exception as error:  # torch, pickle, zipfile and safetensors each have their own
         raise ValueError(f"weights '{path}' are no state_dict: {error}") from error
     wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-    classifier = net.pretrained_cfg['classifier']
+    classifier = cast(dict[str, Any], net.pretrained_cfg)['classifier']
     optional = tuple(
         f'{layer}.' for layer in ([classifier] if isinstance(classifier, str) else classifier)
     )

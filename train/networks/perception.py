@@ -1,16 +1,9 @@
-"""The depth networks, alone or with semantics from one shared encoder.
-
-Each says as class attributes what it can do:
-
-    outputs: what it has besides disparities: 'logits' (if made with ``semantics``), 'features'.
-    ranged: its depth range can be chosen; ``depth_range`` holds it.
-    attends: it can have cross-task attention.
-    min_size: least height and width in pixels.
-"""
+"""The depth networks, alone or with semantics from one shared encoder."""
 
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,23 +11,25 @@ from torch import Tensor, nn
 from train.networks.attention import CrossTaskAttention, FusedAttention
 from train.networks.decoder import Decoder
 from train.networks.dispnet import DispNet
-from train.networks.encoder import make_encoder
+from train.networks.encoder import ImageEncoder, make_encoder
 from train.networks.precision import keep_depthwise_single
 from train.networks.prediction import (
     DEFAULT_RANGE,
     MAX_DEPTH,
     MIN_DEPTH,
+    DepthNet,
     DepthRange,
     Prediction,
     resize,
 )
-from train.networks.unet import UNetDecoder
+from train.networks.unet import Stage, UNetDecoder
 
 __all__ = [
     'DEFAULT_RANGE',
     'MAX_DEPTH',
     'MIN_DEPTH',
     'NETWORKS',
+    'DepthNet',
     'DepthRange',
     'FsreNet',
     'PerceptionNet',
@@ -45,7 +40,7 @@ __all__ = [
 ]
 
 
-def fuse_for_inference(net: nn.Module, semantics: bool = True) -> nn.Module:
+def fuse_for_inference(net: DepthNet, semantics: bool = True) -> DepthNet:
     """A copy of a depth network in eval mode, with only what its finest disparity needs.
 
     Args:
@@ -61,7 +56,7 @@ def fuse_for_inference(net: nn.Module, semantics: bool = True) -> nn.Module:
     return net.to(memory_format=torch.channels_last)
 
 
-class PerceptionNet(nn.Module):
+class PerceptionNet(DepthNet):
     """The light network: a shared encoder, a depth decoder and a semantic decoder.
 
     Args:
@@ -72,13 +67,10 @@ class PerceptionNet(nn.Module):
 
     outputs = ('logits',)
     ranged = True
-    depth_range = DEFAULT_RANGE
-    attends = False
-    min_size = 32
 
-    def __init__(self, encoder: nn.Module, classes: int = 19, semantics: bool = True) -> None:
+    def __init__(self, encoder: ImageEncoder, classes: int = 19, semantics: bool = True) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: nn.Module = encoder
         self.depth = Decoder(encoder.channels, 1, heads=3)
         self.semantics = Decoder(encoder.channels, classes, heads=1) if semantics else None
 
@@ -103,7 +95,7 @@ class PerceptionNet(nn.Module):
             self.semantics = None
 
 
-class FsreNet(nn.Module):
+class FsreNet(DepthNet):
     """FSRE-Depth: a shared encoder and two decoders that attend to each other.
 
     Args:
@@ -116,15 +108,18 @@ class FsreNet(nn.Module):
 
     outputs = ('logits', 'features')
     ranged = True
-    depth_range = DEFAULT_RANGE
     attends = True
     min_size = 64
 
     def __init__(
-        self, encoder: nn.Module, classes: int = 19, semantics: bool = True, attention: bool = False
+        self,
+        encoder: ImageEncoder,
+        classes: int = 19,
+        semantics: bool = True,
+        attention: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: nn.Module = encoder
         self.depth = UNetDecoder(encoder.channels, 1, heads=4)
         self.semantics = UNetDecoder(encoder.channels, classes, heads=1) if semantics else None
         widths = UNetDecoder.widths[:3] if attention else ()
@@ -172,6 +167,7 @@ class FsreNet(nn.Module):
         if not semantics:
             # Depth sees semantics only through its own attention.
             if len(self.refine_depth):
+                assert self.semantics is not None  # attention is made with semantics only
                 self.semantics.stages = self.semantics.stages[:3]
                 self.semantics.heads = self.semantics.heads[:0]
                 self.refine_semantics = self.refine_semantics[:2]
@@ -182,12 +178,13 @@ class FsreNet(nn.Module):
             (self.refine_semantics, self.semantics),
         ):
             for i, module in enumerate(modules):
-                modules[i] = FusedAttention(module)
+                assert decoder is not None  # attention is made with semantics only
+                modules[i] = fused = FusedAttention(cast(CrossTaskAttention, module))
                 # Attention reads what comes before it: only the next stage sees refined features.
-                modules[i].move_out_into(decoder.stages[i + 1].reduce)
+                fused.move_out_into(cast(Stage, decoder.stages[i + 1]).reduce)
 
 
-NETWORKS = {'light': PerceptionNet, 'fsre': FsreNet, 'dispnet': DispNet}
+NETWORKS: dict[str, type[DepthNet]] = {'light': PerceptionNet, 'fsre': FsreNet, 'dispnet': DispNet}
 """The networks by the name that a training gives them."""
 
 WITH_ATTENTION = (
@@ -204,7 +201,7 @@ def make_perception(
     attention: bool = False,
     batch_norm: bool = False,
     depth_range: DepthRange = DEFAULT_RANGE,
-) -> nn.Module:
+) -> DepthNet:
     """The depth network that a training names; its ``forward(image)`` returns a Prediction.
 
     Args:

@@ -12,6 +12,8 @@ Each says as class attributes what it can do:
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -22,10 +24,15 @@ from train.networks.layers import conv_relu, init_xavier
 
 
 class PairNet(nn.Module):
-    """Base of the networks for two images in temporal order."""
+    """Base of the networks for two images in temporal order.
+
+    Attributes:
+        feature_channels: of the bottleneck features.
+    """
 
     pairs = True
     outputs = ()
+    feature_channels: int
 
     def forward(self, previous: Tensor, current: Tensor) -> Tensor:
         """Pose (B, 6) T_previous_current of images (B, 3, H, W) in 0..1, in temporal order.
@@ -34,6 +41,14 @@ class PairNet(nn.Module):
         ``depth_ros.inference.contract.POSE_CONVENTION``).
         """
         return self.decode(self.encode(previous, current))
+
+    def encode(self, previous: Tensor, current: Tensor) -> Tensor:
+        """Bottleneck features of images (B, 3, H, W) in 0..1."""
+        raise NotImplementedError
+
+    def decode(self, bottleneck: Tensor) -> Tensor:
+        """Pose (B, 6) of bottleneck features."""
+        raise NotImplementedError
 
 
 class PoseNet(PairNet):
@@ -201,7 +216,7 @@ def make_pose(
     explainability: bool = False,
     batch_norm: bool = False,
     symmetric: bool = False,
-) -> nn.Module:
+) -> PairNet | SfmPoseNet:
     """The pose network that a training names.
 
     Args:
@@ -214,6 +229,7 @@ def make_pose(
     Raises:
         ValueError: if ``network`` is unknown.
     """
+    net: PairNet | SfmPoseNet
     if network == 'light':
         net = PoseNet()
     elif network == 'resnet':
@@ -223,6 +239,6 @@ def make_pose(
     else:
         raise ValueError(f"pose network '{network}', must be light, resnet or sfm")
     if symmetric:
-        net = SymmetricPose(net)
+        net = SymmetricPose(cast(PairNet, net))
     # The format in which convolutions run fastest.
     return net.to(memory_format=torch.channels_last)

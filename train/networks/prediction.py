@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 MIN_DEPTH, MAX_DEPTH = 0.1, 100.0
 
@@ -66,6 +66,34 @@ class DepthRange(NamedTuple):
 
 DEFAULT_RANGE = DepthRange()
 """That of both papers."""
+
+
+class DepthNet(nn.Module):
+    """Base of the depth networks: ``forward(image)`` returns a :class:`Prediction`.
+
+    Each network says as class attributes what it can do.
+
+    Attributes:
+        outputs: what it has besides disparities: 'logits' (if made with semantics), 'features'.
+        ranged: whether its depth range can be chosen.
+        depth_range: the range of a ranged network.
+        attends: whether it can have cross-task attention.
+        min_size: least height and width of an image, in pixels.
+    """
+
+    outputs: tuple[str, ...] = ()
+    ranged: bool = False
+    depth_range: DepthRange = DEFAULT_RANGE
+    attends: bool = False
+    min_size: int = 32
+
+    def prune(self, semantics: bool) -> None:
+        """Drop what the finest disparity does not need.
+
+        Args:
+            semantics: keep what the class logits need, too.
+        """
+        raise NotImplementedError
 
 
 def resize(x: Tensor, height: int, width: int) -> Tensor:

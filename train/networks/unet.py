@@ -52,11 +52,12 @@ class _ReflectConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, skip, weight, gradient = _before_activation(ctx, gradient)
-        leaves = [t if t is None else t.detach().requires_grad_() for t in (x, skip)]
+        x = x.detach().requires_grad_()
+        skip = None if skip is None else skip.detach().requires_grad_()
         with torch.enable_grad():
-            padded = _padded(*leaves, ctx.double)
+            padded = _padded(x, skip, ctx.double)
         of_padded, of_weight = _conv_backward(gradient, padded, weight)
-        found = torch.autograd.grad(padded, [t for t in leaves if t is not None], of_padded)
+        found = torch.autograd.grad(padded, [t for t in (x, skip) if t is not None], of_padded)
         of_x, of_skip = (*found, None)[:2]
         return of_x, of_skip, of_weight, gradient.sum((0, 2, 3)), None, None
 
