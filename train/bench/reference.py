@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -165,10 +166,6 @@ def _colours(scene: SimpleNamespace) -> dict:
 
 @contextmanager
 def _on_the_processor() -> Iterator[None]:
-    """The paper's code moves its noise to a GPU by name: let it stay."""
-    cuda = Tensor.cuda
-    Tensor.cuda = lambda tensor, *_, **__: tensor
-    try:
+    """Make ``Tensor.cuda`` do nothing: the paper's code moves its noise to a GPU by that name."""
+    with mock.patch.object(Tensor, 'cuda', lambda tensor, *_, **__: tensor):
         yield
-    finally:
-        Tensor.cuda = cuda

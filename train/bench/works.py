@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from train.networks.attention import CrossTaskAttention, FusedAttention
 from train.networks.perception import (
     MAX_DEPTH,
     MIN_DEPTH,
+    DepthNet,
+    FsreNet,
     fuse_for_inference,
     make_perception,
 )
@@ -79,7 +82,8 @@ def photometric() -> Work:
             scene.intrinsics,
             validity=False,
         )
-        loss = sum(views(d).loss / 2**s for s, d in enumerate(scene.disparities))
+        losses = [views(d).loss / 2**s for s, d in enumerate(scene.disparities)]
+        loss = torch.stack(losses).sum()
         torch.autograd.grad(loss, leaves)
 
     return work
@@ -113,7 +117,7 @@ def attention_inputs() -> list[Tensor]:
     return [torch.rand(2, 1, c, HEIGHT // k, WIDTH // k) for c, k in ATTENTION]
 
 
-def attend(modules: Sequence[nn.Module], pairs: Sequence[Sequence[Tensor]]) -> None:
+def attend(modules: Iterable[nn.Module], pairs: Sequence[Sequence[Tensor] | Tensor]) -> None:
     """Let both tasks' features attend to each other, each pair by its module."""
     for module, (own, other) in zip(modules, pairs, strict=True):
         module(own, other)
@@ -128,12 +132,13 @@ def network(semantics: bool) -> Work:
 def decoders(semantics: bool) -> Work:
     """Inference of decoders and attention, in torch."""
     net, image = _network(semantics)
+    assert isinstance(net, FsreNet)
     with torch.no_grad():
         net.encoder = Stored(net.encoder(image))
     return inference(partial(net, image))
 
 
-def _network(semantics: bool) -> tuple[nn.Module, Tensor]:
+def _network(semantics: bool) -> tuple[DepthNet, Tensor]:
     net = make_perception('fsre', 'resnet18', '', CLASSES, True, True)
     image = make_scene().target.contiguous(memory_format=torch.channels_last)
     return fuse_for_inference(net, semantics), image
@@ -255,21 +260,21 @@ def make_scene() -> SimpleNamespace:
 def training_step() -> Work:
     """One optimiser step of the whole system, as :mod:`train.commands.fit` trains it."""
     scene = make_scene()
-    system = System(
-        Config(
-            data='',
-            val='',
-            out='',
-            width=WIDTH,
-            height=HEIGHT,
-            attention=True,
-            semantic=0.3,
-            triplet=0.1,
-            batch_size=1,
-            steps=1,
-            learning_rate=1.5e-4,
-        )
-    )
+    # Not as keywords: the weights of the losses are fields that a type checker does not see.
+    settings: dict[str, Any] = {
+        'data': '',
+        'val': '',
+        'out': '',
+        'width': WIDTH,
+        'height': HEIGHT,
+        'attention': True,
+        'semantic': 0.3,
+        'triplet': 0.1,
+        'batch_size': 1,
+        'steps': 1,
+        'learning_rate': 1.5e-4,
+    }
+    system = System(Config(**settings))
     system.to(memory_format=torch.channels_last)
     optimizer = system.configure_optimizers()['optimizer']
     images = (torch.stack([scene.sources[0], scene.target, scene.sources[1]], 1) * 255).byte()

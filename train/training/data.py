@@ -39,7 +39,7 @@ class Data(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the present step to the last."""
-        config, trainer = self.config, self.trainer
+        config, trainer = self.config, self._lightning()
         sampler = StepSampler(
             len(self.train),
             config.batch_size // trainer.world_size,
@@ -57,9 +57,13 @@ class Data(lightning.LightningDataModule):
             pin_memory=trainer.strategy.root_device.type == 'cuda',
         )
 
+    def _lightning(self) -> lightning.Trainer:
+        assert self.trainer is not None  # set before loaders are asked for
+        return self.trainer
+
     def val_dataloader(self) -> DataLoader:
         """Every sample once, shared among the processes."""
-        trainer = self.trainer
+        trainer = self._lightning()
         sampler = None
         if trainer.world_size > 1:
             sampler = DistributedSampler(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import cv2
 import lightning
 import numpy as np
@@ -21,6 +23,7 @@ from depth_ros.core.colors import (
 from depth_ros.inference.classes import CITYSCAPES
 from train.losses import triplet
 from train.networks.perception import resize
+from train.training.system import System
 
 _PALETTE = label_palette({item.id: item.color for item in CITYSCAPES})
 
@@ -43,12 +46,12 @@ class Pictures(Callback):
         self, trainer: lightning.Trainer, system: lightning.LightningModule
     ) -> None:
         """Draw."""
-        data = trainer.datamodule.val
+        data = cast(Any, trainer).datamodule.val  # set by fit, but not declared
         chosen = np.linspace(0, len(data) - 1, min(self.samples, len(data)), dtype=int)
         batch = default_collate([data[int(i)] for i in chosen])
         batch = {name: value.to(system.device) for name, value in batch.items()}
         # By all processes: each waits for the others' losses.
-        pictures = [tile(panels) for panels in draw(system, batch)]
+        pictures = [tile(panels) for panels in draw(cast(System, system), batch)]
         board = next((x for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None)
         if board is None or not trainer.is_global_zero:
             return
@@ -59,9 +62,7 @@ class Pictures(Callback):
 
 
 @torch.no_grad()
-def draw(
-    system: lightning.LightningModule, batch: dict[str, Tensor]
-) -> list[dict[str, np.ndarray]]:
+def draw(system: System, batch: dict[str, Tensor]) -> list[dict[str, np.ndarray]]:
     """Return panels by name, uint8 (H, W, 3) RGB, of each sample of a batch."""
     terms = system.losses(batch)
     prediction, synthesis = terms.prediction, terms.synthesis

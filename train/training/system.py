@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import lightning
 import torch
@@ -23,7 +23,7 @@ from train.losses.view_synthesis import Synthesis
 from train.networks.focal import focal_factor, pose_for_camera
 from train.networks.intrinsics import IntrinsicsHead
 from train.networks.perception import Prediction, make_perception, resize
-from train.networks.pose import make_pose
+from train.networks.pose import PairNet, SfmPoseNet, make_pose
 from train.networks.prediction import Motion
 from train.training.config import Config
 
@@ -82,7 +82,7 @@ class System(lightning.LightningModule):
             config.batch_norm,
             config.symmetric,
         )
-        self.camera = None
+        self.camera: IntrinsicsHead | None = None
         if config.learn_intrinsics:
             self.camera = IntrinsicsHead(self.pose.feature_channels)
         if not config.train_perception:
@@ -189,58 +189,78 @@ class System(lightning.LightningModule):
 
     def transforms(self, frames: Tensor) -> Tensor:
         """T_source_target (B, views - 1, 4, 4) of frames (B, views, 3, H, W) in 0..1."""
-        return torch.stack(self.motion(frames).transforms, 1)
+        return torch.stack(self._poses(frames, None)[0], 1)
 
     def motion(self, frames: Tensor, intrinsics: Tensor | None = None) -> Motion:
-        """What the pose network says of frames.
+        """The motion between frames and the camera's intrinsics.
 
         Args:
             frames: (B, views, 3, H, W) in 0..1, in temporal order.
-            intrinsics: (B, 3, 3) at this size, as known; learnt ones take their place.
+            intrinsics: (B, 3, 3) at this size. Needed, and returned, unless the network learns
+                them.
 
         Raises:
             ValueError: if the intrinsics are unknown and not to be learned.
         """
         batch, (height, width) = len(frames), frames.shape[-2:]
-        sources, masks = self._sources(), []
-        if self.pose.pairs:
-            # All pairs in temporal order, as the robot sees them, in one pass.
-            pairs = [sorted((k, self.target)) for k in sources]
-            bottleneck = self.pose.encode(
-                torch.cat([frames[:, a] for a, _ in pairs]),
-                torch.cat([frames[:, b] for _, b in pairs]),
-            )
-            poses = self.pose.decode(bottleneck)
-        else:
-            features = self.pose.encode(frames)
-            bottleneck = features[-1]
-            poses, masks = self.pose.decode(features)
-        # Half precision would bend the rotations.
-        with torch.autocast(self.device.type, enabled=False):
-            if self.pose.pairs:
-                if intrinsics is not None:
-                    cameras = intrinsics.repeat(len(sources), 1, 1)
-                    poses = pose_for_camera(poses, cameras, self.config.focal)
-                steps = transform_from_pose(poses).split(batch)
-                transforms = [
-                    step if k < self.target else invert_transform(step)
-                    for k, step in zip(sources, steps, strict=True)
-                ]
-            else:
-                transforms = [transform_from_euler_pose(p) for p in poses.unbind(1)]
+        transforms, masks, bottleneck = self._poses(frames, intrinsics)
         if self.camera is not None:
-            intrinsics = self.camera(bottleneck, width, height)
-            intrinsics = intrinsics.unflatten(0, (-1, batch)).mean(0)  # over a sample's pairs
-        elif self.config.focal and intrinsics is not None:
+            learnt: Tensor = self.camera(bottleneck, width, height)
+            # The mean over a sample's pairs.
+            return Motion(transforms, learnt.unflatten(0, (-1, batch)).mean(0), masks)
+        assert intrinsics is not None
+        if self.config.focal:
             # What needs the camera does not count where it is unknown.
             known = intrinsics.isfinite().all(2).all(1)[:, None, None]
             intrinsics = torch.where(known, intrinsics, torch.eye(3, device=intrinsics.device))
-        elif intrinsics is not None and not intrinsics.isfinite().all():
+        elif not intrinsics.isfinite().all():
             raise ValueError(
                 'the data has sequences of unknown intrinsics: write them to their '
                 'intrinsics.txt, or set learn_intrinsics: true'
             )
         return Motion(transforms, intrinsics, masks)
+
+    def _poses(
+        self, frames: Tensor, intrinsics: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Run the pose network.
+
+        Args:
+            frames: (B, views, 3, H, W) in 0..1, in temporal order.
+            intrinsics: (B, 3, 3) at this size; ``None``: the camera that the network is made for.
+
+        Returns:
+            T_source_target (B, 4, 4) per source, explainability logits per scale, and the
+            bottleneck features.
+        """
+        sources = self._sources()
+        if self.pose.pairs:
+            net = cast(PairNet, self.pose)
+            # All pairs in temporal order, as the robot sees them, in one pass.
+            pairs = [sorted((k, self.target)) for k in sources]
+            bottleneck = net.encode(
+                torch.cat([frames[:, a] for a, _ in pairs]),
+                torch.cat([frames[:, b] for _, b in pairs]),
+            )
+            poses, masks = net.decode(bottleneck), []
+        else:
+            net = cast(SfmPoseNet, self.pose)
+            features = net.encode(frames)
+            bottleneck = features[-1]
+            poses, masks = net.decode(features)
+        # Half precision would bend the rotations.
+        with torch.autocast(self.device.type, enabled=False):
+            if not self.pose.pairs:
+                return [transform_from_euler_pose(p) for p in poses.unbind(1)], masks, bottleneck
+            if intrinsics is not None:
+                cameras = intrinsics.repeat(len(sources), 1, 1)
+                poses = pose_for_camera(poses, cameras, self.config.focal)
+            steps = transform_from_pose(poses).split(len(frames))
+            transforms = [
+                step if k < self.target else invert_transform(step)
+                for k, step in zip(sources, steps, strict=True)
+            ]
+        return transforms, masks, bottleneck
 
     # Training
 
@@ -256,9 +276,13 @@ class System(lightning.LightningModule):
         generator = torch.Generator(self.device)
         return generator.manual_seed((self.config.seed << 32) + (step << 8) + self.global_rank)
 
+    def _metric(self, name: str) -> MeanMetric:
+        return cast(MeanMetric, self.metrics[name])
+
     def on_validation_epoch_start(self) -> None:
         """Before each validation."""
-        for metric in self.metrics.values():
+        for name in METRICS:
+            metric = self._metric(name)
             metric.reset()
             metric.update(0.0, 0.0)  # so that it has a state where a process sees no ground truth
 
@@ -277,26 +301,26 @@ class System(lightning.LightningModule):
         disparity = resize(losses.prediction.disparities[0].float(), *shape)
         if 'points' in batch:
             for name, (value, count) in judged_points(disparity, batch['points']).items():
-                self.metrics[name].update(value, count)
+                self._metric(name).update(value, count)
         predicted = 1 / disparity[:, 0]
         for depth, truth in zip(predicted, batch['depth'], strict=True):
             valid = (truth > 1e-3) & (truth < 80)
             if valid.any():
                 ratio = truth[valid].median() / depth[valid].median()
                 error = (depth[valid] * ratio - truth[valid]).abs() / truth[valid]
-                self.metrics['abs_rel'].update(error.mean())
-                self.metrics['scale'].update(ratio)
+                self._metric('abs_rel').update(error.mean())
+                self._metric('scale').update(ratio)
         known = batch['labels'] != UNLABELED
         if losses.prediction.logits is not None and known.any():
             found = resize(losses.prediction.logits.float(), *shape).argmax(1)
             road, truth = found == ROAD, batch['labels'] == ROAD
             union = ((road | truth) & known).sum().clamp(min=1)
-            self.metrics['road_iou'].update((road & truth).sum() / union, size)
+            self._metric('road_iou').update((road & truth).sum() / union, size)
 
     def on_validation_epoch_end(self) -> None:
         """After each validation: the means over all processes."""
-        for name, metric in self.metrics.items():
-            value = metric.compute()  # by all processes: they exchange their sums
+        for name in METRICS:
+            value = self._metric(name).compute()  # by all processes: they exchange their sums
             if value.isfinite():  # some process has seen ground truth
                 self.log(f'val/{name}', value, prog_bar=name != 'scale')
 

@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
+from typing import Any, cast
 
 import lightning
 import torch
@@ -57,7 +58,7 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
     processes = config.devices * config.nodes
     trainer = lightning.Trainer(
         max_steps=config.steps,
-        precision=config.precision,
+        precision=cast(Any, config.precision),  # one of Lightning's, as Config checks
         default_root_dir=out,
         accelerator=config.accelerator,
         devices=config.devices,
