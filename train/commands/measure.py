@@ -158,9 +158,10 @@ def _with_points(folder: Path, every: int) -> Iterator[View]:
         if len(points) < 10:
             continue
         image = read_picture(sequence.images[i])
-        depth = np.zeros(image.shape[:2], np.float32)
+        height, width = image.shape[:2]
+        depth = np.zeros((height, width), np.float32)
         u, v = np.rint(points[:, :2]).astype(int).T
-        inside = (u >= 0) & (v >= 0) & (u < depth.shape[1]) & (v < depth.shape[0])
+        inside = (u >= 0) & (v >= 0) & (u < width) & (v < height)
         depth[v[inside], u[inside]] = points[inside, 2]
         yield View(image, depth, sequence.intrinsics, not structure.relative(i))
 
@@ -220,6 +221,7 @@ def judge_labels(
     """Mean IoU over the classes that the truth has, and that of calling everything road."""
     if not pairs or not predictor.classes:
         return None
+    assert predictor.perception_size is not None  # its network has the classes
     table = ClassMap.read(classes, predictor.classes)
     count = len(table.classes)
     matrix = np.zeros((count, count + 1), np.int64)

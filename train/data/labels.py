@@ -190,7 +190,7 @@ class Labeller:
             values = (image * np.float32(1 / 255) - self._mean) / self._std
             batch = np.ascontiguousarray(values.transpose(2, 0, 1))[None]
         try:
-            found = self._session.run([self._output], {self._input: batch})[0]
+            found = np.asarray(self._session.run([self._output], {self._input: batch})[0])
         except Exception as error:
             raise DataError(
                 f"model '{self._path}' fails on an image of {image.shape[1]}x"
@@ -268,7 +268,7 @@ class Labeller:
                 f"model '{self._path}' takes images of {width}x{height} only, not "
                 f'--size {size[0]} {size[1]}'
             )
-        return inputs[0].name, takes_bytes, fixed or (tuple(size) if size else None)
+        return inputs[0].name, takes_bytes, fixed or ((size[0], size[1]) if size else None)
 
     def _find_output(self, name: str | None) -> str:
         names = [o.name for o in self._session.get_outputs()]

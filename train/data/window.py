@@ -84,7 +84,8 @@ class Window:
         if u[6] < filters:
             how = FILTERS[int(u[7] * len(FILTERS))]
             if u[8] < 1 / 3:
-                inner = tuple(max(32, int(n * (0.5 + 1.5 * u[8]))) for n in out)
+                inner_width, inner_height = (max(32, int(n * (0.5 + 1.5 * u[8]))) for n in out)
+                inner = inner_width, inner_height
         return cls(
             round(u[4] * (size[0] - width)),
             round(u[5] * (size[1] - height)),

@@ -60,6 +60,7 @@ def evaluate_frames(
                 scores.depth[frame], scores.scales[frame] = found.rows, found.scale
             empty += not found.rows
         if true_labels is not None and labels is not None and 'semantics' in scores.tasks:
+            assert classes is not None  # as for every model that finds labels
             wanted = classes.truth(true_labels)
             found = classes.predicted(resize_map(labels, *wanted.shape[::-1]))
             matrix = confusion(found, wanted, len(classes.classes))
@@ -103,16 +104,20 @@ def evaluate_odometry(
     ) as bar:
         for sequence in sequences:
             name = sequence.folder.name
+            poses, size = sequence.poses, predictor.pose_size
+            assert poses is not None and size is not None  # see above
 
-            def images(sequence: Sequence = sequence) -> abc.Iterator[np.ndarray]:
+            def images(
+                sequence: Sequence = sequence, size: tuple[int, int] = size
+            ) -> abc.Iterator[np.ndarray]:
                 for path in sequence.images:
-                    yield read_image(path, *predictor.pose_size)
+                    yield read_image(path, *size)
                     bar.update()
 
             try:
                 windows = list(predictor.windows(images()))
                 estimate = chain(windows)
-                truth = np.linalg.inv(sequence.poses[0]) @ sequence.poses
+                truth = np.linalg.inv(poses[0]) @ poses
                 # A network that sees as many frames as a snippet has is judged on what it says.
                 snippets = (
                     windows

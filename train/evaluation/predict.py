@@ -74,8 +74,9 @@ class Predictor(ABC):
             raise DataError('the model has no perception network: give one for depth and semantics')
         depth, labels = self._perceive(image)
         if flip and depth is not None:
-            mirrored = self._perceive(np.ascontiguousarray(image[:, ::-1])).depth[:, ::-1]
-            depth = blend(depth, mirrored)
+            mirrored = self._perceive(np.ascontiguousarray(image[:, ::-1])).depth
+            assert mirrored is not None
+            depth = blend(depth, mirrored[:, ::-1])
         return Perceived(depth, labels)
 
     def depth(self, image: np.ndarray, flip: bool = False) -> np.ndarray:
@@ -173,7 +174,10 @@ class OnnxPredictor(Predictor):
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         self._engines = engines
-        sizes = {task: engine.contract.image_shape[1::-1] for task, engine in engines.items()}
+        sizes: dict[str, tuple[int, int]] = {}
+        for task, engine in engines.items():
+            height, width, _ = engine.contract.image_shape
+            sizes[task] = width, height
         self.perception_size, self.pose_size = sizes.get('perception'), sizes.get('pose')
         if 'perception' in engines:
             contract = engines['perception'].contract

@@ -109,6 +109,7 @@ def write_results(
             ),
         )
     if 'semantics' in report:
+        assert classes is not None and scores.matrix is not None
         names = [c.name for c in classes.classes]
         write(
             out / 'confusion.csv',
@@ -151,6 +152,7 @@ def draw(
 ) -> np.ndarray:
     """Image, depth, true depth, error, classes and true classes side by side: uint8 RGB."""
     size = predictor.perception_size
+    assert size is not None  # there is nothing to draw without a perception network
     image = read_image(frame.image, *size)
     depth, labels = predictor.perceive(image, protocol.flip)
     panels = {'image': image}
@@ -181,6 +183,7 @@ def draw(
         panels['error, dark red: 50 % and more'] = color_error(error, image)
     colors = {c.id: c.color for c in classes.classes} if classes else {}
     if labels is not None:
+        assert classes is not None  # as for every model that finds labels
         found = resize_map(classes.predicted(labels), *size)
         panels['masks'] = color_labels(found, colors, image)
     if frame.labels and classes is not None:

@@ -68,6 +68,7 @@ class SequenceScores:
                 **{row: mean_depth_metrics(values)._asdict() for row, values in rows.items()},
             }
         if self.matrix is not None and self.matrix.any():
+            assert classes is not None  # the matrix counts them
             report['semantics'] = {
                 'images': self.labelled,
                 **semantics_table(self.matrix, [c.name for c in classes.classes]),

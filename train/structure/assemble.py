@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from depth_ros.evaluation.structure import Structure
+from depth_ros.inference.classes import SKY
 from train.data.sequences import Sequence
 from train.structure.found import Reconstruction
-from train.structure.reconstruct import SKY
 from train.structure.scale import NONE, Scale, frame_labels, label_at
 
 HELD_OUT = 0.1  # of the places

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from depth_ros.inference.classes import MOVABLE
 from train.data.sequences import (
     UNKNOWN,
     DataError,
@@ -29,8 +30,6 @@ from train.structure.lens_check import fitted_focals, judge_focal
 if TYPE_CHECKING:
     import pycolmap
 
-MOVABLE = tuple(range(11, 19))  # Cityscapes' trainIds: person, rider, car ... bicycle
-SKY = 10
 BORDER = 0.006  # of the picture's width that a mask is wider than the label: labels are not sharp
 Step = Callable[[str], object]
 

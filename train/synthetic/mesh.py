@@ -9,11 +9,12 @@ from functools import cache
 
 import numpy as np
 
+from depth_ros.inference.classes import CITYSCAPES
 from train.synthetic.textures import make_bank
 
 COLUMNS = 13
-ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN = range(8)
-VEGETATION, TERRAIN, SKY, PERSON, _, CAR, TRUCK = range(8, 15)
+ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN = (c.id for c in CITYSCAPES[:8])
+VEGETATION, TERRAIN, SKY, PERSON, _, CAR, TRUCK = (c.id for c in CITYSCAPES[8:15])
 ANY = (-1.0, 1.0, 1.0)  # takes the placed object's colour
 
 

@@ -5,14 +5,16 @@ With supersampling the drawn grid is twice as fine and shifted so that every sec
 a pixel's centre: depth and ids are those samples, exact; the picture is smoothed over all.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from train.synthetic import mesh as m
 from train.synthetic.textures import make_noise
-from train.synthetic.world import CHUNK, VIEW
+from train.synthetic.world import CHUNK, VIEW, Chunk
 
 NEAR, FAR = 0.3, 900.0
 TERRAIN = 64.0
@@ -139,6 +141,11 @@ def projection(intrinsics, width, height):
     )
 
 
+def _uniform(program, name) -> Any:
+    """A uniform of a program, by name; moderngl's types also allow for its other members."""
+    return program[name]
+
+
 class Renderer:
     """An off-screen renderer for pictures of one size; worlds are drawn one after another.
 
@@ -155,7 +162,9 @@ class Renderer:
         try:
             import moderngl
 
-            self._gl = gl = moderngl.create_standalone_context(backend='egl')
+            self._gl = gl = moderngl.create_standalone_context(
+                backend='egl'  # pyright: ignore[reportArgumentType]  the stub says dict
+            )
         except Exception as error:  # what EGL raises depends on what is missing
             raise RendererError(
                 f'cannot make an off-screen OpenGL context ({error}): install the Python package '
@@ -178,7 +187,8 @@ class Renderer:
             gl.depth_renderbuffer(size),
         )
         _, images = m.bank()
-        self._bank = gl.texture_array((*images.shape[2:0:-1], len(images)), 4, images.tobytes())
+        layers, rows, columns, _ = images.shape
+        self._bank = gl.texture_array((columns, rows, layers), 4, images.tobytes())
         self._variation = gl.texture((512, 512), 4, make_noise().tobytes())
         for texture in (self._bank, self._variation):
             texture.build_mipmaps()
@@ -227,7 +237,7 @@ class Renderer:
         for program in (*self._programs.values(), self._sky):
             for name, value in values.items():
                 if name in program:
-                    program[name].value = tuple(value) if np.ndim(value) else value
+                    _uniform(program, name).value = tuple(value) if np.ndim(value) else value
 
     def _upload(self, mesh, cut):
         if not len(mesh):
@@ -256,11 +266,13 @@ class Renderer:
             )
         return self._meshes[key]
 
-    def _scene(self, pose, s):
+    def _scene(self, world, pose, s):
         """Drawables around the camera: (object-to-world (4, 4), drawables), nearest first."""
-        world, eye = self._world, pose[:3, 3]
+        eye = pose[:3, 3]
         first, last = int((s - 40) // CHUNK), int((s + VIEW) // CHUNK)
-        wanted = [(('road', i), lambda i=i: world.chunk(i)) for i in range(max(first, 0), last + 1)]
+        wanted: list[tuple[tuple, Callable[[], Chunk]]] = [
+            (('road', i), lambda i=i: world.chunk(i)) for i in range(max(first, 0), last + 1)
+        ]
         ci, cj = (np.floor(eye[:2] / TERRAIN)).astype(int)
         reach = int(np.ceil(VIEW / TERRAIN))
         for i in range(ci - reach, ci + reach + 1):
@@ -298,7 +310,7 @@ class Renderer:
             self._use(world)
         gl, pose = self._gl, world.drive.camera(t)
         s = world.drive.arc_length(t)
-        scene = self._scene(pose, s)
+        scene = self._scene(world, pose, s)
         passing = []
         for actor in world.actors(t):
             if np.linalg.norm(actor.pose[:3, 3] - pose[:3, 3]) < VIEW:
@@ -309,18 +321,18 @@ class Renderer:
         turn[:3, :3] = pose[:3, :3].T
         clip = self._projection @ turn
         for program in self._programs.values():
-            program['world_to_clip'].write(clip.T.astype(np.float32).tobytes())
-            program['world_to_depth'].value = tuple(turn[2])
+            _uniform(program, 'world_to_clip').write(clip.T.astype(np.float32).tobytes())
+            _uniform(program, 'world_to_depth').value = tuple(turn[2])
         rays = np.linalg.inv(self._projection)
         to_ray = np.eye(4)
         to_ray[:3] = pose[:3, :3] @ rays[:3]
-        self._sky['clip_to_ray'].write(to_ray.T.astype(np.float32).tobytes())
+        _uniform(self._sky, 'clip_to_ray').write(to_ray.T.astype(np.float32).tobytes())
 
         gl.enable(self._moderngl.DEPTH_TEST)
         self._target.use()
         self._target.clear()
         for cut in (False, True):
-            model = self._programs[cut]['model']
+            model = _uniform(self._programs[cut], 'model')
             for place, drawables in scene:
                 local = place.copy()
                 local[:3, 3] -= pose[:3, 3]

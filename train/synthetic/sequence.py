@@ -29,7 +29,14 @@ def random_camera(seed, width, height):
 
 
 def write_sequence(
-    renderer, seed, folder, frames, rate, jpeg_quality=95, step=lambda: None, mounting=None
+    renderer,
+    seed,
+    folder,
+    frames,
+    rate,
+    jpeg_quality: int | None = 95,
+    step=lambda: None,
+    mounting=None,
 ):
     """Render one street to a sequence folder, which appears only when it is complete.
 

@@ -10,7 +10,7 @@ from functools import cache
 import cv2
 import numpy as np
 from scipy import fft
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 SIZE = 512
 
@@ -29,8 +29,8 @@ def noise(rng, slope=1.0, low=1, size=SIZE):
         float32 (size, size) in [-1, 1].
     """
     # scipy's transforms keep single precision, which makes the bank twice as fast.
-    spectrum = fft.rfft2(rng.standard_normal((size, size)).astype(np.float32))
-    field = fft.irfft2(spectrum * _gain(slope, low, size), (size, size))
+    spectrum = np.asarray(fft.rfft2(rng.standard_normal((size, size)).astype(np.float32)))
+    field = np.asarray(fft.irfft2(spectrum * _gain(slope, low, size), (size, size)))
     field *= 1 / (2.2 * field.std())
     return np.clip(field, -1, 1, out=field)
 
@@ -86,8 +86,8 @@ def _stones(rng):
     tiled = np.concatenate([points + [i * SIZE, j * SIZE] for i in (-1, 0, 1) for j in (-1, 0, 1)])
     y, x = np.mgrid[0:SIZE:2, 0:SIZE:2]
     warp = 14 * noise(rng, 1.5, 4, SIZE // 2)
-    near, order = cKDTree(tiled).query(np.stack([x + warp, y], -1), 2)
-    nearest = order[..., 0] % len(points)
+    near, order = KDTree(tiled).query(np.stack([x + warp, y], -1), 2)
+    nearest = np.asarray(order)[..., 0] % len(points)
     up = lambda a: cv2.resize(a.astype(np.float32), (SIZE, SIZE))  # noqa: E731
     tint = rng.uniform(0.7, 1.25, (len(points), 1)) * rng.uniform(0.93, 1.07, (len(points), 3))
     image = _grainy(rng, [0.5, 0.48, 0.44], 0.25, 0.2) * up(tint[nearest])

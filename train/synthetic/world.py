@@ -7,7 +7,7 @@ not depend on the camera.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from train.synthetic import mesh as m
 from train.synthetic import objects
@@ -221,4 +221,4 @@ class World:
     def window(self, near):
         """Search tree of the centreline points around ``near`` (world x, y)."""
         # Points within 250 m along x hold all that is nearer than 100 m.
-        return cKDTree(self.path.near(near[0], 250.0))
+        return KDTree(self.path.near(near[0], 250.0))
