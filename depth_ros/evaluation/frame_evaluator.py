@@ -32,6 +32,16 @@ EXAMPLES = 4
 SHORTEST_DRIFT = 30.0
 """Seconds of recording below which no drift per minute is reported."""
 
+STILL = 0.01
+"""Photometric difference of two images up to which nothing moves: their noise alone."""
+
+OPEN_LOOPS = 35.0
+"""Percent by which loops do not close from which motion hardly depends on the images. A network
+that answers the same to any two images leaves half of each loop open."""
+
+FEW_POSES = 10
+"""Fewer true poses than this say little about a trajectory."""
+
 IN_FLIGHT = 4
 """Frames that may wait for their scores while further frames are made."""
 
@@ -94,7 +104,7 @@ class FrameEvaluator:
         metric: Whether depth is in metres.
         frames: Expected number of frames, for the choice of examples.
         pool: Scores the frames, beside whatever makes them.
-        affine: Whether scale and shift of inverse depth are unknown; see `FrameScorer`.
+        affine, depth_range: See `FrameScorer`.
     """
 
     def __init__(
@@ -105,9 +115,11 @@ class FrameEvaluator:
         frames: int,
         pool: Executor,
         affine: bool = False,
+        depth_range: tuple[float, float] | None = None,
     ) -> None:
         self._truth, self._classes, self._pool = truth, classes, pool
-        self._scorer = FrameScorer(classes, metric, affine)
+        self._scorer = FrameScorer(classes, metric, affine, depth_range)
+        self._range = depth_range
         self._waiting: deque[Future[FrameScores]] = deque()
         self._table: list[dict[str, float]] = []
         self._sums: dict[str, np.ndarray] = {}  # per row: sums of the metrics, number of frames
@@ -196,7 +208,49 @@ class FrameEvaluator:
             notes=notes,
         )
         self._evaluate_trajectory(result)
+        result.notes += self._doubts(result.numbers)
         return result, last
+
+    def _doubts(self, numbers: dict) -> list[str]:
+        """Return in words what the numbers alone do not tell."""
+        notes = []
+        depth, seen = numbers['depth'] or {}, numbers['consistency'] or {}
+        outside = depth.get('out_of_range_percent', 0.0)
+        if self._range is not None and outside >= 1:
+            low, high = self._range
+            notes.append(
+                f'{outside:.0f} % of the true depth is outside of what the model can say '
+                f'({low:g} to {high:g} m): its errors there are those of the limit'
+            )
+        if any(name.endswith('(predicted)') for name in depth.get('rows', {})):
+            notes.append(
+                "depth by class is by the model's own masks (predicted), for want of true ones"
+            )
+        loops = seen.get('loop_translation_percent', 0.0)
+        if loops >= OPEN_LOOPS:
+            notes.append(
+                f'the motion hardly depends on the images: loops do not close by {loops:.0f} %, '
+                'and by 50 % where the answer is always the same; do not trust the odometry'
+            )
+        still = np.array(
+            [
+                (row['step'], row['photometric_static'] <= STILL)
+                for row in self._table
+                if 'step' in row and 'photometric_static' in row
+            ]
+        ).reshape(-1, 2)
+        moved = still[still[:, 1] > 0, 0]
+        if len(moved):
+            text = f'{len(moved)} of {len(still)} images hardly differ from the one before'
+            others = still[still[:, 1] == 0, 0]
+            usual = float(np.median(others)) if len(others) else 0.0
+            if np.median(moved) > max(0.3 * usual, 1e-3):
+                text += (
+                    f', yet the odometry moves {np.median(moved):.3g} a step there: its motion '
+                    'does not depend on the images'
+                )
+            notes.append(text)
+        return notes
 
     def _depth_numbers(self, frames: dict[str, np.ndarray]) -> dict | None:
         if not self._sums:
@@ -216,7 +270,12 @@ class FrameEvaluator:
             'scale_spread': float(np.std(scales / np.median(scales))),
             'scale_drift_percent_per_minute': _drift(stamps, scales),
             'coverage': float(np.nanmean(frames['coverage'])),
+            **self._out_of_range(),
         }
+
+    def _out_of_range(self) -> dict[str, float]:
+        found = [row['out_of_range'] for row in self._table if 'out_of_range' in row]
+        return {'out_of_range_percent': 100 * float(np.mean(found))} if found else {}
 
     def _label_numbers(self) -> dict | None:
         if self._confusion is None or not self._confusion.any() or not self._classes:
@@ -233,14 +292,16 @@ class FrameEvaluator:
         numbers: dict = {}
         if 'photometric' in frames:
             predicted, static = frames['photometric'], frames['photometric_static']
+            changes = static > STILL  # NaN is not
             numbers |= {
                 'frames': int(np.isfinite(predicted).sum()),
                 'photometric': float(np.nanmean(predicted)),
                 'photometric_static': float(np.nanmean(static)),
+                'still_frames': int((static <= STILL).sum()),
             }
-            if np.nansum(static) > 0:  # the image changes
+            if changes.any():
                 numbers['explained_percent'] = 100 * float(
-                    1 - np.nansum(predicted) / np.nansum(static)
+                    1 - predicted[changes].sum() / static[changes].sum()
                 )
         if 'inconsistency' in frames:
             steps = frames['scale_step']
@@ -274,6 +335,14 @@ class FrameEvaluator:
         if not len(self._truth.track) or not len(poses):
             return
         known = np.isfinite(truth).all(axis=(1, 2))
+        if not known.any():
+            (a, b), (c, d) = ((t[0] / 1e9, t[-1] / 1e9) for t in (self._truth.track.stamps, stamps))
+            result.notes.append(
+                f'the trajectory cannot be judged: no true pose within '
+                f'{self._truth.tolerance / 1e9:.3g} s of an image; true poses are from {a:.3f} to '
+                f'{b:.3f} s, those of images from {c:.3f} to {d:.3f} s'
+            )
+            return
         try:
             numbers = trajectory_table(poses[known], truth[known])
             aligned = pose_metrics(poses[known], truth[known], 'sim3').aligned
@@ -282,6 +351,11 @@ class FrameEvaluator:
             return
         result.numbers['trajectory'] = {'poses': int(numbers.pop('frames')), **numbers}
         result.aligned_poses = aligned
+        if known.sum() < FEW_POSES:
+            result.notes.append(
+                f'the truth is known at {known.sum()} of {len(poses)} poses only: aligning fits so '
+                'few by itself, so that the ATE says little'
+            )
         errors = dict(
             zip(
                 (stamps[known] / 1e9).tolist(),

@@ -116,10 +116,18 @@ class FrameScorer:
         metric: Whether depth is in metres.
         affine: Whether scale and shift of inverse depth are unknown. Depth is then evaluated after
             both are fitted to the truth in each frame, and not compared between frames.
+        depth_range: Nearest and farthest depth that the model can say, metres; None: not known.
     """
 
-    def __init__(self, classes: ClassMap | None, metric: bool, affine: bool) -> None:
+    def __init__(
+        self,
+        classes: ClassMap | None,
+        metric: bool,
+        affine: bool,
+        depth_range: tuple[float, float] | None = None,
+    ) -> None:
         self._classes, self._metric, self._affine = classes, metric, affine
+        self._range = depth_range
 
     def score(
         self,
@@ -165,6 +173,7 @@ class FrameScorer:
                 edges = edge_mask(labels, EDGE_RADIUS)
             elif frame.labels is not None:
                 labels = self._classes.predicted(_resize_labels(frame.labels, truth.shape))
+                names = [f'{name} (predicted)' for name in names]  # by the model's own masks
         table = depth_table(
             depth,
             truth,
@@ -182,6 +191,9 @@ class FrameScorer:
         if self._metric:
             numbers['abs_rel_published'] = table.rows['as_published'].abs_rel
         known = np.isfinite(truth) & (truth > 0)
+        if self._range is not None:
+            low, high = self._range
+            numbers['out_of_range'] = float(((truth < low) | (truth > high))[known].mean())
         assert example.depth is not None
         shown = _resize_labels(np.isfinite(example.depth).view(np.uint8), truth.shape)
         numbers['coverage'] = float(shown[known].mean())
@@ -214,6 +226,7 @@ def _score_consistency(
     if previous.view != frame.view:
         return
     numbers = result.numbers
+    numbers['step'] = float(np.linalg.norm(frame.step[:3, 3]))
     (past, past_depth), (now, depth) = _small(previous), _small(frame)
     camera = frame.view.resized(*now.shape[::-1])
     try:

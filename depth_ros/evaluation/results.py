@@ -131,7 +131,7 @@ def summary_text(found: dict) -> str:
         for name, row in depth['rows'].items():
             lines.append(f'            {name:20}' + ''.join(f'{row[n]:9.3f}' for n in names))
         lines.append(
-            f'            scale {depth["scale_median"]:.3f}, spread '
+            f'            scale {depth["scale_median"]:.3g}, spread '
             f'{depth["scale_spread"]:.3f}, published where true depth is known '
             f'{100 * depth["coverage"]:.0f} %'
         )
@@ -144,7 +144,8 @@ def summary_text(found: dict) -> str:
     if t := found['trajectory']:
         lines.append(
             f'Trajectory  ATE {t["ate_se3"]:.2f} m (SE3), {t["ate_sim3"]:.2f} m (Sim3, '
-            f'scale {t["scale"]:.3f}) over {t["length"]:.1f} m'
+            f'scale {t["scale"]:.3g}) over {t["length"]:.1f} m, {t["poses"]} of '
+            f'{found["odometry"]["poses"]} poses'
         )
     if c := found['consistency']:
         parts = []

@@ -11,6 +11,8 @@ from depth_ros.bags.ground_truth import TF_PREFIX, GroundTruth, half_period
 from depth_ros.bags.messages import TF, BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams
+from depth_ros.core.camera import CameraError, ImageFit, intrinsics_from_info
+from depth_ros.core.depth import depth_factor
 from depth_ros.core.se3 import pose_from_list
 from depth_ros.evaluation.frame_evaluator import Evaluation, FrameEvaluator
 from depth_ros.evaluation.results import timing
@@ -138,7 +140,23 @@ class Session:
     def evaluator(self, truth: GroundTruth, pool: Executor) -> FrameEvaluator:
         """Return the evaluator of the frames."""
         count = self.bag.topics[self.streams.image].count
-        return FrameEvaluator(truth, self.classes, self.metric, count, pool, self.affine)
+        return FrameEvaluator(
+            truth, self.classes, self.metric, count, pool, self.affine, self._depth_range()
+        )
+
+    def _depth_range(self) -> tuple[float, float] | None:
+        """Return the depths that the model can say of this camera, metres; None: not known."""
+        info, settings = self.first_info, self.job.settings
+        if self.perception is None or not self.metric or info is None:
+            return None
+        try:
+            camera = intrinsics_from_info(info, info.width, info.height)
+            fit = ImageFit.create(camera, self.perception.camera, settings.fit)
+        except CameraError:  # of each image it is said when its turn comes
+            return None
+        factor = depth_factor(self.perception, fit.depth_factor, settings.depth_scale)
+        near, far = (factor * limit for limit in self.perception.depth_limits)
+        return near, min(far, settings.max_depth or far)
 
     def truth(self) -> GroundTruth:
         """Return the ground truth, to be closed by the caller.

@@ -173,7 +173,7 @@ def test_depth_by_class_as_predicted_where_no_label_is_true(tmp_path):
     )
     rows = {k: v['abs_rel'] for k, v in evaluation.numbers['depth']['rows'].items()}
     assert {k: v for k, v in rows.items() if ':' in k} == pytest.approx(
-        {'class:road': 0, 'class:car': 1}
+        {'class:road (predicted)': 0, 'class:car (predicted)': 1}
     )
     assert 'near_edges' not in rows and evaluation.numbers['semantics'] is None
 
