@@ -18,8 +18,8 @@ MIN_DEPTH = 1e-3  # nearer points do not count as in front of a camera
 def rotation_from_vector(vector: Tensor) -> Tensor:
     """Rotation matrices (B, 3, 3) of rotation vectors (B, 3) in radians (Rodrigues' formula).
 
-    sin(a)/a and (1 - cos(a))/a^2 come from their series near zero, so that the gradient at no
-    rotation at all, where training begins, is exact and finite.
+    Near zero, sin(a)/a and (1 - cos(a))/a^2 are computed from their series, so that the gradient at
+    zero rotation, where training begins, is exact and finite.
     """
     squared = (vector * vector).sum(-1)
     small = squared < 1e-6
@@ -47,7 +47,7 @@ def _transform(rotation: Tensor, translation: Tensor) -> Tensor:
 def rotation_from_euler(angles: Tensor) -> Tensor:
     """Rotation matrices Rx Ry Rz (B, 3, 3) of Euler angles (B, 3) in radians.
 
-    The order of SfMLearner's code, which clips the angles to -pi..pi, too.
+    The order is that of SfMLearner's code, and so is the clipping of the angles to -pi..pi.
     """
     x, y, z = angles.clamp(-math.pi, math.pi).unbind(-1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
@@ -89,9 +89,9 @@ def scale_intrinsics(intrinsics: Tensor, x_scale: float, y_scale: float) -> Tens
 class Projection:
     """Where a source camera sees the target's pixels: p_s ~ K R K^-1 p_t + disparity K t.
 
-    SfMLearner's eq. 2 times the disparity. All but the disparity is computed once, for every
-    disparity map of the same target (several scales, say). In numpy it is
-    :func:`depth_ros.core.camera.reproject`.
+    This is SfMLearner's eq. 2 times the disparity. Everything but the disparity is computed once
+    and used for all disparity maps of a target, such as those of several scales. The same in numpy
+    is :func:`depth_ros.core.camera.reproject`.
 
     Args:
         transform: (B, 4, 4) T_source_target.
@@ -104,7 +104,7 @@ class Projection:
     """
 
     def __init__(self, transform: Tensor, intrinsics: Tensor, height: int, width: int) -> None:
-        # As grid_sample has them.
+        # From pixels to the coordinates of grid_sample.
         to_grid = intrinsics.new_tensor(
             [[2 / (width - 1), 0, -1], [0, 2 / (height - 1), -1], [0, 0, 1]]
         )
@@ -123,12 +123,12 @@ def project(disparity: Tensor, matrix: Tensor, first: int = 0) -> tuple[Tensor, 
     Args:
         disparity: (B, 1, H, W), some rows of the map or all.
         matrix: (B, 3, 4) of a :class:`Projection`.
-        first: the first of the rows.
+        first: row of the map that is the first row of ``disparity``.
 
     Returns:
         Sampling grid (B, H, W, 2) for ``grid_sample(align_corners=True)``; depth in the source
         frame times disparity (B, 1, H, W); and which points are in front of the source camera
-        (B, 1, H, W): the grid of the others is meaningless.
+        (B, 1, H, W). For the other points the grid is meaningless.
     """
     height, width = disparity.shape[2:]
     u = torch.arange(width, dtype=matrix.dtype, device=matrix.device)
@@ -144,10 +144,10 @@ def project(disparity: Tensor, matrix: Tensor, first: int = 0) -> tuple[Tensor, 
 
 def in_view(grid: Tensor) -> Tensor:
     """Which points (B, 1, H, W) of a sampling grid (B, H, W, 2) lie inside the image."""
-    # Rounding must not put the border itself, where much lands without motion, outside.
+    # With a tolerance: without motion, the border's pixels land on the border but for rounding.
     return (grid.detach().abs() <= 1 + 1e-5).all(-1)[:, None]
 
 
 def sample(source: Tensor, grid: Tensor) -> Tensor:
-    """Bilinear values (B, C, H, W) of a source image at a grid, beyond it those of its border."""
+    """Bilinear values (B, C, H, W) of a source image at a grid; the border's values beyond it."""
     return F.grid_sample(source, grid, padding_mode='border', align_corners=True)

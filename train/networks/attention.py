@@ -17,13 +17,14 @@ HEADS = 4
 
 
 class Merged(NamedTuple):
-    """Products of the embeddings' matrices, in which attention needs 7 C^2 operations a pixel in
-    place of the embeddings' own 26 C^2.
+    """Products of the embeddings' matrices.
 
-    Softmax weights neither change when all scores move together, nor do they sum to anything but 1:
-    scores and values of the first head can be taken from those of the others, n = HEADS - 1.
-    For head h with embeddings of D channels, as weights and biases of 1x1 convolutions, differences
-    to the first head's:
+    With them attention needs 7 C^2 operations per pixel; the embeddings themselves need 26 C^2.
+
+    Softmax weights sum to 1 and do not change when the same number is added to all scores. So the
+    first head's scores and values are subtracted from those of the n = HEADS - 1 other heads, and
+    only the differences are kept. They are weights and biases of 1x1 convolutions. For head h, with
+    embeddings of D channels, each is the following product less the first head's:
 
     Attributes:
         score: (n C, C, 1, 1) Wq_h^T Wk_h / sqrt(HEADS D).
@@ -44,8 +45,8 @@ class Merged(NamedTuple):
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """1x1 convolution of (B, C, h, w)."""
-    # Dilation means nothing to a 1x1 kernel, but has torch leave it to oneDNN on one thread, too;
-    # which takes longer to differentiate it.
+    # Dilation does not change a 1x1 convolution, but makes torch use oneDNN even with one thread.
+    # That is faster forward and slower backward.
     plain = x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling()
     return F.conv2d(x, weight, bias, dilation=1 if plain else 2)
 
@@ -62,15 +63,16 @@ class PixelConv(nn.Conv2d):
 
 
 def head_weights(other: Tensor, keys: Sequence[Tensor], offsets: Tensor) -> Tensor:
-    """softmax_h(<q_h, k_h> / sqrt(HEADS D)), at every pixel by itself.
+    """softmax_h(<q_h, k_h> / sqrt(HEADS D)), for each pixel separately.
 
     Args:
-        other: (B, C, h, w) of the other task, whence queries q.
-        keys: :class:`Merged` score, for each head a (B, C, h, w), of the task to refine.
-        offsets: (B, HEADS - 1, h, w), its offset, of the same.
+        other: (B, C, h, w), features of the other task, from which the queries q come.
+        keys: for each head but the first (B, C, h, w): own features after the convolution
+            ``score`` of :class:`Merged`.
+        offsets: (B, HEADS - 1, h, w), own features after the convolution ``offset``.
 
     Returns:
-        (B, HEADS, h, w), the first head's among them.
+        (B, HEADS, h, w), with the first head's weights.
     """
     # 4-D operations, which every runtime and memory format is fast at.
     scores = torch.cat([(key * other).sum(1, keepdim=True) for key in keys], 1) + offsets
@@ -78,7 +80,7 @@ def head_weights(other: Tensor, keys: Sequence[Tensor], offsets: Tensor) -> Tens
 
 
 def weighted_sum(features: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """Of features (B, C, h, w) by weights (B, 1, h, w)."""
+    """Sum of the features (B, C, h, w), each multiplied by its weights (B, 1, h, w)."""
     total, *others = features
     total = total * weights[0]
     for x, weight in zip(others, weights[1:], strict=True):
@@ -87,8 +89,12 @@ def weighted_sum(features: Sequence[Tensor], weights: Sequence[Tensor]) -> Tenso
 
 
 def _attend(own: Tensor, other: Tensor, merged: Merged) -> tuple[Tensor, Tensor, Tensor]:
-    """sum_h weight_h P v_h less the first head's P v, of both tasks' features, all (B, C, h, w);
-    :func:`head_weights`; and its keys, joined."""
+    """Attend to the own features (B, C, h, w) by those of the other task.
+
+    Returns:
+        sum_h weight_h P v_h less the first head's P v, (B, C, h, w); the :func:`head_weights`; and
+        the keys of all heads in one tensor.
+    """
     keys = convolve(own, merged.score, merged.score_bias)
     offsets = convolve(own, merged.offset, merged.offset_bias)
     weights = head_weights(other, keys.chunk(HEADS - 1, 1), offsets)
@@ -97,11 +103,12 @@ def _attend(own: Tensor, other: Tensor, merged: Merged) -> tuple[Tensor, Tensor,
 
 
 class _Attend(torch.autograd.Function):
-    """The first output of :func:`_attend`, which keeps no values, HEADS - 1 times its input.
+    """The first output of :func:`_attend`, without keeping the values for the backward pass.
 
-    Of own features x with values V_h x + c_h and weights w_h it is z = sum_h w_h (V_h x + c_h). Of
-    a loss whose gradient by z is g, that by w_h is <V_h^T g, x> + <c_h, g>; and the V_h^T g are
-    needed in any case, for the gradient by x.
+    The values would take HEADS - 1 times the memory of the input. With own features x, values
+    V_h x + c_h and weights w_h, the output is z = sum_h w_h (V_h x + c_h). If g is the gradient of
+    the loss by z, the gradient by w_h is <V_h^T g, x> + <c_h, g>, and V_h^T g is needed anyway for
+    the gradient by x.
     """
 
     @staticmethod
@@ -139,7 +146,7 @@ class _Attend(torch.autograd.Function):
             )
 
         def times(features: Tensor, factors: Tensor) -> Tensor:
-            """(B, C, h, w) by each of (B, heads, h, w): (B, heads C, h, w)."""
+            """Features (B, C, h, w) times each factor (B, heads, h, w): (B, heads C, h, w)."""
             return torch.cat([features * factor for factor in factors.split(1, 1)], 1)
 
         # Through the values to the weights.
@@ -183,7 +190,7 @@ class CrossTaskAttention(nn.Module):
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """Features (B, C, h, w) of both tasks -> refined features of ``own`` (B, C, h, w)."""
         pixels, channels = own[:, 0].numel(), own.shape[1]
-        # To merge the matrices takes as long as the embeddings of about so many pixels.
+        # Merging the matrices costs as much as the embeddings of about ``channels`` pixels.
         attended = (self._merged if pixels > channels else self._embed)(own, other)
         return self.out(self.fuse(own, self.norm(attended)))
 
@@ -206,8 +213,11 @@ class CrossTaskAttention(nn.Module):
         return self.project((F.softmax(scores, 1)[:, :, None] * value).sum(1))
 
     def merge(self) -> tuple[Merged, Tensor, Tensor]:
-        """The embeddings' products, differentiable, in full precision under autocast; and the first
-        head's value P Wv (C, C, 1, 1) and value bias P bv (C,) themselves."""
+        """Merge the matrices, differentiably, and in full precision even under autocast.
+
+        Returns:
+            The merged matrices, and the first head's P Wv (C, C, 1, 1) and P bv (C,).
+        """
         with torch.autocast(self.query.weight.device.type, enabled=False):
             (wq, bq), (wk, bk), (wv, bv) = (
                 (layer.weight.flatten(1).unflatten(0, (HEADS, -1)), _bias(layer).view(HEADS, -1, 1))
@@ -245,8 +255,8 @@ class FusedAttention(nn.Module):
         assert norm.running_mean is not None and norm.running_var is not None  # as by default
         factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = factor * (first_bias - norm.running_mean) + norm.bias
-        # The first head's value is a matrix times ``own``, which the convolution after it can take
-        # in: reflection padding commutes with what acts on pixels one by one.
+        # The first head's value is a matrix times ``own``. It is folded into the convolution that
+        # follows: reflection padding commutes with what acts on each pixel separately.
         of_own, of_attended = conv.weight.chunk(2, 1)
         of_first = torch.einsum('oikl,ij->ojkl', of_attended, factor[:, None] * first[:, :, 0, 0])
         _bias(conv).add_(torch.einsum('oikl,i->o', of_attended, shift))
@@ -255,7 +265,7 @@ class FusedAttention(nn.Module):
         merged = merged._replace(
             value=factor.view(-1, 1, 1, 1) * merged.value, value_bias=factor * merged.value_bias
         )
-        # For each head a convolution of its own: int8 runtimes go back to floats to split tensors.
+        # One convolution per head: int8 runtimes convert to float in order to split tensors.
         self.score = _convolutions(merged.score, merged.score_bias, HEADS - 1)
         (self.offset,) = _convolutions(merged.offset, merged.offset_bias, 1)
         self.value = _convolutions(merged.value, merged.value_bias, HEADS - 1)
@@ -264,16 +274,16 @@ class FusedAttention(nn.Module):
         self.to(dtype)
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
-        """As :class:`CrossTaskAttention` in eval mode."""
+        """The same as :class:`CrossTaskAttention` in eval mode."""
         weights = head_weights(other, [score(own) for score in self.score], self.offset(own))
         values = [value(own) for value in self.value]
         return self.out(self.fuse(own, weighted_sum(values, weights.split(1, 1)[1:])))
 
     @torch.no_grad()
     def move_out_into(self, conv: ReflectConv) -> None:
-        """Let ``conv``, the only reader of the refined features, do the last 1x1 convolution.
+        """Fold the last 1x1 convolution into ``conv``, the only reader of the refined features.
 
-        It acts on pixels one by one, so it commutes with reflection padding.
+        It acts on each pixel separately, so it commutes with reflection padding.
         """
         last = cast(PixelConv, self.out)
         out, bias = last.weight[:, :, 0, 0].double(), _bias(last).double()
@@ -290,7 +300,7 @@ def _bias(layer: nn.Conv2d) -> Tensor:
 
 
 def _convolutions(weight: Tensor, bias: Tensor, parts: int) -> nn.ModuleList:
-    """1x1 convolutions with the parts of weights (O, I, 1, 1) and biases (O,)."""
+    """Divide a 1x1 convolution, weights (O, I, 1, 1) and biases (O,), into ``parts`` equal ones."""
     layers = nn.ModuleList()
     for part, part_bias in zip(weight.chunk(parts), bias.chunk(parts), strict=True):
         layer = PixelConv(part.shape[1], part.shape[0]).to(part.dtype).requires_grad_(False)

@@ -14,8 +14,8 @@ def conv_block(
 ) -> nn.Sequential:
     """Convolution with zero padding, batch norm (folded away at export), ReLU.
 
-    Zero padding rather than the reflection padding of the papers: it is free on every runtime,
-    and a separate node on most if reflected.
+    Zero padding instead of the papers' reflection padding: zero padding costs nothing on any
+    runtime, reflection padding is an operation of its own on most.
     """
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
@@ -30,7 +30,7 @@ class Decoder(nn.Module):
     Args:
         encoder_channels: of the encoder's features at 1/2 ... 1/32.
         out_channels: of every head.
-        heads: how many heads, from the finest on.
+        heads: number of heads, the first at 1/2 of the image size.
     """
 
     widths = (24, 32, 48, 64)

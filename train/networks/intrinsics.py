@@ -17,7 +17,7 @@ class IntrinsicsHead(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layer = nn.Linear(channels, 4)
-        # The first camera: centred, focal lengths 0.69 of the image's size.
+        # Training starts from a centred camera with focal lengths of 0.69 times the image's size.
         nn.init.zeros_(self.layer.weight)
         nn.init.zeros_(self.layer.bias)
 

@@ -14,8 +14,8 @@ def conv_relu(
 ) -> nn.Sequential:
     """Convolution with zero padding on all sides, batch norm if asked for, ReLU.
 
-    For even sizes TensorFlow pads strided ones less above and left than below and right: its
-    networks are ours with all images and kernels mirrored.
+    TensorFlow pads strided convolutions of even sizes less above and left than below and right: its
+    networks equal ours with all images and kernels mirrored.
     """
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=not batch_norm)
     return _activated(layer, batch_norm)

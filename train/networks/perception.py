@@ -48,8 +48,8 @@ def fuse_for_inference(net: DepthNet, semantics: bool = True) -> DepthNet:
         semantics: keep the class logits, too.
 
     Returns:
-        A network whose Prediction has the same finest disparity and logits (or None), at a part
-        of the time; it cannot be trained.
+        A faster network whose Prediction has the same finest disparity and logits (or None). It
+        cannot be trained.
     """
     net = copy.deepcopy(net).eval().requires_grad_(False)
     net.prune(semantics)
@@ -165,7 +165,7 @@ class FsreNet(DepthNet):
         """Drop what the finest disparity (and the logits) do not need, and merge attention."""
         self.depth.heads = self.depth.heads[:1]
         if not semantics:
-            # Depth sees semantics only through its own attention.
+            # Depth depends on semantics only through its own attention.
             if len(self.refine_depth):
                 assert self.semantics is not None  # attention is made with semantics only
                 self.semantics.stages = self.semantics.stages[:3]
@@ -180,12 +180,12 @@ class FsreNet(DepthNet):
             for i, module in enumerate(modules):
                 assert decoder is not None  # attention is made with semantics only
                 modules[i] = fused = FusedAttention(cast(CrossTaskAttention, module))
-                # Attention reads what comes before it: only the next stage sees refined features.
+                # Only the next stage reads the refined features: attention reads those before it.
                 fused.move_out_into(cast(Stage, decoder.stages[i + 1]).reduce)
 
 
 NETWORKS: dict[str, type[DepthNet]] = {'light': PerceptionNet, 'fsre': FsreNet, 'dispnet': DispNet}
-"""The networks by the name that a training gives them."""
+"""The networks by their names in the settings."""
 
 WITH_ATTENTION = (
     f'network: {" or ".join(n for n, net in NETWORKS.items() if net.attends)} with semantics: true'

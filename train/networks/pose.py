@@ -1,12 +1,12 @@
 """The pose networks: relative motion of images.
 
-Those of pairs have ``forward(previous, current)`` = ``decode(encode(previous, current))``;
-:class:`SfmPoseNet` has ``forward(frames)``. Either's ``feature_channels`` are those of the
-bottleneck, from which :class:`~train.networks.intrinsics.IntrinsicsHead` reads the camera.
+Networks of pairs have ``forward(previous, current)`` = ``decode(encode(previous, current))``;
+:class:`SfmPoseNet` has ``forward(frames)``. ``feature_channels`` is the number of channels of the
+bottleneck, from which :class:`~train.networks.intrinsics.IntrinsicsHead` estimates the intrinsics.
 
-Each says as class attributes what it can do:
+Each network says as class attributes what it can do:
 
-    pairs: it takes two images; else all views of a sample at once.
+    pairs: whether it takes two images; if not, it takes all views of a sample at once.
     outputs: what it has besides poses: 'masks' (explainability).
 """
 
@@ -80,7 +80,7 @@ class PoseNet(PairNet):
 
 
 class ResNetPose(PairNet):
-    """FSRE-Depth's: an encoder for two images, squeezed to 256 channels, four convolutions.
+    """FSRE-Depth's pose network: an encoder of two images, then four convolutions.
 
     Args:
         encoder, weights: see :func:`train.networks.encoder.make_encoder`.
@@ -110,14 +110,13 @@ class ResNetPose(PairNet):
 
 
 class SymmetricPose(PairNet):
-    """Half the difference of what a network says of a pair and of the pair reversed.
+    """Half the difference between a network's poses of a pair and of the reversed pair.
 
-    To first order the motion back is minus the motion there, so this loses nothing; and the noise
-    of a camera that stands is as likely in one order as in the other, so that errors cancel
-    instead of adding up: two equal images give exactly nothing.
+    To first order the reversed motion is minus the motion, so nothing is lost. Errors that do not
+    depend on the order cancel instead of adding up: two equal images give exactly no motion.
 
     Args:
-        net: a network of pairs; both orders go through it in one pass.
+        net: a network of pairs; it processes both orders in one pass.
     """
 
     def __init__(self, net: PairNet) -> None:
@@ -136,11 +135,11 @@ class SymmetricPose(PairNet):
 
 
 class SfmPoseNet(nn.Module):
-    """SfMLearner's, of all views at once, with explainability masks (sections 3.3 and 3.5).
+    """SfMLearner's pose network of all views at once (sections 3.3 and 3.5).
 
     Args:
-        views: images of a sample; the middle one, ``views // 2``, is the target.
-        explainability: predict masks, too.
+        views: number of images of a sample; the middle one, ``views // 2``, is the target.
+        explainability: also predict explainability masks.
         batch_norm: see :mod:`train.networks.layers`.
     """
 
@@ -182,8 +181,10 @@ class SfmPoseNet(nn.Module):
         return self.decode(self.encode(frames))
 
     def encode(self, frames: Tensor) -> list[Tensor]:
-        """The input (B, 3 views, H, W), target first, and its features at 1/2 ... 1/128, the last
-        of which is the bottleneck."""
+        """The input (B, 3 views, H, W), target first, then its features at 1/2 ... 1/128.
+
+        The last feature is the bottleneck.
+        """
         if frames.shape[1] != self.views:
             raise ValueError(f'{frames.shape[1]} frames, but the pose network takes {self.views}')
         target = self.views // 2
@@ -194,18 +195,18 @@ class SfmPoseNet(nn.Module):
         return features
 
     def decode(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Poses and mask logits of :meth:`forward`, of the features of :meth:`encode`."""
+        """What :meth:`forward` returns, from the features of :meth:`encode`."""
         poses = _small_mean(self.head(features[-1])).unflatten(1, (self.views - 1, 6))
         return poses, self.explainability(features) if self.explainability else []
 
 
 def _small_mean(x: Tensor) -> Tensor:
-    # Networks start near no motion: small outputs keep the first warps inside the image.
+    # Small outputs: training starts near no motion, so that the first warps stay in the image.
     return 0.01 * x.float().mean((2, 3))
 
 
 NETWORKS = {'light': PoseNet, 'resnet': ResNetPose, 'sfm': SfmPoseNet}
-"""The networks by the name that a training gives them."""
+"""The networks by their names in the settings."""
 
 
 def make_pose(
@@ -224,7 +225,7 @@ def make_pose(
             (:class:`SfmPoseNet`).
         encoder, weights: of resnet; see :func:`train.networks.encoder.make_encoder`.
         views, explainability, batch_norm: of sfm.
-        symmetric: make it a :class:`SymmetricPose`; of pairs.
+        symmetric: wrap it in :class:`SymmetricPose`; for networks of pairs only.
 
     Raises:
         ValueError: if ``network`` is unknown.

@@ -1,4 +1,4 @@
-"""Half precision on processors: where it is slower than single precision, single it stays."""
+"""Single precision on CPUs for the layers that half precision makes slower."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class FloatConv(nn.Conv2d):
-    """A convolution in single precision whatever autocast says, on processors.
+    """A convolution that runs in single precision on CPUs even under autocast.
 
-    bfloat16 halves the time of ordinary convolutions there; but the backward pass of 5x5
-    depthwise ones takes two and a half times as long in it (AVX512-BF16, oneDNN of torch 2.14).
+    bfloat16 halves the time of ordinary convolutions there, but makes the backward pass of 5x5
+    depthwise ones two and a half times as long (AVX512-BF16, oneDNN of torch 2.14).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """As of ``nn.Conv2d``; the output is of autocast's type where that is on."""
+        """The same as ``nn.Conv2d``; the output has autocast's type where that is on."""
         if torch.compiler.is_compiling() or x.is_cuda or not torch.is_autocast_enabled('cpu'):
             return super().forward(x)
         dtype = torch.get_autocast_dtype('cpu')

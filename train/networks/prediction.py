@@ -46,9 +46,9 @@ class DepthRange(NamedTuple):
 
     Attributes:
         nearest, farthest: depth in model units.
-        logarithmic: log disparity, not disparity, is linear in the sigmoid of the raw output: all
-            depths are told equally well, where else those beyond a tenth of the range share the
-            last few percent of the sigmoid.
+        logarithmic: the logarithm of disparity is linear in the sigmoid of the raw output, so that
+            the relative resolution is the same at all depths. Otherwise disparity itself is linear,
+            and all depths beyond a tenth of the range share the last few percent of the sigmoid.
     """
 
     nearest: float = MIN_DEPTH
@@ -65,7 +65,7 @@ class DepthRange(NamedTuple):
 
 
 DEFAULT_RANGE = DepthRange()
-"""That of both papers."""
+"""The range of both papers."""
 
 
 class DepthNet(nn.Module):

@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 class ReflectConv(nn.Conv2d):
     """3x3 convolution with reflection padding, then ELU if ``activate``.
 
-    In training only its inputs and its output are kept: the padded (doubled, joined) copy that the
-    convolution reads is cheap to make again, and takes most of a decoder's memory.
+    For the backward pass only its inputs and its output are kept. The padded (doubled, joined) copy
+    that the convolution reads would take most of a decoder's memory, and is cheap to compute again.
     """
 
     def __init__(self, in_channels: int, out_channels: int, activate: bool = True) -> None:
@@ -22,12 +22,18 @@ class ReflectConv(nn.Conv2d):
         self.activate = activate
 
     def forward(self, x: Tensor, skip: Tensor | None = None, double: bool = False) -> Tensor:
-        """Convolve (B, C, h, w), its size doubled first if asked for, joined with ``skip``."""
+        """Convolve ``x`` (B, C, h, w).
+
+        Args:
+            x: the input.
+            skip: joined to ``x`` as further channels, if given.
+            double: enlarge ``x`` to twice its size before that.
+        """
         if torch.compiler.is_compiling():  # exported graphs quantise best with the plain operations
             y = F.conv2d(_padded(x, skip, double), self.weight, self.bias)
             return _elu(y) if self.activate else y
         tensors = autocast(x, skip, self.weight, self.bias)
-        # Fewer products by more operations: faster where products take the time, as on CPUs.
+        # Fewer multiplications, but more operations: faster on CPUs, which multiplications hold up.
         if double and x.device.type == 'cpu':
             return _DoubledConv.apply(*tensors, self.activate)
         return _ReflectConv.apply(*tensors, double, self.activate)
@@ -63,12 +69,12 @@ class _ReflectConv(torch.autograd.Function):
 
 
 class _DoubledConv(torch.autograd.Function):
-    """What :class:`_ReflectConv` does if ``double``, with 4 products of x per output, not 9.
+    """:class:`_ReflectConv` with ``double``, by 4 multiplications per output instead of 9.
 
-    Row 2i + a of the output sees rows i - 1 + a and i + a of x: with the kernel's rows w0 and
-    w1 + w2 if a = 0, with w0 + w1 and w2 if a = 1. Columns 2j + b likewise. So each of the four
-    phases (a, b) of the output is a convolution of x by a 2x2 kernel of its own. Where the doubled
-    x would be reflected at its border, x is repeated.
+    Row 2i + a of the output depends on rows i - 1 + a and i + a of x, weighted by the kernel's rows
+    w0 and w1 + w2 if a = 0, by w0 + w1 and w2 if a = 1. The same holds for columns 2j + b. So each
+    of the four phases (a, b) of the output is a convolution of x by its own 2x2 kernel. Reflecting
+    the doubled x at its border is the same as repeating the border of x.
     """
 
     @staticmethod
@@ -90,7 +96,7 @@ class _DoubledConv(torch.autograd.Function):
         leaves = [t.detach().requires_grad_() for t in (x, skip) if t is not None]
         with torch.enable_grad():
             padded = [*_padded_for_phases(leaves[0]), *map(_padded, leaves[1:])]
-        # Of x four times, and then of ``skip``, if there is one.
+        # Four gradients for x, one per phase, then one for ``skip`` if there is one.
         of_padded, of_kernels = zip(
             *map(
                 _conv_backward,
@@ -135,7 +141,7 @@ def _kernel_sums(weight: Tensor) -> Tensor:
 
 
 def _window_sums(x: Tensor) -> Tensor:
-    """Sums of windows of 2x2, which also take the gradient of kernel sums to that of kernels."""
+    """Sums of 2x2 windows. They also turn the gradient by kernel sums into that by kernels."""
     return F.avg_pool2d(x, 2, 1, divisor_override=1)
 
 
@@ -165,19 +171,21 @@ def _padded(x: Tensor, skip: Tensor | None = None, double: bool = False) -> Tens
 
 
 def _elu(x: Tensor) -> Tensor:
-    """ELU, in the place of ``x`` where no gradient needs it."""
+    """ELU, which overwrites ``x`` where no gradient is needed."""
     if torch.is_grad_enabled():
         return F.elu(x)
     if x.is_cuda or torch.compiler.is_compiling():
         return F.elu(x, inplace=True)
-    # torch's own takes several times as long on CPUs.
+    # torch's own ELU takes several times as long on CPUs.
     negative = x.clamp(max=0).exp_().sub_(1)
     return x.clamp_(min=0).add_(negative)
 
 
 def autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
-    """All of them in the type of autocast where that is on, which does not reach into an
-    ``autograd.Function``; ``None`` stays ``None``."""
+    """Cast tensors to the type of autocast where that is on; ``None`` stays ``None``.
+
+    Autocast itself does not reach into an ``autograd.Function``.
+    """
     tensors = [x, *others]
     if not torch.is_autocast_enabled(x.device.type):
         return tensors
@@ -188,7 +196,7 @@ def autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
 def _activated(
     ctx, x: Tensor, skip: Tensor | None, weight: Tensor, y: Tensor, activate: bool
 ) -> Tensor:
-    """What a forward pass returns of its convolution's output, and keeps."""
+    """Activate the convolution's output ``y``, and save what the backward pass needs."""
     if activate:
         y = _elu(y)
     ctx.save_for_backward(x, skip, weight, y if activate else None)
@@ -196,7 +204,7 @@ def _activated(
 
 
 def _before_activation(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """x, skip and weight that were kept, and the gradient of the convolution's output."""
+    """The saved x, skip and weight, and the gradient by the convolution's output."""
     *kept, y = ctx.saved_tensors
     return *kept, gradient if y is None else gradient * (y + 1).clamp_(max=1)
 
@@ -217,12 +225,13 @@ class Stage(nn.Module):
 class UNetDecoder(nn.Module):
     """Stages of 256, 128, 64, 32 and 16 channels at 1/16 ... 1/1 of the image size, and heads.
 
-    Who holds it runs the stages, since other tasks may act between them.
+    It has no ``forward``: the network that holds it runs the stages, as other tasks may act between
+    them.
 
     Args:
         encoder_channels: of the encoder's features at 1/2 ... 1/32.
         out_channels: of every head.
-        heads: how many heads, from the finest on; head s belongs to 1/2^s of the image size.
+        heads: number of heads; head s works at 1/2^s of the image size.
     """
 
     widths = (256, 128, 64, 32, 16)
