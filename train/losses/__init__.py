@@ -1,1 +1,1 @@
-"""The papers' losses, one a function."""
+"""The terms of the training loss, one per file."""

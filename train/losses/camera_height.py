@@ -1,4 +1,4 @@
-"""The known height of the camera over the road, which makes a model unit a metre."""
+"""Supervision by the known height of the camera over the road, which makes depth metric."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def camera_height(disparity: Tensor, road: Tensor, intrinsics: Tensor) -> Tensor
 
 
 def _plane_distance(disparity: Tensor, road: Tensor, inverse: Tensor) -> Tensor:
-    """:func:`camera_height` of one image, of transposed inverse intrinsics."""
+    """:func:`camera_height` of one image; ``inverse``: its intrinsics, inverted and transposed."""
     v, u = road.nonzero(as_tuple=True)
     if len(v) < 0.02 * road.numel():
         return disparity.new_full((), torch.nan)
@@ -73,7 +73,7 @@ def camera_height_loss(
     """
     seen = camera_height(disparity, road, intrinsics)
     known = seen.isfinite() & height.isfinite()
-    # NaN must be gone before the division, whose gradient it would spoil.
+    # Replace NaN before the division: otherwise the gradient would be NaN.
     relative = torch.where(known, seen, 1) / torch.where(known, height, 1) - 1
     return masked_mean(relative.abs(), known, empty='zero')
 

@@ -1,4 +1,4 @@
-"""The slopes of true depth: sharp borders, flat walls."""
+"""Supervision by the slopes of true depth, which makes borders sharp and walls flat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Known motion as the pose network's target."""
+"""Supervision of the pose network by known motion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from train.losses.term import Need, Step, Term
 
 FAST = 0.3
-"""Metres: motion errors count relative to the length of the motion, but not less than this."""
+"""Least length in metres that errors of translation are divided by."""
 ROTATION = 20.0
 """Weight of a radian against a unit of relative translation: 0.05 is 3 degrees or 100 %."""
 
@@ -23,7 +23,7 @@ def motion_loss(transforms: Sequence[Tensor], truth: Tensor, fast: float = FAST)
     Args:
         transforms: per source, T_source_target (B, 4, 4) as predicted.
         truth: (B, S, 4, 4) T_source_target, metres, NaN where unknown.
-        fast: metres.
+        fast: least length that errors of translation are divided by, metres.
 
     Returns:
         Scalar; a zero that can be differentiated where nothing is known.
@@ -34,7 +34,7 @@ def motion_loss(transforms: Sequence[Tensor], truth: Tensor, fast: float = FAST)
     moved = (predicted[..., :3, 3] - truth[..., :3, 3]).square().sum(-1)
     length = truth[..., :3, 3].norm(dim=-1).clamp(min=fast)
     turned = (predicted[..., :3, :3] - truth[..., :3, :3]).square().sum((-1, -2)) / 2
-    # The square root's slope is infinite at 0, where still pairs end.
+    # Never 0, where the slope of the root is infinite: pairs without motion come close to it.
     error = ((moved + 1e-8).sqrt()) / length + ROTATION * (turned + 1e-10).sqrt()
     return (error * known).sum() / known.sum().clamp(min=1)
 

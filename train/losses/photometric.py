@@ -14,7 +14,7 @@ SSIM_C2 = 0.03**2
 class PhotometricLoss:
     """w (1 - SSIM) / 2 + (1 - w) L1, averaged over colours (FSRE-Depth, eq. 2).
 
-    The statistics of the target are computed once for all the images that are compared with it.
+    The target's statistics are computed once and used for all images that are compared with it.
 
     Args:
         target: (B, C, H, W) in 0..1, at least 2x2.
@@ -30,9 +30,14 @@ class PhotometricLoss:
             self.variance = square - self.mean_squared
 
     def __call__(self, predicted: Tensor, first: int = 0) -> Tensor:
-        """Error (B, 1, h, W) of an image's rows (B, C, h, W), from row ``first`` of the target on.
+        """Error (B, 1, h, W) of rows (B, C, h, W) of an image.
 
-        Windows of the outermost rows are reflected there, be it the border of the image or not.
+        The SSIM windows of the first and the last row are completed by reflection, even where these
+        rows are not at the border of the image.
+
+        Args:
+            predicted: the rows.
+            first: row of the target that the first of them belongs to.
         """
         rows = slice(first, first + predicted.shape[2])
         error = (predicted - self.target[:, :, rows]).abs().mean(1, keepdim=True)
@@ -42,8 +47,10 @@ class PhotometricLoss:
         return error
 
     def ssim_error(self, predicted: Tensor, first: int = 0) -> Tensor:
-        """Structural dissimilarity (1 - SSIM) / 2 over 3x3 windows (B, C, h, W), in 0..1, of the
-        same rows as :meth:`__call__`."""
+        """Structural dissimilarity (1 - SSIM) / 2 over 3x3 windows, (B, C, h, W) in 0..1.
+
+        The arguments are those of :meth:`__call__`.
+        """
         rows = slice(first, first + predicted.shape[2])
         return _SsimError.apply(
             predicted,
@@ -52,15 +59,15 @@ class PhotometricLoss:
 
 
 class _SsimError(torch.autograd.Function):
-    """(1 - SSIM) / 2 of an image, given the statistics of the other, its gradient in closed form.
+    """(1 - SSIM) / 2 of an image, given the statistics of the other, with a closed-form gradient.
 
-    With the window's means m of the image x, q of x x and r of x y, and those of the target,
+    With the window's means m of the image x, q of x x and r of x y, and the target's m_y and v_y,
 
         SSIM = A B / (C D),  A = 2 m m_y + c1,        B = 2 (r - m m_y) + c2,
                              C = m^2 + m_y^2 + c1,    D = (q - m^2) + v_y + c2
 
-    the error's derivatives by m, q and r are known as soon as the error is: nothing else is kept,
-    and far fewer images are written than by differentiating each operation.
+    The error's derivatives by m, q and r are computed together with the error. Only they are kept,
+    and far fewer images are written than if autograd differentiated each operation.
     """
 
     @staticmethod
@@ -114,7 +121,7 @@ class _WindowMean(torch.autograd.Function):
     def forward(ctx, image: Tensor) -> Tensor:
         for axis in (-2, -1):
             image, before = _add_neighbours(image, axis), image
-            # Beyond a border lies, mirrored, the pixel next to it: it counts twice.
+            # Reflection: beyond a border lies a copy of the pixel next to it, which counts twice.
             image.select(axis, 0).add_(before.select(axis, 1))
             image.select(axis, -1).add_(before.select(axis, -2))
         return image.div_(9)
@@ -143,9 +150,9 @@ def _add_neighbours(image: Tensor, axis: int) -> Tensor:
 
 
 def plain_ssim_error(x: Tensor, y: Tensor) -> Tensor:
-    """What :meth:`PhotometricLoss.ssim_error` computes, by operations that autograd differentiates.
+    """The same as :meth:`PhotometricLoss.ssim_error`, but differentiated by autograd.
 
-    The reference that tests compare with.
+    Tests compare with it.
 
     Args:
         x, y: (B, C, H, W) in 0..1.

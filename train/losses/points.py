@@ -1,4 +1,4 @@
-"""The depth of a reconstruction's points, which are exact and see nothing that moves."""
+"""Supervision by a reconstruction's points, which are exact and never lie on moving things."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from train.losses.term import Need, Step, Term
 from train.losses.true_depth import depth_loss
 
 FEWEST = 10
-"""Points that an image must have to be judged by them."""
+"""Least number of points in an image that is judged by them."""
 
 
 @torch.no_grad()
 def in_units_of(disparity: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """The batch's points (B, H, W), those of unknown unit times the median ratio of the
-    prediction to them."""
+    """Depth of the batch's points (B, H, W), 0 where unknown.
+
+    Depth of unknown unit is scaled to the prediction by the median ratio in each image.
+    """
     points = batch['points'].clone()
     for image, found, relative in zip(points, disparity[:, 0], batch['relative'], strict=True):
         known = image > 0
@@ -26,11 +28,14 @@ def in_units_of(disparity: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def judged_points(disparity: Tensor, points: Tensor) -> dict[str, tuple[Tensor, int]]:
-    """Mean Abs Rel and delta < 1.25 of images (scaled by the medians), and of how many.
+    """Abs Rel and delta < 1.25 at points, with each image scaled by the medians.
 
     Args:
         disparity: (B, 1, H, W), 1/depth as predicted.
-        points: (B, H, W) depth, 0 where unknown; images of less than 10 do not count.
+        points: (B, H, W) depth, 0 where unknown; images with fewer than 10 points do not count.
+
+    Returns:
+        By name, the mean over images and the number of images; empty without any.
     """
     sums, count = disparity.new_zeros(2), 0
     for found, truth in zip(1 / disparity[:, 0], points, strict=True):

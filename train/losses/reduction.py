@@ -1,4 +1,4 @@
-"""Means over some of the pixels, the same on one process and on many."""
+"""Means over masked pixels that are the same on one process and on many."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def masked_mean(values: Tensor, mask: Tensor, empty: str = 'error') -> Tensor:
     although the processes do not have equally many true elements.
 
     Args:
-        values: any shape; may hold anything, NaN included, where the mask is false.
+        values: any shape; where the mask is false they are ignored and may be NaN.
         mask: bool, of the same shape.
-        empty: what to do without a single true element on any process: 'error', or 'zero' for a
-            zero that can be differentiated.
+        empty: what to do if no process has a true element: 'error', or 'zero' for a zero that can
+            be differentiated.
 
     Raises:
         ValueError: without a true element, if ``empty`` is 'error'.
@@ -29,10 +29,10 @@ def masked_mean(values: Tensor, mask: Tensor, empty: str = 'error') -> Tensor:
 
 
 def weight_of_each(count: Tensor, empty: str = 'error') -> Tensor:
-    """By what to multiply this process's sum over ``count`` elements for :func:`masked_mean`.
+    """Factor from this process's sum over ``count`` elements to :func:`masked_mean`.
 
     Args:
-        count: scalar of a floating type, which is overwritten.
+        count: floating-point scalar; it is overwritten.
         empty: as for :func:`masked_mean`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The sky, which no point and no true depth knows, is far."""
+"""The sky is far: supervision where there are no points and no true depth."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from train.losses.reduction import masked_mean
 from train.losses.term import Need, Step, Term
 
 FAR = 80.0
-"""Metres from which on the sky is far enough."""
+"""Metres at which the sky is far enough."""
 
 
 def sky_loss(disparity: Tensor, sky: Tensor, depth: float) -> Tensor:
-    """Mean of max(0, log ``depth`` - log D_predicted) over the sky, which is nowhere near.
+    """Mean of max(0, log ``depth`` - log D_predicted) over the sky.
 
     Args:
         disparity: (B, 1, H, W), 1/depth as predicted.
         sky: (B, H, W) bool.
-        depth: metres; farther than this the sky may be anywhere.
+        depth: metres; sky farther than this costs nothing.
     """
     excess = F.relu(disparity[:, 0].log() + disparity.new_tensor(depth).log())
     return masked_mean(excess, sky, empty='zero')
 
 
 def _term(step: Step) -> Tensor:
-    # Where the unit of depth is not known, it is not known what is far.
+    # Without a known unit of depth, 80 m mean nothing.
     metric = ~step.batch['relative'][:, None, None]
     return sky_loss(step.disparity, (step.batch['labels'] == SKY) & metric, FAR)
 

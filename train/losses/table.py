@@ -1,4 +1,4 @@
-"""The table of all terms of the training loss: a new loss is one file with a ``TERM``, and here."""
+"""The table of all terms of the training loss: a new loss is a file with a ``TERM``, and a row."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def needs(settings: Any) -> Iterator[Need]:
 
 
 def with_terms(terms: tuple[Term, ...]) -> Callable[[C], C]:
-    """Decorator for a dataclass-to-be: adds the weights and the other settings of the terms."""
+    """Class decorator, to be applied before ``dataclass``: adds the settings of the terms."""
 
     def add(cls: C) -> C:
         for term in terms:

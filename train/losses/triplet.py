@@ -15,7 +15,7 @@ from train.losses.term import Need, Step, Term
 from train.setting import setting
 
 BORDERS = ('valid', 'paper')
-MIN_SQUARED = 1e-9  # squared distances are held above, lest the root's slope be infinite
+MIN_SQUARED = 1e-9  # least squared distance, so that the slope of its root is finite
 
 
 def semantic_triplet_loss(
@@ -83,10 +83,11 @@ def boundary_anchors(
 def _compare(
     labels: Tensor, patch: int, threshold: int, border: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which neighbours are of the anchor's class, which of others; and the anchors themselves.
+    """Compare the class of each pixel with those of its neighbours.
 
     Returns:
-        Two masks (B, patch^2 - 1, H, W) in the order of :func:`_shifts`, and one (B, H, W).
+        Masks (B, patch^2 - 1, H, W), in the order of :func:`_shifts`, of the neighbours of the same
+        class and of those of other classes; and the mask (B, H, W) of the anchors.
     """
     if patch % 2 == 0 or border not in BORDERS:
         raise ValueError(f'patch {patch} must be odd and border {border!r} one of {BORDERS}')
@@ -114,7 +115,7 @@ def _compare(
 
 
 def _shifts(patch: int) -> list[tuple[int, int]]:
-    """(dy, dx) to all neighbours in a patch: one half, then the opposite ones in the same order."""
+    """(dy, dx) to all neighbours in a patch: one half, then their opposites in the same order."""
     reach = range(-(patch // 2), patch // 2 + 1)
     half = [(dy, dx) for dy in reach for dx in reach if (dy, dx) > (0, 0)]
     return half + [(-dy, -dx) for dy, dx in half]
@@ -123,9 +124,9 @@ def _shifts(patch: int) -> list[tuple[int, int]]:
 class _PatchDistances(torch.autograd.Function):
     """Distances (B, patch^2 - 1, H, W) of unit features (B, C, H, W) from their neighbours.
 
-    Two pixels have one distance, whichever is the anchor: half of the shifts are computed. Their
-    products are summed over channels at once, so that nothing of B x C x H x W x patch^2 is ever
-    in memory. Beyond the image features are zero: the distance is sqrt(2).
+    Distance is symmetric, so only half of the shifts are computed. Products are summed over
+    channels shift by shift, so that no tensor of B x C x H x W x patch^2 elements is ever in
+    memory. Features beyond the image are zero: the distance to them is sqrt(2).
     """
 
     @staticmethod
@@ -145,7 +146,7 @@ class _PatchDistances(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         features, distances = ctx.saved_tensors
-        # d sqrt(2 - 2 c) / dc = -1 / distance; none where it is held at its least value.
+        # d sqrt(2 - 2 c) / dc = -1 / distance; 0 where the distance is clamped.
         slope = (gradient / -distances).masked_fill_(distances**2 <= MIN_SQUARED, 0)
         result = torch.zeros_like(features)
         for k, (here, there) in enumerate(ctx.pairs):
@@ -156,9 +157,9 @@ class _PatchDistances(torch.autograd.Function):
 
 
 def plain_patch_distances(features: Tensor, patch: int) -> Tensor:
-    """What :class:`_PatchDistances` computes, by operations that autograd differentiates.
+    """The same as :class:`_PatchDistances`, but differentiated by autograd.
 
-    The reference that tests compare with.
+    Tests compare with it.
     """
     radius = patch // 2
     height, width = features.shape[2:]

@@ -8,16 +8,16 @@ from torch import Tensor
 from train.losses.term import Need, Step, Term
 
 TOLERANCE = 0.3
-"""Errors of log depth above this count as outliers: a wrong match, a thing that moved."""
+"""Larger errors of log depth count as outliers, such as wrong matches and moving things."""
 
 
 def depth_loss(disparity: Tensor, depth: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """Mean of rho(|log D_predicted - log D|) over the pixels whose depth is known.
 
-    rho(e) = e up to the tolerance t, and t (1 + log(e / t)) beyond: the gradient of a point that
-    is off by a factor of ten is an eighth of a good one's, and yet never zero, so that a network
-    that knows nothing learns as well. Every image counts alike, however many points it has, up
-    to a factor: weights are proportional to the square root of the number of points.
+    rho(e) = e up to the tolerance t, and t (1 + log(e / t)) beyond it. The gradient at a point that
+    is wrong by a factor of ten is an eighth of a good point's, but never zero, so that an untrained
+    network learns, too. An image's weight is proportional to the square root of its number of
+    points.
 
     Args:
         disparity: (B, 1, H, W), 1/depth as predicted, at the size of ``depth``.

@@ -1,4 +1,4 @@
-"""Recorded speed as the length of the motion, which makes a model unit a metre."""
+"""Supervision by recorded speed, which makes depth metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train.losses.term import Need, Step, Term
 
 
 def velocity_loss(transforms: Sequence[Tensor], distances: Tensor) -> Tensor:
-    """| |t| - distance |, which makes a model unit a metre (PackNet, Guizilini et al. 2020, eq. 6).
+    """| |t| - distance |, which makes depth metric (PackNet, Guizilini et al. 2020, eq. 6).
 
     Args:
         transforms: per source, T_source_target (B, 4, 4) in model units.

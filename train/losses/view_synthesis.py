@@ -1,4 +1,4 @@
-"""View synthesis as supervision: how well do the neighbours, warped, explain the target image."""
+"""View synthesis as supervision: how well the warped neighbours explain the target image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REDUCTIONS = ('minimum', 'mean')
 
 BAND_PIXELS = 65_536
 BAND_ROWS = 24
-"""Pixels of a band at least, and rows: with smaller bands, calls take longer than arithmetic."""
+"""Least pixels and rows of a band: with smaller ones, calls take longer than arithmetic."""
 
 
 class Synthesis(NamedTuple):
@@ -30,11 +30,11 @@ class Synthesis(NamedTuple):
 
     Attributes:
         loss: scalar.
-        error: (B, 1, H, W), what the loss is the mean of; 0 where nothing counts.
+        error: (B, 1, H, W), whose mean over the pixels that count is the loss; 0 elsewhere.
         warped: per source, its image seen from the target (B, 3, H, W).
         valid: per source, the pixels that count (B, 1, H, W), bool.
         moving: (B, 1, H, W) bool, pixels that count and that the motion explains better than no
-            motion does; without auto-masking all that count.
+            motion does; without auto-masking, all pixels that count.
     """
 
     loss: Tensor
@@ -45,10 +45,11 @@ class Synthesis(NamedTuple):
 
 
 class _MeanOfBands(torch.autograd.Function):
-    """A mean over pixels, band by band of rows, whose gradient is taken at once.
+    """A mean over pixels, computed in bands of rows, with its gradient in the forward pass.
 
-    The gradient of a mean is known up to one factor before the backward pass. So what warping and
-    SSIM keep for it, some 25 images a source, lives for one band at a time.
+    Before the backward pass, the gradient of a mean is known up to one factor. So it is computed
+    band by band, and what warping and SSIM need for it, some 25 images per source, is in memory for
+    one band at a time.
     """
 
     @staticmethod
@@ -87,8 +88,12 @@ class _MeanOfBands(torch.autograd.Function):
 
 
 class _Band(NamedTuple):
-    """Rows ``top`` to ``bottom`` of an image, and those from ``first`` to ``last`` that their
-    windows reach into."""
+    """Rows of an image.
+
+    Attributes:
+        first, last: the rows that the SSIM windows of the band reach into; ``last`` excluded.
+        top, bottom: the band's own rows; ``bottom`` excluded.
+    """
 
     first: int
     top: int
@@ -96,18 +101,18 @@ class _Band(NamedTuple):
     last: int
 
     def read(self, x: Tensor) -> Tensor:
-        """The rows first to last of (B, C, H, W), or all of what has no rows."""
+        """The rows ``first`` to ``last`` of an image (B, C, H, W); other tensors as a whole."""
         return x[:, :, self.first : self.last] if x.dim() == 4 else x
 
     def inner(self, x: Tensor) -> Tensor:
-        """The rows top to bottom of the rows first to last."""
+        """The band's own rows of what :meth:`read` returned."""
         return x[:, :, self.top - self.first : self.bottom - self.first]
 
 
 def _bands(height: int, like: Tensor) -> Iterator[_Band]:
     """Bands that cover an image of the batch and width of ``like``."""
     rows = height
-    if not like.is_cuda:  # where more calls would take more time
+    if not like.is_cuda:  # on GPUs, more calls would take more time
         rows = max(BAND_ROWS, BAND_PIXELS // (len(like) * like.shape[3]))
     for top in range(0, height, rows):
         bottom = min(height, top + rows)
@@ -117,14 +122,14 @@ def _bands(height: int, like: Tensor) -> Iterator[_Band]:
 class ViewSynthesis:
     """Photometric loss of a target image and its sources, for any number of disparity maps.
 
-    All that does not depend on the disparity (the target's SSIM statistics, the error of the
-    sources left where they are, the rotational part of the projection) is computed once.
+    Everything that does not depend on the disparity (the target's SSIM statistics, the error of the
+    unmoved sources, the rotational part of the projection) is computed once.
 
-    A pixel counts for a source that really sees it: in front of that camera and inside its
-    image. The papers' code differs: SfMLearner's counts what lies outside as grey, FSRE-Depth's
-    as the colour of the border, and in both a prediction that throws pixels out of view changes
-    what the loss compares. ``validity=False`` counts out-of-view pixels with the border's colour
-    as FSRE-Depth does, for comparisons with it; points behind a camera never count.
+    A pixel counts for a source that sees it: in front of that camera and inside its image. The
+    papers' code differs: SfMLearner's gives pixels outside the image a grey, FSRE-Depth's gives
+    them the colour of the border. In both, a prediction that moves pixels out of view changes what
+    the loss compares. ``validity=False`` counts out-of-view pixels with the border's colour as
+    FSRE-Depth does, for comparisons with it; points behind a camera never count.
 
     Args:
         target: (B, 3, H, W) in 0..1.
@@ -137,10 +142,10 @@ class ViewSynthesis:
             over the pixels that any source sees. 'mean': over all pixels that sources see.
         automask: use the error of the unmoved source where that is less (ibid., eq. 5): what
             does not move in the image (still cars ahead, a standing robot) teaches nothing.
-        keep: (B, 1, H, W) bool, pixels that count; such as those not of movable classes.
+        keep: (B, 1, H, W) bool, pixels that may count, such as those of classes that cannot move.
         validity: see above.
         noise: generator of the noise of 1e-5 that decides between motion and no motion where
-            both explain equally well.
+            both explain a pixel equally well.
 
     Raises:
         ValueError: if ``reduction`` is unknown.
@@ -178,17 +183,17 @@ class ViewSynthesis:
             self.identity = errors.amin(0, keepdim=True) if reduction == 'minimum' else errors
 
     def __call__(self, disparity: Tensor, weights: Sequence[Tensor] | None = None) -> Synthesis:
-        """Compare the target with what a disparity map makes of the sources.
+        """Compare the target with the sources, warped by a disparity map.
 
         Args:
             disparity: (B, 1, h, w), 1/depth; upsampled to the images' size if smaller
                 (Godard et al. 2019, section 3.2).
             weights: per source (B, 1, h, w), factors of its error: explainability (SfMLearner,
-                eq. 3) or geometric consistency. The least error is found without them, lest a
-                source win by its low weight.
+                eq. 3) or geometric consistency. The source of least error is chosen without
+                them, so that no source wins by a low weight.
 
         Returns:
-            The result, of which only the loss can be differentiated.
+            The result; only its loss can be differentiated.
 
         Raises:
             ValueError: if no pixel counts.
@@ -204,9 +209,9 @@ class ViewSynthesis:
         return Synthesis(loss, error, images[:views], images[views:], moving)
 
     def plain(self, disparity: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
-        """The loss of :meth:`__call__`, on whole images, differentiated by autograd.
+        """The same loss as :meth:`__call__`, on whole images and differentiated by autograd.
 
-        The reference that tests compare with.
+        Tests compare with it.
         """
         height = self.size[0]
         total, count, *_ = self._compare(
@@ -218,13 +223,17 @@ class ViewSynthesis:
         return total / count
 
     def _compare(self, band: _Band, disparity: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Sum of the errors and how many, error, moving, the warped images, and the masks of the
-        pixels that count, of the band's own rows.
+        """Compare the rows of a band.
 
         Args:
-            band: of rows.
-            disparity: (B, 1, rows, W), as are the others of all that the band reads.
-            tensors: the projection matrix of each source, then the weights of each.
+            band: the rows.
+            disparity: (B, 1, rows, W), of all rows that the band reads.
+            tensors: the projection matrix of each source, then the weights of each, of the same
+                rows.
+
+        Returns:
+            The sum of the errors, their number, and of the band's own rows ``error``, ``moving``,
+            the ``warped`` images and the ``valid`` masks of a :class:`Synthesis`.
         """
         matrices, weights = tensors[: len(self.sources)], tensors[len(self.sources) :]
         warped, valid = [], []
@@ -289,14 +298,14 @@ def _term(step: Step) -> Tensor:
             views[size] = _view_synthesis(step, keep, size)
         synthesis = views[size](disparity, weights[s] if weights else None)
         losses.append(synthesis.loss * settings.scale_decay**s)
-        # The images of the other scales would only take memory.
+        # Only the finest scale is kept, for pictures: the others would only take memory.
         step.synthesis = step.synthesis or synthesis
     step.trust = weights[0] if weights else None
     return torch.stack(losses).sum()
 
 
 def _weights(step: Step) -> list[list[Tensor]]:
-    """By scale, then source, the weights of the errors; empty where all count alike."""
+    """Weights of the errors, by scale, then source; empty where all pixels count alike."""
     if step.settings.moving == 'consistency':
         return [step.once(consistency.compare)[1]] * len(step.disparities)
     return [explainability_weights(m.float()) for m in step.motion.masks]
@@ -307,7 +316,7 @@ def _view_synthesis(step: Step, keep: Tensor | None, size: tuple[int, ...]) -> V
     settings, (height, width) = step.settings, step.size
     frames, intrinsics = list(step.images.unbind(1)), step.motion.intrinsics
     if size != (height, width):
-        # Pixel areas, as in SfMLearner.
+        # Means over pixel areas, as in SfMLearner.
         frames = [F.interpolate(x, size, mode='area') for x in frames]
         intrinsics = scale_intrinsics(intrinsics, size[1] / width, size[0] / height)
         if keep is not None:
@@ -327,7 +336,7 @@ def _view_synthesis(step: Step, keep: Tensor | None, size: tuple[int, ...]) -> V
 
 
 def _transforms(step: Step) -> list[Tensor]:
-    """The motion that is known, if the settings want it, and else the network's."""
+    """The known motion, if the settings ask for it; the network's where it is not known."""
     if not step.settings.known_motion:
         return step.motion.transforms
     transforms = []
