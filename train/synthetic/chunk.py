@@ -23,6 +23,7 @@ UV_PERIOD = 1000.0
 
 
 def wrap(uv):
+    """Texture coordinates (..., 2) moved by whole periods towards 0, so that float32 is exact."""
     return uv - np.floor(uv.reshape(-1, 2).min(0) / UV_PERIOD) * UV_PERIOD
 
 
