@@ -16,6 +16,8 @@ import torch
 from train.data.sequences import resize_image, resize_map
 
 FILTERS = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+NARROWEST = 1.25
+"""Least width of a window, in heights."""
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
@@ -60,8 +62,9 @@ class Window:
     ) -> Window:
         """A random window of an image.
 
-        Half of the windows have a shape between the image's own and the network's, so that not
-        everything is squeezed as a whole image is; and half the others show the whole width.
+        Half of the windows have a shape of their own, from 5:4 to the wider of the image's and the
+        network's: else the network would tell a data set, and so its depths, by how much its
+        images are squeezed. A quarter shows the whole width, where its shape allows.
 
         Args:
             size: (width, height) of the image.
@@ -76,8 +79,8 @@ class Window:
         share = least + (1 - least) * u[0] if u[1] < 0.75 else 1.0
         width, height = share * size[0], share * size[1]
         if u[2] < 0.5:
-            wanted = out[0] / out[1]
-            shape = wanted ** u[3] * (size[0] / size[1]) ** (1 - u[3])
+            widest = max(out[0] / out[1], size[0] / size[1])
+            shape = widest ** u[3] * NARROWEST ** (1 - u[3])
             width, height = min(width, height * shape), min(height, width / shape)
         width, height = max(2, round(width)), max(2, round(height))
         how, inner = None, None
