@@ -1,6 +1,7 @@
 """Training from known depth and motion, from a mixture to model files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from support.known_sets import (
     FOCAL,
     HEIGHT,
+    MATRIX,
     WIDTH,
     make_sets,
     write_mixture,
@@ -181,3 +183,18 @@ def test_a_start_is_small_and_takes_another_pose_network(tmp_path):
     for name, value in system.state_dict().items():
         wanted = other.state_dict()[name] if name.startswith('pose.') else value
         torch.testing.assert_close(found[name], wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_a_start_has_one_focal_length(tmp_path):
+    """A pose network for another focal length says what one for the start's would say."""
+    from train.export.start import write_start
+    from train.training.system import System, load_system
+
+    config = Config(**{**SETTINGS, 'data': 'x', 'val': 'x'})
+    system, other = System(config), System(replace(config, focal=2 * FOCAL)).eval()
+    write_start(system, tmp_path / 'start.ckpt', other)
+    found = load_system(tmp_path / 'start.ckpt')
+    frames, camera = torch.rand(1, 2, 3, HEIGHT, WIDTH), torch.tensor(MATRIX).float()[None]
+    with torch.no_grad():
+        a, b = (s.motion(frames, camera).transforms[0] for s in (found, other))
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)

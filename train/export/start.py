@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from depth_ros.files import write_file
 from train.training.system import System
@@ -31,7 +32,7 @@ def write_start(system: System, path: Path, pose: System | None = None) -> None:
         mine = {k: v.shape for k, v in state.items() if k.startswith('pose.')}
         if mine != {k: v.shape for k, v in other.items()}:
             raise ValueError('the two checkpoints have different pose networks')
-        state.update(other)
+        state.update(_for_focal(other, pose.config.focal, system.config.focal))
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     content = {
         'state_dict': half,
@@ -43,3 +44,21 @@ def write_start(system: System, path: Path, pose: System | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, buffer.getvalue())
     print(f'wrote {path} ({path.stat().st_size / 1e6:.1f} MB)')
+
+
+def _for_focal(state: dict[str, Tensor], old: float, new: float) -> dict[str, Tensor]:
+    """The state of a pose network of pairs for a camera of another focal length, pixels.
+
+    What it says, and so the last layer that says it, changes as
+    :func:`train.networks.focal.pose_for_camera` does: pitch and yaw by old / new, steps ahead by
+    new / old.
+    """
+    if not old or not new or old == new:
+        return state
+    # The last convolution, of six outputs: weight and bias.
+    ends = [k for k, v in state.items() if k.endswith(('.weight', '.bias')) and len(v) == 6]
+    factors = torch.tensor([old / new, old / new, 1, 1, 1, new / old])
+    return {
+        k: v * factors.view(-1, *[1] * (v.dim() - 1)) if k in ends[-2:] else v
+        for k, v in state.items()
+    }
