@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -35,16 +35,19 @@ def evaluate_live(session: Session) -> tuple[Evaluation, dict]:
 
     Raises:
         LiveError: A process failed or nothing came out.
-        EvaluationError: The model publishes nothing that could be evaluated.
+        EvaluationError: The model publishes nothing that could be evaluated, or the images have
+            no stamps to tell them apart.
     """
     job = session.job
     setup = _setup(session)
-    outcome = run_nodes(setup, session.say)
-    session.say('Judging the outputs')
     logged: dict[int, int] = {}
     for message in session.bag.messages([session.streams.image]):
         session.stamps.append(header_stamp(message.data))
         logged.setdefault(session.stamps[-1], message.log_ns)
+    if note := _repeated_stamps(session.stamps):
+        session.notes.append(note)
+    outcome = run_nodes(setup, session.say)
+    session.say('Judging the outputs')
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
         truth = stack.enter_context(session.truth())
@@ -86,6 +89,27 @@ def evaluate_live(session: Session) -> tuple[Evaluation, dict]:
         os.replace(path, job.out / 'logs' / path.name)
     shutil.rmtree(setup.out)
     return evaluation, found
+
+
+def _repeated_stamps(stamps: Sequence[int]) -> str:
+    """Return a note on images that live mode, which knows them by stamp, cannot tell apart.
+
+    Raises:
+        EvaluationError: All images have one stamp.
+    """
+    repeated = len(stamps) - len(set(stamps))
+    if not repeated:
+        return ''
+    if len(set(stamps)) == 1:
+        raise EvaluationError(
+            f'all {len(stamps)} images have the stamp {stamps[0] / 1e9:.3f}: live mode cannot tell '
+            'which image an output belongs to. Judge them with --mode offline, and let the camera '
+            'driver fill in header.stamp'
+        )
+    return (
+        f'{repeated} of {len(stamps)} images have the stamp of another one: live mode cannot tell '
+        'them apart and counts them once'
+    )
 
 
 def _setup(session: Session) -> LiveSetup:

@@ -24,6 +24,7 @@ from depth_ros.inference.contract import read_contract
 from depth_ros.inference.model_files import NODES as NODES_BY_TASK
 from depth_ros.inference.outputs import TOPICS, topics
 from depth_ros.ros import transport
+from depth_ros.ros.player import play_seconds
 
 NODES = tuple(NODES_BY_TASK.values())
 
@@ -163,7 +164,8 @@ def run_nodes(setup: LiveSetup, say: Callable[[str], None] = print) -> LiveOutco
         player.stdin.close()
         with Bag(setup.bag) as bag:
             frames = bag.topics[setup.streams.image].count
-            seconds = (bag.end_ns - bag.start_ns) / 1e9 / setup.rate
+            played = (m.log_ns for m in bag.messages(_played_topics(setup, bag)))
+            seconds = play_seconds(played) / setup.rate
         say(f'Playing {setup.bag}: {frames} images in {seconds:.1f} s')
         deadline = time.monotonic() + seconds + 120
         while player.poll() is None:
@@ -221,11 +223,15 @@ def _node_arguments(setup: LiveSetup, node: str) -> list[str]:
     return arguments
 
 
+def _played_topics(setup: LiveSetup, bag: Bag) -> list[str]:
+    named = [t for t in vars(setup.streams).values() if t and not t.startswith(TF_PREFIX)]
+    return named + [t for t in ('/tf', '/tf_static') if t in bag.topics]
+
+
 def _player_arguments(setup: LiveSetup, logs: Path) -> list[str]:
     streams = setup.streams
-    topics = [t for t in vars(streams).values() if t and not t.startswith(TF_PREFIX)]
     with Bag(setup.bag) as bag:
-        topics += [t for t in ('/tf', '/tf_static') if t in bag.topics]
+        topics = _played_topics(setup, bag)
     readers = len(setup.models) + (not setup.timing)  # the recorder
     return [
         str(setup.bag),

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import select
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ from depth_ros.bags.messages import BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.files import write_file
 from depth_ros.ros.transport import prepare_process, until_shutdown
+
+LONGEST_PAUSE_NS = 60 * 10**9
+"""A longer pause between two played messages is left out: a message of log time 0, or another
+drive in the same recording."""
+
+
+def play_seconds(log_times: Iterable[int]) -> float:
+    """Return how long messages of these log times (ns) take at rate 1, without long pauses."""
+    steps = (b - a for a, b in itertools.pairwise(log_times))
+    return sum(step for step in steps if step <= LONGEST_PAUSE_NS) / 1e9
 
 
 def message_class(msgtype: str) -> type | None:
@@ -80,6 +91,8 @@ class Player(Node):
             if bag.has_header(topic.msgtype):
                 self._stamped.add(name)
         self._clock = self.create_publisher(Clock, '/clock', 10)
+        played = bag.messages(self._outputs)
+        self._start_ns = next((m.log_ns for m in played), bag.start_ns)
 
     def wait_for_subscribers(self, counts: Mapping[str, int], timeout_s: float) -> None:
         """Wait until each recorded topic has its number of subscribers.
@@ -96,7 +109,7 @@ class Player(Node):
                     raise TimeoutError(
                         f'{name} has {found} of {count} subscribers after {timeout_s:g} s'
                     )
-                self._tick(self._bag.start_ns)
+                self._tick(self._start_ns)
                 _sleep(0.02)
 
     def wait_for_line(self) -> None:
@@ -106,16 +119,26 @@ class Player(Node):
             ExternalShutdownException: Standard input has ended.
         """
         while not select.select([sys.stdin], [], [], 0.02)[0]:
-            self._tick(self._bag.start_ns)
+            self._tick(self._start_ns)
             _sleep(0.0)
         if not sys.stdin.readline():
             raise ExternalShutdownException
 
     def play(self, rate: float = 1.0, clock_hz: float = 100.0) -> None:
-        """Publish the recording once, `rate` times as fast as it was recorded."""
-        start, first = time.monotonic(), self._bag.start_ns
-        next_tick = start
+        """Publish the recording once, `rate` times as fast as it was recorded.
+
+        It begins at the first message that is played; pauses over `LONGEST_PAUSE_NS` are left out.
+        """
+        start, first = time.monotonic(), self._start_ns
+        next_tick, before = start, first
         for message in self._bag.messages(self._outputs):
+            pause, before = message.log_ns - before, message.log_ns
+            if pause > LONGEST_PAUSE_NS:
+                first += pause
+                self.get_logger().warning(
+                    f'a pause of {pause / 1e9:.1f} s before a message of {message.topic} is '
+                    'left out'
+                )
             due = start + (message.log_ns - first) / 1e9 / rate
             while next_tick < due:
                 _sleep(next_tick - time.monotonic())
@@ -125,7 +148,7 @@ class Player(Node):
             _sleep(due - time.monotonic())
             self._publish(message)
             self.latest_s = max(self.latest_s, time.monotonic() - due)
-        self._tick(self._bag.end_ns)
+        self._tick(before)
         for output in self._outputs.values():
             output.wait_for_all_acked(Duration(seconds=2))
 
