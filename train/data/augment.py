@@ -1,10 +1,10 @@
 """Random changes of training samples: of the view, and of what the networks see of it.
 
-Geometric changes (mirror image, scale and crop) apply to all that a sample holds. Photometric
-ones (colour, night, rain, blur) apply to the networks' inputs only: the losses compare the clean
-images, so the networks learn to see through the change. Every choice comes from the generator
-that is handed in; the changes of colour are the same for all frames of a sample, as in both
-papers, or they would be motion to the photometric loss's networks.
+Geometric changes (mirror image, scale and crop) apply to everything in a sample. Photometric ones
+(colour, night, rain, blur) apply to the networks' inputs only: the losses compare the clean images,
+so the networks learn to see through the change. The given generator makes every random choice. As
+in both papers, the change of colour is the same for all frames of a sample: otherwise networks
+could take it for motion.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from train.data import looks
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 BRIGHTNESS = CONTRAST = SATURATION = 0.2  # largest relative change
 HUE = 0.1  # largest turn, of a whole circle
-HAZE = 200  # grey level of rain and of the air between
-STREAKS = 1 / 250  # of the pixels are a rain drop's
+HAZE = 200  # grey level of rain and haze
+STREAKS = 1 / 250  # share of the pixels at which a streak of rain is drawn
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,15 @@ class Augmentation:
 
         Args:
             images: each (H, W, 3) uint8.
-            maps: of the target, each (H, W); values are kept, as nearest to the pixel's centre.
+            maps: of the target, each (H, W); each pixel takes the value nearest to its centre.
             intrinsics: (3, 3) pixels.
-            generator: of all choices.
+            generator: makes all random choices.
 
         Returns:
             The same in the changed view, at the same size.
         """
         height, width = images[0].shape[:2]
-        # Always the same number of draws, so that one option's choices do not depend on another.
+        # Always draw the same number of values, so that no option changes another's choices.
         mirror = _chance(self.flip, generator)
         x, y, left, top = torch.rand(4, generator=generator).tolist()
         if mirror:
@@ -114,7 +114,7 @@ class Augmentation:
 
         Args:
             images: each RGB (H, W, 3) uint8; not changed.
-            generator: of all choices.
+            generator: makes all random choices.
 
         Returns:
             What the networks see instead; the same objects where nothing changes.
@@ -155,13 +155,14 @@ def change_colors(
 ) -> list[np.ndarray]:
     """Change colours as torchvision's ColorJitter does, but all at once.
 
-    All four are affine in RGB when hue is turned in YIQ instead of HSV: one 3x4 matrix, at a
-    twentieth of the time. Contrast is about the mean luma of all images together.
+    If hue is turned in YIQ instead of HSV, all four changes are affine in RGB and become one 3x4
+    matrix, which takes a twentieth of the time. Contrast is changed around the mean luma of all
+    images.
 
     Args:
         images: each RGB (H, W, 3) uint8.
-        brightness, contrast, saturation: factors, 1 = as it is.
-        hue: turn, in circles.
+        brightness, contrast, saturation: factors; 1 changes nothing.
+        hue: turn, in full circles.
     """
     c, s = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
     chroma = saturation * np.array([[c, -s], [s, c]])
@@ -174,7 +175,7 @@ def change_colors(
 
 
 def night(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
-    """Little light: dark, with crushed shadows, and the noise of an amplified sensor."""
+    """Night: a dark image with dark shadows and the noise of an amplified sensor."""
     gain, gamma = _uniform(0.25, 0.6, generator), _uniform(1.0, 1.8, generator)
     deviation = _uniform(2, 10, generator)
     dark = (255 * gain * np.linspace(0, 1, 256) ** gamma).astype(np.float32)
@@ -185,14 +186,14 @@ def night(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarr
 
 
 def rain(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
-    """Grey haze, and bright streaks at other places in each frame."""
+    """Grey haze, and bright streaks at different places in each frame."""
     haze, strength = _uniform(0.1, 0.4, generator), _uniform(0.2, 0.7, generator)
     height, width = images[0].shape[:2]
     streak = _line(int(_uniform(height / 20, height / 8, generator)), _uniform(-20, 20, generator))
     out = []
     for image in images:
         drops = torch.rand((height, width), generator=generator).numpy() < STREAKS
-        # The sum of a streak's weights is one: undo that, so that it is as bright as its drop.
+        # The weights of a streak sum to 1: scale them, so that it is as bright as its drop.
         veil = cv2.filter2D(drops.astype(np.float32), -1, streak / streak.max())
         veil = haze + (1 - haze) * strength * np.minimum(veil, 1)[..., None]
         out.append(_bytes(image + veil * (HAZE - image.astype(np.float32))))
@@ -200,7 +201,7 @@ def rain(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarra
 
 
 def blur(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
-    """Blur along one line, as from motion, or all around, as from defocus."""
+    """Blur along a line, as by motion, or in all directions, as by defocus."""
     size = _uniform(1 / 200, 1 / 50, generator) * images[0].shape[1]
     moved, angle = _chance(0.5, generator), _uniform(0, 180, generator)
     if moved:

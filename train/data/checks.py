@@ -1,4 +1,4 @@
-"""What is missing or damaged in a data set, found before a training and not in the midst of it."""
+"""Find what is missing or damaged in a data set before a training starts."""
 
 from __future__ import annotations
 

@@ -31,26 +31,26 @@ class FrameDataset(Dataset):
 
     Items are dictionaries of tensors:
         images: uint8 (views, 3, H, W), RGB, in temporal order; the target is ``views // 2``.
-        inputs: the same as the networks see it: with the augmentation's changes of look.
+        inputs: the same images as the networks see them, with the augmentation's changes of look.
         intrinsics: float32 (3, 3), pixels at this size; NaN where unknown.
         labels: int64 (H, W) of the target, 255 where unknown.
         depth: float32 (H, W) of the target, metres along the optical axis, 0 where unknown.
         distance: float32 (views - 1,), metres between the target and each other frame, in
             temporal order; NaN where not measured.
 
-    An item's key is its index, or the index and a seed that decides all that is random in it
-    (see :class:`StepSampler`); an index alone means seed 0.
+    An item's key is its index, or the index and the seed of its random choices (see
+    :class:`StepSampler`); an index alone means seed 0.
 
     Args:
         root: a data set.
         width, height: network size.
         views: 2 (the frame before, and the target), 3 or 5.
-        max_gap: successive frames of a sample are 1 to this many frames apart, the same between
-            all; of these, each sample draws from those that its surroundings allow.
-        augment: what to change at random, if anything.
-        exclude: image, depth and label files not to be read, such as those that
-            :func:`train.data.checks.check_sequences` found damaged: no sample has such a frame, and
-            such a map counts as unknown.
+        max_gap: each sample draws a gap of 1 to ``max_gap`` frames between its successive frames,
+            among the gaps for which all of its frames exist.
+        augment: random changes of the samples, if any.
+        exclude: image, depth and label files not to read, such as those that
+            :func:`train.data.checks.check_sequences` found damaged. No sample has such an image,
+            and such a map counts as unknown.
 
     Raises:
         DataError: if there is no sample, or a sequence is incomplete.
@@ -76,7 +76,7 @@ class FrameDataset(Dataset):
         self._exclude = frozenset(exclude)
         self._offsets = np.arange(views) - views // 2
         self._intrinsics: dict[int, np.ndarray] = {}
-        # Sequence and, for each gap that is possible there, the sample's frames.
+        # Number of the sequence and, for each possible gap, the sample's frames.
         self._items: list[tuple[int, list[np.ndarray]]] = []
         for number, sequence in enumerate(self.sequences):
             self._items += [(number, samples) for samples in self._samples(sequence, max_gap)]
@@ -86,7 +86,7 @@ class FrameDataset(Dataset):
             )
 
     def _samples(self, sequence: Sequence, max_gap: int) -> Iterator[list[np.ndarray]]:
-        """For each target the frames, as indices, of the sample with each possible gap."""
+        """Yield for each target its samples, one for each possible gap, as indices of frames."""
         count = len(sequence.images)
         numbers, targets = np.arange(count), np.ones(count, bool)
         if sequence.frames is not None:
@@ -107,7 +107,7 @@ class FrameDataset(Dataset):
                 yield samples
 
     def has(self, kind: str) -> bool:
-        """Whether some sequence has ground truth of a ``kind``, 'depth' or 'semantics'."""
+        """Whether some sequence has ground truth of this kind, 'depth' or 'semantics'."""
         return any((s.folder / kind).is_dir() for s in self.sequences)
 
     def __len__(self) -> int:
@@ -144,7 +144,7 @@ class FrameDataset(Dataset):
         }
 
     def _map(self, path: Path, missing: int, dtype: type[np.generic]) -> np.ndarray:
-        """A map at network size, or one full of ``missing`` where there is none."""
+        """A map at network size; filled with ``missing`` if there is no such file."""
         if path in self._exclude or not path.exists():
             return np.full((self.height, self.width), missing, dtype)
         return resize_map(read_map(path, dtype=dtype), self.width, self.height)
@@ -158,18 +158,18 @@ def _tensor(images: list[np.ndarray]) -> torch.Tensor:
 class StepSampler(Sampler[list[tuple[int, int]]]):
     """The samples of every step of a training, as a DataLoader's ``batch_sampler``.
 
-    Yields for each step a list of ``batch_size`` pairs (index, seed). All steps and all processes
-    together go through one random order of the data set after another. Pair and seed depend on
-    the arguments and the step alone, so a training that is resumed sees what it would have seen,
-    and several processes see together what one with their whole batch would.
+    Yields for each step a list of ``batch_size`` pairs (index, seed). All steps and processes
+    together go through the data set in one random order after another. The pairs depend only on the
+    arguments and the step, so a resumed training sees the same samples as an uninterrupted one, and
+    several processes together see the same samples as one process with their whole batch.
 
     Args:
-        size: samples in the data set.
+        size: number of samples in the data set.
         batch_size: of this process.
-        steps: of the whole training. It is also the sampler's length, wherever it starts:
-            Lightning counts the steps before a resume, too.
-        seed: of the orders and of the samples.
-        rank, world_size: which process this is, and of how many.
+        steps: of the whole training. It is also the sampler's length, whatever ``start_step`` is:
+            Lightning also counts the steps before a resume.
+        seed: decides the orders and the samples' seeds.
+        rank, world_size: number of this process, and number of processes.
         start_step: the first step to yield.
     """
 
@@ -212,10 +212,10 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 def _mix(*numbers: int) -> int:
-    """A seed of 63 bits that is another for any other ``numbers``."""
+    """A seed of 63 bits, different for different ``numbers``."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def init_worker(_: int) -> None:
-    """A DataLoader's ``worker_init_fn``: OpenCV takes one thread a worker, as torch does."""
+    """A DataLoader's ``worker_init_fn``: OpenCV uses one thread per worker, as torch does."""
     cv2.setNumThreads(1)

@@ -33,7 +33,7 @@ def sharpen(images: list[np.ndarray], generator: torch.Generator) -> list[np.nda
 
 
 def degrade(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
-    """A poor sensor and a poor encoder: another gamma, noise of its own in each frame, JPEG."""
+    """A poor sensor and encoder: another gamma, different noise in each frame, JPEG artefacts."""
     gamma = _uniform(0.6, 1.6, generator)
     table = (255 * np.linspace(0, 1, 256) ** gamma).astype(np.float32)
     deviation = _uniform(0, 12, generator)
@@ -48,7 +48,7 @@ def degrade(images: list[np.ndarray], generator: torch.Generator) -> list[np.nda
 
 
 def fog(images: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
-    """Fog that thickens towards the horizon, which it takes for the middle of the image."""
+    """Fog that thickens towards the horizon, assumed near the middle of the image."""
     height, width = images[0].shape[:2]
     thick = _uniform(0.2, 0.85, generator)
     rows = np.abs(np.linspace(-1, 1, height) - _uniform(-0.3, 0.2, generator))

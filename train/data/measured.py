@@ -1,4 +1,4 @@
-"""What a recording has measured beside its pictures: odometry and speed by GPS, at their stamps."""
+"""Odometry and GPS speed of a recording at the stamps of its pictures."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def odometry(
 
 
 def _is_pose(pose: Any) -> bool:
-    """Tell whether a pose was filled in: some publish zeros, or NaN, before they know it."""
+    """Tell whether a pose is valid: some publishers send zeros or NaN until they know it."""
     place, turn = pose.position, pose.orientation
     length = np.linalg.norm([turn.x, turn.y, turn.z, turn.w])
     return bool(np.isfinite([place.x, place.y, place.z]).all() and 0.5 < length < 2)
@@ -98,7 +98,7 @@ def _is_pose(pose: Any) -> bool:
 def gps_speeds(
     bag: Bag, topic: str | None, stamps: np.ndarray
 ) -> tuple[str | None, np.ndarray | None]:
-    """Return how fast GPS says that the camera moved.
+    """Return the speed of the camera as measured by GPS.
 
     Args:
         bag: The recording.
@@ -114,7 +114,7 @@ def gps_speeds(
         DataError: There is no such topic, or more than one.
     """
     fixes = [n for n, t in bag.topics.items() if t.msgtype == FIX and t.count]
-    # Many a TwistStamped is a command, not a measurement.
+    # Many TwistStamped topics are commands, not measurements.
     velocities = [
         n
         for n, t in bag.topics.items()
@@ -142,7 +142,7 @@ def gps_speeds(
         ).T
         north = EARTH_RADIUS * (latitude - latitude[0])
         east = EARTH_RADIUS * np.cos(latitude[0]) * (np.unwrap(longitude) - longitude[0])
-        # Over a second: an error of position divided by the time of one frame would be large.
+        # Over a second: over the time of one frame, errors of position would dominate.
         before, after = (at - BASELINE).clip(0), (at + BASELINE).clip(max=seconds[-1])
         moved = [
             np.interp(after, seconds, x) - np.interp(before, seconds, x) for x in (north, east)

@@ -46,7 +46,7 @@ class Share:
 
 
 def is_mixture(path: str | Path) -> bool:
-    """Whether a config's ``data`` names a mixture, not a data set."""
+    """Whether a config's ``data`` is a mixture instead of a data set."""
     return Path(path).suffix in SUFFIXES
 
 
@@ -173,7 +173,7 @@ def _part(entry: dict[str, Any], config: Config, augment: Augmentation | None) -
 
 
 def find_training_sequences(path: str | Path) -> list[Sequence]:
-    """The sequences of a config's ``data``, be it a mixture or a data set."""
+    """The sequences of a config's ``data``, whether a mixture or a data set."""
     if not is_mixture(path):
         return find_sequences(path)
     return [s for entry in read_mixture(path) for s in find_sequences(entry['data'])]

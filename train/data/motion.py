@@ -21,10 +21,10 @@ def small(data: bytes) -> np.ndarray:
 
 
 class Motion:
-    """Tells how far the picture has moved since the last frame that was kept.
+    """Measures how far the picture has moved since the last frame that was kept.
 
-    The median length of the optical flow: a camera that stands among moving cars stands, and one
-    that creeps is seen to move in the end.
+    This is the median length of the optical flow: moving cars around a standing camera do not count
+    as motion, and a camera that creeps has moved in the end.
     """
 
     def __init__(self) -> None:

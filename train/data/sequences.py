@@ -3,19 +3,19 @@
 A sequence is a folder with ``images/`` (jpg or png; the names' order is the order in time),
 ``intrinsics.txt`` (3x3, pixels of the images; or the word ``unknown``) and, where known,
 
-- ``times.txt``: seconds, a row a frame;
-- ``poses.txt``: 3x4 camera-to-world a row, metres; ground truth, for evaluation only;
-- ``odometry.txt``: 3x4 body-to-world a row, metres, as wheels or GPS measured it: gives the
-  distances that metric training uses; rows of NaN where it was not measured;
-- ``speed.txt``: m/s or NaN, a row a frame: gives them, too, with ``times.txt``;
-- ``depth/``: 16-bit png, millimetres along the optical axis, 0 = unknown, of any size; another
-  unit where ``depth_scale.txt`` gives it in metres;
+- ``times.txt``: seconds, a row per frame;
+- ``poses.txt``: a row of 3x4 camera-to-world per frame, metres; ground truth, for evaluation only;
+- ``odometry.txt``: a row of 3x4 body-to-world per frame, metres, measured by wheels or GPS; rows of
+  NaN where not measured. It gives the distances that metric training uses;
+- ``speed.txt``: a row per frame, m/s or NaN. With ``times.txt`` it gives these distances, too;
+- ``depth/``: 16-bit png of any size, millimetres along the optical axis, 0 = unknown;
+- ``depth_scale.txt``: unit of the depth maps in metres, where it is not a millimetre;
 - ``semantics/``: 8-bit png, class ids, 255 = ignore;
 - ``camera_height.txt``: metres of the camera over the road;
-- ``structure.npz``: points, poses and metres by ``python -m train structure``;
-- ``frames.txt``: a row a frame, its number in the recording and whether it may be a target
-  (1 or 0), where the folder holds a selection. Without it, successive images are neighbours, and
-  each may be a target.
+- ``structure.npz``: points, poses and scale, made by ``python -m train structure``;
+- ``frames.txt``: where the folder has only some frames of a recording, a row per frame: its number
+  in the recording, and 1 if it may be a target, else 0. Without the file, successive images are
+  neighbours, and each may be a target.
 
 Files of one frame share their stem. A data set is a sequence, or a folder of sequences.
 
@@ -40,9 +40,15 @@ from depth_ros.evaluation.structure import Structure, read_structure
 UNKNOWN = 'unknown'
 LISTED = 20  # problems that a message names one by one
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
-MAPS = {'depth': np.uint16, 'semantics': np.uint8}  # folders of a sequence, and what lies in them
-TABLES = ('times.txt', 'speed.txt', 'poses.txt', 'odometry.txt', 'frames.txt')  # a row a frame
-# How a whole PNG and a whole JPEG end, by how they begin.
+MAPS = {'depth': np.uint16, 'semantics': np.uint8}  # folders of maps, and the type of their values
+TABLES = (
+    'times.txt',
+    'speed.txt',
+    'poses.txt',
+    'odometry.txt',
+    'frames.txt',
+)  # files with a row per frame
+# First and last bytes of a complete PNG and of a complete JPEG.
 ENDS = {b'\x89PNG': b'IEND\xaeB`\x82', b'\xff\xd8': b'\xff\xd9'}
 
 
@@ -81,8 +87,8 @@ class Sequence:
     def distance(self, a: int, b: int) -> float:
         """Metres between frames ``a`` and ``b``, NaN where they were not measured.
 
-        From odometry the straight distance of the body; where it has a gap or there is none, the
-        integral of the speed.
+        By odometry, the straight distance of the body; where odometry is missing, the integral of
+        the speed.
         """
         if self.odometry is not None:
             moved = float(np.linalg.norm(self.odometry[b, :3, 3] - self.odometry[a, :3, 3]))
@@ -191,7 +197,7 @@ def read_sequence(
 
 
 def _check_rows(folder: Path, images: tuple[Path, ...]) -> None:
-    """Make sure that each image has its row; whose row is whose cannot be told otherwise."""
+    """Check that each file with a row per frame has as many rows as there are images."""
     for path in (folder / name for name in TABLES):
         if not path.exists():
             continue
@@ -239,7 +245,7 @@ def _find_images(folder: Path) -> Path:
 
 
 def _read_intrinsics(folder: Path, images: str, calibrated: bool) -> np.ndarray:
-    """Pinhole matrix (3, 3) from whichever file there is, NaN if it says that it is unknown."""
+    """Pinhole matrix (3, 3) from the first file that exists; NaN if the camera is unknown."""
     unknown = np.full((3, 3), np.nan)
     path = folder / 'intrinsics.txt'
     if path.exists() and path.read_text(errors='replace').strip() == UNKNOWN:
@@ -282,7 +288,7 @@ def read_poses(path: Path, count: int, gaps: bool = False) -> np.ndarray | None:
 
     Args:
         path: text file.
-        count: of rows that there must be.
+        count: number of rows that the file must have.
         gaps: whether rows of NaN are allowed.
 
     Raises:
@@ -310,7 +316,7 @@ def read_poses(path: Path, count: int, gaps: bool = False) -> np.ndarray | None:
 def _read_table(
     path: Path, rows: int, columns: tuple[int, ...], gaps: bool = False
 ) -> np.ndarray | None:
-    """Read a text table of known size, finite but for ``gaps``; ``None`` if there is no file."""
+    """Read a table of finite numbers (or NaN, with ``gaps``); ``None`` if there is no file."""
     if not path.exists():
         return None
     try:
@@ -341,7 +347,7 @@ def scaled_intrinsics(sequence: Sequence, width: int, height: int) -> np.ndarray
 
 
 def stored_size(sequence: Sequence) -> tuple[int, int] | None:
-    """Width and height of the first image that can be read; ``None`` if not one can."""
+    """Width and height of the first image that can be read; ``None`` if none can."""
     for path in sequence.images:
         with suppress(DataError):
             return read_picture(path).shape[1::-1]
@@ -379,7 +385,7 @@ def read_picture(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"image '{path}' is damaged or missing ({error.strerror})") from error
-    # OpenCV fills what is missing of a file that was cut short with grey.
+    # OpenCV would fill the missing part of a truncated file with grey.
     for start, end in ENDS.items():
         if data.startswith(start) and end not in data[-1024:]:
             raise DataError(f"image '{path}' is damaged: cut short")
@@ -399,10 +405,10 @@ def read_image(path: Path, width: int, height: int) -> np.ndarray:
 
 
 def read_map(path: Path, scale: float = 1.0, dtype: type[np.generic] | None = None) -> np.ndarray:
-    """A single-channel png (H, W) as stored, times ``scale`` where that is not one.
+    """A single-channel png (H, W) as stored; times ``scale``, as float32, if that is not 1.
 
     Raises:
-        DataError: if the file cannot be used, has several channels, or not ``dtype`` if given.
+        DataError: if the file cannot be used, has several channels, or is not of type ``dtype``.
     """
     values = read_picture(path, cv2.IMREAD_UNCHANGED)
     if values.ndim != 2:

@@ -1,5 +1,7 @@
-"""Training samples with all that is known of them: points and motion of a reconstruction, true
-depth and poses; seen through random windows, still and backwards, too."""
+"""Training samples with known points, depth and motion, seen through random windows.
+
+Samples may also be still (one image repeated) or run backwards.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from train.data.window import Window
 
 STRUCTURE = 'structure.npz'
 LARGEST_SIGMA = 0.25
-"""Points whose depth is less sure than this, relatively, are not taught."""
+"""Points with a larger relative uncertainty of depth are not used for training."""
 USES = ('images', 'points', 'depth', 'motion', 'semantics')
 
 
@@ -86,12 +88,12 @@ class Structure(NamedTuple):
         return np.linalg.inv(self.poses[source]) @ self.poses[target]
 
     def seen(self, index: int, held_out: bool) -> np.ndarray:
-        """The points (n, 3) of a frame that are held out, or those that are not."""
+        """The points (n, 3) of a frame: those held out, or the others."""
         span = slice(self.starts[index], self.starts[index + 1])
         return self.points[span][self.held_out[span] == held_out]
 
     def relative(self, index: int) -> bool:
-        """Whether the points' depth of a frame has no known unit."""
+        """Whether the unit of the depth of a frame's points is unknown."""
         part = self.part[index]
         return bool(part < 0 or not self.metric[part])
 
@@ -99,12 +101,12 @@ class Structure(NamedTuple):
 class WindowDataset(FrameDataset):
     """:class:`FrameDataset` with known points and motion, seen through random windows.
 
-    Items have besides:
+    Items also have:
         points: float32 (H, W), depth of a reconstruction's points, 0 where there is none.
         relative: bool, whether their unit is unknown.
         motion: float32 (views - 1, 4, 4) T_source_target, metres, of each other frame in temporal
             order; NaN where not known.
-        watched: bool, whether the images teach by themselves (view synthesis); still pairs do not.
+        watched: bool, whether view synthesis uses the images; it never uses still samples.
 
     Motion is from the reconstruction where there is one, else from ``poses.txt``; frames that
     stand still have none, whatever is known.
@@ -112,13 +114,13 @@ class WindowDataset(FrameDataset):
     Args:
         root, width, height, views, max_gap, augment, exclude: as of :class:`FrameDataset`;
             ``augment`` without its ``scale``.
-        use: what of a sample is taught, of :data:`USES`; the rest counts as unknown.
+        use: which of :data:`USES` to train on; the others count as unknown.
         crop: the smallest share of an image's width that a window shows.
         filters: probability of another resize filter than the nodes'.
         still: probability that all frames are the target itself.
         backward: probability that time runs backwards.
-        singles: the images are no video: every sample stands still.
-        judge: give the points that are held out, instead of the others.
+        singles: the images are not a video: every sample stands still.
+        judge: return the held-out points instead of the others.
         span: the part of each sequence to take, such as (0, 2/3): the first two thirds.
     """
 
