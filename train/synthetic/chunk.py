@@ -1,4 +1,4 @@
-"""Builds one chunk of the street: the road and all beside it."""
+"""Builds one chunk of the street: the road and everything beside it."""
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class ChunkBuilder:
             self.cutout.append(m.place(cutout, at, heading[0] + turn, **how))
 
     def clear(self, xy, reach):
-        """Whether points (n, 2), relative to the origin, all keep ``reach`` from the road."""
+        """Whether all points (n, 2), relative to the origin, are over ``reach`` m from the road."""
         return self.road.query(np.asarray(xy) + self.origin[:2])[0].min() > reach
 
     def ground(self):
@@ -138,7 +138,7 @@ class ChunkBuilder:
             self.put(objects.traffic_light(), s + 4.0, left + 0.5, np.pi)
 
     def roadside(self, side):
-        """All that stands on one side."""
+        """Everything on one side of the road."""
         style, rng, s0 = self.style, self.rng, self.s0
         edge, corridor = style.edge(side), style.corridor(side)
         if style.parking[side < 0]:

@@ -1,8 +1,8 @@
 """Meshes in plain numpy, and the shapes that all others are made of.
 
-A mesh is float32 (4 n, 13), four rows a quad: x y z, normal x y z, u v, texture layer, r g b,
-class id. Objects stand on z = 0, face +x, metres. A red of -1 marks surfaces
-that take the colour given when the object is placed.
+A mesh is float32 (4 n, 13) with four rows per quad; the columns are x y z, normal x y z, u v,
+texture layer, r g b, class id. Objects stand on z = 0 and face +x; lengths are metres. A red of -1
+marks surfaces that take the colour given when the object is placed.
 """
 
 from functools import cache
@@ -15,7 +15,7 @@ from train.synthetic.textures import make_bank
 COLUMNS = 13
 ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN = (c.id for c in CITYSCAPES[:8])
 VEGETATION, TERRAIN, SKY, PERSON, _, CAR, TRUCK = (c.id for c in CITYSCAPES[8:15])
-ANY = (-1.0, 1.0, 1.0)  # takes the placed object's colour
+ANY = (-1.0, 1.0, 1.0)  # replaced by the colour given when the object is placed
 
 
 @cache
@@ -49,7 +49,7 @@ def quads(corners, uv, texture, color, label, normals=None):
 
 
 def box(low, high, texture, color, label, tile=2.0, sides=6, stretch=False):
-    """Axis-aligned box between two corners; ``tile`` metres a texture tile; 4 sides = no lids."""
+    """Axis-aligned box between two corners; ``tile`` metres per texture tile; 4 sides: no lids."""
     (x0, y0, z0), (x1, y1, z1) = low, high
     faces = np.array(
         [
@@ -100,7 +100,7 @@ def tube(base, top, r0, r1, texture, color, label, sides=7, tile=1.0):
 
 
 def blob(center, radii, texture, color, label, rng=None, rough=0.0, tile=2.0, rings=5, sides=8):
-    """An ellipsoid, its surface moved in and out by up to ``rough`` of its radius."""
+    """An ellipsoid whose surface is moved in and out by up to ``rough`` times its radius."""
     theta = np.linspace(0, np.pi, rings + 1)
     phi = np.linspace(0, 2 * np.pi, sides + 1)
     n = np.stack(
@@ -141,5 +141,5 @@ def place(mesh, xyz, yaw=0.0, scale=1.0, color=(1.0, 1.0, 1.0)):
 
 
 def join(parts):
-    """One mesh of many (an empty list gives an empty mesh)."""
+    """Join meshes to one; an empty list gives an empty mesh."""
     return np.concatenate(parts) if len(parts) else np.empty((0, COLUMNS), np.float32)

@@ -36,7 +36,7 @@ class SmoothNoise:
 class RoadPath:
     """An endless centreline of straights, bends and corners joined by clothoids.
 
-    Deterministic given ``seed``; points are computed as far as they are asked for.
+    The seed decides everything; points are computed when they are first needed.
     """
 
     def __init__(self, seed):
@@ -89,7 +89,7 @@ class RoadPath:
     def near(self, x, reach):
         """Centreline points (n, 2), 2 m apart, whose world x is within ``reach`` metres of ``x``.
 
-        All points if there are none: the road begins further on.
+        If there are none, as the road begins further on, all points.
         """
         # The road heads east and never turns back, so its x only grows.
         while self._xy[-1, 0] < x + reach:
@@ -111,7 +111,7 @@ class RoadPath:
         low = i.astype(int)
         f = i - low
         xy = self._xy[low] * (1 - f)[..., None] + self._xy[low + 1] * f[..., None]
-        # Before its start the road goes straight back.
+        # Before its start the road continues straight backwards.
         xy = xy + np.where(s < 0, s, 0.0)[..., None] * [1.0, 0.0]
         heading = self._heading[low] * (1 - f) + self._heading[low + 1] * f
         return xy, heading, self._curvature[low] * (1 - f) + self._curvature[low + 1] * f

@@ -1,7 +1,7 @@
 """The texture bank: every surface of the street as one layer of a texture array.
 
 All layers are tileable, 512 x 512 RGBA, made of multi-octave noise so that there is something to
-track at every distance. Layers that end in nothing (leaves, signs, mesh) have an alpha channel.
+track at every distance. Cut-out layers (leaves, signs, mesh) have an alpha channel.
 Images in the making are float (512, 512, 3 or 4), RGB in 0..1.
 """
 

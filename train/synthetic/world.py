@@ -1,6 +1,6 @@
-"""What stands where: the street in chunks along the road, and what moves on it.
+"""A street, in chunks along its road, and the things that move on it.
 
-Everything follows from the seed. A chunk is 40 m of road; it can be built in any order and does
+The seed decides everything. A chunk is 40 m of road; it can be built in any order and does
 not depend on the camera.
 """
 
