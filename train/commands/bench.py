@@ -1,9 +1,9 @@
 """How long losses, networks and a training step of FSRE-Depth take on this machine's processor.
 
-At 192x640, batch 1, on made-up images. With a clone of the paper's own code beside it, both take
-turns, so that what else runs on the machine disturbs both alike. Each part of each code has a
-process of its own: what ran before in a process moves its allocator's thresholds, and the time of
-what comes after by a fifth.
+At 192x640, batch 1, on random images. With a clone of the paper's own code, both codes take turns,
+so that other load on the machine disturbs both alike. Each part of each code runs in its own
+process: earlier work in a process moves the allocator's thresholds, which can change the time of
+later work by a fifth.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m train label``: pseudo-labels from any segmentation network, for training to learn.
+"""``python -m train label``: make pseudo-labels by any segmentation network, for training.
 
 One pass over a data set writes ``semantics/`` beside ``images/``: 8-bit png of Cityscapes
 trainIds at the images' size, 255 where the network is not sure.
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.confidence < 1:
         raise DataError(f'--confidence must be at least 0 and below 1, is {args.confidence:g}')
     sequences = find_sequences(args.data, calibrated=False)
-    if args.cluster:  # what is left to do here is to count
+    if args.cluster:  # the workers have labelled; here only the counts are printed
         spread_command('label', {s.folder.name: _one(args, s) for s in sequences}, args.cluster)
     labeller = Labeller(
         args.model,

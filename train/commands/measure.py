@@ -1,7 +1,7 @@
-"""``python -m train measure``: a model on recordings that it never learnt from, in one table.
+"""``python -m train measure``: judge a model on recordings that it was not trained on.
 
-Each row stands beside what a constant depth, or no motion at all, would give. What is not at hand
-is left out. Expected in the folder:
+Each row also shows what a constant depth, or no motion at all, would score. Data that is not in the
+folder is left out. Expected are:
 
 - ``kitti_lidar_frames/*/``: image.png, velodyne.bin, calib.txt (KITTI's object benchmark);
 - ``indoor_handheld/``: a sequence with depth; the last third counts;
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace, predictor: Predictor) -> Iterator[Row | None]:
-    """All rows, as they are done."""
+    """Yield each row when it is measured."""
     data, every = args.data, args.every
     frames = sorted((data / 'kitti_lidar_frames').glob('*/velodyne.bin'))
     yield judge_depth('KITTI, lidar', (View(*kitti_frame(f.parent)) for f in frames), predictor)
@@ -207,7 +207,7 @@ def judge_depth(name: str, views: Iterable[View], predictor: Predictor) -> Row |
 
 
 def _factor(view: View, predictor: Predictor) -> float:
-    """What the nodes multiply depth by for this camera."""
+    """Factor by which the nodes multiply depth for this camera."""
     if predictor.camera is None or not np.isfinite(view.intrinsics).all():
         return 1.0
     (fx, _, cx), (_, fy, cy), _ = view.intrinsics
@@ -218,7 +218,7 @@ def _factor(view: View, predictor: Predictor) -> float:
 def judge_labels(
     name: str, pairs: list[tuple[Path, Path]], predictor: Predictor, classes: str | None
 ) -> Row | None:
-    """Mean IoU over the classes that the truth has, and that of calling everything road."""
+    """Mean IoU over the classes in the truth, and that of its most frequent class everywhere."""
     if not pairs or not predictor.classes:
         return None
     assert predictor.perception_size is not None  # its network has the classes

@@ -1,8 +1,8 @@
 """``python -m train prepare``: recordings of any kind become sequence folders, once.
 
-Pictures are stored at network size, so that training reads no more than it needs. The same
-command again goes on where an interrupted one stopped: every file appears whole or not at all, a
-sequence folder when it is complete.
+Pictures are stored at network size, so that training reads no more than it needs. After an
+interruption, the same command continues where it stopped: no file is ever incomplete, and a
+sequence folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _say(out: Path, reports: list[Report], notes: list[str]) -> None:
 
 
 def _understand(args: argparse.Namespace) -> tuple[Reader, argparse.Namespace]:
-    """Return the reader that is named or seen, and `args` with its name and the paths alone."""
+    """Return the reader, as named or recognised, and `args` with its name and the bare paths."""
     words = args.paths
     given = words[0] if words[0] in READERS and len(words) > 1 else None
     paths = [Path(word) for word in words[given is not None :]]
@@ -271,7 +271,7 @@ def _read(reader: Reader, args: argparse.Namespace) -> tuple[list[Source], list[
     for name, path, read in found:
         place = str(path.resolve())
         report = Report.load(args.out / REPORTS, name, place)
-        if report:  # not even opened
+        if report:  # already written: not opened
             there.append(report)
         else:
             source = read()

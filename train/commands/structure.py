@@ -1,7 +1,8 @@
-"""``python -m train structure``: depth and motion that a drive itself tells, for training.
+"""``python -m train structure``: depth and motion reconstructed from a drive, for training.
 
 COLMAP reconstructs each sequence of a data set: points with their depth in each frame, and camera
-poses, in metres where these can be known. What cannot be reconstructed is said and left out.
+poses, in metres where the scale can be known. What cannot be reconstructed is reported, and left
+out.
 """
 
 from __future__ import annotations
