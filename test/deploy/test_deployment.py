@@ -30,7 +30,7 @@ from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from train.__main__ import main  # noqa: E402
-from train.commands import export  # noqa: E402
+from train.export import deployed, model_file  # noqa: E402
 from train.training.config import Config  # noqa: E402
 from train.training.system import System  # noqa: E402
 
@@ -44,7 +44,7 @@ class Front(torch.nn.Module):
     """What an exported graph does with its images before the network."""
 
     def forward(self, *images):
-        return tuple(export._normalised(image, (192, 640)) for image in images)
+        return tuple(deployed._normalised(image, (192, 640)) for image in images)
 
 
 def resizing(source, target, size):
@@ -59,7 +59,7 @@ def resizing(source, target, size):
         Front(),
         images,
         dynamo=True,
-        opset_version=export.OPSET,
+        opset_version=model_file.OPSET,
         verbose=False,
         input_names=list(contract.inputs),
         output_names=[f'{n}_fit' for n in contract.inputs],
