@@ -37,6 +37,7 @@ from depth_ros.nodes.monitor import (
     Reporter,
     RosHandler,
     StageTimes,
+    slow_readers,
 )
 from depth_ros.nodes.parameters import GPU_MEMORY
 from depth_ros.ros import parameters
@@ -325,6 +326,8 @@ class CameraNode(LifecycleNode):
             return DiagnosticStatus.WARN, 'no camera_info'
         if self._slot.without_tensorrt:
             return DiagnosticStatus.WARN, f'{rate} on {values["backend"]}, without TensorRT'
+        if slow := slow_readers(self.times.medians()):
+            return DiagnosticStatus.WARN, f'{rate}; {slow}'
         return DiagnosticStatus.OK, rate
 
 

@@ -34,6 +34,9 @@ STAGES = ('decode', 'preprocess', 'inference', 'postprocess', 'publish')
 FAILING = 1.0
 """Seconds of images without an output after which a node is in error."""
 
+SLOW_PUBLISH = 30.0
+"""Milliseconds of publishing from which a subscriber is taken to hold it up."""
+
 WORDINGS = 5
 """How many different messages of one cause are said within REPORT_PERIOD."""
 
@@ -190,6 +193,21 @@ class Health:
         if self._fruitless is not None and now - self._fruitless >= FAILING:
             return f'no output for {now - self._fruitless:.0f} s: {self._why}'
         return ''
+
+
+def slow_readers(medians: Mapping[str, float]) -> str:
+    """Return a warning where publishing takes so long that a subscriber must hold it up.
+
+    Args:
+        medians: Of :meth:`StageTimes.medians`, milliseconds.
+    """
+    publish = medians.get('publish', 0.0)
+    if publish <= max(SLOW_PUBLISH, medians['inference'] if medians else 0.0):
+        return ''
+    return (
+        f'publishing takes {publish:.0f} ms: a subscriber that is stopped or too slow holds up the '
+        'others; close it, or let it subscribe best effort'
+    )
 
 
 class Monitor:

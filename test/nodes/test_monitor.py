@@ -7,7 +7,16 @@ import pytest
 from depth_ros.core.camera import CameraError
 from depth_ros.core.images import ImageError
 from depth_ros.nodes import monitor
-from depth_ros.nodes.monitor import CAUSES, STAGES, WORDINGS, Health, Monitor, Reporter, StageTimes
+from depth_ros.nodes.monitor import (
+    CAUSES,
+    STAGES,
+    WORDINGS,
+    Health,
+    Monitor,
+    Reporter,
+    StageTimes,
+    slow_readers,
+)
 
 
 class Log:
@@ -123,3 +132,11 @@ def test_errors_of_all_kinds_are_counted_under_few_keys():
     }
     assert values['failed'] == '5' and values['processed'] == '1'
     assert all(' ' not in cause for cause in CAUSES.values())
+
+
+def test_a_subscriber_that_holds_up_the_others_is_pointed_out():
+    assert slow_readers({}) == slow_readers({'inference': 10.0, 'publish': 4.0}) == ''
+    assert slow_readers({'inference': 80.0, 'publish': 60.0}) == ''  # a slow machine
+    assert 'publishing takes 38 ms: a subscriber' in slow_readers(
+        {'inference': 6.0, 'publish': 38.0}
+    )
