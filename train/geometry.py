@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.losses.reduction import LossError
+
 MIN_DEPTH = 1e-3  # nearer points do not count as in front of a camera
 
 
@@ -149,5 +151,12 @@ def in_view(grid: Tensor) -> Tensor:
 
 
 def sample(source: Tensor, grid: Tensor) -> Tensor:
-    """Bilinear values (B, C, H, W) of a source image at a grid; the border's values beyond it."""
+    """Bilinear values (B, C, H, W) of a source image at a grid, beyond it those of its border.
+
+    Raises:
+        LossError: if a coordinate is not a number. On a CPU, where PyTorch's gradient would read
+            memory anywhere (a GPU reads at the border, and the loss shows it).
+    """
+    if grid.device.type == 'cpu' and grid.isnan().any():
+        raise LossError('depth or motion is no longer a number')
     return F.grid_sample(source, grid, padding_mode='border', align_corners=True)

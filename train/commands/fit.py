@@ -13,13 +13,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = """\
-Writes OUT/last.ckpt (every 100 steps), OUT/best.ckpt (by the error of depth where --val has true
-depth, else by the photometric error) and OUT/logs (`tensorboard --logdir OUT/logs`; also CSV).
-The same command again goes on where an interrupted training stopped. Ctrl-C ends it after the
-present step, with a checkpoint.
+Writes OUT/last.ckpt (every 100 steps; last-1.ckpt and last-2.ckpt are those before), OUT/best.ckpt
+(by the error of depth where --val has true depth, else by the photometric error) and OUT/logs
+(`tensorboard --logdir OUT/logs`; also CSV).
+The same command again goes on where an interrupted training stopped; the number of steps, the
+learning rate, the clip of the gradient, workers, devices and --val-every may differ, all else
+must be the same. Ctrl-C ends it after the present step, with a checkpoint.
 """
     add_config_arguments(parser)
-    parser.add_argument(
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        '--resume',
+        type=Path,
+        metavar='CKPT',
+        help='checkpoint of this training to go on from (default: OUT/last.ckpt, if it is there)',
+    )
+    start.add_argument(
         '--restart',
         action='store_true',
         help='start over even where the run folder holds a checkpoint',
@@ -30,4 +39,5 @@ def run(args: argparse.Namespace) -> None:
     """Train, or go on where an interrupted training stopped."""
     config = read_config(args)
     last = Path(config.out) / 'last.ckpt'
-    fit(config, resume_from=last if last.exists() and not args.restart else None)
+    resume = args.resume or (last if last.exists() and not args.restart else None)
+    fit(config, resume_from=resume)

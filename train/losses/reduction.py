@@ -7,6 +7,11 @@ import torch.distributed
 from torch import Tensor
 
 
+class LossError(ValueError):
+    """A loss that cannot be learnt from: over no pixel, or no number. The training diverged, or
+    its data is wrong."""
+
+
 def masked_mean(values: Tensor, mask: Tensor, empty: str = 'error') -> Tensor:
     """Mean of the values where the mask is true.
 
@@ -22,7 +27,7 @@ def masked_mean(values: Tensor, mask: Tensor, empty: str = 'error') -> Tensor:
             be differentiated.
 
     Raises:
-        ValueError: without a true element, if ``empty`` is 'error'.
+        LossError: without a true element, if ``empty`` is 'error'.
     """
     total = values.masked_fill(~mask, 0).sum()
     return total * weight_of_each(mask.sum().to(total.dtype), empty)
@@ -36,14 +41,14 @@ def weight_of_each(count: Tensor, empty: str = 'error') -> Tensor:
         empty: as for :func:`masked_mean`.
 
     Raises:
-        ValueError: without an element on any process, if ``empty`` is 'error'.
+        LossError: without an element on any process, if ``empty`` is 'error'.
     """
     processes = 1
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)
         processes = torch.distributed.get_world_size()
     if empty == 'error' and count == 0:
-        raise ValueError(
+        raise LossError(
             'a loss over no valid pixel: every pixel of the batch is out of view, '
             'masked or unknown; check the intrinsics, masks and labels, or lower the '
             'learning rate'

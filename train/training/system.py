@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import lightning
 import torch
@@ -17,6 +18,7 @@ from depth_ros.core.labels import UNLABELED
 from depth_ros.inference.classes import CITYSCAPES, ROAD
 from train.geometry import invert_transform, transform_from_euler_pose, transform_from_pose
 from train.losses.points import judged_points
+from train.losses.reduction import LossError
 from train.losses.table import TERMS, needs
 from train.losses.term import Step
 from train.losses.view_synthesis import Synthesis
@@ -62,6 +64,7 @@ class System(lightning.LightningModule):
         super().__init__()
         self.config = config
         self.trained_steps = 0
+        self._lost = 0  # steps in a row whose loss was no number
         self._needed = {need.what for need in needs(config)}
         self.perception = make_perception(
             config.network,
@@ -267,9 +270,25 @@ class System(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """One step."""
         terms = self.losses(batch, self._noise(self.global_step)).terms
+        self._check(terms)
         self.log_dict({f'train/{name}': value for name, value in terms.items()})
         self.log('loss', terms['loss'], prog_bar=True, logger=False)
         return terms['loss']
+
+    def _check(self, terms: dict[str, Tensor]) -> None:
+        """Stop at a loss that is no number, before the weights become none.
+
+        Raises:
+            LossError: naming the terms.
+        """
+        if terms['loss'].isfinite():
+            self._lost = 0
+            return
+        # In half precision the scaler leaves out single steps that overflow.
+        self._lost += 1
+        if self._lost > (20 if self.config.precision == '16-mixed' else 0):
+            wrong = [name for name, term in terms.items() if not term.isfinite()]
+            raise LossError(f'the loss is {terms["loss"].item()} ({", ".join(wrong)})')
 
     def _noise(self, step: int) -> torch.Generator:
         """Random numbers that depend on the step only, so that a resumed training has the same."""
@@ -335,21 +354,33 @@ class System(lightning.LightningModule):
             weight_decay=config.weight_decay,
             fused=fused,
         )
-        warm_up = min(200, config.steps // 10 + 1) if config.schedule == 'cosine' else 0
-
-        def factor(step: int) -> float:
-            done = step / config.steps
-            if config.schedule == 'steps':  # FSRE-Depth: after 10 and 15 of 20 epochs
-                return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
-            if config.schedule == 'cosine':
-                if step < warm_up:
-                    return 0.05 + 0.95 * step / warm_up
-                progress = (step - warm_up) / max(1, config.steps - warm_up)
-                return 0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-            return 1.0
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(schedule_factor, config))
         return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the present learning rate and number of steps hold when a training goes on."""
+        base = self.config.learning_rate
+        for schedule in checkpoint['lr_schedulers']:
+            rate = base * schedule_factor(self.config, schedule['last_epoch'])
+            schedule['base_lrs'] = [base] * len(schedule['base_lrs'])
+            schedule['_last_lr'] = [rate] * len(schedule['base_lrs'])
+            for optimizer in checkpoint['optimizer_states']:
+                for group in optimizer['param_groups']:
+                    group.update(lr=rate, initial_lr=base)
+
+
+def schedule_factor(config: Config, step: int) -> float:
+    """By what the learning rate is multiplied at a step."""
+    done = step / config.steps
+    if config.schedule == 'steps':  # FSRE-Depth: after 10 and 15 of 20 epochs
+        return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
+    if config.schedule == 'cosine':
+        warm_up = min(200, config.steps // 10 + 1)
+        if step < warm_up:
+            return 0.05 + 0.95 * step / warm_up
+        progress = (step - warm_up) / max(1, config.steps - warm_up)
+        return 0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    return 1.0
 
 
 def load_system(path: str | Path) -> System:

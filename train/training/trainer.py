@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
@@ -15,11 +16,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from depth_ros.allocator import keep_memory
-from train.training.callbacks import KeepBest, KeepLast
+from depth_ros.files import discard_parts, locked
+from train.losses.reduction import LossError
+from train.training.callbacks import KeepBest, KeepLast, WholeCheckpoints
+from train.training.claim import claim, read_checkpoint, write_claim
 from train.training.config import Config
 from train.training.data import Data
 from train.training.pictures import Pictures
-from train.training.system import System
+from train.training.system import System, load_system
 
 LOG_EVERY = 20  # steps between two entries of the log
 
@@ -42,19 +46,47 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
     or by the photometric loss where there is no true depth or depth does not learn) and, for each
     start of the training, ``logs/version_N`` with CSV and TensorBoard files.
 
+    A training goes on only as what it was: see :data:`train.training.claim.MAY_CHANGE`.
+
+    Args:
+        config: the settings.
+        resume_from: checkpoint of this training to go on from.
+
     Raises:
         DataError: if a data set is incomplete.
-        ValueError: if the loss has no valid pixel, see :mod:`train.losses.view_synthesis`.
+        LossError: if the training diverges or the loss has no valid pixel; the last good
+            checkpoint stays.
+        ValueError: if the folder holds, or just now receives, another training, or its checkpoint
+            is damaged.
     """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    # Of several processes the first one writes.
+    alone = locked(out / '.lock', 'training') if rank_zero_only.rank == 0 else nullcontext()
+    with alone:
+        return _fit(config, out, resume_from)
+
+
+def _fit(config: Config, out: Path, resume_from: Path | None) -> System:
     keep_memory()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
+    started = 0
+    if resume_from is not None:
+        started = read_checkpoint(resume_from, config)['global_step']
     data = Data(config)
+    claimed = claim(config, data, goes_on=resume_from is not None)
+    if resume_from is not None and started >= config.steps:
+        say(
+            f"nothing to do: '{resume_from}' is of step {started}, and {config.steps} are asked "
+            'for; give more --steps to go on, or --restart to start over'
+        )
+        return load_system(resume_from)
     say(
         f'training on {len(data.train)} samples of {len(data.train.sequences)} sequences, '
         f'validating on {len(data.val)}'
     )
-    out = Path(config.out)
     board = TensorBoardLogger(out, name='logs')
+    last = KeepLast(out / 'last.ckpt', fresh=resume_from is None)
     processes = config.devices * config.nodes
     trainer = lightning.Trainer(
         max_steps=config.steps,
@@ -73,9 +105,10 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
         val_check_interval=config.val_every,
         num_sanity_val_steps=0,
         gradient_clip_val=config.gradient_clip or None,
+        plugins=[WholeCheckpoints()],
         callbacks=[
             KeepBest(out, config.train_perception),
-            KeepLast(out / 'last.ckpt'),
+            last,
             Pictures(),
             TQDMProgressBar(refresh_rate=10),
         ],
@@ -94,7 +127,28 @@ def fit(config: Config, resume_from: Path | None = None) -> System:
     with warnings.catch_warnings():
         for message in HARMLESS:
             warnings.filterwarnings('ignore', message=message)
-        trainer.fit(system, data, ckpt_path=resume_from, weights_only=True)
+        if trainer.is_global_zero:
+            write_claim(config, claimed)
+            for name in ('last.ckpt', 'best.ckpt'):
+                discard_parts(out / name)
+        try:
+            trainer.fit(system, data, ckpt_path=resume_from, weights_only=True)
+        except LossError as error:
+            raise LossError(
+                f'step {trainer.global_step}: {error}. {_remedy(config, last, resume_from)}'
+            ) from error
     if trainer.global_step < config.steps:
         say(f'stopped at step {trainer.global_step} of {config.steps}; the same command goes on')
     return system
+
+
+def _remedy(config: Config, last: KeepLast, resume_from: Path | None) -> str:
+    """What to do about a training that diverged."""
+    lower = f'a lower --learning-rate (now {config.learning_rate:g})'
+    if last.saved_step is None and resume_from is None:
+        return f'Nothing was saved: run again with {lower}'
+    kept = f"'{last.path}' is still that of before: run again with {lower}"
+    older = [str(path) for path in last.earlier() if path.exists()]
+    if older:
+        kept += f'; if that fails, too, with --resume {older[-1]}'
+    return f'{kept}; or start over with --restart'
