@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f'.{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part')
     try:
         yield part
-        with part.open('rb') as file:
+        with part.open('r+b') as file:
             os.fsync(file.fileno())  # else the name can outlive a power failure, and the bytes not
         os.replace(part, path)
     except BaseException:
