@@ -12,6 +12,7 @@ from support.kitti_tree import odometry_tree
 from support.prepared import command, make_video, picture, prepare, read_json, snapshot, write
 from support.robot import STEP, drive, make_bag
 
+from depth_ros.files import locked
 from train.__main__ import main as train_main
 from train.data import prepare as prepare_module
 from train.data.dataset import FrameDataset
@@ -293,3 +294,38 @@ def test_command_line(folder, tmp_path, capsys):
     assert min(sizes) > 0
     assert train_main(['prepare', 'folder', str(tmp_path / 'no'), '--out', str(tmp_path)]) == 2
     assert 'check the path' in capsys.readouterr().err
+
+
+def test_done_is_looked_at_again(folder, tmp_path, capsys):
+    """Pictures that were mended or added since make the recording anew; others stay as they are."""
+    other = shutil.copytree(folder, tmp_path / 'other')
+    command = ['prepare', str(folder), str(other), '--out', str(tmp_path / 'out')]
+    command += ['--part', 'all', '--min-motion', '0', '--width', '64', '--height', '32']
+    pictures = sorted((folder / 'images').iterdir())
+    good = [path.read_bytes() for path in pictures]
+    for path, content in zip(pictures, good, strict=True):
+        path.write_bytes(content[: len(content) // 3])
+    assert train_main(command) == 0
+    assert not (tmp_path / 'out' / folder.name).exists()
+    capsys.readouterr()
+    for path, content in zip(pictures[1:], good[1:], strict=True):
+        path.write_bytes(content)
+    assert train_main(command) == 0  # nothing was written of it: not done
+    made = tmp_path / 'out' / folder.name / 'images'
+    assert len(list(made.iterdir())) == len(pictures) - 1
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / 'out/other').rglob('*')}
+    capsys.readouterr()
+    assert train_main(command) == 0
+    assert 'nothing to do' in capsys.readouterr().out
+    pictures[0].write_bytes(good[0])
+    assert train_main(command) == 0
+    assert f'{folder.name}: has changed since it was prepared' in capsys.readouterr().out
+    assert len(list(made.iterdir())) == len(pictures)
+    assert kept == {p: p.stat().st_mtime_ns for p in (tmp_path / 'out/other').rglob('*')}
+
+
+def test_a_recording_is_prepared_by_one_at_a_time(folder, tmp_path, capsys):
+    (tmp_path / 'out').mkdir()
+    with locked(tmp_path / 'out' / f'.{folder.name}.lock', 'prepare'):
+        assert train_main(['prepare', str(folder), '--out', str(tmp_path / 'out')]) == 2
+    assert 'is in use by process' in capsys.readouterr().err

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from depth_ros.files import write_file
 from train.cluster import add_cluster_option, spread_command
-from train.data.prepare import REPORTS, Options, prepare
+from train.data.prepare import REPORTS, Options, fingerprint, prepare
 from train.data.prepare_page import Report, warnings, write_page
 from train.data.reader import Reader
 from train.data.readers import READERS, add_options, foreign_options, recognise
@@ -267,21 +267,36 @@ def _read(reader: Reader, args: argparse.Namespace) -> tuple[list[Source], list[
     sources: list[Source] = []
     there: list[Report] = []
     found, notes = reader.find(args.paths, args)
+    counts = Counter(path for _, path, _ in found)
+    shared = {path for path, count in counts.items() if count > 1}
     found = [one for one in found if args.only in (None, one.name)]
     for name, path, read in found:
         place = str(path.resolve())
-        report = Report.load(args.out / REPORTS, name, place)
-        if report:  # already written: not opened
+        report, inputs = Report.load(args.out / REPORTS, name, place), _inputs(name, path, shared)
+        if report and report.parts and report.inputs in ('', inputs):  # not even opened
             there.append(report)
-        else:
-            source = read()
-            sources.append(replace(source, facts={'source': place, **source.facts}))
+            continue
+        if report and report.parts:
+            notes.append(
+                f'{name}: has changed since it was prepared, and is made anew; make its labels and '
+                'structure again'
+            )
+        source = read()
+        facts = {'source': place, **source.facts}
+        sources.append(replace(source, facts=facts, inputs=inputs))
     names = Counter([source.name for source in sources] + [report.name for report in there])
     if twice := [name for name, count in names.items() if count > 1]:
         raise DataError(f"two recordings are called '{twice[0]}': rename one")
     if args.rate is not None:
         sources = [source.at_most(args.rate) for source in sources]
     return sources, there, notes
+
+
+def _inputs(name: str, path: Path, shared: set[Path]) -> str:
+    """Return the fingerprint of a source's files, '' where they are among those of others."""
+    if path in shared:
+        path = path / name
+    return fingerprint(path) if path.exists() else ''
 
 
 def _all_reports(out: Path) -> list[Report]:

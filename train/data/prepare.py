@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,12 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from depth_ros.core.camera import scale_intrinsics
+from depth_ros.files import locked
 from train.data.division import SPANS, divide, samples
 from train.data.motion import Motion, sharpness, small
 from train.data.prepare_page import Report
 from train.data.sequences import UNKNOWN, DataError, Sequence, resize_image
 from train.data.source import Read, Source
 from train.data.writing import in_order, save
+
+HEADS = 16
+"""Files of a recording, about, whose first bytes are looked at to see whether it has changed."""
 
 REPORTS = '.prepared'
 """Folder beside the sequences with the report of each source that is done."""
@@ -66,8 +71,23 @@ def prepare(
 
     Returns:
         What became of it, which is also written to `out / REPORTS`.
+
+    Raises:
+        HeldError: Another process prepares this source.
     """
+    with locked(out / f'.{source.name}.lock', f"prepare of '{source.name}'"):
+        return _prepare(source, out, options, pool, step)
+
+
+def _prepare(
+    source: Source,
+    out: Path,
+    options: Options,
+    pool: ThreadPoolExecutor,
+    step: Callable[[int], object],
+) -> Report:
     work = out / f'.{source.name}.part'
+    _discard_stale(work, source.inputs)
     (work / 'images').mkdir(parents=True, exist_ok=True)
     suffix = '.png' if options.png else '.jpg'
     paths = [work / 'images' / f'{stem}{suffix}' for stem in source.stems]
@@ -130,9 +150,34 @@ def prepare(
         None
         if np.isnan(source.intrinsics).any()
         else _stored_intrinsics(source, options).round(4).tolist(),
+        source.inputs,
     )
     report.save(out / REPORTS)
     return report
+
+
+def fingerprint(path: Path) -> str:
+    """Return a hash of names, sizes and times of a recording's files, and of the heads of some."""
+    found = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file())
+    every = max(1, len(files) // HEADS)
+    for number, file in enumerate(files):
+        stat = file.stat()
+        name = file.relative_to(path).as_posix()
+        found.update(f'{name} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
+        if number % every == 0:
+            with file.open('rb') as stream:
+                found.update(stream.read(1 << 12))
+    return found.hexdigest()[:16]
+
+
+def _discard_stale(work: Path, inputs: str) -> None:
+    """Remove what an interrupted run made of files that have changed since."""
+    note = work / 'inputs'
+    if work.exists() and (note.read_text() if note.exists() else '') != inputs:
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    note.write_text(inputs)
 
 
 def _gather(work: Path, folder: Path, stems: list[str]) -> None:

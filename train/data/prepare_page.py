@@ -64,6 +64,7 @@ class Report:
         sharpness: Sharpness of each kept picture.
         size: Width and height as recorded.
         intrinsics: Rows of the stored pictures' matrix; None where it is unknown.
+        inputs: Fingerprint of the recording's files; '' where unknown.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Report:
     sharpness: list[float]
     size: list[int]
     intrinsics: list[list[float]] | None
+    inputs: str = ''
 
     def save(self, folder: Path) -> None:
         """Write the report to a folder; the file appears whole or not at all."""

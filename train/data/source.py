@@ -41,6 +41,7 @@ class Source:
         depth_scale: Metres of one step of the depth files to be written.
         facts: What is worth knowing of it, by name, for the summary.
         warnings: What may spoil a training with it, likewise.
+        inputs: Fingerprint of its files; '' where unknown.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Source:
     depth_scale: float = 1e-3
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    inputs: str = ''
 
     def only(self, indices: np.ndarray) -> Source:
         """Return the source reduced to the frames with these growing indices."""
