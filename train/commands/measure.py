@@ -119,7 +119,9 @@ def measure(args: argparse.Namespace, predictor: Predictor) -> Iterator[Row | No
         sequences = find_sequences(args.synthetic)
         views = (v for s in sequences for v in _with_depth(s, range(0, len(s.images), every)))
         yield judge_depth('synthetic test seeds', views, predictor)
-        yield judge_labels('synthetic test seeds', _labelled(sequences, every), predictor, None)
+        yield judge_labels(
+            'synthetic test seeds, masks', _labelled(sequences, every), predictor, None
+        )
     for folder in args.structure:
         name = f'points of {folder.name}'
         yield judge_depth(name, _with_points(folder, every), predictor)
