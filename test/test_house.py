@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 # The demo's recording and the networks' weights.
-LARGE = re.compile(r'demo/.*\.mcap|models/.*\.onnx')
+LARGE = re.compile(r'demo/.*\.mcap|models/.*\.(onnx|ckpt)')
 LARGEST = 5 * 2**20
 
 TORCH_WORLD = {'lightning', 'moderngl', 'onnxscript', 'timm', 'torch', 'torchvision', 'train'}
@@ -113,7 +113,9 @@ def test_shipped_data_is_small(repository):
         return sum(path.stat().st_size for path in tracked(repository, pattern)) / 1e6
 
     assert megabytes('demo') <= 8, 'the recording that ships'
-    assert megabytes('models') < 15, 'the weights that ship'
+    assert megabytes('models/*.onnx') < 15, 'what the nodes run'
+    assert megabytes('models/*.ckpt') < 10, 'the start of other trainings'
+    assert megabytes('models') < 25, 'the weights that ship'
 
 
 def test_public_names_are_documented(repository):
