@@ -8,13 +8,12 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-import yaml
 from onnx import compose
 from onnx.utils import Extractor
 from sensor_msgs.msg import Image
 from support.ros_process import NodeProcess, Peer, image_message, info_message
 from support.scene import Scene, pixels
-from support.tensorrt_builds import check_built, export_networks
+from support.tensorrt_builds import check_built, export_networks, read_settings
 
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import find_streams
@@ -31,8 +30,10 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from train.__main__ import main  # noqa: E402
 from train.export import deployed, model_file  # noqa: E402
-from train.training.config import Config  # noqa: E402
 from train.training.system import System  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
 
 WIDTH, HEIGHT, FOCAL = 1280, 720, 742.4  # a camera like the shipped models', twice the size
 MODELS = ('perception.onnx', 'pose.onnx')
@@ -185,8 +186,7 @@ def test_they_are_built_by_nvidias_builder(make, name, size, precision):
 @pytest.fixture(scope='module', params=['street', 'fsre_cma'])
 def depth_alone(request, repository, tmp_path_factory):
     """What ``--outputs depth`` makes of an untrained network with semantics."""
-    settings = yaml.safe_load((repository / f'train/configs/{request.param}.yaml').read_text())
-    config = Config(**{**settings, 'views': 2})
+    config = replace(read_settings(repository / f'train/configs/{request.param}.yaml'), views=2)
     assert config.semantics
     folder = tmp_path_factory.mktemp(request.param)
     export_networks(System(config, fresh=False).eval(), folder, labels=False)

@@ -1,7 +1,6 @@
 """What every training configuration exports: as engines, in fp16 and int8, against torch."""
 
-from argparse import Namespace
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +14,7 @@ from support.tensorrt_builds import (
     check_built,
     check_plan,
     export_networks,
+    read_settings,
 )
 
 from depth_ros.deploy.quantize import quantize
@@ -26,13 +26,9 @@ from depth_ros.inference.runtimes.onnxruntime import OnnxRuntimeEngine
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from train.export.deployed import DeployedPerception, DeployedPose  # noqa: E402
-from train.training.config import Config, read_config  # noqa: E402
 from train.training.system import System  # noqa: E402
 
-
-def read_settings(path):
-    """A training configuration."""
-    return read_config(Namespace(config=path, **dict.fromkeys(f.name for f in fields(Config))))
+pytestmark = pytest.mark.slow
 
 
 def configurations():

@@ -2,7 +2,8 @@
 
 import re
 import threading
-from dataclasses import replace
+from argparse import Namespace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -95,3 +96,10 @@ def check_plan(model):
     check_operators(model)
     plan, _ = engine_build.serialize(model, real_tensorrt(), None, threading.Event())
     assert len(plan) > 0.5 * model.ByteSize()
+
+
+def read_settings(path):
+    """A training configuration."""
+    from train.training.config import Config, read_config  # needs torch
+
+    return read_config(Namespace(config=path, **dict.fromkeys(f.name for f in fields(Config))))
