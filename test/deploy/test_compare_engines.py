@@ -152,6 +152,8 @@ def test_accuracy_against_truth(models, recording, tmp_path, capsys):
             == 0
         )
         expected = json.loads((tmp_path / name / 'metrics.json').read_text())
+        # The model's range, of which a comparison of two engines has nothing to say.
+        assert expected['depth'].pop('out_of_range_percent') >= 0
         for part in ('depth', 'semantics'):
             assert expected[part] and found['accuracy'][name][part] == expected[part]
     published = found['accuracy']['a']['depth']['rows']['as_published']['abs_rel']

@@ -276,12 +276,21 @@ def _read(reader: Reader, args: argparse.Namespace) -> tuple[list[Source], list[
         if report and report.parts and report.inputs in ('', inputs):  # not even opened
             there.append(report)
             continue
+        try:
+            source = read()
+        except DataError as error:
+            if not (report and report.parts):
+                raise
+            notes.append(
+                f'{name}: what was prepared of it stays, as it cannot be read now: {error}'
+            )
+            there.append(report)
+            continue
         if report and report.parts:
             notes.append(
                 f'{name}: has changed since it was prepared, and is made anew; make its labels and '
                 'structure again'
             )
-        source = read()
         facts = {'source': place, **source.facts}
         sources.append(replace(source, facts=facts, inputs=inputs))
     names = Counter([source.name for source in sources] + [report.name for report in there])
