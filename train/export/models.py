@@ -13,7 +13,7 @@ from depth_ros.inference.contract import POSE_CONVENTION, ModelContract
 from train.data.mixture import find_training_sequences
 from train.export.deployed import DeployedPerception, DeployedPose
 from train.export.model_file import write_model
-from train.export.scale import camera_matrix, metric_scale
+from train.export.scale import metric_scale, one_camera
 from train.losses.table import TERMS
 from train.networks.perception import fuse_for_inference
 from train.training.system import System
@@ -45,13 +45,13 @@ def export_models(
         name, license: of the networks, for the files.
 
     Raises:
-        ValueError: if an output is asked for that the networks do not have, or the road is hardly
-            seen.
+        ValueError: if an output is asked for that the networks do not have, the sequences are of
+            several cameras, or the road is hardly seen.
     """
     config = system.config
     outputs = _wanted(system, outputs)
     sequences = find_training_sequences(data or config.data)
-    matrix = camera_matrix(system, sequences[0])
+    matrix = one_camera(system, sequences, str(data or config.data))
     scale, metric = 1.0, any(t.metric and t.weight_in(config) for t in TERMS)
     if height is not None:
         scale, frames = metric_scale(

@@ -15,6 +15,42 @@ from train.export.deployed import DeployedPerception
 from train.losses.camera_height import camera_height
 from train.training.system import System
 
+SAME = 0.03
+"""By how much, of the focal length, calibrations of the same camera differ at most."""
+SAME_LEARNT = 0.2
+"""The same for what a network learnt of each sequence."""
+LOOKED_AT = 8
+"""Sequences, at most, of which the learnt focal length is compared."""
+
+
+def one_camera(system: System, sequences: list[Sequence], place: str) -> np.ndarray:
+    """Intrinsics (3, 3) at network size of the camera of all sequences, see :func:`camera_matrix`.
+
+    Args:
+        system: of a checkpoint.
+        sequences: of the camera.
+        place: what to call them.
+
+    Raises:
+        ValueError: if they are of cameras with other focal lengths: the nodes scale depth by it.
+    """
+    known = system.config.focal or system.camera is None
+    if not known:
+        sequences = sequences[:: -(-len(sequences) // LOOKED_AT)]
+    matrices = [camera_matrix(system, sequence) for sequence in sequences]
+    focal = np.array([[matrix[0, 0], matrix[1, 1]] for matrix in matrices])
+    low, high = focal.argmin(0), focal.argmax(0)
+    for axis, name in enumerate(('fx', 'fy')):
+        least, most = focal[low[axis], axis], focal[high[axis], axis]
+        if most > least * (1 + (SAME if known else SAME_LEARNT)):
+            first, second = sequences[low[axis]].folder, sequences[high[axis]].folder
+            raise ValueError(
+                f"'{place}' has sequences of several cameras: at network size {name} is "
+                f"{least:.1f} pixels in '{first}' and {most:.1f} in '{second}', and the models "
+                "take one: give one camera's sequences with --data"
+            )
+    return matrices[0]
+
 
 @torch.inference_mode()
 def camera_matrix(system: System, sequence: Sequence, samples: int = 20) -> np.ndarray:
