@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from support.networks import HEIGHT, WIDTH, count, image, trained
 from torch import nn
 from torch.func import functional_call
 
@@ -22,8 +23,6 @@ from train.networks.perception import (
 from train.networks.pose import SfmPoseNet, make_pose
 from train.networks.unet import ReflectConv, _ReflectConv
 
-WIDTH, HEIGHT = 96, 64
-
 DEPTH_NETWORKS = {
     'light': {'network': 'light', 'encoder': 'efficientnet_lite0'},
     'light, depth only': {'network': 'light', 'encoder': 'efficientnet_lite0', 'semantics': False},
@@ -39,25 +38,6 @@ DEPTH_NETWORKS = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def image(batch=1, height=HEIGHT, width=WIDTH, **kwargs):
-    return torch.rand(batch, 3, height, width, **kwargs)
-
-
-def count(net):
-    return sum(p.numel() for p in net.parameters())
-
-
-def trained(net):
-    """``net`` in eval mode, with batch-norm statistics and scales that are not the first ones."""
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return net.eval()
 
 
 # Sizes
