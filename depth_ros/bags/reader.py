@@ -28,7 +28,8 @@ class Bag:
 
     Args:
         path: A rosbag2 folder, with metadata.yaml or without; or one `.mcap`, `.db3` or ROS 1
-            `.bag` file. ROS 1 messages come as the ROS 2 messages of their names.
+            `.bag` file. Storage files may be compressed (`.mcap.zstd`). ROS 1 messages come as the
+            ROS 2 messages of their names.
 
     Attributes:
         path: As given.
@@ -36,6 +37,7 @@ class Bag:
         start_ns, end_ns: Log times of the first and last message, nanoseconds.
         damage: What is wrong with the recording, how much could be read and how to mend it;
             None for a whole one.
+        remarks: What is unusual about the recording, but takes nothing away.
 
     Raises:
         BagError: The path is missing, is no recording, or nothing of the recording can be read; or
@@ -59,6 +61,7 @@ class Bag:
         readers = self._storage.readers
         self.start_ns = min(reader.start_time for reader in readers)
         self.end_ns = max(reader.end_time for reader in readers) - 1
+        self.remarks = [f'recording {self.path}: {text}' for text in self._storage.remarks]
         self.damage: str | None = None
         if self._storage.faults:
             count = sum(reader.message_count for reader in readers)

@@ -48,12 +48,14 @@ class _Scan:
         message_count: Number of messages.
         start_time, end_time: First log time and the one after the last, nanoseconds.
         faults: What is wrong with the file.
+        remarks: What is unusual about it, but takes nothing away.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._found: dict[int, Connection] = {}
         self.faults: list[str] = []
+        self.remarks: list[str] = []
         self.start_time, self.end_time = 2**63 - 1, 0
         counts: Counter[int] = Counter()
         for key, log_ns, _ in self._rows(self.faults):
@@ -193,8 +195,10 @@ class McapScan(_Scan):
             except _UNREADABLE as error:
                 faults.append(str(error))
             else:
-                if not summary:
-                    faults.append('has no index')
+                if summary is None:
+                    faults.append('was not closed: it has no index')
+                elif not summary:
+                    self.remarks = ['has no index (it is not damaged), so reading takes longer']
 
     def _records(self, stream: BinaryIO, size: int, faults: list[str]) -> Iterator[_Row]:
         """Yield the messages among a file's or a chunk's records.

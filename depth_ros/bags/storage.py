@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +14,14 @@ from rosbags.interfaces import (
     MessageDefinitionFormat,
     QosDurability,
 )
-from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2 import Reader
 from rosbags.typesys import get_types_from_idl, get_types_from_msg
 
+from depth_ros.bags.files import COMPRESSED_SUFFIXES, Files, storage_files
 from depth_ros.bags.messages import ROS1_SUFFIXES, BagError, Message, damaged
 from depth_ros.bags.recovery import Db3Scan, McapScan, is_whole, zstd
 from depth_ros.bags.ros1 import Ros1Reader
+from depth_ros.bags.unpack import Unpacked, unpacked
 
 
 class StorageReader(Protocol):
@@ -59,8 +61,9 @@ class Storage:
         types: The typestore, which learns the types that the recording defines.
 
     Attributes:
-        readers: One reader for each file, or one for all of them.
+        readers: One reader for each file.
         faults: What is wrong with the files.
+        remarks: What is unusual about them, but takes nothing away.
 
     Raises:
         BagError: None of it can be read, or it holds no messages.
@@ -68,12 +71,59 @@ class Storage:
 
     def __init__(self, path: Path, types: Any) -> None:
         self._types = types
-        self.readers, self.faults = _open(path, types)
-        if not any(reader.message_count for reader in self.readers):
+        self.readers: list[StorageReader] = []
+        self._unpacked: list[Unpacked] = []
+        files = storage_files(path)
+        self.faults, self.remarks = files.faults, files.remarks
+        self._stack = ExitStack()
+        try:
+            self._open(path, files)
+        except BaseException:
             self.close()
+            raise
+
+    def _open(self, path: Path, files: Files) -> None:
+        end = 0
+        for file in files.paths:
+            try:
+                reader = self._open_file(file)
+            except BagError as error:
+                if len(files.paths) == 1:
+                    raise
+                self.faults.append(str(error))
+                continue
+            self._stack.callback(reader.close)
+            if file in files.unnamed and reader.message_count:
+                if reader.start_time < end:  # such as what `mcap recover` made of another
+                    self.remarks.append(
+                        f'{file.name} is left out: metadata.yaml does not name it, and it begins '
+                        'before the others end'
+                    )
+                    continue
+                self.remarks.append(f'metadata.yaml does not name {file.name}, which is read, too')
+            end = max(end, reader.end_time)
+            self.readers.append(reader)
+            self.faults += [f'{file.name} {fault}' for fault in getattr(reader, 'faults', ())]
+            self.remarks += [f'{file.name} {text}' for text in getattr(reader, 'remarks', ())]
+        if not any(reader.message_count for reader in self.readers):
             if self.faults:
                 raise BagError(damaged(path, '; '.join(self.faults)))
             raise BagError(f'recording {path} holds no messages: record it again')
+
+    def _open_file(self, file: Path) -> StorageReader:
+        """Open one storage file; what a compressor made of one is unpacked first.
+
+        Raises:
+            BagError: Nothing of it can be read.
+        """
+        if file.suffix not in COMPRESSED_SUFFIXES:
+            return _open_file(file, self._types)
+        self._unpacked.append(unpacked(file))
+        plain = self._unpacked[-1].path
+        try:
+            return _open_file(plain, self._types)
+        except BagError as error:
+            raise BagError(str(error).replace(str(plain), str(file))) from error
 
     def connections(self) -> Iterator[Connection]:
         """Yield the topics of every reader."""
@@ -125,71 +175,8 @@ class Storage:
 
     def close(self) -> None:
         """Close the files."""
-        for reader in self.readers:
-            reader.close()
-
-
-def _open(path: Path, types: Any) -> tuple[list[StorageReader], list[str]]:
-    """Open a recording.
-
-    Args:
-        path: As `Bag` takes it.
-        types: The typestore, which learns the types of ROS 1 messages.
-
-    Returns:
-        Readers of its files, and what is wrong with them.
-
-    Raises:
-        BagError: None of it can be read.
-    """
-    files, faults = _storage_files(path), []
-    if path.is_dir() and (path / 'metadata.yaml').is_file() and all(map(is_whole, files)):
-        reader = Reader(path)
-        try:
-            reader.open()
-            return [reader], []
-        except Exception as error:  # rosbags, sqlite and yaml each have their own kinds
-            # What rosbags does not foresee, such as schemas of other encodings, a scan may read.
-            if isinstance(error, ReaderError) or not files:
-                faults.append(str(error))
-    readers: list[StorageReader] = []
-    for file in files:
-        try:
-            reader = _open_file(file, types)
-        except BagError as error:
-            if len(files) == 1:
-                raise
-            faults.append(str(error))
-        else:
-            readers.append(reader)
-            faults += [f'{file.name} {fault}' for fault in getattr(reader, 'faults', ())]
-    if not readers:
-        raise BagError(damaged(path, '; '.join(faults)))
-    return readers, faults
-
-
-def _storage_files(path: Path) -> list[Path]:
-    """Return the storage files of a recording; none if only its metadata.yaml knows them."""
-    if not path.exists():
-        raise BagError(f'recording {path} does not exist: check the path')
-    if path.is_file():
-        if path.suffix not in ('.mcap', '.db3', *ROS1_SUFFIXES):
-            raise BagError(
-                f'{path} is no rosbag2 recording: give a rosbag2 folder, an .mcap or a .db3 file, '
-                'or a ROS 1 .bag file'
-            )
-        return [path]
-    files = sorted(p for p in path.iterdir() if p.suffix in ('.mcap', '.db3'))
-    if (path / 'metadata.yaml').is_file():
-        return files
-    if not files:
-        raise BagError(
-            f'{path} has no metadata.yaml, .mcap or .db3 file: give the folder of a rosbag2 '
-            'recording, or a ROS 1 .bag file'
-        )
-    if len({file.suffix for file in files}) > 1:
-        raise BagError(f'{path} has .mcap and .db3 files but no metadata.yaml: give one of them')
-    return files
+        self._stack.close()
+        self._unpacked.clear()
 
 
 def _open_file(file: Path, types: Any) -> StorageReader:
@@ -207,7 +194,9 @@ def _open_file(file: Path, types: Any) -> StorageReader:
             reader = Reader(file)
             with suppress(Exception):  # then it only looks whole
                 reader.open()
-                return reader
+                if sum(c.msgcount for c in reader.connections) == reader.message_count:
+                    return reader
+                reader.close()
         return McapScan(file) if file.suffix == '.mcap' else Db3Scan(file)
     except Exception as error:  # rosbags, sqlite and yaml each have their own kinds
         raise BagError(damaged(file, error)) from error

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from depth_ros.bags.files import recording_name
 from depth_ros.commands.options import add_model_option, command_parser, count, positive
 from depth_ros.core.camera import FIT_MODES
 from depth_ros.core.se3 import OPTICAL_IN_BASE
@@ -228,7 +229,7 @@ def _names(bags: Sequence[Path]) -> list[str]:
     """A name for each recording's folder, each another one."""
     found: list[str] = []
     for bag in bags:
-        name = bag.resolve().name.removesuffix('.mcap').removesuffix('.db3').removesuffix('.bag')
+        name = recording_name(bag)
         number = sum(n == name or n.startswith(f'{name}_') for n in found)
         found.append(f'{name}_{number + 1}' if number else name)
     return found

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 
+from depth_ros.bags.files import is_recording
 from depth_ros.bags.messages import Message
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams, find_streams
@@ -123,9 +124,7 @@ def count_images(path: Path, topics: Mapping[str, str]) -> int:
 
 def _is_folder(path: Path) -> bool:
     """Whether a path is a folder of images, not one of a recording, which has certain files."""
-    return path.is_dir() and not any(
-        p.name == 'metadata.yaml' or p.suffix in ('.mcap', '.db3') for p in path.iterdir()
-    )
+    return path.is_dir() and not is_recording(path)
 
 
 def _files(folder: Path) -> list[Path]:

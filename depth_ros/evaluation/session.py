@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from depth_ros.bags.files import recording_name
 from depth_ros.bags.ground_truth import TF_PREFIX, GroundTruth, half_period
 from depth_ros.bags.messages import TF, BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
@@ -129,12 +130,14 @@ class Session:
         self.tf = [n for n, t in bag.topics.items() if t.msgtype == TF]
         named = [t for t in vars(streams).values() if t and not t.startswith(TF_PREFIX)]
         self.kept = list(dict.fromkeys([*named, *self.tf]))
+        self.notes += bag.remarks
         if bag.damage:
             self.notes.append(bag.damage)
         self.point_truth: PointTruth | None = None
         if job.structure is not None:
-            name = job.bag.stem if job.bag.is_file() else job.bag.name
-            self.point_truth = PointTruth(job.structure, name, job.structure_points)
+            self.point_truth = PointTruth(
+                job.structure, recording_name(job.bag), job.structure_points
+            )
             self.notes.append(self.point_truth.note)
 
     def evaluator(self, truth: GroundTruth, pool: Executor) -> FrameEvaluator:

@@ -5,6 +5,7 @@ import sqlite3
 import struct
 
 import pytest
+import yaml
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Writer
 from rosbags.typesys import get_types_from_msg
 from support.bag_files import NOISE, check_beginning, cut, record, write
@@ -22,6 +23,7 @@ from depth_ros.bags.messages import (
     message_types,
 )
 from depth_ros.bags.reader import Bag
+from depth_ros.bags.unpack import zstd
 from depth_ros.bags.writer import BagWriter
 
 
@@ -73,13 +75,116 @@ def test_two_kinds_of_files_without_metadata(plain):
 
 
 def test_broken_metadata_is_told_and_not_needed(plain):
-    (plain / 'metadata.yaml').write_text('rosbag2_bagfile_information: [')
-    with Bag(plain) as bag:
-        assert 'Could not load YAML' in bag.damage and 'ros2 bag reindex' in bag.damage
-        assert bag.first('/cam/image').data.tobytes() == RGB.tobytes()
+    for text in ('rosbag2_bagfile_information: [', '', 'a: b', 'rosbag2_bagfile_information: 3'):
+        (plain / 'metadata.yaml').write_text(text)
+        with Bag(plain) as bag:
+            assert bag.damage is None
+            (remark,) = bag.remarks
+            assert 'metadata.yaml cannot be read' in remark and 'ros2 bag reindex' in remark
+            assert bag.first('/cam/image').data.tobytes() == RGB.tobytes()
     (plain / 'plain.mcap').unlink()
-    with pytest.raises(BagError, match='Could not load YAML'):
+    with pytest.raises(BagError, match='none of its storage files.*metadata.yaml cannot be read'):
         Bag(plain)
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_what_metadata_says_of_topics_is_not_asked(tmp_path, storage):
+    """Others edit QoS, counts and times in it, as rosbag2 itself advises; the files decide."""
+    path = record(tmp_path / 'b', storage, count=5).parent
+    text = (path / 'metadata.yaml').read_text()
+    edited = yaml.safe_load(text)
+    found = edited['rosbag2_bagfile_information']
+    found['version'], found['message_count'] = 10, 99
+    found['starting_time']['nanoseconds_since_epoch'] = 10**18
+    for topic in found['topics_with_message_count']:
+        topic['message_count'] = 1
+        topic['topic_metadata'] |= {
+            'offered_qos_profiles': '',
+            'serialization_format': 'other',
+            'type': 'std_msgs/msg/String',
+        }
+    (path / 'metadata.yaml').write_text(yaml.safe_dump(edited))
+    with Bag(path) as bag:
+        assert check_beginning(bag) == 10
+        assert bag.damage is None and 'version 10, newer than 9' in bag.remarks[0]
+        assert [m.topic for m in bag.messages(['/c'])] == ['/c'] * 5
+    (path / 'metadata.yaml').write_text(text)
+    with Bag(path) as bag:
+        assert check_beginning(bag) == 10 and not bag.remarks
+
+
+def test_files_that_metadata_does_not_name(tmp_path):
+    """A recorder that died has not named its last file; a mended copy of another is no part."""
+    for part in range(3):
+        with BagWriter(tmp_path / f'p{part}') as writer:
+            for i in range(part * 20, part * 20 + 20):
+                message = image(NOISE, 'rgb8', i // 2) if i % 2 == 0 else camera_info(i // 2)
+                writer.write('/i' if i % 2 == 0 else '/c', message.__msgtype__, 2 * i, message)
+    folder = tmp_path / 'p0'
+    shutil.copy(tmp_path / 'p1' / 'p1.mcap', folder / 'p1.mcap')
+    shutil.copy(folder / 'p0.mcap', folder / 'recovered.mcap')
+    with Bag(folder) as bag:
+        assert check_beginning(bag) == 40 and bag.damage is None
+        assert 'does not name p1.mcap, which is read, too' in bag.remarks[0]
+        assert 'recovered.mcap is left out' in bag.remarks[1]
+    split = tmp_path / 'split'
+    split.mkdir()
+    for part in (0, 2):
+        shutil.copy(tmp_path / f'p{part}' / f'p{part}.mcap', split / f's_{part}.mcap')
+    with Bag(split) as bag:
+        assert bag.damage is None and 's_1.mcap, by the numbering, is not there' in bag.remarks[0]
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+@pytest.mark.parametrize('metadata', [True, False])
+def test_files_that_the_recorder_compressed(tmp_path, storage, metadata):
+    """Whole, cut short, and of a recorder that died while it compressed the last but one."""
+    file = record(tmp_path / 'b', storage, count=10)
+    plain, folder = file.read_bytes(), file.parent
+    packed = file.with_name(f'{file.name}.zstd')
+    packed.write_bytes(zstd.compress(plain))
+    text = (folder / 'metadata.yaml').read_text()
+    (folder / 'metadata.yaml').write_text(text.replace(f'- {file.name}', f'- {packed.name}'))
+    if not metadata:
+        (folder / 'metadata.yaml').unlink()
+    file.unlink()
+    for what in (folder, packed):
+        with Bag(what) as bag, Bag(what) as again:
+            assert check_beginning(bag) == 20 and bag.damage is None
+            assert check_beginning(again) == 20
+    # Unpacked again by hand, beside the compressed one or in its place.
+    file.write_bytes(plain)
+    for _ in range(2):
+        with Bag(folder) as bag:
+            assert check_beginning(bag) == 20 and bag.damage is None and not bag.remarks
+        packed.unlink(missing_ok=True)
+    file.unlink()
+    parts = b''.join(zstd.compress(plain[i : i + 50_000]) for i in range(0, len(plain), 50_000))
+    packed.write_bytes(parts[: len(parts) // 2])
+    with Bag(folder) as bag:
+        assert 4 < check_beginning(bag) < 20 and packed.name in bag.damage
+    packed.write_bytes(b'\x28\xb5\x2f\xfd' + bytes(200))
+    with pytest.raises(BagError, match=f'{packed} is damaged'):
+        Bag(folder)
+
+
+def test_no_room_to_unpack(tmp_path, monkeypatch):
+    file = record(tmp_path / 'b', count=10)
+    packed = file.with_name(f'{file.name}.zstd')
+    packed.write_bytes(zstd.compress(file.read_bytes()))
+    made = tmp_path / 'tmp'
+    made.mkdir()
+    monkeypatch.setattr('tempfile.tempdir', str(made))
+    with Bag(packed):
+        assert len(list(made.iterdir())) == 1
+    assert not list(made.iterdir())
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('pathlib.Path.open', full)
+    with pytest.raises(BagError, match='No space left on device.*TMPDIR'):
+        Bag(packed)
 
 
 def test_a_missing_part_of_a_recording(tmp_path):

@@ -117,7 +117,11 @@ def test_mcap_without_an_index(tmp_path):
     file = record(tmp_path / 'b')
     rewrite(file, lambda kind, content: None)
     with Bag(file) as bag:
-        assert check_beginning(bag) == 2 * COUNT and 'has no index' in bag.damage
+        assert check_beginning(bag) == 2 * COUNT and bag.damage is None
+        assert 'b.mcap has no index (it is not damaged)' in bag.remarks[0]
+    cut(file, file.stat().st_size - 37)  # the end itself is missing
+    with Bag(file) as bag:
+        assert check_beginning(bag) == 2 * COUNT and 'was not closed' in bag.damage
 
 
 def test_mcap_without_chunks_and_out_of_order(tmp_path):

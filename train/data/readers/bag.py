@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from depth_ros.bags.files import is_recording, recording_name
 from depth_ros.bags.messages import BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams, find_streams
@@ -23,8 +24,6 @@ from train.data.measured import gps_speeds, odometry
 from train.data.reader import Found, Option, Reader
 from train.data.sequences import DataError
 from train.data.source import Read, Source
-
-SUFFIXES = ('.bag', '.mcap', '.db3')
 
 MAX_LAG = 0.02
 """Seconds between a picture and its depth."""
@@ -74,10 +73,10 @@ them, with an image and a camera_info topic; images are rectified"""
         """Return the recordings, unopened; the folder's name tells apart those of one name."""
         topics = Topics(args.image, args.camera_info, args.odom, args.depth, args.gps)
         bags = list(dict.fromkeys(bag for path in paths for bag in find_bags(path) or [path]))
-        names = Counter(map(bag_name, bags))
+        names = Counter(map(recording_name, bags))
         result = []
         for bag in bags:
-            name = bag_name(bag)
+            name = recording_name(bag)
             if names[name] > 1:
                 name = f'{bag.resolve().parent.name}_{name}'
             read = partial(bag_source, bag, topics, name, 'depth' not in args.without)
@@ -109,19 +108,11 @@ class Topics:
 
 def find_bags(path: Path) -> list[Path]:
     """Return the recordings at a path: itself, or those in a folder of several."""
-    if path.is_file():
-        return [path] if path.suffix in SUFFIXES else []
-    if (path / 'metadata.yaml').is_file() or any(
-        p for s in ('.mcap', '.db3') for p in path.glob(f'*{s}')
-    ):
+    if is_recording(path):
         return [path]
-    return sorted([*path.glob('*.bag'), *(p.parent for p in path.glob('*/metadata.yaml'))])
-
-
-def bag_name(path: Path) -> str:
-    """Return what a recording is called."""
-    path = path.resolve()
-    return path.stem if path.is_file() else path.name
+    if not path.is_dir():
+        return []
+    return sorted(p for p in path.iterdir() if not p.name.startswith('.') and is_recording(p))
 
 
 def bag_source(
@@ -164,11 +155,12 @@ def bag_source(
                 _check_depth(bag, streams.depth)
             camera = intrinsics_from_info(info, *size)
             lens = Lens(info)
-            damage = bag.damage
+            damage, remarks = bag.damage, bag.remarks
     except CameraError as error:
         raise DataError(f"'{path}': {error}") from error
     except BagError as error:
         raise DataError(str(error)) from error
+    warnings += remarks
     if damage:
         warnings.append(f'the recording is damaged: {damage}')
     if odom is None and gps is None:
@@ -199,7 +191,7 @@ def bag_source(
     order = {int(stamp): index for index, stamp in enumerate(stamps)}
     frames = _Frames(path, streams, size, lens, order, depths)
     return Source(
-        name or bag_name(path),
+        name or recording_name(path),
         [f'{i:06d}' for i in range(len(stamps))],
         size,
         camera.matrix,
