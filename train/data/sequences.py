@@ -36,6 +36,7 @@ import numpy as np
 from depth_ros.core.camera import ImageFit, Intrinsics, scale_intrinsics
 from depth_ros.core.metrics.trajectory import orthonormal
 from depth_ros.evaluation.structure import Structure, read_structure
+from train.data.hints import hint
 
 UNKNOWN = 'unknown'
 LISTED = 20  # problems that a message names one by one
@@ -132,7 +133,8 @@ def find_sequences(root: str | Path, calibrated: bool = True) -> list[Sequence]:
         p.parent for p in root.glob('*/images') if p.is_dir() and not p.parent.name.startswith('.')
     )  # not finished
     if not folders:
-        raise DataError(f"no sequences in '{root}': expected images/ in it or in its sub-folders")
+        what = hint(root) or 'expected images/ in it or in its sub-folders'
+        raise DataError(f"no sequences in '{root}': {what}")
     sequences, problems = [], []
     for folder in folders:
         try:
@@ -169,7 +171,8 @@ def read_sequence(
         raise DataError(f"there is no folder '{where}': check the name of the images' folder")
     images = tuple(sorted(p for p in where.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
     if not images:
-        raise DataError(f"'{where}' holds no jpg or png images")
+        found = hint(where) or 'check the path'
+        raise DataError(f"'{where}' holds no jpg or png images: {found}")
     _check_rows(folder, images)
     times = _read_table(folder / 'times.txt', len(images), (1,))
     speeds = _read_table(folder / 'speed.txt', len(images), (1,), gaps=True)
@@ -236,12 +239,12 @@ def _find_images(folder: Path) -> Path:
     found = sorted(p for p in folder.glob('image*') if p.is_dir())
     if len(found) == 1:
         return found[0]
-    if found:
+    if found and not any(p.name == 'data' for q in found for p in q.iterdir()):
         raise DataError(
             f"'{folder}' has several folders of images: choose one of "
             + ', '.join(p.name for p in found)
         )
-    raise DataError(f"'{folder}' has no folder of images: expected images/")
+    raise DataError(f"'{folder}' has no folder of images: {hint(folder) or 'expected images/'}")
 
 
 def _read_intrinsics(folder: Path, images: str, calibrated: bool) -> np.ndarray:

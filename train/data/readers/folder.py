@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from train.data.hints import hint
 from train.data.reader import Found, Option, Reader, found
 from train.data.sequences import (
     IMAGE_SUFFIXES,
@@ -65,6 +66,8 @@ def folder_sources(path: Path, intrinsics: np.ndarray | None = None) -> list[Sou
         DataError: It is none of these, or incomplete.
     """
     if path.is_file():
+        if known := hint(path):
+            raise DataError(f"'{path}' is no video: {known}")
         return [_video(path, intrinsics)]
     if not path.is_dir():
         raise DataError(f"there is no video or folder '{path}': check the path")
