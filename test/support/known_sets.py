@@ -5,6 +5,8 @@ import numpy as np
 import torch
 import yaml
 
+from depth_ros.evaluation.structure import FILE, Structure
+
 WIDTH, HEIGHT, FOCAL, FRAMES = 96, 64, 50.0, 6
 MATRIX = np.array([[FOCAL, 0, 47.5], [0, FOCAL, 31.5], [0, 0, 1]])
 
@@ -16,8 +18,7 @@ def seeded(seed=0):
 def write_structure(folder, poses, points, held_out, metric=True):
     """A structure.npz as the reconstruction writes it; the same points (n, 3) in each frame."""
     count, n = len(poses), len(points)
-    np.savez(
-        folder / 'structure.npz',
+    Structure(
         part=np.zeros(count, np.int32),
         poses=poses,
         metric_spread=np.array([0.02 if metric else np.nan], np.float32),
@@ -25,8 +26,13 @@ def write_structure(folder, poses, points, held_out, metric=True):
         xy=np.tile(points[:, :2], (count, 1)).astype(np.float32),
         depth=np.tile(points[:, 2], count).astype(np.float32),
         sigma=np.full(count * n, 0.05, np.float32),
+        error=np.full(count * n, 0.3, np.float32),
+        track=np.full(count * n, 5, np.int32),
+        angle=np.full(count * n, 3.0, np.float32),
+        point=np.tile(np.arange(n), count),
         held_out=np.tile(held_out, count),
-    )
+        intrinsics=MATRIX,
+    ).write(folder / FILE)
 
 
 def make_sets(root):

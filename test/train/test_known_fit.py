@@ -19,7 +19,7 @@ from support.known_sets import (
 from train.__main__ import main
 from train.data.augment import Augmentation
 from train.data.mixture import make_dataset
-from train.data.windows import Structure
+from train.data.windows import sure_points
 from train.training.config import Config
 
 
@@ -167,8 +167,9 @@ def test_contradictions_are_told(changed, message):
 def test_a_structure_is_read(sets):
     from train.data.sequences import read_sequence
 
-    structure = Structure.read(read_sequence(sets / 'real'))
-    assert len(structure.seen(0, True)) + len(structure.seen(0, False)) == 384
+    structure = read_sequence(sets / 'real').structure()
+    points = sure_points(structure, 0)
+    assert len(points.depth) == 384 and 0 < points.held_out.sum() < 384
 
 
 def test_a_start_is_small_and_takes_another_pose_network(tmp_path):

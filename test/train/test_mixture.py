@@ -18,6 +18,7 @@ from support.known_sets import (
 )
 
 import train
+from depth_ros.evaluation.structure import StructureError
 from train.data import looks
 from train.data.augment import Augmentation
 from train.data.mixture import MixedDataset, read_mixture
@@ -153,11 +154,11 @@ def test_a_damaged_structure_is_named(sets, tmp_path):
     (tmp_path / 'images').symlink_to(sets / 'real/images')
     (tmp_path / 'intrinsics.txt').symlink_to(sets / 'real/intrinsics.txt')
     (tmp_path / 'structure.npz').write_bytes(b'PK\3\4')
-    with pytest.raises(DataError, match=r'structure.npz.*make it again'):
+    with pytest.raises(StructureError, match=r'structure.npz.*make it again'):
         WindowDataset(tmp_path, WIDTH, HEIGHT)
     points = np.array([[5, 5, 1.0]])
     write_structure(tmp_path, np.tile(np.eye(4), (3, 1, 1)), points, np.zeros(1, bool))
-    with pytest.raises(DataError, match='is of 3 images, its folder has 6'):
+    with pytest.raises(StructureError, match='is of 3 images, there are 6'):
         WindowDataset(tmp_path, WIDTH, HEIGHT)
 
 

@@ -6,7 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
-from train.export.models import OUTPUTS, export_models
+from depth_ros.inference.outputs import OUTPUTS
+from train.export.models import export_models
 from train.export.start import write_start
 from train.training.system import load_system
 

@@ -26,6 +26,7 @@ from depth_ros.core.camera import ImageFit, Intrinsics
 from depth_ros.core.metrics.depth import depth_errors as errors
 from depth_ros.core.metrics.depth import mean_depth_metrics, prepare_depth
 from depth_ros.core.metrics.semantics import confusion, mean_iou
+from depth_ros.evaluation.structure import FILE
 from depth_ros.files import write_file
 from depth_ros.inference.classes import ClassMap
 from train.data.public import kitti_frame
@@ -39,7 +40,7 @@ from train.data.sequences import (
     resize_image,
     resize_map,
 )
-from train.data.windows import STRUCTURE, Structure
+from train.data.windows import sure_points
 from train.evaluation.predict import Predictor, load_predictor
 
 STILL_FRAMES = 300
@@ -152,20 +153,16 @@ def _with_depth(sequence: Sequence, indices: Iterable[int]) -> Iterator[View]:
 
 def _with_points(folder: Path, every: int) -> Iterator[View]:
     sequence = read_sequence(folder)
-    structure = Structure.read(sequence)
+    structure = sequence.structure()
     if structure is None:
-        raise ValueError(f"'{folder}' has no {STRUCTURE}: make it by 'python -m train structure'")
+        raise ValueError(f"'{folder}' has no {FILE}: make it by 'python -m train structure'")
     for i in range(0, len(sequence.images), every):
-        points = np.concatenate([structure.seen(i, held_out) for held_out in (False, True)])
-        if len(points) < 10:
+        points = sure_points(structure, i)
+        if len(points.depth) < 10:
             continue
         image = read_picture(sequence.images[i])
-        height, width = image.shape[:2]
-        depth = np.zeros((height, width), np.float32)
-        u, v = np.rint(points[:, :2]).astype(int).T
-        inside = (u >= 0) & (v >= 0) & (u < width) & (v < height)
-        depth[v[inside], u[inside]] = points[inside, 2]
-        yield View(image, depth, sequence.intrinsics, not structure.relative(i))
+        depth = points.as_map(image.shape[:2])
+        yield View(image, depth, sequence.intrinsics, points.metric)
 
 
 def _labelled(sequences: list[Sequence], every: int) -> list[tuple[Path, Path]]:

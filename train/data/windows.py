@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
 from depth_ros.core.labels import UNLABELED
+from depth_ros.evaluation.structure import FramePoints, Structure
 from train.data.augment import Augmentation
 from train.data.dataset import FrameDataset
 from train.data.sequences import (
@@ -27,75 +27,15 @@ from train.data.sequences import (
 )
 from train.data.window import Window
 
-STRUCTURE = 'structure.npz'
 LARGEST_SIGMA = 0.25
 """Points with a larger relative uncertainty of depth are not used for training."""
 USES = ('images', 'points', 'depth', 'motion', 'semantics')
 
 
-class Structure(NamedTuple):
-    """What :mod:`train.structure` knows of a sequence of N images.
-
-    Attributes:
-        poses: (N, 4, 4) camera-to-world of each frame's part; NaN where not registered.
-        part: (N,) number of the connected part of the drive, -1 where not registered.
-        metric: (S,) bool, by part: whether lengths are metres.
-        starts: (N + 1,), frame i has the points starts[i] to starts[i + 1].
-        points: (M, 3) float32 u, v in pixels of the stored image and depth.
-        held_out: (M,) bool, points to judge on and never to teach.
-    """
-
-    poses: np.ndarray
-    part: np.ndarray
-    metric: np.ndarray
-    starts: np.ndarray
-    points: np.ndarray
-    held_out: np.ndarray
-
-    @classmethod
-    def read(cls, sequence: Sequence) -> Structure | None:
-        """That of a sequence's folder; ``None`` without.
-
-        Raises:
-            DataError: if the file is damaged or of another number of images.
-        """
-        path = sequence.folder / STRUCTURE
-        if not path.exists():
-            return None
-        try:
-            with np.load(path) as file:
-                poses, part, starts, held_out = (
-                    file[k] for k in ('poses', 'part', 'starts', 'held_out')
-                )
-                metric = np.isfinite(file['metric_spread'])
-                points = np.column_stack([file['xy'], file['depth']]).astype(np.float32)
-                sure = file['sigma'] <= LARGEST_SIGMA
-        except Exception as error:  # numpy, zipfile and zlib each have their own
-            raise DataError(f"'{path}' cannot be read ({error}): make it again") from error
-        if len(poses) != len(sequence.images):
-            raise DataError(
-                f"'{path}' is of {len(poses)} images, its folder has {len(sequence.images)}: "
-                'make it again'
-            )
-        before = np.concatenate([[0], np.cumsum(sure)])
-        return cls(poses, part, metric, before[starts], points[sure], held_out[sure])
-
-    def motion(self, source: int, target: int) -> np.ndarray:
-        """T_source_target (4, 4) in metres; NaN where it is not known in metres."""
-        part = self.part[source]
-        if part < 0 or part != self.part[target] or not self.metric[part]:
-            return np.full((4, 4), np.nan)
-        return np.linalg.inv(self.poses[source]) @ self.poses[target]
-
-    def seen(self, index: int, held_out: bool) -> np.ndarray:
-        """The points (n, 3) of a frame: those held out, or the others."""
-        span = slice(self.starts[index], self.starts[index + 1])
-        return self.points[span][self.held_out[span] == held_out]
-
-    def relative(self, index: int) -> bool:
-        """Whether the unit of the depth of a frame's points is unknown."""
-        part = self.part[index]
-        return bool(part < 0 or not self.metric[part])
+def sure_points(structure: Structure, index: int) -> FramePoints:
+    """The points of a frame whose depth is sure enough to teach or to judge."""
+    points = structure.points(index)
+    return points.only(points.sigma <= LARGEST_SIGMA)
 
 
 class WindowDataset(FrameDataset):
@@ -156,7 +96,7 @@ class WindowDataset(FrameDataset):
         self._structures = {
             number: found
             for number, sequence in enumerate(self.sequences)
-            if (found := Structure.read(sequence)) is not None
+            if (found := sequence.structure()) is not None
         }
         self._sizes: dict[int, tuple[int, int]] = {}
 
@@ -203,7 +143,7 @@ class WindowDataset(FrameDataset):
                 * np.float32(sequence.depth_scale)
             ),
             'points': torch.from_numpy(self._points(structure, target, window)),
-            'relative': torch.tensor(structure is not None and structure.relative(target)),
+            'relative': torch.tensor(structure is not None and not structure.is_metric(target)),
             'motion': self._motion(sequence, structure, np.delete(frames, middle), target, window),
             'watched': torch.tensor(
                 bool('images' in self.use and not still and np.isfinite(sequence.intrinsics).all())
@@ -263,7 +203,9 @@ class WindowDataset(FrameDataset):
     def _points(self, structure: Structure | None, target: int, window: Window) -> np.ndarray:
         if structure is None or 'points' not in self.use:
             return np.zeros((self.height, self.width), np.float32)
-        return window.points(structure.seen(target, self.judge))
+        points = sure_points(structure, target)
+        chosen = points.only(points.held_out == self.judge)
+        return window.points(np.column_stack([chosen.xy, chosen.depth]))
 
     def _motion(
         self,
@@ -281,7 +223,8 @@ class WindowDataset(FrameDataset):
             elif 'motion' not in self.use:
                 continue
             elif structure is not None:
-                motion[:] = structure.motion(source, target)
+                known = structure.motion(target, source) if structure.is_metric(source) else None
+                motion[:] = np.nan if known is None else known
             elif sequence.poses is not None:
                 motion[:] = np.linalg.inv(sequence.poses[source]) @ sequence.poses[target]
         return torch.from_numpy(window.motion(found)).float()

@@ -10,6 +10,7 @@ import torch
 import depth_ros
 from depth_ros.inference.classes import CITYSCAPES
 from depth_ros.inference.contract import POSE_CONVENTION, ModelContract
+from depth_ros.inference.outputs import OUTPUTS
 from train.data.mixture import find_training_sequences
 from train.export.deployed import DeployedPerception, DeployedPose
 from train.export.model_file import write_model
@@ -17,8 +18,6 @@ from train.export.scale import metric_scale, one_camera
 from train.losses.table import TERMS
 from train.networks.perception import fuse_for_inference
 from train.training.system import System
-
-OUTPUTS = ('depth', 'labels', 'pose')
 
 
 def export_models(
@@ -40,7 +39,7 @@ def export_models(
         data: sequences of the camera, for its intrinsics and the metric scale; ``None``: those of
             the training.
         height: of the camera over the road, metres, which makes the models metric.
-        outputs: some of :data:`OUTPUTS`; ``None``: all that the networks have.
+        outputs: some of the table of outputs; ``None``: all that the networks have.
         image_size: (width, height) of images that the graphs resize themselves.
         name, license: of the networks, for the files.
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import lightning
 from torch.utils.data import DataLoader, DistributedSampler
 
+from depth_ros.evaluation.structure import FILE
 from train.data.augment import Augmentation
 from train.data.dataset import FrameDataset, StepSampler, init_worker
 from train.data.mixture import MixedDataset, make_dataset
 from train.data.sequences import DataError
-from train.data.windows import STRUCTURE
 from train.losses.table import needs
 from train.training.config import Config
 
@@ -124,16 +124,14 @@ KINDS = {
     ),
     'points': Kind(
         'points of a reconstruction',
-        lambda data: any((s.folder / STRUCTURE).exists() for s in data.sequences),
-        f'a {STRUCTURE}',
+        lambda data: any((s.folder / FILE).exists() for s in data.sequences),
+        f'a {FILE}',
         "make it by 'python -m train structure'",
     ),
     'motion': Kind(
         'known motion',
-        lambda data: any(
-            s.poses is not None or (s.folder / STRUCTURE).exists() for s in data.sequences
-        ),
-        f'a {STRUCTURE} or poses.txt',
+        lambda data: any(s.poses is not None or (s.folder / FILE).exists() for s in data.sequences),
+        f'a {FILE} or poses.txt',
         "make it by 'python -m train structure'",
     ),
 }
