@@ -29,8 +29,8 @@ setup(
     ],
     entry_points={
         'console_scripts': [
-            f'perception_node = {name}.nodes.perception_node:main',
-            f'odometry_node = {name}.nodes.odometry_node:main',
+            f'perception_node = {name}.nodes.start:perception_node',
+            f'odometry_node = {name}.nodes.start:odometry_node',
             f'evaluate_bag = {name}.commands.evaluate_bag:main',
             f'depth_ros_demo = {name}.commands.demo:main',
             f'depth_ros_bench = {name}.commands.bench:main',

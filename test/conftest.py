@@ -19,8 +19,11 @@ for _name in ('ROS_LOCALHOST_ONLY', 'ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 
 
 
 def pytest_collection_modifyitems(items):
-    """Tests on a GPU build engines, each of which can take many minutes on a Jetson."""
+    """Mark what needs DDS; tests on a GPU build engines, which can take minutes on a Jetson."""
     for item in items:
+        # What starts nodes or talks to them needs DDS.
+        if {'NodeProcess', 'Peer'} & vars(item.module).keys():
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker('gpu'):
             item.add_marker(pytest.mark.timeout(1800))
 

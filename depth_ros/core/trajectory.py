@@ -6,6 +6,7 @@ x, y, z, rotation about X, Y, Z.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,12 +29,16 @@ class NoiseModel:
         translation_ratio: metres a metre moved.
         rotation: radians a step.
         rotation_ratio: radians a radian turned.
+        max_speed: metres a second, the most that the body can do.
+        max_turn_rate: radians a second, likewise.
     """
 
     translation: float
     translation_ratio: float
     rotation: float
     rotation_ratio: float
+    max_speed: float = 40.0
+    max_turn_rate: float = 3.0
 
     def covariance(self, distance: float, angle: float) -> np.ndarray:
         """Covariance 6x6 of a step of ``distance`` metres and ``angle`` radians."""
@@ -116,13 +121,16 @@ class Trajectory:
         """Widen the covariance by a gap of ``seconds`` in which nothing was seen.
 
         The body may have gone on, stopped or started. One standard deviation is the distance that
-        it covers at its last speed, or at 1 m/s and 0.1 rad/s if it was slower.
+        it covers at its last speed, or at 1 m/s and 0.1 rad/s if it was slower, but at most at
+        the speed that it can have; and never more than half a turn.
         """
         linear = angular = 0.0
         if self._last is not None:
             linear = float(np.linalg.norm(self._last.linear))
             angular = float(np.linalg.norm(self._last.angular))
-        sigmas = [max(linear, 1.0) * seconds] * 3 + [max(angular, 0.1) * seconds] * 3
+        speed = min(max(linear, 1.0), self.noise.max_speed)
+        turn = min(min(max(angular, 0.1), self.noise.max_turn_rate) * seconds, math.pi)
+        sigmas = [speed * seconds] * 3 + [turn] * 3
         self._propagate(np.zeros(3), np.diag(np.square(sigmas)))
 
     def _propagate(self, translation: np.ndarray, step_covariance: np.ndarray) -> None:

@@ -37,6 +37,7 @@ class Reason(Enum):
     LATE = 'an image is older than the one before'
     CLOCK = 'the clock went back'
     GAP = 'a gap is over max_gap'
+    RESTART = 'a gap is over restart_gap'
     CAMERA = 'the size of the images changed'
     NETWORK = 'the pose network failed'
     NOT_FINITE = 'the pose network returned no motion'
@@ -95,6 +96,9 @@ class VisualOdometry:
     Attributes:
         trajectory: where the robot is.
         max_gap: seconds; images farther apart are not compared.
+        restart_gap: seconds; after longer without an image the trajectory starts again at the
+            origin, as nothing useful is known of where the body is. A clock that was set forward
+            (from 1970, by NTP) is such a gap, too.
         translation_scale: metres per unit of a network that is not metric; 0 where it is not
             known, and the trajectory is in the network's unit.
     """
@@ -106,6 +110,7 @@ class VisualOdometry:
         noise: NoiseModel,
         *,
         max_gap: float = 1.0,
+        restart_gap: float = 60.0,
         metric: bool = True,
         translation_scale: float = 0.0,
     ) -> None:
@@ -115,12 +120,13 @@ class VisualOdometry:
             network: compares two images.
             camera_in_base: T_base_camera 4x4, the pose of the optical frame in the body frame.
             noise: error of one step.
-            max_gap: see the attributes.
+            max_gap, restart_gap: see the attributes.
             metric: whether the network's translation is in metres; if so, translation_scale is
                 ignored.
             translation_scale: see the attributes.
         """
         self.max_gap = max_gap
+        self.restart_gap = restart_gap
         self.translation_scale = translation_scale
         self._network = network
         self._noise = noise
@@ -133,8 +139,24 @@ class VisualOdometry:
         Args:
             camera_in_base: T_base_camera 4x4.
         """
+        self._camera_in_base = camera_in_base
         self.trajectory = Trajectory(camera_in_base, self._noise)
         self._previous: _Previous | None = None
+
+    def pause(self, seconds: float) -> bool:
+        """Take note that no image was taken for a while: the next motion starts at the next one.
+
+        Returns:
+            Whether the trajectory starts again, as after ``restart_gap``; else it goes on where
+            it was, and its covariance has grown.
+        """
+        restarts = seconds > self.restart_gap
+        if restarts:
+            self.reset(self._camera_in_base)
+        else:
+            self.trajectory.miss(seconds)
+            self._previous = None
+        return restarts
 
     def step(
         self, image: np.ndarray, stamp: int, camera: Intrinsics | None = None
@@ -181,6 +203,16 @@ class VisualOdometry:
                 Reason.CLOCK,
                 f'image stamps went back by {-seconds:.3f} s; the trajectory goes on from the new '
                 'time without that motion. If a recording started again, call the service reset',
+            )
+        if seconds > self.restart_gap:
+            self.reset(self._camera_in_base)
+            return self._start(
+                image,
+                stamp,
+                camera,
+                Reason.RESTART,
+                f'{seconds:.2f} s between two images is over restart_gap ({self.restart_gap:g} s): '
+                'the trajectory starts again at the origin. Was the clock set, or the camera off?',
             )
         if seconds > self.max_gap:
             self.trajectory.miss(seconds)

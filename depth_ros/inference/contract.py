@@ -34,8 +34,13 @@ from typing import TYPE_CHECKING, Any
 
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.labels import UNLABELED
+from depth_ros.inference.onnx_header import (
+    OnnxFileError,
+    OnnxHeader,
+    parse_header,
+    read_header,
+)
 from depth_ros.inference.outputs import OUTPUTS
-from depth_ros.packages import missing_packages
 
 if TYPE_CHECKING:
     import onnx
@@ -307,7 +312,7 @@ def write_contract(model: onnx.ModelProto, contract: ModelContract) -> None:
     Raises:
         ContractError: if the graph's inputs or outputs contradict the contract.
     """
-    _check_graph(model, contract)
+    _check_graph(parse_header(model.SerializeToString()), contract)
     kept = [p for p in model.metadata_props if p.key != METADATA_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
@@ -322,31 +327,20 @@ def read_contract(path: str | os.PathLike[str]) -> ModelContract:
         ContractError: if the file is missing, is not ONNX, has no contract, or its contract or
             graph is wrong; the message names the file and the field.
     """
-    if missing_packages('onnx'):
-        raise ContractError(
-            f"model '{path}' cannot be read: the Python package onnx is not installed: pip install "
-            'onnx'
-        )
-    import onnx
-    from google.protobuf.message import DecodeError
-
     path = Path(path)
     if not path.is_file():
         what = 'is a folder' if path.is_dir() else 'does not exist'
         raise ContractError(f"model '{path}' {what}; give the path of an exported .onnx file")
     try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError) as error:
+        header = read_header(path)
+        if not header.nodes:
+            raise OnnxFileError('it holds no graph')
+    except (OnnxFileError, OSError) as error:
         raise ContractError(
             f"model '{path}' cannot be read as ONNX ({error}); the file is damaged or of another "
             'kind: copy or export it again'
         ) from error
-    if not model.graph.node:
-        raise ContractError(
-            f"model '{path}' holds no graph; the file is damaged or of another "
-            'kind: copy or export it again'
-        )
-    text = next((p.value for p in model.metadata_props if p.key == METADATA_KEY), None)
+    text = header.metadata.get(METADATA_KEY)
     if text is None:
         raise ContractError(
             f"model '{path}' has no metadata field '{METADATA_KEY}'; it was not exported for "
@@ -355,33 +349,26 @@ def read_contract(path: str | os.PathLike[str]) -> ModelContract:
         )
     try:
         contract = ModelContract.from_json(text)
-        _check_graph(model, contract)
+        _check_graph(header, contract)
     except ContractError as error:
         raise ContractError(f"model '{path}': {error}") from error
     return contract
 
 
-def _check_graph(model: onnx.ModelProto, contract: ModelContract) -> None:
+def _check_graph(header: OnnxHeader, contract: ModelContract) -> None:
     """Compare the graph's inputs and outputs with the contract."""
-    from onnx import TensorProto
-
-    types: dict[int, str] = {TensorProto.UINT8: 'uint8', TensorProto.FLOAT: 'float32'}
-    initializers = {i.name for i in model.graph.initializer}
     expected = contract.tensor_shapes()
     sides = (
-        ('input', contract.inputs, model.graph.input),
-        ('output', contract.outputs, model.graph.output),
+        ('input', contract.inputs, header.inputs),
+        ('output', contract.outputs, header.outputs),
     )
-    for side, names, values in sides:
-        found = {v.name: v.type.tensor_type for v in values if v.name not in initializers}
+    for side, names, found in sides:
         _check(
             set(found) == set(names),
             f'{side}s',
             f'are {sorted(names)} in the contract, but {sorted(found)} in the graph',
         )
-        for name, tensor in found.items():
-            element = types.get(tensor.elem_type, TensorProto.DataType.Name(tensor.elem_type))
-            shape = tuple(d.dim_value if d.HasField('dim_value') else '?' for d in tensor.shape.dim)
+        for name, (element, shape) in found.items():
             _check(
                 (element, shape) == expected[name],
                 name,

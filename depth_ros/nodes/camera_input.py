@@ -20,6 +20,7 @@ from std_msgs.msg import Header
 
 from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
 from depth_ros.core.visual_odometry import NO_STAMP
+from depth_ros.inference.outputs import TOPICS
 from depth_ros.nodes.monitor import REPORT_PERIOD, Reporter, StageTimes
 from depth_ros.ros.messages import image_to_rgb
 from depth_ros.ros.transport import PROFILE_VARIABLE, FollowingSubscription
@@ -33,6 +34,11 @@ IN_STEP = 2
 
 BIG_IMAGE = 512 * 1024
 """Bytes from which Fast DDS's default settings lose best-effort messages."""
+
+COMPRESSED = 'image/compressed'
+"""The topic of compressed images, before remapping."""
+
+_IMAGES = 'sensor_msgs/msg/'
 
 Item = TypeVar('Item')
 ImageMessage = Image | CompressedImage
@@ -111,7 +117,8 @@ class CameraInput:
     """The image and camera_info topics of a node, from activation to deactivation.
 
     Attributes:
-        active: whether the topics are subscribed.
+        active: whether the input is in use; it ends with :meth:`close`.
+        listening: whether the topics are subscribed, see :meth:`listen`.
         frames: where the newest image waits, with the time at which it came
             (``time.perf_counter``).
         has_info: whether a camera_info has come.
@@ -128,7 +135,7 @@ class CameraInput:
             transport: ``raw`` or ``compressed``.
             reliability: one of :data:`depth_ros.ros.transport.RELIABILITIES`.
         """
-        self.active = True
+        self.active = self.listening = True
         self.frames: Newest[tuple[ImageMessage, float]] = Newest()
         self.last_image = self._last_info = time.monotonic()
         self.age: float | None = None
@@ -137,11 +144,9 @@ class CameraInput:
         self._image_stamp: BuiltinTime | None = None
         # How many images in a row came with their camera_info, and whether the newest did.
         self._in_step, self._matched = IN_STEP, True
-        # As image_transport does: the remapped base name, then the transport's.
-        topic = node.resolve_topic_name('image')
-        image_type: type[ImageMessage] = Image
+        topic, image_type = node.resolve_topic_name('image'), Image
         if transport == 'compressed':
-            topic, image_type = f'{topic}/compressed', CompressedImage
+            topic, image_type = compressed_topic(node), CompressedImage
         # camera_info first: an image waits for it.
         self._info = FollowingSubscription(
             node, CameraInfo, 'camera_info', self._on_info, reliability
@@ -181,6 +186,25 @@ class CameraInput:
 
     # In the executor's thread.
 
+    def listen(self, wanted: bool) -> None:
+        """Subscribe, or unsubscribe while nobody wants what would come of the images.
+
+        Taking images that are not needed costs a tenth of a processor's core. Both topics go, and
+        the calibration is forgotten, since it may change meanwhile.
+        """
+        if wanted == self.listening:
+            return
+        self.listening = wanted
+        self.last_image = self._last_info = time.monotonic()
+        if wanted:
+            self._info.open()
+            self._image.open()
+        else:
+            self._image.close()
+            self._info.close()
+            self._infos.clear()
+            self.age = None
+
     def _on_info(self, message: CameraInfo) -> None:
         self._last_info = time.monotonic()
         self._infos.append(message)
@@ -199,13 +223,16 @@ class CameraInput:
 
     def watch(self) -> None:
         """Follow what the publishers offer, and report an input that is silent."""
-        self._image.follow()
-        self._info.follow()
         now = time.monotonic()
+        if self.listening:
+            self._image.follow()
+            self._info.follow()
+        elif any(p.topic_type == self._image.type_name for p in self._image.publishers()):
+            self.last_image = self._last_info = now  # images would come
         if now - self.last_image > REPORT_PERIOD:
             self._report('no image', self._why_silent(self._image, 'image'))
             self._last_info = now  # of two missing inputs, one is enough to say
-        elif not self._infos and now - self._last_info > REPORT_PERIOD:
+        elif self.listening and not self._infos and now - self._last_info > REPORT_PERIOD:
             self._report(
                 'no camera_info',
                 self._why_silent(self._info, 'camera_info') + '; images wait for it',
@@ -218,18 +245,7 @@ class CameraInput:
         publishers = subscription.publishers()
         types = {p.topic_type for p in publishers}
         if not publishers:
-            others = self._topics_of_type(wanted)
-            if wanted.endswith('CompressedImage'):
-                others = [
-                    t.removesuffix('/compressed') for t in others if t.endswith('/compressed')
-                ]
-            there = (
-                f'there are {", ".join(others)}; remap with --ros-args -r {name}:={others[0]}'
-                if others
-                else f'no topic of this type is published; start the camera, then '
-                f'remap with --ros-args -r {name}:=<its topic>'
-            )
-            return f'{start}nobody publishes it; {there}'
+            return f'{start}nobody publishes it; {self._other_topics(topic, wanted, name)}'
         if wanted not in types:
             remedy = 'remap to a topic of the right type'
             if any(t.endswith('Image') for t in types) and name == 'image':
@@ -246,13 +262,42 @@ class CameraInput:
             )
         return f'{start}{len(publishers)} publisher(s), but no message comes; {hint}'
 
+    def _other_topics(self, topic: str, wanted: str, name: str) -> str:
+        """What is published that may have been meant, and how to get it."""
+        raw, compressed = f'{_IMAGES}Image', f'{_IMAGES}CompressedImage'
+        if wanted == raw and f'{topic}/compressed' in self._topics_of_type(compressed):
+            return (
+                f'{topic}/compressed is published: set the parameter image_transport to compressed'
+            )
+        plain = topic.removesuffix('/compressed')
+        if wanted == compressed and plain in self._topics_of_type(raw):
+            return f'{plain} is published: set the parameter image_transport to raw'
+        others = self._topics_of_type(wanted)
+        if not others:
+            return (
+                'no topic of this type is published; start the camera, then remap with '
+                f'--ros-args -r {name}:=<its topic>'
+            )
+        there, choice = ', '.join(others), others[0]
+        if wanted == compressed:
+            if choice.endswith('/compressed'):
+                choice = choice.removesuffix('/compressed')
+            else:  # not as image_transport names it
+                name = COMPRESSED
+        return f'there are {there}; remap with --ros-args -r {name}:={choice}'
+
     def _topics_of_type(self, kind: str) -> list[str]:
-        """Topics of a type that other nodes publish, the likeliest cameras first."""
-        own = {p.topic_name for p in self._node.publishers}
+        """Topics of a type that cameras may publish, the likeliest first.
+
+        Outputs of perception and odometry nodes are none, whoever runs them.
+        """
+        outputs = tuple(f'/{name}' for name in TOPICS)
         found = [
             topic
             for topic, kinds in self._node.get_topic_names_and_types()
-            if kind in kinds and topic not in own and self._node.count_publishers(topic) > 0
+            if kind in kinds
+            and not topic.removesuffix('/compressed').endswith(outputs)
+            and self._node.count_publishers(topic) > 0
         ]
         return sorted(found, key=lambda t: ('depth' in t or 'semantics' in t, t))
 
@@ -347,6 +392,18 @@ class CameraInput:
                 "effort; if many are missing, start the camera's process with "
                 f'{_profile_hint()}',
             )
+
+
+def compressed_topic(node: Node) -> str:
+    """The resolved topic of compressed images.
+
+    As image_transport does, it is the remapped topic ``image`` and ``/compressed``, unless
+    ``image/compressed`` itself is remapped, as cameras with names of their own need it.
+    """
+    own = node.resolve_topic_name(COMPRESSED)
+    if own != node.resolve_topic_name(COMPRESSED, only_expand=True):
+        return own
+    return f'{node.resolve_topic_name("image")}/compressed'
 
 
 def nanoseconds(stamp: BuiltinTime) -> int:

@@ -8,8 +8,6 @@ grow. The parts are :mod:`~depth_ros.nodes.camera_input`, :mod:`~depth_ros.nodes
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 import time
 import traceback
@@ -17,14 +15,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
-import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.clock import Clock
+from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.logging import get_logger
 
 from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import Engine, EngineError
@@ -35,20 +30,12 @@ from depth_ros.nodes.monitor import (
     ConfigurationError,
     Monitor,
     Reporter,
-    RosHandler,
     StageTimes,
     slow_readers,
 )
 from depth_ros.nodes.parameters import GPU_MEMORY
 from depth_ros.ros import parameters
-from depth_ros.ros.startup import argument_problem, environment_problem, start_problem
-from depth_ros.ros.transport import prepare_process, shared_memory_problem, until_shutdown
 from depth_ros.share import share_path
-
-USAGE = """Options are those of every ROS 2 node: parameters with --ros-args -p NAME:=VALUE or
---params-file FILE, topics with -r image:=/camera/image_rect. The launch file starts both nodes:
-ros2 launch depth_ros depth_ros.launch.py (--show-args). docs/parameters.md and
-config/depth_ros.yaml list the parameters; 'ros2 param describe' shows those of a running node."""
 
 
 class CameraNode(LifecycleNode):
@@ -82,6 +69,13 @@ class CameraNode(LifecycleNode):
         self._worker: threading.Thread | None = None
         self._problem = ''
 
+        # Without simulated time there are no jumps. Forward ones are gaps between images.
+        self._jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(
+                min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=False
+            ),
+            post_callback=self._on_jump,
+        )
         # Steady time, so that the node also speaks while a simulated clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(0.25, self._watch_input, clock=steady)
@@ -135,6 +129,13 @@ class CameraNode(LifecycleNode):
 
     def start(self) -> None:
         """Get ready for the first frame after activation."""
+
+    def clock_went_back(self) -> None:
+        """Simulated time has jumped back; the next frame is of another time."""
+
+    def event(self, name: str, reason: str) -> None:
+        """Tell on the topic ``events`` what happened once, and log it."""
+        self._monitor.event(name, reason)
 
     # Lifecycle.
 
@@ -286,8 +287,17 @@ class CameraNode(LifecycleNode):
     def _active_input(self) -> CameraInput | None:
         return self._camera if self._camera is not None and self._camera.active else None
 
+    def _on_jump(self, jump: TimeJump | dict[str, int]) -> None:
+        # Before Jazzy, rclpy gives an object.
+        delta = jump['delta'] if isinstance(jump, dict) else jump.delta.nanoseconds
+        self.event('clock went back', f'simulated time by {-delta / 1e9:.3f} s')
+        self.clock_went_back()
+
     def _watch_input(self) -> None:
         if (camera := self._active_input()) is not None:
+            camera.listen(self.wanted())
+            if not camera.listening:
+                self._monitor.health.good()
             camera.watch()
 
     def _publish_diagnostics(self) -> None:
@@ -320,6 +330,8 @@ class CameraNode(LifecycleNode):
             return DiagnosticStatus.OK, values['state']
         if camera.silence > REPORT_PERIOD:
             return DiagnosticStatus.WARN, 'no image'
+        if not camera.listening:
+            return DiagnosticStatus.OK, 'nobody listens; images are not subscribed'
         if problem := self._monitor.health.problem():
             return DiagnosticStatus.ERROR, problem
         if not camera.has_info:
@@ -329,68 +341,3 @@ class CameraNode(LifecycleNode):
         if slow := slow_readers(self.times.medians()):
             return DiagnosticStatus.WARN, f'{rate}; {slow}'
         return DiagnosticStatus.OK, rate
-
-
-def run(make_node: Callable[[], CameraNode], args: Sequence[str] | None = None) -> int:
-    """Run a node until it is asked to end; the ``main`` of each node.
-
-    Args:
-        make_node: the node's class.
-        args: command line; the process's by default.
-
-    Returns:
-        Exit code: 0 after SIGINT, SIGTERM or --help, 1 if arguments, environment or initial
-        parameters are wrong.
-    """
-    given = sys.argv[1:] if args is None else list(args)
-    if not {'-h', '--help'}.isdisjoint(given):
-        print(sys.modules[make_node.__module__].__doc__, USAGE, sep='\n')
-        return 0
-    name = make_node.__module__.rpartition('.')[2]
-    if make_node.__module__ == '__main__':
-        name = Path(sys.argv[0]).stem
-    if problem := argument_problem(given) or environment_problem():
-        print(f'{name}: {problem}', file=sys.stderr)
-        return 1
-    prepare_process()
-    # How long a computing thread may keep the interpreter. The default of 5 ms is too long beside
-    # a worker whose steps take one.
-    sys.setswitchinterval(5e-4)
-    # Waking OpenCV's threads takes longer than the millisecond of work that they would share.
-    cv2.setNumThreads(1)
-    node = None
-    try:
-        try:
-            rclpy.init(args=given)
-        except Exception as error:  # rclpy raises types of its own
-            print(f'{name}: {start_problem(error)}', file=sys.stderr)
-            return 1
-        with until_shutdown():
-            logger = get_logger('depth_ros')
-            if problem := shared_memory_problem():
-                logger.warning(problem)
-            try:
-                node = make_node()
-            except ValueError as error:
-                logger.fatal(str(error))
-                return 1
-            except Exception as error:
-                if not rclpy.ok():
-                    raise
-                logger.fatal(start_problem(error))
-                return 1
-            logging.getLogger('depth_ros').addHandler(RosHandler(node.get_logger()))
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
-            while rclpy.ok():
-                try:
-                    executor.spin_once()
-                except Exception as error:
-                    if not rclpy.ok():
-                        break
-                    node.fail(error)
-    finally:
-        if node is not None:
-            node.close()
-        rclpy.try_shutdown()
-    return 0

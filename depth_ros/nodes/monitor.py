@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
@@ -15,10 +16,12 @@ from statistics import median
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
+from std_msgs.msg import String
 
 from depth_ros.core.camera import CameraError
 from depth_ros.core.images import ImageError
 from depth_ros.inference.engine import EngineError
+from depth_ros.ros.transport import EVENT_QOS
 
 
 class ConfigurationError(ValueError):
@@ -227,6 +230,7 @@ class Monitor:
         self.report = Reporter(node.get_logger())
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._events = node.create_publisher(String, 'events', EVENT_QOS)
         self.restart()
 
     def restart(self) -> None:
@@ -268,6 +272,22 @@ class Monitor:
             self.health.bad(why_nothing)
         else:
             self.health.good()
+
+    def event(self, name: str, reason: str) -> None:
+        """Publish on ``events`` what happened once, and log it.
+
+        Args:
+            name: what happened, one of a few fixed texts.
+            reason: why, with numbers.
+        """
+        self._node.get_logger().warning(f'{name}: {reason}')
+        event = {
+            'node': self._node.get_fully_qualified_name(),
+            'event': name,
+            'reason': reason,
+            'time': self._node.get_clock().now().nanoseconds / 1e9,
+        }
+        self._events.publish(String(data=json.dumps(event)))
 
     def values(self, received: int, dropped: int) -> dict[str, str]:
         """Counts, rates since the last message, times and problems.

@@ -22,9 +22,10 @@ from depth_ros.core.trajectory import Motion, NoiseModel, Trajectory
 from depth_ros.core.visual_odometry import Missed, Reason, VisualOdometry
 from depth_ros.inference.engine import EngineError
 from depth_ros.nodes.camera_input import Frame
-from depth_ros.nodes.camera_node import CameraNode, run
+from depth_ros.nodes.camera_node import CameraNode
 from depth_ros.nodes.monitor import ConfigurationError
 from depth_ros.nodes.parameters import ODOMETRY
+from depth_ros.nodes.run import run
 from depth_ros.ros.transport import OUTPUT_QOS
 
 PATH_PERIOD = 0.5
@@ -46,11 +47,20 @@ class OdometryNode(CameraNode):
         self._reset_service = None
         self._tf_publisher = None
         self._tf_listener = None
+        self._visual_odometry: VisualOdometry | None = None
+        self._last_frame = time.monotonic()
+        self._reset_wanted = False
+        self._restart_path()
         super().__init__('odometry_node', ODOMETRY)
 
     def set_up(self) -> None:
         """Create publishers, the reset service and the trajectory."""
         settings, contract = self.settings, self.engine.contract
+        if settings.odom_frame == settings.base_frame:
+            raise ConfigurationError(
+                f"odom_frame and base_frame are both '{settings.odom_frame}'; a frame cannot move "
+                'in itself: give two names'
+            )
         self._odom = self.create_lifecycle_publisher(Odometry, 'odom', OUTPUT_QOS)
         self._path = self.create_lifecycle_publisher(Path, 'path', OUTPUT_QOS)
         self._publishers_made = [self._odom, self._path]
@@ -87,7 +97,9 @@ class OdometryNode(CameraNode):
             )
 
     def tear_down(self) -> None:
-        """Remove publishers and service."""
+        """Remove publishers and service, and forget the trajectory."""
+        self._visual_odometry = None
+        self._restart_path()
         for publisher in self._publishers_made:
             self.destroy_lifecycle_publisher(publisher)
         self._publishers_made = []
@@ -100,15 +112,30 @@ class OdometryNode(CameraNode):
             self._tf_listener = None
 
     def start(self) -> None:
-        """Begin a new trajectory with the next image."""
-        self._visual_odometry: VisualOdometry | None = None
+        """Go on with the trajectory, with a wider covariance, or begin one."""
+        if self._visual_odometry is None:
+            return
+        seconds = time.monotonic() - self._last_frame
+        if self._visual_odometry.pause(seconds):
+            self._announce_restart(f'no image was taken for {seconds:.1f} s')
+        else:
+            self.event(
+                'trajectory goes on',
+                f'no image was taken for {seconds:.1f} s; the pose stays, its covariance grows',
+            )
+
+    def clock_went_back(self) -> None:
+        """Start again: a recording that is played anew begins where it began."""
+        self._reset_wanted = True
+
+    def _announce_restart(self, reason: str) -> None:
         self._restart_path()
+        self.event('trajectory restarted', f'{reason}; it starts again at the origin')
 
     def _restart_path(self) -> None:
         self._poses: deque[PoseStamped] = deque()
         self._path_distance = -np.inf
         self._path_time = -np.inf
-        self._reset_wanted = False
 
     def wanted(self) -> bool:
         """Every image counts."""
@@ -124,6 +151,7 @@ class OdometryNode(CameraNode):
     def process(self, frame: Frame) -> str:
         """Compare the image with the previous one and publish where the robot is."""
         odometry = self._visual_odometry
+        self._last_frame = time.monotonic()
         if odometry is None or self._reset_wanted:
             odometry = self._restart(frame)
         with self.times.stage('preprocess'):
@@ -131,12 +159,15 @@ class OdometryNode(CameraNode):
             frame.fit.to_network(frame.rgb, image)
         self._check_focal(frame)
         odometry.max_gap = self.settings.max_gap
+        odometry.restart_gap = self.settings.restart_gap
         odometry.translation_scale = self.settings.translation_scale
         found = odometry.step(image, frame.stamp, frame.fit.camera)
         if not isinstance(found, Missed):
             self._publish(frame, found, odometry.trajectory)
         elif found.reason in (Reason.NETWORK, Reason.NOT_FINITE):
             raise EngineError(found.text)
+        elif found.reason is Reason.RESTART:
+            self._announce_restart(found.text)
         elif found.reason is not Reason.FIRST:
             self.report(found.reason.value, found.text)
             return found.text
@@ -150,17 +181,20 @@ class OdometryNode(CameraNode):
             camera_in_base = self._lookup_camera(frame.header.frame_id)
         if self._visual_odometry is not None:
             self._visual_odometry.reset(camera_in_base)
+            self._announce_restart('reset')
         else:
             noise = NoiseModel(
                 settings.sigma_translation,
                 settings.sigma_translation_ratio,
                 settings.sigma_rotation,
                 settings.sigma_rotation_ratio,
+                settings.max_speed,
+                settings.max_turn_rate,
             )
             self._visual_odometry = VisualOdometry(
                 self._compare, camera_in_base, noise, metric=self.engine.contract.metric
             )
-        self._restart_path()
+        self._reset_wanted = False
         return self._visual_odometry
 
     def _lookup_camera(self, frame_id: str) -> np.ndarray:

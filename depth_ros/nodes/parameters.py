@@ -15,6 +15,17 @@ be read as false by YAML."""
 GPU_MEMORY = {'auto': None, 'mapped': True, 'copied': False}
 """Values of ``gpu_memory``, and what ``mapped`` of ``load_engine`` is for each."""
 
+
+def frame_name(name: str) -> None:
+    """Check the name of a TF frame.
+
+    Raises:
+        ValueError: It is empty, starts with '/' or has spaces in it, which TF refuses.
+    """
+    if not name or name.startswith('/') or any(c.isspace() for c in name):
+        raise ValueError(f"'{name}' is no name of a frame: give one without spaces and leading /")
+
+
 COMMON = (
     Parameter(
         'autostart', True, 'Configure and activate without a lifecycle manager.', when='start'
@@ -114,8 +125,13 @@ PERCEPTION = (
 
 ODOMETRY = (
     *COMMON,
-    Parameter('odom_frame', 'odom', 'Frame of the trajectory: header.frame_id of odom and path.'),
-    Parameter('base_frame', 'base_link', 'Body frame: child_frame_id of odom.'),
+    Parameter(
+        'odom_frame',
+        'odom',
+        'Frame of the trajectory: header.frame_id of odom and path.',
+        check=frame_name,
+    ),
+    Parameter('base_frame', 'base_link', 'Body frame: child_frame_id of odom.', check=frame_name),
     Parameter(
         'camera_pose',
         list(OPTICAL_IN_BASE),
@@ -152,6 +168,32 @@ ODOMETRY = (
         0.001,
         3600.0,
         when='live',
+    ),
+    Parameter(
+        'restart_gap',
+        60.0,
+        'After longer without an image, or when the clock was set forward by more, the trajectory '
+        'starts again at the origin.',
+        's',
+        0.001,
+        1e6,
+        when='live',
+    ),
+    Parameter(
+        'max_speed',
+        40.0,
+        'The fastest that the robot can drive. Gaps widen the covariance by no more.',
+        'm/s',
+        0.01,
+        1000.0,
+    ),
+    Parameter(
+        'max_turn_rate',
+        3.0,
+        'The fastest that the robot can turn. Gaps widen the covariance by no more.',
+        'rad/s',
+        0.001,
+        100.0,
     ),
     Parameter(
         'sigma_translation',

@@ -20,8 +20,9 @@ from depth_ros.core.labels import UNLABELED
 from depth_ros.core.pointcloud import make_cloud
 from depth_ros.inference.outputs import TOPICS, topics
 from depth_ros.nodes.camera_input import Frame
-from depth_ros.nodes.camera_node import CameraNode, run
+from depth_ros.nodes.camera_node import CameraNode
 from depth_ros.nodes.parameters import PERCEPTION
+from depth_ros.nodes.run import run
 from depth_ros.ros import messages as conversions
 from depth_ros.ros.messages import ImageBuffer
 from depth_ros.ros.transport import OUTPUT_QOS

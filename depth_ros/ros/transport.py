@@ -36,6 +36,14 @@ OUTPUT_QOS = QoSProfile(
 )
 """Outputs are reliable, which serves reliable and best-effort subscribers alike."""
 
+EVENT_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=10,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+"""Who comes late still gets the last ones."""
+
 SHARED_MEMORY = Path('/dev/shm')
 SEGMENT_SIZE = 64 * 2**20
 """Bytes that the shipped profile reserves in shared memory for each process."""
@@ -187,12 +195,20 @@ class FollowingSubscription:
 
     def follow(self) -> None:
         """Subscribe anew if the publishers have changed what they offer; call it now and then."""
-        qos = input_qos(
+        qos = self._offered()
+        if (qos.reliability, qos.durability) != (self._qos.reliability, self._qos.durability):
+            self._subscribe(qos)
+
+    def open(self) -> None:
+        """Subscribe again after :meth:`close`."""
+        if self._subscription is None:
+            self._subscribe(self._offered())
+
+    def _offered(self) -> QoSProfile:
+        return input_qos(
             [p.qos_profile for p in self.publishers() if p.topic_type == self.type_name],
             self._reliability,
         )
-        if (qos.reliability, qos.durability) != (self._qos.reliability, self._qos.durability):
-            self._subscribe(qos)
 
     def _subscribe(self, qos: QoSProfile) -> Subscription:
         self.close()

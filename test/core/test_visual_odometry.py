@@ -198,3 +198,36 @@ def test_two_images_apart_from_the_trajectory(odometry):
 def test_images_without_stamps_are_called_so(odometry):
     _, missed = drive(odometry, (0, 0.1), (0, 0.2))
     assert missed.reason is Reason.NO_STAMP and 'camera driver' in missed.text
+
+
+def test_a_clock_that_is_set_forward_starts_the_trajectory_again(odometry):
+    """A stamp of 1970, then NTP: 50 years are no gap, and metres of 1970 say nothing of today."""
+    drive(odometry, (0, 0.1), (1, 0.2))
+    years = 50 * 365 * 24 * 36000
+    restart, motion = drive(odometry, (years, 0.5), (years + 1, 0.6))
+    assert restart.reason is Reason.RESTART and restart.starts and 'restart_gap' in restart.text
+    assert isinstance(motion, Motion) and 0.1 == x_of(odometry)
+    assert spread(odometry) < 0.1
+
+
+def test_gaps_widen_the_covariance_by_what_the_body_can_do():
+    noise = NoiseModel(0.01, 0.1, 0.001, 0.05, max_speed=2.0, max_turn_rate=0.5)
+    odometry = VisualOdometry(network, BASE, noise)
+    drive(odometry, (0, 0.0), (1, 1.9))  # 19 m/s is a fault of the network
+    before = spread(odometry)
+    drive(odometry, (101, 0.2))
+    assert spread(odometry) == pytest.approx(before + (2.0 * 10) ** 2)
+    drive(odometry, (601, 0.2))
+    turns = np.sqrt(np.diag(odometry.trajectory.covariance)[3:])
+    assert (turns < 2 * np.pi).all()  # more than half a turn a gap means nothing
+
+
+def test_a_pause_keeps_the_pose_and_widens_the_covariance(odometry):
+    drive(odometry, (0, 0.1), (1, 0.2))
+    before = spread(odometry)
+    assert not odometry.pause(3.0)
+    first, motion = drive(odometry, (31, 0.9), (32, 1.0))
+    assert first.reason is Reason.FIRST and isinstance(motion, Motion)
+    assert 0.2 == x_of(odometry) and spread(odometry) > before + 3.0**2
+    assert odometry.pause(odometry.restart_gap + 1)
+    assert 0.0 == x_of(odometry)

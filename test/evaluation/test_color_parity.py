@@ -25,8 +25,8 @@ def published(model):
     with NodeProcess('perception_node', parameters) as process, Peer() as peer:
         scene = Scene(peer, process)
         peer.wait_state('perception_node', 'active')
-        scene.camera.wait_matched()
         listeners = [peer.listen(Image, topic) for topic in TOPICS]
+        scene.camera.wait_matched()
         peer.spin_until(lambda: all(s.get_publisher_count() for s in listeners), what='publishers')
         peer.spin_for(0.5)
         infos = [info_message(WIDTH, HEIGHT, focal) for focal in FOCALS]

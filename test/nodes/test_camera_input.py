@@ -102,3 +102,73 @@ def test_a_camera_info_that_comes_behind_each_image_is_waited_for(camera):
         camera._on_image(stamped(Image, number))
         camera.info_for(Time(sec=number))
     assert camera.waits == 2
+
+
+class Graph:
+    """A node that sees these topics, {name: short type}."""
+
+    def __init__(self, topics, remapped=None):
+        self.topics = {t: f'sensor_msgs/msg/{k}' for t, k in topics.items()}
+        self.remapped = remapped or {}
+
+    def get_topic_names_and_types(self):
+        return [(t, [k]) for t, k in self.topics.items()]
+
+    def count_publishers(self, topic):
+        return topic in self.topics
+
+    def get_publishers_info_by_topic(self, topic):
+        kind = self.topics.get(topic)
+        return [types.SimpleNamespace(topic_type=kind)] if kind else []
+
+    def resolve_topic_name(self, name, only_expand=False):
+        return f'/{name}' if only_expand else self.remapped.get(name, f'/{name}')
+
+
+@pytest.fixture
+def hint(monkeypatch):
+    """What is said where these topics are there and no image comes."""
+
+    class Subscription:
+        def __init__(self, node, kind, topic, *_):
+            self.node, self.topic, self.reliable = node, topic, False
+            self.type_name = f'sensor_msgs/msg/{kind.__name__}'
+
+        def publishers(self):
+            return self.node.get_publishers_info_by_topic(self.topic)
+
+    monkeypatch.setattr(camera_input, 'FollowingSubscription', Subscription)
+
+    def hint(transport, **topics):
+        graph = Graph({'/' + t.replace('__', '/'): k for t, k in topics.items()})
+        made = CameraInput(graph, None, transport, 'auto')
+        return made._why_silent(made._image, 'image')
+
+    return hint
+
+
+def test_the_other_transport_of_the_same_camera_is_named(hint):
+    assert 'image_transport to compressed' in hint('raw', image__compressed='CompressedImage')
+    assert 'image_transport to raw' in hint('compressed', image='Image')
+    assert 'image_transport to raw' in hint('compressed', image__compressed='Image')
+
+
+def test_a_compressed_topic_with_a_name_of_its_own_gets_a_remap_that_works(hint):
+    text = hint('compressed', cam__image_compressed='CompressedImage')
+    assert '-r image/compressed:=/cam/image_compressed' in text
+    text = hint('compressed', cam__image__compressed='CompressedImage')
+    assert '-r image:=/cam/image' in text and '-r image:=/cam/image/' not in text
+
+
+def test_outputs_of_other_nodes_are_no_cameras(hint):
+    outputs = dict.fromkeys(['rear__depth__color', 'rear__semantics__labels', 'depth__color'])
+    text = hint('raw', **dict.fromkeys(outputs, 'Image'))
+    assert 'no topic of this type is published' in text
+    text = hint('raw', **dict.fromkeys(outputs, 'Image'), zoom__image_raw='Image')
+    assert '-r image:=/zoom/image_raw' in text and 'rear' not in text
+
+
+def test_compressed_images_may_be_remapped_alone():
+    assert camera_input.compressed_topic(Graph({}, {'image': '/a'})) == '/a/compressed'
+    alone = Graph({}, {'image': '/a', 'image/compressed': '/b/jpeg'})
+    assert camera_input.compressed_topic(alone) == '/b/jpeg'

@@ -1,5 +1,6 @@
 """The real odometry node, and what both nodes share, in their own processes over real DDS."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 from nav_msgs.msg import Odometry, Path
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from support.onnx_models import row_depth, save_perception, save_pose
 from support.ros_process import (
@@ -23,6 +26,8 @@ from support.ros_process import (
     stamp,
 )
 from support.scene import FOCAL, HEIGHT, WIDTH, Scene, bands, pixels
+
+from depth_ros.ros.transport import EVENT_QOS
 
 
 @pytest.fixture(scope='module')
@@ -62,9 +67,14 @@ def odometry(models):
         peer.wait_state('odometry_node', 'active')
         camera.wait_matched()
 
-        def send(seconds, brightness=100):
+        def publish(seconds, brightness=100):
             image = np.full((HEIGHT, WIDTH, 3), brightness, np.uint8)
             camera.publish(image_message(image, seconds), info_message(WIDTH, HEIGHT, FOCAL))
+
+        start.publish = publish
+
+        def send(seconds, brightness=100):
+            publish(seconds, brightness)
             # The node drops a frame that a newer one overtakes, so one after the other.
             sent.append(seconds)
             odom = peer.messages['/odom']
@@ -84,7 +94,7 @@ def odometry(models):
         peer.listen(Path, '/path')
         peer.listen_diagnostics()
         camera = Camera(peer)
-        start.peer = peer
+        start.peer, start.camera = peer, camera
         yield start
         for process in processes:
             assert process.stop(signal.SIGTERM) == 0
@@ -171,6 +181,68 @@ def test_odometry_starts_again_on_reset(odometry):
     peer.spin_until(lambda: len(odom) == 3, what='odom')
     assert odom[-1].pose.pose.position.x == pytest.approx(0.5)
     assert odom[-1].pose.covariance[0] < odom[1].pose.covariance[0]
+
+
+def events(peer):
+    return [json.loads(m.data) for m in peer.messages['/events']]
+
+
+def test_a_deactivated_odometry_goes_on_where_it_was(odometry):
+    _, send = odometry()
+    peer, odom = odometry.peer, odometry.peer.messages['/odom']
+    peer.node.create_subscription(String, '/events', peer.messages['/events'].append, EVENT_QOS)
+    for i in range(3):
+        send(1 + 0.1 * i)
+        peer.spin_until(lambda expected=i: len(odom) == expected, what=f'odom {i}')
+    assert peer.change('odometry_node', 'deactivate')
+    peer.spin_for(0.5)
+    assert peer.change('odometry_node', 'activate')
+    odometry.camera.wait_matched()
+    peer.spin_until(lambda: events(peer), what='event')
+    found = events(peer)[-1]
+    assert found['event'] == 'trajectory goes on' and found['node'] == '/odometry_node'
+    for seconds in (2.0, 2.1):
+        odometry.publish(seconds)
+        peer.spin_for(0.3)
+    peer.spin_until(lambda: len(odom) == 3, what='odom after the pause')
+    assert odom[2].pose.pose.position.x == pytest.approx(1.5)
+    assert odom[2].pose.covariance[0] > 2 * odom[1].pose.covariance[0]
+
+
+def test_simulated_time_that_goes_back_starts_the_trajectory_again(odometry):
+    """A recording is played in a loop, with /clock."""
+    _, send = odometry(use_sim_time=True)
+    peer, odom = odometry.peer, odometry.peer.messages['/odom']
+    peer.node.create_subscription(String, '/events', peer.messages['/events'].append, EVENT_QOS)
+    clock = peer.publisher(Clock, '/clock')
+    peer.spin_until(clock.get_subscription_count, what='subscription of /clock')
+    for loop in range(2):
+        for i in range(3):
+            message = Clock()
+            message.clock.sec, message.clock.nanosec = 10, i * 10**8
+            clock.publish(message)
+            if loop and not i:
+                peer.spin_until(lambda: events(peer), what='event')
+            send(10 + 0.1 * i)
+    peer.spin_until(lambda: len(odom) == 4, what='odom')
+    assert [m.pose.pose.position.x for m in odom] == pytest.approx([0.5, 1.0, 0.5, 1.0])
+    peer.spin_until(lambda: len(events(peer)) == 2, what='events')
+    assert [e['event'] for e in events(peer)] == ['clock went back', 'trajectory restarted']
+    assert '0.200 s' in events(peer)[0]['reason']
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'cause'),
+    [
+        ({'odom_frame': "''"}, "odom_frame: '' is no name of a frame"),
+        ({'base_frame': '/base'}, "base_frame: '/base' is no name of a frame"),
+        ({'odom_frame': 'base_link'}, "odom_frame and base_frame are both 'base_link'"),
+    ],
+)
+def test_frames_need_names_of_their_own(models, parameters, cause):
+    with NodeProcess('odometry_node', {'model': models['pose'], **parameters}) as process:
+        process.wait_for(cause)
+        assert process.stop() in (0, 1) and 'Traceback' not in process.output
 
 
 def test_models_in_unknown_units(tmp_path):

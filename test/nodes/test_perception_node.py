@@ -25,7 +25,6 @@ def perception(tmp_path_factory):
         peer.listen_diagnostics()
         running = Scene(peer, process)
         peer.wait_state('perception_node', 'active')
-        running.camera.wait_matched()
         yield running
 
 
@@ -41,20 +40,30 @@ def listening(perception):
     perception.peer.spin_until(
         lambda: all(s.get_publisher_count() for s in listeners), what='publishers'
     )
-    perception.peer.spin_for(0.3)
+    perception.camera.wait_matched()
     yield perception
     for listener in listeners:
         perception.peer.node.destroy_subscription(listener)
 
 
-def test_nothing_is_computed_while_nobody_listens(perception):
-    before = perception.peer.diagnostics_after('perception_node', lambda d: True)
-    perception.send()
-    found = perception.peer.diagnostics_after(
-        'perception_node', lambda d: int(d['not_wanted']) > int(before['not_wanted'])
+def test_nothing_is_taken_while_nobody_listens(perception):
+    peer, topics = perception.peer, ('/image', '/camera_info')
+    peer.spin_until(
+        lambda: not any(peer.node.count_subscribers(t) for t in topics), what='end of subscription'
     )
-    assert found['processed'] == before['processed'] == '0'
+    perception.send()
+    found = peer.diagnostics_after('perception_node', lambda d: d['input_silence_s'])
+    assert found['received'] == found['processed'] == '0' and found['input_age_ms'] == ''
     assert found['state'] == 'active' and found['model'] == 'tiny_perception'
+    status = peer.messages['/diagnostics'][-1].status[0]
+    assert (status.level, status.message) == (b'\0', 'nobody listens; images are not subscribed')
+    listener = peer.listen(Image, '/semantics/labels')
+    perception.camera.wait_matched()
+    perception.answer(['/semantics/labels'])
+    peer.node.destroy_subscription(listener)
+    peer.spin_until(
+        lambda: not any(peer.node.count_subscribers(t) for t in topics), what='end of subscription'
+    )
 
 
 def test_outputs_have_the_inputs_geometry_stamp_and_frame(listening):
@@ -180,7 +189,7 @@ def test_only_what_is_listened_to_is_published(perception):
         peer.messages[topic].clear()
     labels = peer.listen(Image, '/semantics/labels')
     peer.spin_until(labels.get_publisher_count, what='publisher')
-    peer.spin_for(0.3)
+    perception.camera.wait_matched()
     perception.answer(['/semantics/labels'])
     late = peer.listen(Image, '/depth/image_rect')
     peer.spin_for(0.5)

@@ -46,7 +46,7 @@ def ros_environment() -> dict[str, str]:
 
 
 class NodeProcess:
-    """One node, started as ``python -m depth_ros.<module>``."""
+    """One node, started as its console command does."""
 
     def __init__(
         self,
@@ -66,7 +66,8 @@ class NodeProcess:
             sys.executable,
             '-u',
             '-m',
-            f'depth_ros.nodes.{module}',
+            'depth_ros.nodes.start',
+            module,
             '--ros-args',
             *extra,
         ]
