@@ -1,0 +1,397 @@
+"""Metres for a depth that has another unit, or is not sure of its metres.
+
+A source says a scale now and then: metres per unit of depth. Each source has a filter of its own,
+of the logarithm of the scale, which wanders slowly:
+
+    x' = x + w,  w ~ N(0, DRIFT^2 dt);    z = x + v,  v ~ N(0, R)
+
+This is a Kalman filter with one state. A measurement far from what is believed is refused, and
+believed after all once several in a row agree with each other. Nothing is said before the first few
+agree. Without measurements the scale is held, and its standard deviation grows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from depth_ros.core.camera import Intrinsics
+from depth_ros.core.ground import Ground, NoGround, ground_from_depth
+
+SOURCES = ('model', 'height', 'odometry', 'fused')
+"""Where metres come from: what the model says; the height of the camera over the ground; distances
+that wheels or GPS measured; all of these that there are."""
+
+HEIGHTS = (0.1, 5.0)
+"""Least and greatest height of a camera over the ground, metres by the scale believed so far."""
+
+DRIFT = 0.005
+"""Standard deviation of the logarithm of the scale's change in a second."""
+
+CORRELATED = 1.0
+"""Seconds over which errors of measurements are alike: more in that time do not add certainty."""
+
+GATE = 3.0
+"""Standard deviations from what is believed up to which a measurement counts."""
+
+START, JUMP = 5, 12
+"""How many measurements must agree before the first scale is said, and before one that was said is
+given up."""
+
+AGREEMENT = 0.15
+"""Difference of logarithms up to which two measurements agree."""
+
+MEMORY = 10.0
+"""Seconds after which a measurement that was refused is forgotten."""
+
+NOISE = {'height': 0.1, 'odometry': 0.05}
+"""Standard deviation of the logarithm of one measurement, besides what it says of itself. Where the
+last ones spread more than that, their spread counts."""
+
+RECENT = 60
+"""How many measurements the spread is taken of."""
+
+LASTING = 0.5
+"""Share of the spread that no filtering takes away: a network that errs from image to image errs
+from street to street, too."""
+
+SYSTEMATIC = {'height': 0.03, 'odometry': 0.02, 'model': 0.15}
+"""Standard deviation of the logarithm of what no filtering takes away."""
+
+STEP = 0.3
+"""Metres over which travelled distances are compared: on shorter ones noise is divided by noise."""
+
+TURN = 0.1
+"""Radians a metre: in a sharper turn the camera and the wheels do not travel as far."""
+
+SLOWEST = 0.05
+"""Metres a second; slower is standing still, where both distances are noise."""
+
+SILENCE = 0.5
+"""Seconds; over a longer gap, distances are not interpolated."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is known of the scale at one time.
+
+    Attributes:
+        value: metres per unit of depth.
+        sigma: its standard deviation, the same.
+        age: seconds since the last measurement that counted; 0 for what the model says.
+    """
+
+    value: float
+    sigma: float
+    age: float
+
+
+class ScaleFilter:
+    """Scales of one source, filtered over time.
+
+    Attributes:
+        accepted, refused: how many measurements counted and did not.
+        jumps: how often a scale was given up for another one.
+    """
+
+    def __init__(self, noise: float, systematic: float) -> None:
+        """Know nothing.
+
+        Args:
+            noise, systematic: as of ``NOISE`` and ``SYSTEMATIC``.
+        """
+        self.accepted = self.refused = self.jumps = 0
+        self._noise, self._systematic = noise, systematic
+        self._log = self._variance = 0.0
+        self._time: float | None = None  # of the state
+        self._measured = -math.inf
+        self._recent: deque[float] = deque(maxlen=RECENT)  # logarithms, whether they counted or not
+        self._spread = 0.0
+        self._doubted: deque[tuple[float, float]] = deque(maxlen=2 * JUMP)  # times, logarithms
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a scale."""
+        return self._time is not None
+
+    def measure(self, seconds: float, value: float, sigma: float) -> bool:
+        """Take a measurement.
+
+        Args:
+            seconds: when; may stand still or go back.
+            value: metres per unit, > 0.
+            sigma: its standard deviation as far as it knows, relative to it.
+
+        Returns:
+            Whether it counted.
+        """
+        if not (math.isfinite(value) and value > 0 and math.isfinite(sigma)):
+            self.refused += 1
+            return False
+        found = math.log(value)
+        self._recent.append(found)
+        self._spread = _spread(np.array(self._recent))
+        noise = max(self._noise, self._spread) ** 2 + sigma**2
+        if self._time is not None:
+            since = max(seconds - self._measured, 0.0)
+            self._predict(seconds)
+            if abs(found - self._log) <= GATE * math.sqrt(self._variance + noise):
+                noise *= max(1.0, CORRELATED / max(since, 1e-3))
+                gain = self._variance / (self._variance + noise)
+                self._log += gain * (found - self._log)
+                self._variance *= 1 - gain
+                self._measured = seconds
+                self._doubted.clear()
+                self.accepted += 1
+                return True
+        return self._doubt(seconds, found)
+
+    def at(self, seconds: float) -> Scale | None:
+        """The scale at a time not before the last one; ``None``: not yet known."""
+        if self._time is None:
+            return None
+        variance = self._variance + DRIFT**2 * max(seconds - self._time, 0.0)
+        value = math.exp(self._log)
+        sigma = math.sqrt(variance + self._systematic**2 + (LASTING * self._spread) ** 2)
+        return Scale(value, value * sigma, max(seconds - self._measured, 0.0))
+
+    def _predict(self, seconds: float) -> None:
+        assert self._time is not None
+        if seconds > self._time:
+            self._variance += DRIFT**2 * (seconds - self._time)
+        else:  # the clock stood still, or was set back
+            self._measured = min(self._measured, seconds)
+        self._time = seconds
+
+    def _doubt(self, seconds: float, found: float) -> bool:
+        """Keep a measurement that is not believed; believe those kept once enough agree."""
+        while self._doubted and not 0 <= seconds - self._doubted[0][0] <= MEMORY:
+            self._doubted.popleft()
+        self._doubted.append((seconds, found))
+        logs = np.array([log for _, log in self._doubted])
+        agree = np.abs(logs - np.median(logs)) < AGREEMENT
+        needed = JUMP if self.known else START
+        if agree.sum() < needed or agree.mean() < 0.7:
+            self.refused += 1
+            return False
+        self.jumps += self.known
+        self.accepted += 1
+        self._log = float(np.median(logs[agree]))
+        # Errors that are alike count once, so that a few measurements are about as sure as one.
+        self._variance = float(np.var(logs[agree])) + self._noise**2
+        self._time = self._measured = seconds
+        self._doubted.clear()
+        return True
+
+
+def _spread(values: np.ndarray) -> float:
+    """Standard deviation of values (N,) of which some may be wrong: from the absolute deviations
+    from the median."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+class Travel:
+    """Compares distances in units of depth with those that something else measured in metres.
+
+    Both come in any order, as messages do.
+    """
+
+    def __init__(self) -> None:
+        """Know of no distance."""
+        self._places: deque[tuple[float, np.ndarray]] = deque(maxlen=3000)
+        self._waiting: deque[tuple[float, float, float, float]] = deque(maxlen=300)
+        self._units = self._metres = 0.0
+
+    def place(self, seconds: float, position: np.ndarray) -> None:
+        """Where the robot is by what it measures.
+
+        Args:
+            seconds: when; what is older than the last one is left out.
+            position: (3,), metres, in a frame that stands still.
+        """
+        if not np.isfinite(position).all():
+            return
+        if self._places and seconds <= self._places[-1][0]:
+            if self._places[-1][0] - seconds < 1.0:  # late or doubled
+                return
+            self._places.clear()  # the clock went back
+        self._places.append((seconds, np.asarray(position, float)))
+
+    def speed(self, seconds: float, metres_per_second: float) -> None:
+        """How fast the robot is, in place of where it is."""
+        if not math.isfinite(metres_per_second):
+            return
+        if not self._places or not 0 < seconds - self._places[-1][0] <= 2.0:
+            self.place(seconds, np.zeros(3))
+            return
+        before, position = self._places[-1]
+        self.place(seconds, position + [(seconds - before) * abs(metres_per_second), 0, 0])
+
+    def move(self, start: float, end: float, units: float, turn: float) -> None:
+        """How far the camera moved by depth.
+
+        Args:
+            start, end: seconds.
+            units: length of the way, units of depth.
+            turn: how far it turned, radians.
+        """
+        if math.isfinite(units) and end > start:
+            self._waiting.append((start, end, units, turn))
+
+    def ratios(self) -> list[tuple[float, float]]:
+        """Metres per unit, each with its time, of what was travelled since the last call."""
+        found = []
+        times = np.array([t for t, _ in self._places])
+        while self._waiting and len(times) and self._waiting[0][1] <= times[-1]:
+            start, end, units, turn = self._waiting.popleft()
+            metres = self._distance(times, start, end)
+            if metres is None or metres < SLOWEST * (end - start) or turn > TURN * metres:
+                continue
+            self._units += units
+            self._metres += metres
+            if self._metres >= STEP:
+                if self._units > 0:
+                    found.append((end, self._metres / self._units))
+                self._units = self._metres = 0.0
+        return found
+
+    def _distance(self, times: np.ndarray, start: float, end: float) -> float | None:
+        places = []
+        for when in (start, end):
+            after = int(np.searchsorted(times, when))
+            if after == len(times) or (after == 0 and times[0] > when):
+                return None
+            before = max(after - 1, 0)
+            width = times[after] - times[before]
+            if width > SILENCE:
+                return None
+            share = (when - times[before]) / width if width > 0 else 0.0
+            a, b = self._places[before][1], self._places[after][1]
+            places.append(a + share * (b - a))
+        return float(np.linalg.norm(places[1] - places[0]))
+
+
+class MetricScale:
+    """The scale of a network's depth by the source that was chosen.
+
+        scale = MetricScale('height', metric=False, camera_height=1.65)
+        scale.see(depth, camera, labels, weights, seconds)
+        known = scale.at(seconds)  # None: not yet known, and scale.problem says why
+
+    Attributes:
+        travel: distances, for the sources 'odometry' and 'fused'.
+        ground: what the last image showed of the ground; ``None`` before the first.
+        filters: of each source that is measured.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        metric: bool,
+        unit: float = 0.0,
+        camera_height: float = 0.0,
+    ) -> None:
+        """Know nothing yet, unless the model or the user says it.
+
+        Args:
+            source: one of ``SOURCES``.
+            metric: whether the model's depth is in metres.
+            unit: metres per unit of a model that is not metric, as far as the user knows; 0: not.
+            camera_height: of the camera over the ground, metres; 0: not known.
+
+        Raises:
+            ValueError: if the source is unknown, or lacks what it needs.
+        """
+        if source not in SOURCES:
+            raise ValueError(f"scale_source '{source}' is unknown; choose {', '.join(SOURCES)}")
+        if source == 'height' and not camera_height > 0:
+            raise ValueError(
+                "scale_source 'height' needs camera_height, the camera's height over the ground in "
+                'metres: measure it'
+            )
+        self.source = source
+        self._height = camera_height
+        self._said = 1.0 if metric else unit
+        self.travel = Travel()
+        self.ground: Ground | NoGround | None = None
+        measured = {'fused': ('height', 'odometry')}.get(source, (source,))
+        self.filters = {
+            name: ScaleFilter(NOISE[name], SYSTEMATIC[name])
+            for name in measured
+            if name in NOISE and (name != 'height' or camera_height > 0)
+        }
+
+    def see(
+        self,
+        depth: np.ndarray,
+        camera: Intrinsics,
+        labels: np.ndarray | None,
+        weights: np.ndarray | None,
+        seconds: float,
+    ) -> None:
+        """Look at the ground of an image, where the height is a source.
+
+        Args:
+            depth, camera, labels, weights: as of :func:`ground_from_depth`; in the model's unit,
+                corrected for the focal length.
+            seconds: when the image was taken.
+        """
+        heights = self.filters.get('height')
+        if heights is None:
+            return
+        known = heights.at(seconds)
+        bounds = (0.0, math.inf)
+        if known is not None:
+            bounds = HEIGHTS[0] / known.value, HEIGHTS[1] / known.value
+        self.ground = ground_from_depth(depth, camera, labels, weights, heights=bounds)
+        if isinstance(self.ground, Ground):
+            relative = self.ground.sigma / self.ground.height
+            heights.measure(seconds, self._height / self.ground.height, relative)
+
+    def at(self, seconds: float) -> Scale | None:
+        """The scale at a time not before the last one; ``None``: not yet known."""
+        if (travelled := self.filters.get('odometry')) is not None:
+            for when, ratio in self.travel.ratios():
+                travelled.measure(when, ratio, 0.0)
+        known = [found for f in self.filters.values() if (found := f.at(seconds)) is not None]
+        if self._said and self.source in ('model', 'fused'):
+            known.append(Scale(self._said, self._said * SYSTEMATIC['model'], 0.0))
+        return fused(known) if known else None
+
+    @property
+    def problem(self) -> str:
+        """Why the scale is not known, as far as that is known; for a person."""
+        if self.source == 'model':
+            return 'the model is not metric'
+        reasons = []
+        if 'height' in self.filters:
+            reason = 'no image yet'
+            if isinstance(self.ground, NoGround):
+                reason = self.ground.reason
+            elif self.ground is not None:
+                reason = 'the heights measured do not agree yet'
+            reasons.append(f'height of the camera: {reason}')
+        if 'odometry' in self.filters:
+            reasons.append('measured distances: too few yet')
+        return '; '.join(reasons)
+
+
+def fused(scales: list[Scale]) -> Scale:
+    """The mean of scales, weighted by their inverse variances.
+
+    Where they disagree more than they should, the standard deviation grows by as much.
+    """
+    if len(scales) == 1:
+        return scales[0]
+    logs = np.log([s.value for s in scales])
+    variances = np.square([s.sigma / s.value for s in scales])
+    weights = 1 / variances
+    middle = float(weights @ logs / weights.sum())
+    disagreement = float(weights @ np.square(logs - middle)) / (len(scales) - 1)
+    variance = max(1.0, disagreement) / float(weights.sum())
+    value = math.exp(middle)
+    return Scale(value, value * math.sqrt(variance), min(s.age for s in scales))
