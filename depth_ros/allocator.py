@@ -2,7 +2,8 @@
 
 By itself it returns a large buffer to the system when it is freed, and gets it back page by page
 when the next image needs it: half of the time of a large message, one part in twenty of a step of
-training.
+training. And it gives threads heaps of their own, up to eight for each core, of which each keeps
+what its largest moment needed: a node that is started and stopped grows by hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import ctypes
 import os
 
 # mallopt's parameter number, the environment variable that glibc reads at start, and the value:
-# take buffers up to 32 MiB (the most that every glibc accepts) from the heap and keep its top.
+# take buffers up to 32 MiB (the most that every glibc accepts) from the heap and keep its top; two
+# heaps for all threads.
 _SETTINGS = (
     (-3, 'MALLOC_MMAP_THRESHOLD_', 33_554_432),
     (-1, 'MALLOC_TRIM_THRESHOLD_', 2_000_000_000),
     (-2, 'MALLOC_TOP_PAD_', 33_554_432),
+    (-8, 'MALLOC_ARENA_MAX', 2),
 )
 
 

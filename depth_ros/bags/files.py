@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from depth_ros.bags.messages import ROS1_SUFFIXES, BagError
+from depth_ros.packages import require_packages
 
 STORAGE_SUFFIXES = ('.mcap', '.db3')
 """Of the storage files of ROS 2."""
@@ -133,7 +134,9 @@ def _by_metadata(path: Path, there: dict[str, Path], found: Files) -> None:
 
 def _named_files(metadata: Path) -> tuple[list[str], str]:
     """Return the names of files in a metadata.yaml, and a remark about it; '' for none."""
-    import yaml  # here, as folders of images need it not
+    # Here, as folders of images need it not.
+    require_packages(f"reading '{metadata}'", 'yaml')
+    import yaml
 
     try:
         found = yaml.safe_load(metadata.read_text())['rosbag2_bagfile_information']

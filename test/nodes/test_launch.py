@@ -58,11 +58,10 @@ def test_launch_file_compiles_and_offers_the_arguments():
         'log_level',
         'image_transport',
     }
-    # Every argument that is read is declared, and every declared one is read somewhere.
-    function_texts = constants(
-        ast.Module([n for n in tree.body if isinstance(n, ast.FunctionDef)], [])
-    )
-    assert names <= function_texts
+    # Every declared argument is read somewhere; those of one node by the node's name.
+    kept = [n for n in tree.body if not (isinstance(n, ast.Assign) and n.value is table)]
+    by_node = {f'{node}{end}' for node in ('perception', 'odometry') for end in ('', '_model')}
+    assert names <= constants(ast.Module(kept, [])) | by_node
 
 
 def test_launch_file_starts_executables_that_exist():
@@ -110,7 +109,7 @@ def prefix(tmp_path):
     (index / 'depth_ros').touch()
     for module in ('perception_node', 'odometry_node'):
         script = library / module
-        script.write_text(f'#!/bin/sh\nexec {sys.executable} -m depth_ros.{module} "$@"\n')
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} -m depth_ros.nodes.start {module} "$@"\n')
         script.chmod(0o755)
     return tmp_path
 
@@ -128,7 +127,87 @@ sys.exit(service.run())
 """
 
 
-@pytest.mark.skipif(not HAS_LAUNCH, reason='launch and launch_ros come with ROS 2, not with pip')
+needs_launch = pytest.mark.skipif(
+    not HAS_LAUNCH, reason='launch and launch_ros come with ROS 2, not with pip'
+)
+
+
+@pytest.fixture
+def described(monkeypatch, tmp_path):
+    """The nodes that the launch file would start with these arguments, by their names."""
+    from launch import LaunchContext
+    from launch_ros.actions import Node
+
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location('depth_ros_launch', LAUNCH_FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = []
+    monkeypatch.setattr(
+        module, 'Node', lambda **settings: made.append(settings) or Node(**settings)
+    )
+
+    def describe(**arguments):
+        context = LaunchContext()
+        defaults = {name: default for name, default, *_ in module.ARGUMENTS}
+        context.launch_configurations.update(defaults | arguments)
+        made.clear()
+        module._bring_up(context)
+        return {f'{n["namespace"]}/{n["name"]}': n for n in made}
+
+    return describe
+
+
+@needs_launch
+def test_what_is_left_empty_overrides_nothing(described):
+    for node in described().values():
+        assert len(node['parameters']) == 1 and not node['respawn']
+    found = described(use_sim_time='false', publish_tf='true', backend='onnxruntime')
+    common = {'use_sim_time': False, 'backend': 'onnxruntime'}
+    assert found['/perception_node']['parameters'][1] == common
+    assert found['/odometry_node']['parameters'][1] == {**common, 'publish_tf': True}
+
+
+@needs_launch
+def test_several_cameras(described):
+    found = described(
+        cameras='front, rear',
+        namespace='robot',
+        image_topic='/{camera}/image_rect',
+        compressed_topic='/{camera}/jpeg',
+        namespaced_tf='true',
+        odometry='false',
+    )
+    assert list(found) == ['robot/front/perception_node', 'robot/rear/perception_node']
+    remappings = dict(found['robot/rear/perception_node']['remappings'])
+    assert remappings == {
+        'image': '/rear/image_rect',
+        'camera_info': 'camera_info',
+        'image/compressed': '/rear/jpeg',
+        '/tf': 'tf',
+        '/tf_static': 'tf_static',
+    }
+    for wrong in (
+        {'image_topic': '/camera/image'},
+        {'cameras': 'front,front'},
+        {'publish_tf': 'true'},
+    ):
+        with pytest.raises(RuntimeError, match=next(iter(wrong))):
+            described(**{'cameras': 'front,rear'} | wrong)
+
+
+@needs_launch
+def test_without_rviz_nothing_is_started(described):
+    try:
+        importlib.import_module('ament_index_python').get_package_prefix('rviz2')
+    except LookupError:
+        with pytest.raises(RuntimeError, match='rviz2, which is not installed'):
+            described(rviz='true')
+    else:
+        assert '/rviz2' in described(rviz='true')
+
+
+@needs_launch
 @pytest.mark.parametrize('namespace', ['', 'robot'])
 def test_launch_brings_up_both_nodes(namespace, prefix, tmp_path):
     base = f'/{namespace}' if namespace else ''
