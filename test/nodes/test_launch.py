@@ -109,7 +109,9 @@ def prefix(tmp_path):
     (index / 'depth_ros').touch()
     for module in ('perception_node', 'odometry_node'):
         script = library / module
-        script.write_text(f'#!/bin/sh\nexec {sys.executable} -m depth_ros.nodes.start {module} "$@"\n')
+        script.write_text(
+            f'#!/bin/sh\nexec {sys.executable} -m depth_ros.nodes.start {module} "$@"\n'
+        )
         script.chmod(0o755)
     return tmp_path
 
