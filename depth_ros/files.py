@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator
@@ -149,6 +150,12 @@ def check_writable(path: Path, folders: bool = False) -> None:
         raise PermissionError(
             f"'{path}' cannot be written: no permission to write to '{folder}'; give another file"
         )
+
+
+def natural(path: Path) -> tuple[list[str | int], str]:
+    """Key to sort paths by: numbers in them count as numbers, so that frame10 follows frame9."""
+    words = re.split('([0-9]+)', str(path))
+    return [int(word) if i % 2 else word for i, word in enumerate(words)], str(path)
 
 
 def file_hash(path: Path) -> str:

@@ -17,7 +17,19 @@ ASPECT_TOLERANCE = 0.01
 """Relative difference of aspect ratio up to which two image sizes count as the same view;
 sizes that were rounded to whole pixels differ by less."""
 
-FIT_MODES = ('stretch', 'crop')
+USUAL_VIEW, LEAST_VIEW = (15.0, 150.0), 5.0
+"""Degrees that the wider side of a rectified camera sees: usual, and at least."""
+
+USUAL_ASPECT, MOST_ASPECT = 1.1, 3.0
+"""Ratio of fx and fy, or its inverse: usual, and at most."""
+
+USUAL_OFFSET = 0.25
+"""Distance of the principal point from the centre, as a share of width or height."""
+
+FIT_MODES = ('auto', 'stretch', 'crop')
+
+MOST_STRETCH = 1.25
+"""Distortion of the pixels' aspect (`ImageFit.anisotropy`) up to which `auto` stretches."""
 
 
 class CameraError(ValueError):
@@ -45,6 +57,14 @@ class Intrinsics:
     def matrix(self) -> np.ndarray:
         """The intrinsic matrix, float64 [3, 3]: fx 0 cx / 0 fy cy / 0 0 1."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
+
+    @property
+    def field_of_view(self) -> tuple[float, float]:
+        """Degrees from the left edge to the right one, and from the upper to the lower."""
+        return (
+            _view_angle(self.fx, self.cx, self.width),
+            _view_angle(self.fy, self.cy, self.height),
+        )
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray, width: int, height: int) -> Intrinsics:
@@ -75,6 +95,12 @@ class Intrinsics:
             ((u - self.cx) / self.fx).astype(np.float32),
             ((v - self.cy) / self.fy).astype(np.float32),
         )
+
+
+def _view_angle(focal: float, center: float, size: int) -> float:
+    """Degrees between the two edges of an image of ``size`` pixels."""
+    edges = math.atan((center + 0.5) / focal), math.atan((size - 0.5 - center) / focal)
+    return math.degrees(sum(edges))
 
 
 def scale_intrinsics(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
@@ -138,22 +164,72 @@ def reproject(
     return x, y, z
 
 
-def intrinsics_from_info(info, width: int, height: int) -> Intrinsics:
-    """Intrinsics of a rectified image from its camera_info.
+def check_intrinsics(camera: Intrinsics, *, square: bool = True) -> list[str]:
+    """Look whether intrinsics can be those of their images.
+
+    Args:
+        camera: of the whole image, not of a region cut from it.
+        square: whether its pixels should be about square, as they are before anybody stretches the
+            images to another aspect ratio.
+
+    Returns:
+        What is odd about them.
+
+    Raises:
+        CameraError: if they are impossible; the message says why and what they may be.
+    """
+    fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy
+    what = (
+        f'intrinsics fx={fx:g}, fy={fy:g}, cx={cx:g}, cy={cy:g} for images of '
+        f'{camera.width}x{camera.height}'
+    )
+    if not all(math.isfinite(v) for v in (fx, fy, cx, cy)) or fx <= 0 or fy <= 0:
+        raise CameraError(f'{what}: focal lengths must be positive; calibrate the camera')
+    if max(cx, cy) <= 1 < min(camera.width, camera.height):
+        raise CameraError(
+            f'{what} look as if they were divided by the size of the image: give pixels '
+            f'(fx={fx * camera.width:g}, fy={fy * camera.height:g}, ...)'
+        )
+    if not (0 <= cx < camera.width and 0 <= cy < camera.height):
+        swapped = cx > 0 and cy > 0 and fx < camera.width and fy < camera.height
+        raise CameraError(
+            f'{what}: the principal point is outside of the image; '
+            + ('are focal lengths and principal point swapped, or ' if swapped else '')
+            + 'are these of another resolution? Give those of the images at this size'
+        )
+    view = camera.field_of_view
+    if not LEAST_VIEW <= max(view) <= USUAL_VIEW[1]:
+        raise CameraError(
+            f'{what}: a field of view of {view[0]:.0f} by {view[1]:.0f} degrees is none of a '
+            'rectified camera; are these of another resolution? Give those of the images at this '
+            'size'
+        )
+    if square and not 1 / MOST_ASPECT <= fx / fy <= MOST_ASPECT:
+        raise CameraError(
+            f'{what}: pixels {fx / fy:.2g} times as high as wide; give the focal lengths in pixels '
+            'of the images at this size'
+        )
+    odd = []
+    if max(view) < USUAL_VIEW[0]:
+        odd.append(f'the field of view is only {view[0]:.0f} by {view[1]:.0f} degrees')
+    if square and not 1 / USUAL_ASPECT <= fx / fy <= USUAL_ASPECT:
+        odd.append(f'the pixels are {fx / fy:.2f} times as high as wide, and most are square')
+    off = abs((cx + 0.5) / camera.width - 0.5), abs((cy + 0.5) / camera.height - 0.5)
+    if max(off) > USUAL_OFFSET:
+        odd.append('the principal point is far from the centre: are they of another resolution?')
+    return [f'{what}: {text}' for text in odd]
+
+
+def calibration(info) -> Intrinsics:
+    """Intrinsics that a camera_info holds, of the whole image at the size of its calibration.
 
     The left 3x3 of P, which describes the rectified image, is used, or K where P is empty.
-    REP 104's region of interest and binning are applied, and calibration made at another
-    resolution of the same aspect ratio is resized.
 
     Args:
         info: a sensor_msgs/CameraInfo message.
-        width, height: size of the image in pixels.
-
-    Returns:
-        Intrinsics at the size of the image.
 
     Raises:
-        CameraError: if the calibration is missing, not finite, or of another aspect ratio.
+        CameraError: if the calibration is missing or impossible.
     """
     p, k = info.p, info.k
     if p[0] > 0 and p[5] > 0:
@@ -171,6 +247,30 @@ def intrinsics_from_info(info, width: int, height: int) -> Intrinsics:
             'give the camera driver a calibration file with the image size'
         )
     camera = Intrinsics(fx, fy, cx, cy, info.width, info.height)
+    try:
+        check_intrinsics(camera)
+    except CameraError as error:
+        raise CameraError(f'camera_info holds {error}') from error
+    return camera
+
+
+def intrinsics_from_info(info, width: int, height: int) -> Intrinsics:
+    """Intrinsics of a rectified image from its camera_info.
+
+    REP 104's region of interest and binning are applied to the :func:`calibration`, and one made
+    at another resolution of the same aspect ratio is resized.
+
+    Args:
+        info: a sensor_msgs/CameraInfo message.
+        width, height: size of the image in pixels.
+
+    Returns:
+        Intrinsics at the size of the image.
+
+    Raises:
+        CameraError: if the calibration is missing, impossible, or of another aspect ratio.
+    """
+    camera = calibration(info)
     roi = info.roi
     if roi.width > 0 and roi.height > 0:
         camera = camera.cropped(roi.x_offset, roi.y_offset, roi.width, roi.height)
@@ -191,7 +291,8 @@ class ImageFit:
     The network sees a region of the camera image, resized to its input size. ``stretch`` takes
     the whole image. ``crop`` keeps pixels square relative to the training camera: it takes the
     largest region with the network's aspect ratio, placed so that the principal point falls where
-    it was in training, as far as the image allows.
+    it was in training, as far as the image allows. ``auto`` stretches where that distorts little,
+    and else crops: a network judges depth by shapes, too.
 
     Attributes:
         camera: the camera image.
@@ -215,7 +316,7 @@ class ImageFit:
         Args:
             camera: intrinsics of the camera image.
             model: intrinsics of the training camera at network size.
-            mode: ``stretch`` or ``crop``.
+            mode: one of FIT_MODES.
 
         Raises:
             ValueError: if ``mode`` is unknown.
@@ -223,13 +324,15 @@ class ImageFit:
         if mode not in FIT_MODES:
             raise ValueError(f"fit '{mode}' is unknown; choose one of {', '.join(FIT_MODES)}")
         x, y, width, height = 0, 0, camera.width, camera.height
-        if mode == 'crop':
-            # Pixel aspect of the model's camera, so that a crop looks as the training images did.
-            aspect = (model.width / model.height) * (camera.fx / camera.fy) / (model.fx / model.fy)
-            width = max(1, min(camera.width, round(camera.height * aspect)))
-            height = max(1, min(camera.height, round(camera.width / aspect)))
-            x = _place(camera.cx, camera.width, width, (model.cx + 0.5) / model.width)
-            y = _place(camera.cy, camera.height, height, (model.cy + 0.5) / model.height)
+        whole = cls(camera, camera.resized(model.width, model.height), model, x, y, width, height)
+        if mode == 'stretch' or mode == 'auto' and whole.anisotropy <= MOST_STRETCH:
+            return whole
+        # Pixel aspect of the model's camera, so that a crop looks as the training images did.
+        aspect = (model.width / model.height) * (camera.fx / camera.fy) / (model.fx / model.fy)
+        width = max(1, min(camera.width, round(camera.height * aspect)))
+        height = max(1, min(camera.height, round(camera.width / aspect)))
+        x = _place(camera.cx, camera.width, width, (model.cx + 0.5) / model.width)
+        y = _place(camera.cy, camera.height, height, (model.cy + 0.5) / model.height)
         network = camera.cropped(x, y, width, height).resized(model.width, model.height)
         return cls(camera, network, model, x, y, width, height)
 

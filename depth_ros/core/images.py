@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, cast
 import cv2
 import numpy as np
 
+from depth_ros.core.pictures import JPEG, PNG, CutShortError, ImageError, decode_picture
+
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
@@ -50,10 +52,6 @@ class CompressedImage(Protocol):
 
     @property
     def data(self) -> Any: ...
-
-
-class ImageError(ValueError):
-    """An image cannot be decoded; the message says why and what to do."""
 
 
 class UnknownEncodingError(ImageError):
@@ -122,12 +120,25 @@ def is_compressed(message: RawImage | CompressedImage) -> TypeGuard[CompressedIm
 
 
 def encoding_of(message: RawImage | CompressedImage) -> str:
-    """Return an Image's encoding; for a CompressedImage that of its depth, or 'jpeg' or 'png'."""
-    if is_compressed(message):
-        if 'compressedDepth' in message.format:
-            return message.format.partition(';')[0].strip()
-        return 'png' if bytes(message.data[:4]) == _PNG else 'jpeg'
-    return cast('RawImage', message).encoding
+    """Return an Image's encoding; for a CompressedImage that before the ';' of its format.
+
+    'jpeg' or 'png' where the format says none, and for grey pictures in JPEG, which image_transport
+    makes of class ids, too.
+    """
+    if not is_compressed(message):
+        return cast('RawImage', message).encoding
+    name = _before_compression(message)
+    if 'compressedDepth' in message.format:
+        return name
+    packed = 'png' if bytes(message.data[: len(PNG)]) == PNG else 'jpeg'
+    known = name in ENCODINGS or name in ALIASES or name in DEPTH_ENCODINGS
+    return name if known and (packed == 'png' or has_color(name)) else packed
+
+
+def _before_compression(message: CompressedImage) -> str:
+    """Return the encoding that a CompressedImage had as an Image; '' where it does not say."""
+    name, semicolon, _ = message.format.partition(';')
+    return name.strip() if semicolon else ''
 
 
 def has_color(encoding: str) -> bool:
@@ -181,14 +192,15 @@ def decode_depth(message: RawImage | CompressedImage) -> np.ndarray:
     if encoding not in DEPTH_ENCODINGS:
         raise ImageError(f"depth encoding '{encoding}' is not supported: use 32FC1 or 16UC1")
     if is_compressed(message):
+        plugin = 'compressedDepth' in message.format
         # 12 bytes: format enumeration, then the two quantisation parameters; then the png.
-        depth = _unchanged(message.data[12:])
-        if depth.dtype != np.uint16 or depth.ndim != 2:
+        depth = _unchanged(message.data[12:] if plugin else message.data)
+        if depth.dtype != np.uint16 or depth.ndim != 2 or encoding == '32FC1' and not plugin:
             raise ImageError(
                 f'compressed depth is {depth.dtype} {depth.shape} pixels, not uint16 (H, W): '
-                'publish compressedDepth'
+                'publish compressedDepth, or 16UC1 as png'
             )
-        if encoding == '32FC1':
+        if encoding == '32FC1' and plugin:
             scale, offset = struct.unpack_from('<ff', message.data, 4)
             coded = depth.astype(np.float32)
             with np.errstate(divide='ignore'):
@@ -216,9 +228,6 @@ def decode_labels(message: RawImage | CompressedImage) -> np.ndarray:
     if raw.encoding not in LABEL_ENCODINGS:
         raise ImageError(f"labels encoding '{raw.encoding}' is not supported: publish mono8")
     return _pixels(raw, 'u1')[..., 0]
-
-
-_PNG = b'\x89PNG'
 
 
 def _pixels(
@@ -266,41 +275,46 @@ def _pixels(
 
 
 def _decompressed_rgb(message: CompressedImage) -> np.ndarray:
-    data = np.frombuffer(message.data, np.uint8)
-    what = f"compressed image (format '{message.format}', {data.size} bytes)"
-    if 'compressedDepth' in message.format:
+    name = _before_compression(message)
+    what = f"compressed image (format '{message.format}', {len(message.data)} bytes)"
+    if 'compressedDepth' in message.format or name in DEPTH_ENCODINGS:
         raise ImageError(f'{what} is a depth image: choose the topic of a colour camera')
-    if data.size == 0:
-        raise ImageError(f'{what} is empty; check the camera driver and the connection')
-    # libjpeg fills what is missing with grey and only prints a warning.
-    head, tail = data[:8].tobytes(), data[-64:].tobytes()
-    if (
-        head.startswith(b'\xff\xd8')
-        and b'\xff\xd9' not in tail
-        or head.startswith(_PNG)
-        and b'IEND' not in tail
-    ):
-        raise ImageError(
-            f'{what} is truncated: its end marker is missing; check the camera driver and the '
-            'connection'
-        )
-    # JPEG and PNG files say themselves in which order their colours are.
+    encoding = ENCODINGS.get(ALIASES.get(name, name))
+    mosaic = name.startswith('bayer_') and encoding is not None
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ImageError(f'{what} cannot be decoded: {error}') from error
-    if image is None:
+        image = decode_picture(message.data, cv2.IMREAD_UNCHANGED if mosaic else cv2.IMREAD_COLOR)
+    except CutShortError as error:
         raise ImageError(
-            f'{what} is neither JPEG nor PNG, or it is damaged; check the image_transport '
-            'settings of the camera driver'
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+            f'{what} is truncated: {error}; check the camera driver and the connection'
+        ) from error
+    except ImageError as error:
+        raise ImageError(
+            f'{what} cannot be used: {error}; check the image_transport settings of the camera '
+            'driver, and the connection'
+        ) from error
+    if not mosaic:
+        # JPEG and PNG files say themselves in which order their colours are.
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    if image.ndim == 3:
+        image = np.ascontiguousarray(image[..., :3])
+        if not _is_grey(image):  # the driver has made colours of it
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        image = image[..., 0].copy()
+    rgb = cv2.cvtColor(image, encoding.to_rgb)
+    return rgb if rgb.dtype == np.uint8 else cv2.convertScaleAbs(rgb, alpha=255 / 65535)
+
+
+def _is_grey(image: np.ndarray) -> bool:
+    """Tell whether all channels of a picture (H, W, 3) are the same."""
+    return bool((image[..., :1] == image[..., 1:]).all())
 
 
 def _unchanged(data: Any) -> np.ndarray:
-    """Return the pixels of a compressed image as they are."""
-    data = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if image is None:
-        raise ImageError(f'compressed image of {data.size} bytes cannot be decoded as png')
-    return image
+    """Return the pixels of a compressed image as they are, which must be stored without loss."""
+    what = f'compressed image of {len(data)} bytes'
+    if bytes(data[: len(JPEG)]) == JPEG:
+        raise ImageError(f'{what} is JPEG, which changes the values: publish png')
+    try:
+        return decode_picture(data, cv2.IMREAD_UNCHANGED)
+    except ImageError as error:
+        raise ImageError(f'{what} cannot be decoded as png: {error}') from error

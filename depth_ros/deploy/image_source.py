@@ -18,8 +18,9 @@ from depth_ros.bags.files import is_recording
 from depth_ros.bags.messages import Message
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams, find_streams
-from depth_ros.core.images import ImageError
+from depth_ros.core.pictures import ImageError, decode_picture
 from depth_ros.evaluation.runner import RecordedImage, decode_ahead
+from depth_ros.files import natural
 from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import EngineError
 
@@ -128,7 +129,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    files = sorted((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES), key=natural)
     if not files:
         raise EngineError(
             f"folder '{folder}' has no image ({', '.join(SUFFIXES)}) and is no "
@@ -144,9 +145,10 @@ def _from_folder(images: Images, contract: ModelContract) -> IndexedImages:
     for index, path in enumerate(_files(images.path)[: images.end]):
         if images.only is not None and index not in images.only:
             continue
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            yield index, ImageError(f"'{path}' cannot be read as an image"), None
+        try:
+            image = decode_picture(path.read_bytes(), upright=True)
+        except (OSError, ImageError) as error:
+            yield index, ImageError(f"'{path}' cannot be read as an image: {error}"), None
             continue
         height, width = image.shape[:2]
         camera = model.resized(width, height)

@@ -12,12 +12,12 @@ import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.pointcloud import nearest_depth
-from depth_ros.files import write_file
+from depth_ros.core.pictures import ImageError, picture_size
+from depth_ros.files import natural, write_file
 
 FILE = 'structure.npz'
 TYPES = {
@@ -230,7 +230,9 @@ class PointTruth:
     def __init__(self, folder: Path, name: str, which: str, tolerance: int = 1_000_000) -> None:
         self.folder = folder if (folder / FILE).exists() else folder / name
         self.which, self._tolerance = which, tolerance
-        images = sorted(p for p in self.folder.glob('images/*') if p.suffix in ('.jpg', '.png'))
+        images = sorted(
+            (p for p in self.folder.glob('images/*') if p.suffix in ('.jpg', '.png')), key=natural
+        )
         structure = read_structure(self.folder, len(images)) if images else None
         if structure is None:
             raise StructureError(
@@ -288,10 +290,10 @@ def _times(folder: Path, count: int) -> np.ndarray:
 
 def _image_size(path: Path) -> np.ndarray:
     """Width and height (2,) of an image file."""
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise StructureError(f"image '{path}' is damaged")
-    return np.array(image.shape[::-1])
+    try:
+        return np.array(picture_size(path.read_bytes()))
+    except (OSError, ImageError) as error:
+        raise StructureError(f"image '{path}' is damaged: {error}") from error
 
 
 def read_structure(folder: Path, frames: int | None = None) -> Structure | None:

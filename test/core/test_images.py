@@ -177,6 +177,59 @@ def test_other_compressed_data_is_refused():
         decode_rgb(compressed('.png', SMOOTH, '16UC1; compressedDepth png'))
 
 
+def mosaic(rgb, order, scale=1):
+    """What a sensor with a Bayer pattern sees of a picture (H, W, 3)."""
+    seen = np.empty(rgb.shape[:2], np.uint8 if scale == 1 else np.uint16)
+    for k, color in enumerate(order):
+        seen[k // 2 :: 2, k % 2 :: 2] = rgb[k // 2 :: 2, k % 2 :: 2, 'rgb'.index(color)]
+    return seen * seen.dtype.type(scale)
+
+
+@pytest.mark.parametrize('order', ['rggb', 'bggr', 'gbrg', 'grbg'])
+@pytest.mark.parametrize(
+    'extension, scale, channels', [('.jpg', 1, 1), ('.png', 1, 1), ('.png', 257, 1), ('.jpg', 1, 3)]
+)
+def test_a_compressed_bayer_pattern_gets_its_colours(order, extension, scale, channels):
+    """As image_transport compresses it: the encoding is before the semicolon."""
+    rgb = cv2.resize(RGB, (64, 48), interpolation=cv2.INTER_LINEAR)
+    pixels = mosaic(rgb, order, scale)
+    pixels = pixels if channels == 1 else np.repeat(pixels[..., None], 3, 2)
+    name = f'bayer_{order}{8 if scale == 1 else 16}'
+    message = compressed(extension, pixels, f'{name}; {extension[1:]} compressed ')
+    assert encoding_of(message) == name and has_color(name)
+    found = decode_rgb(message).astype(int)
+    raw_found = decode_rgb(raw(pixels if channels == 1 else pixels[..., :1], name))
+    assert np.abs(found - raw_found).mean() < (8 if extension == '.jpg' else 1e-9)
+    # A driver may have made colours of it.
+    colours = compressed('.png', SMOOTH[..., ::-1], f'{name}; png compressed bgr8')
+    np.testing.assert_array_equal(decode_rgb(colours), SMOOTH)
+
+
+def test_depth_compressed_as_a_picture_is_depth():
+    millimetres = (DEPTH * 1000).astype(np.uint16)
+    message = recorded(millimetres, '.png', '16UC1; png compressed ')
+    assert encoding_of(message) == '16UC1'
+    np.testing.assert_allclose(decode_depth(message), DEPTH, atol=1.01e-3)
+    with pytest.raises(ImageError, match='depth image: choose'):
+        decode_rgb(message)
+    for form in ('16UC1; jpeg compressed ', '32FC1; png compressed '):
+        with pytest.raises(ImageError):
+            decode_depth(recorded(millimetres.astype(np.uint8), '.jpg', form))
+
+
+def test_class_ids_in_jpeg_are_refused():
+    with pytest.raises(ImageError, match='JPEG, which changes the values'):
+        decode_labels(recorded(LABELS, '.jpg', 'mono8; jpeg compressed '))
+
+
+def test_padding_of_a_cameras_buffer():
+    for extension in ('.jpg', '.png'):
+        image = compressed(extension, SMOOTH[..., ::-1], extension[1:])
+        whole = decode_rgb(image)
+        image.data += bytes(4096)
+        np.testing.assert_array_equal(decode_rgb(image), whole)
+
+
 # Depth and labels
 
 
@@ -266,6 +319,9 @@ def test_color_by_encoding():
 
 def test_encoding_of_messages():
     assert encoding_of(raw(RGB, 'rgb8')) == 'rgb8'
-    assert encoding_of(compressed('.png', SMOOTH, 'rgb8; png compressed bgr8')) == 'png'
-    assert encoding_of(compressed('.jpg', SMOOTH)) == 'jpeg'
+    assert encoding_of(compressed('.png', SMOOTH, 'rgb8; png compressed bgr8')) == 'rgb8'
+    assert encoding_of(compressed('.png', SMOOTH, 'png')) == 'png'
+    assert encoding_of(compressed('.jpg', SMOOTH)) == 'rgb8'
+    assert encoding_of(compressed('.jpg', SMOOTH, 'jpeg')) == 'jpeg'
+    assert encoding_of(compressed('.jpg', SMOOTH[..., 0], 'mono8; jpeg compressed ')) == 'jpeg'
     assert encoding_of(compressed('.png', SMOOTH, '16UC1; compressedDepth png')) == '16UC1'

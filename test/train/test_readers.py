@@ -7,8 +7,8 @@ from support.prepared import command, picture, prepare, write
 from train.data import readers
 from train.data.reader import Option, Reader, found
 from train.data.readers import READERS, foreign_options, recognise
-from train.data.sequences import DataError
-from train.data.source import Source, files, first_size
+from train.data.sequences import DataError, common_size
+from train.data.source import Source, files
 
 
 class Frames(Reader):
@@ -28,7 +28,7 @@ class Frames(Reader):
             source = Source(
                 path.stem,
                 [p.stem for p in pictures],
-                first_size(pictures),
+                common_size(pictures),
                 np.full((3, 3), np.nan),
                 files(pictures),
                 np.arange(len(pictures)) * 0.1,

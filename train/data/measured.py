@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
@@ -12,10 +12,22 @@ from scipy.spatial.transform import Rotation, Slerp
 from depth_ros.bags.messages import ODOMETRY, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import is_ground_truth
+from depth_ros.core.se3 import inverse
 from train.data.sequences import DataError
 
 MAX_GAP = 0.5
 """Seconds between odometry messages over which poses are interpolated."""
+
+MAX_FASTER = 3.0
+ODOMETRY_ERROR, GPS_ERROR = (1.0, 0.05), (10.0, 5.0)
+"""A step is a jump when it is longer than that of a body `MAX_FASTER` times as fast as around it,
+and so many m/s faster, and so many metres."""
+
+AROUND = 5
+"""Steps before and after one that tell how fast the body was."""
+
+OTHER_CLOCK = 1.0
+"""Seconds by which stamps and log times differ at least where they are of two clocks."""
 
 MAX_FIX_GAP = 2.5
 """Seconds between GPS messages, which often come once a second."""
@@ -44,19 +56,28 @@ def _choose(
     return found[0] if found else None
 
 
-def odometry(
-    bag: Bag, topic: str | None, stamps: np.ndarray
-) -> tuple[str | None, np.ndarray | None]:
+class Measured(NamedTuple):
+    """What a recording's odometry or GPS says at the stamps of its pictures.
+
+    Attributes:
+        topic: Its name; None where nothing was measured.
+        values: Poses (N, 4, 4) or speeds (N,), NaN where there are gaps; None likewise.
+        remarks: What was wrong with it.
+    """
+
+    topic: str | None = None
+    values: np.ndarray | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def odometry(bag: Bag, topic: str | None, stamps: np.ndarray, lag: int = 0) -> Measured:
     """Return the poses of a robot's body as its odometry measured them.
 
     Args:
         bag: The recording.
         topic: Of nav_msgs/Odometry; None: the only one that does not call itself ground truth.
         stamps: (N,) when the poses are wanted, ns.
-
-    Returns:
-        The topic, and poses (N, 4, 4), NaN where the odometry has gaps; None for both where
-        nothing was measured.
+        lag: By how much pictures are logged after their stamp, ns.
 
     Raises:
         DataError: There is no such topic, or more than one.
@@ -68,24 +89,121 @@ def odometry(
     ]
     topic = _choose(bag, topic, found, [ODOMETRY], 'odom')
     if topic is None:
-        return None, None
-    measured = {header_stamp(m.data): bag.decode(m).pose.pose for m in bag.messages([topic])}
-    measured = {t: p for t, p in measured.items() if _is_pose(p)}
+        return Measured()
+    messages, remarks = _messages(bag, topic, lag)
+    measured = {t: m.pose.pose for t, m in messages.items() if _is_pose(m.pose.pose)}
     if len(measured) < 2:
-        return None, None
+        return Measured(remarks=(*remarks, f'{topic} has {len(measured)} poses: not used'))
     times = np.array(sorted(measured))
-    poses = [measured[t] for t in times]
-    positions = np.array([(p.position.x, p.position.y, p.position.z) for p in poses])
-    turns = Rotation.from_quat(
-        [(p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w) for p in poses]
-    )
-    known = _covered(times, stamps, MAX_GAP)
+    poses = np.tile(np.eye(4), (len(times), 1, 1))
+    poses[:, :3, 3] = [
+        (p.position.x, p.position.y, p.position.z) for p in (measured[t] for t in times)
+    ]
+    poses[:, :3, :3] = Rotation.from_quat(
+        [
+            (p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w)
+            for p in (measured[t] for t in times)
+        ]
+    ).as_matrix()
+    seconds = (times - times[0]) * 1e-9
+    jumps = _jumps(seconds, poses[:, :3, 3])
+    poses = _joined(poses, jumps)
+    known = _covered(times, stamps, MAX_GAP) & ~_beside(times, stamps, jumps)
     result = np.full((len(stamps), 4, 4), np.nan)
     at = stamps[known] - times[0]
     result[known] = np.eye(4)
+    turns = Rotation.from_matrix(poses[:, :3, :3])
     result[known, :3, :3] = Slerp(times - times[0], turns)(at).as_matrix()
-    result[known, :3, 3] = np.stack([np.interp(at, times - times[0], p) for p in positions.T], 1)
-    return topic, result
+    result[known, :3, 3] = np.stack(
+        [np.interp(at, times - times[0], p) for p in poses[:, :3, 3].T], 1
+    )
+    if not known.any():
+        remarks.append(_outside(topic, times, stamps))
+    return Measured(topic, result, (*remarks, *_say_jumps(topic, jumps)))
+
+
+def cut_jumps(times: np.ndarray, poses: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Join odometry where it jumps, as after a reset, and forget the poses on both sides.
+
+    Args:
+        times: (N,) seconds.
+        poses: (N, 4, 4), NaN where unknown.
+
+    Returns:
+        The poses, and remarks.
+    """
+    known = np.flatnonzero(np.isfinite(poses[:, 0, 0]))
+    if len(known) < 3:
+        return poses, []
+    jumps = _jumps(times[known], poses[known, :3, 3])
+    result = poses.copy()
+    result[known] = _joined(poses[known], jumps)
+    result[known[np.union1d(jumps, jumps + 1)]] = np.nan
+    return result, _say_jumps('odometry', jumps)
+
+
+def _jumps(
+    seconds: np.ndarray, positions: np.ndarray, error: tuple[float, float] = ODOMETRY_ERROR
+) -> np.ndarray:
+    """Return the indices of positions (N, 3) from which to the next no body moves."""
+    steps, spans = np.linalg.norm(np.diff(positions, axis=0), axis=1), np.diff(seconds)
+    # Stamps jitter: in no less time than usual.
+    spans = np.maximum(spans, np.median(spans)) if len(spans) else spans
+    speeds = steps / spans
+    usual = np.array(
+        [
+            np.median(np.delete(speeds[max(0, i - AROUND) : i + AROUND + 1], min(i, AROUND)))
+            if len(speeds) > 1
+            else np.inf
+            for i in range(len(speeds))
+        ]
+    )
+    return np.flatnonzero(steps > (MAX_FASTER * usual + error[0]) * spans + error[1])
+
+
+def _joined(poses: np.ndarray, jumps: np.ndarray) -> np.ndarray:
+    """Return poses (N, 4, 4) that go on after each jump where they were before it."""
+    poses = poses.copy()
+    for i in jumps:
+        poses[i + 1 :] = poses[i] @ inverse(poses[i + 1]) @ poses[i + 1 :]
+    return poses
+
+
+def _beside(times: np.ndarray, stamps: np.ndarray, jumps: np.ndarray) -> np.ndarray:
+    """Tell which stamps are the last before a jump, the first after it, or between the two."""
+    found = np.zeros(len(stamps), bool)
+    for i in jumps:
+        before = np.searchsorted(stamps, times[i], 'right') - 1
+        found[max(0, before) : np.searchsorted(stamps, times[i + 1], 'left') + 1] = True
+    return found
+
+
+def _say_jumps(what: str, jumps: np.ndarray) -> list[str]:
+    if not len(jumps):
+        return []
+    return [f'{what} jumps {len(jumps)} times, as after a reset: no distances are taken from there']
+
+
+def _outside(topic: str, times: np.ndarray, stamps: np.ndarray) -> str:
+    return (
+        f'{topic} says nothing at the times of the pictures: it goes from '
+        f'{times[0] * 1e-9:.1f} to {times[-1] * 1e-9:.1f} s, the pictures from '
+        f'{stamps[0] * 1e-9:.1f} to {stamps[-1] * 1e-9:.1f} s'
+    )
+
+
+def _messages(bag: Bag, topic: str, lag: int) -> tuple[dict[int, Any], list[str]]:
+    """Return the messages of a topic by their stamp (ns), and remarks.
+
+    Where most stamps are zero, the log time serves, which is the recorder's clock: `lag` brings it
+    to that of the pictures' stamps where that is another.
+    """
+    found = [(header_stamp(m.data), m.log_ns, bag.decode(m)) for m in bag.messages([topic])]
+    if 2 * sum(stamp == 0 for stamp, *_ in found) <= len(found):
+        return {stamp: message for stamp, _, message in found if stamp}, []
+    lag = lag if abs(lag) > OTHER_CLOCK * 1e9 else 0
+    remark = f'the stamps of {topic} are zero: the times at which it was recorded are used'
+    return {log - lag: message for _, log, message in found}, [remark]
 
 
 def _is_pose(pose: Any) -> bool:
@@ -95,9 +213,7 @@ def _is_pose(pose: Any) -> bool:
     return bool(np.isfinite([place.x, place.y, place.z]).all() and 0.5 < length < 2)
 
 
-def gps_speeds(
-    bag: Bag, topic: str | None, stamps: np.ndarray
-) -> tuple[str | None, np.ndarray | None]:
+def gps_speeds(bag: Bag, topic: str | None, stamps: np.ndarray, lag: int = 0) -> Measured:
     """Return the speed of the camera as measured by GPS.
 
     Args:
@@ -105,10 +221,7 @@ def gps_speeds(
         topic: Of NavSatFix, TwistStamped or TwistWithCovarianceStamped; None: the only one of GPS,
             velocities before positions.
         stamps: (N,) when the speeds are wanted, ns.
-
-    Returns:
-        The topic, and speeds (N,) in m/s, NaN where GPS has gaps; None for both where nothing was
-        measured.
+        lag: By how much pictures are logged after their stamp, ns.
 
     Raises:
         DataError: There is no such topic, or more than one.
@@ -122,8 +235,8 @@ def gps_speeds(
     ]
     topic = _choose(bag, topic, velocities or fixes, [FIX, *VELOCITIES], 'gps')
     if topic is None:
-        return None, None
-    messages = {header_stamp(m.data): bag.decode(m) for m in bag.messages([topic])}
+        return Measured()
+    messages, remarks = _messages(bag, topic, lag)
     if bag.topics[topic].msgtype == FIX:
         messages = {
             t: m
@@ -131,7 +244,7 @@ def gps_speeds(
             if m.status.status >= 0 and np.isfinite([m.latitude, m.longitude]).all()
         }
     if len(messages) < 2:
-        return None, None
+        return Measured(remarks=(*remarks, f'{topic} has {len(messages)} values: not used'))
     times = np.array(sorted(messages))
     known = _covered(times, stamps, MAX_FIX_GAP)
     speeds = np.full(len(stamps), np.nan)
@@ -142,6 +255,12 @@ def gps_speeds(
         ).T
         north = EARTH_RADIUS * (latitude - latitude[0])
         east = EARTH_RADIUS * np.cos(latitude[0]) * (np.unwrap(longitude) - longitude[0])
+        positions = np.stack([east, north], 1)
+        jumps = _jumps(seconds, positions, GPS_ERROR)
+        known &= ~_near(times, stamps, jumps)
+        remarks += _say_jumps(topic, jumps)
+        at = (stamps[known] - times[0]) * 1e-9
+        speeds = np.full(len(stamps), np.nan)
         # Over a second: over the time of one frame, errors of position would dominate.
         before, after = (at - BASELINE).clip(0), (at + BASELINE).clip(max=seconds[-1])
         moved = [
@@ -151,7 +270,17 @@ def gps_speeds(
     else:
         linear = [getattr(messages[t].twist, 'twist', messages[t].twist).linear for t in times]
         speeds[known] = np.interp(at, seconds, [np.hypot(np.hypot(v.x, v.y), v.z) for v in linear])
-    return topic, speeds
+    if not known.any():
+        remarks.append(_outside(topic, times, stamps))
+    return Measured(topic, speeds, tuple(remarks))
+
+
+def _near(times: np.ndarray, stamps: np.ndarray, jumps: np.ndarray) -> np.ndarray:
+    """Tell at which stamps (ns) a speed over `BASELINE` takes in a jump."""
+    found = np.zeros(len(stamps), bool)
+    for i in jumps:
+        found |= (stamps > times[i] - BASELINE * 1e9) & (stamps < times[i + 1] + BASELINE * 1e9)
+    return found
 
 
 def _covered(times: np.ndarray, stamps: np.ndarray, gap: float) -> np.ndarray:

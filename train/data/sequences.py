@@ -1,6 +1,7 @@
 """Folders of consecutive images: the input of training and of recordings.
 
-A sequence is a folder with ``images/`` (jpg or png; the names' order is the order in time),
+A sequence is a folder with ``images/`` (jpg or png; the names' order is the order in time, and
+numbers in names count as numbers),
 ``intrinsics.txt`` (3x3, pixels of the images; or the word ``unknown``) and, where known,
 
 - ``times.txt``: seconds, a row per frame;
@@ -26,6 +27,8 @@ images, ``K.txt`` or KITTI's ``calib.txt`` for the intrinsics, 4x4 poses.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence as Items
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +36,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from depth_ros.core.camera import ImageFit, Intrinsics, scale_intrinsics
+from depth_ros.core.camera import (
+    CameraError,
+    ImageFit,
+    Intrinsics,
+    check_intrinsics,
+    scale_intrinsics,
+)
 from depth_ros.core.metrics.trajectory import orthonormal
+from depth_ros.core.pictures import ImageError, decode_picture, orientation, picture_size
 from depth_ros.evaluation.structure import Structure, read_structure
+from depth_ros.files import natural
 from train.data.hints import hint
 
 UNKNOWN = 'unknown'
@@ -49,8 +60,8 @@ TABLES = (
     'odometry.txt',
     'frames.txt',
 )  # files with a row per frame
-# First and last bytes of a complete PNG and of a complete JPEG.
-ENDS = {b'\x89PNG': b'IEND\xaeB`\x82', b'\xff\xd8': b'\xff\xd9'}
+LOOKED_AT = 100  # pictures of a sequence, about, whose headers decide about its size
+HEAD = 1 << 18  # bytes of a picture that hold its header
 
 
 class DataError(ValueError):
@@ -129,9 +140,12 @@ def find_sequences(root: str | Path, calibrated: bool = True) -> list[Sequence]:
     root = Path(root)
     if (root / 'images').is_dir():
         return [read_sequence(root, calibrated=calibrated)]
+    if not root.is_dir():
+        raise DataError(f"there is no folder '{root}': check the path")
     folders = sorted(
-        p.parent for p in root.glob('*/images') if p.is_dir() and not p.parent.name.startswith('.')
-    )  # not finished
+        (p.parent for p in root.glob('*/images') if p.is_dir() and p.parent.name[0] != '.'),
+        key=natural,
+    )  # without those that are not finished
     if not folders:
         what = hint(root) or 'expected images/ in it or in its sub-folders'
         raise DataError(f"no sequences in '{root}': {what}")
@@ -169,7 +183,7 @@ def read_sequence(
     where = folder / image_dir if image_dir else _find_images(folder)
     if not where.is_dir():
         raise DataError(f"there is no folder '{where}': check the name of the images' folder")
-    images = tuple(sorted(p for p in where.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
+    images = tuple(find_images(where))
     if not images:
         found = hint(where) or 'check the path'
         raise DataError(f"'{where}' holds no jpg or png images: {found}")
@@ -197,6 +211,11 @@ def read_sequence(
         Sequence.depth_scale if scale is None else float(scale[0, 0]),
         None if height is None else float(height[0, 0]),
     )
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The pictures in a folder, in their order in time."""
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural)
 
 
 def _check_rows(folder: Path, images: tuple[Path, ...]) -> None:
@@ -236,7 +255,7 @@ def _find_images(folder: Path) -> Path:
     """The only folder in ``folder`` that can hold the images; ``images`` wins."""
     if (folder / 'images').is_dir():
         return folder / 'images'
-    found = sorted(p for p in folder.glob('image*') if p.is_dir())
+    found = sorted((p for p in folder.glob('image*') if p.is_dir()), key=natural)
     if len(found) == 1:
         return found[0]
     if found and not any(p.name == 'data' for q in found for p in q.iterdir()):
@@ -340,21 +359,108 @@ def _read_table(
 
 
 def scaled_intrinsics(sequence: Sequence, width: int, height: int) -> np.ndarray:
-    """Intrinsics (3, 3) float32 of the sequence's images resized to (width, height)."""
+    """Intrinsics (3, 3) float32 of the sequence's images resized to (width, height).
+
+    Raises:
+        DataError: if no image can be read, or these cannot be the intrinsics of the images.
+    """
     stored = stored_size(sequence)
     if stored is None:
         raise DataError(f"'{sequence.images[0].parent}' has no image that can be read")
+    check_camera(sequence.intrinsics, stored, str(sequence.folder), square=False)
     return scale_intrinsics(sequence.intrinsics, width / stored[0], height / stored[1]).astype(
         np.float32
     )
 
 
+def check_camera(
+    intrinsics: np.ndarray, size: tuple[int, int], what: str, square: bool = True
+) -> list[str]:
+    """What is odd about intrinsics (3, 3) of pictures of ``size`` (width, height); NaN is unknown.
+
+    Args:
+        intrinsics, size: of the camera.
+        what: whose they are, for the message.
+        square: as of :func:`depth_ros.core.camera.check_intrinsics`; false for what is prepared.
+
+    Raises:
+        DataError: if they are impossible.
+    """
+    if np.isnan(intrinsics).any():
+        return []
+    try:
+        return check_intrinsics(Intrinsics.from_matrix(intrinsics, *size), square=square)
+    except CameraError as error:
+        raise DataError(f"'{what}': {error}") from error
+
+
 def stored_size(sequence: Sequence) -> tuple[int, int] | None:
-    """Width and height of the first image that can be read; ``None`` if none can."""
-    for path in sequence.images:
-        with suppress(DataError):
-            return read_picture(path).shape[1::-1]
+    """Width and height of most images, as stored; ``None`` if none can be read."""
+    with suppress(DataError):
+        return common_size(sequence.images)
     return None
+
+
+def common_size(paths: Items[Path], *, upright: bool = False) -> tuple[int, int]:
+    """Width and height that most of some pictures have, by their headers; of many, by a sample.
+
+    Args:
+        paths: the pictures.
+        upright: turned by their EXIF orientation.
+
+    Raises:
+        DataError: if not one has a header.
+    """
+    found: Counter[tuple[int, int]] = Counter()
+    for path in _sample(paths):
+        with suppress(OSError, ImageError):
+            found[_size(path, upright)] += 1
+    if not found:
+        raise DataError(f"not one of the {len(paths)} images in '{paths[0].parent}' can be read")
+    return found.most_common(1)[0][0]
+
+
+def _size(path: Path, upright: bool) -> tuple[int, int]:
+    try:
+        return picture_size(_head(path), upright=upright)
+    except ImageError:  # a header with a large profile or thumbnail
+        return picture_size(path.read_bytes(), upright=upright)
+
+
+def count_turned(paths: Items[Path]) -> int:
+    """How many of some pictures, of many a sample, have an EXIF orientation."""
+    found = 0
+    for path in _sample(paths):
+        with suppress(OSError):
+            found += orientation(_head(path)) != 1
+    return found
+
+
+def _sample(paths: Items[Path]) -> Items[Path]:
+    return paths[:: max(1, len(paths) // LOOKED_AT)]
+
+
+def _head(path: Path) -> bytes:
+    with path.open('rb') as file:
+        return file.read(HEAD)
+
+
+def number_jumps(paths: Items[Path]) -> list[str]:
+    """Say where the numbers in pictures' names jump: the frames around are no neighbours."""
+    numbers = [re.findall('[0-9]+', path.stem) for path in paths]
+    if len(paths) < 3 or not all(numbers):
+        return []
+    steps = np.diff([float(found[-1]) for found in numbers])
+    usual = float(np.median(steps))
+    far = steps > 1.5 * usual
+    if usual <= 0 or (steps <= 0).any() or not far.any():
+        return []
+    at = int(steps.argmax())
+    return [
+        f'the numbers of the pictures jump in {far.sum()} places, by most from {paths[at].name} to '
+        f'{paths[at + 1].name}: pictures around a jump count as neighbours; if they are none, '
+        'prepare the pieces apart'
+    ]
 
 
 def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -378,24 +484,24 @@ def resize_map(values: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def read_picture(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+def read_picture(path: Path, flags: int = cv2.IMREAD_COLOR, *, upright: bool = False) -> np.ndarray:
     """An image file as OpenCV decodes it by ``flags``: BGR (H, W, 3) uint8.
+
+    Args:
+        path: the file.
+        flags: OpenCV's.
+        upright: turned by its EXIF orientation, as a picture alone is seen. Intrinsics, depth and
+            labels of a sequence are of the pixels as they are stored.
 
     Raises:
         DataError: if it is missing, damaged or cut short.
     """
     try:
-        data = path.read_bytes()
+        return decode_picture(path.read_bytes(), flags, upright=upright)
     except OSError as error:
         raise DataError(f"image '{path}' is damaged or missing ({error.strerror})") from error
-    # OpenCV would fill the missing part of a truncated file with grey.
-    for start, end in ENDS.items():
-        if data.startswith(start) and end not in data[-1024:]:
-            raise DataError(f"image '{path}' is damaged: cut short")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if image is None:
-        raise DataError(f"image '{path}' is damaged" + ('' if data else ': empty'))
-    return image
+    except ImageError as error:
+        raise DataError(f"image '{path}' is damaged: {error}") from error
 
 
 def read_image(path: Path, width: int, height: int) -> np.ndarray:

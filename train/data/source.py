@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from train.data.sequences import DataError, read_picture
 
@@ -106,33 +105,8 @@ class Source:
         return replace(thin, numbers=np.arange(len(kept)) + gaps[kept])
 
 
-def files(paths: list[Path]) -> Pictures:
-    """Return the pictures that lie in one file each."""
-    return lambda wanted: ((i, lambda path=paths[i]: read_picture(path)) for i in wanted)
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Return width and height of an image file, from its header.
-
-    Raises:
-        DataError: It has none.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(f"image '{path}' is missing or damaged") from error
-
-
-def first_size(paths: list[Path]) -> tuple[int, int]:
-    """Return width and height of the first of some image files that has a header.
-
-    Raises:
-        DataError: None has.
-    """
-    for path in paths:
-        try:
-            return picture_size(path)
-        except DataError:
-            continue
-    raise DataError(f"not one of the {len(paths)} images in '{paths[0].parent}' can be read")
+def files(paths: list[Path], upright: bool = False) -> Pictures:
+    """Return the pictures that lie in one file each, see `read_picture`."""
+    return lambda wanted: (
+        (i, lambda path=paths[i]: read_picture(path, upright=upright)) for i in wanted
+    )

@@ -12,6 +12,7 @@ import yaml
 
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.labels import UNLABELED
+from depth_ros.core.pictures import ImageError, decode_picture
 from depth_ros.deploy.adopt.options import AdoptionError
 from depth_ros.inference.classes import KNOWN
 from depth_ros.inference.contract import SemanticClass
@@ -128,8 +129,9 @@ def read_pictures(paths: Sequence[Path] | None) -> list[np.ndarray]:
         if not path.is_file():
             what = 'is a folder' if path.is_dir() else 'does not exist'
             raise AdoptionError(f"--image '{path}' {what}; give a picture")
-        picture = cv2.imread(str(path))
-        if picture is None:
-            raise AdoptionError(f"--image '{path}' is no picture that OpenCV can read")
+        try:
+            picture = decode_picture(path.read_bytes(), upright=True)
+        except (OSError, ImageError) as error:
+            raise AdoptionError(f"--image '{path}' cannot be read as a picture: {error}") from error
         pictures.append(np.ascontiguousarray(picture[..., ::-1]))
     return pictures

@@ -12,15 +12,23 @@ import numpy as np
 
 from train.data.hints import hint
 from train.data.reader import Found, Option, Reader, found
+from train.data.measured import cut_jumps
 from train.data.sequences import (
-    IMAGE_SUFFIXES,
     DataError,
     Sequence,
+    check_camera,
+    common_size,
+    count_turned,
+    find_images,
     find_sequences,
+    number_jumps,
     read_map,
     read_sequence,
 )
-from train.data.source import Map, Read, Source, files, first_size
+from train.data.source import Map, Read, Source, files
+
+MAX_PAUSE = 0.5
+"""Seconds without a picture after which the next is no neighbour."""
 
 
 class FolderReader(Reader):
@@ -71,19 +79,8 @@ def folder_sources(path: Path, intrinsics: np.ndarray | None = None) -> list[Sou
         return [_video(path, intrinsics)]
     if not path.is_dir():
         raise DataError(f"there is no video or folder '{path}': check the path")
-    images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if images:
-        name = path.resolve()
-        name = name.parent.name if name.name == 'images' else name.name
-        return [
-            Source(
-                name,
-                [p.stem for p in images],
-                first_size(images),
-                _or_unknown(intrinsics),
-                files(images),
-            )
-        ]
+    if images := find_images(path):
+        return [_pictures(path, images, _or_unknown(intrinsics))]
     try:
         return [_source(read_sequence(path, calibrated=False), intrinsics)]
     except DataError:
@@ -94,6 +91,23 @@ def folder_sources(path: Path, intrinsics: np.ndarray | None = None) -> list[Sou
 
 def _or_unknown(intrinsics: np.ndarray | None) -> np.ndarray:
     return np.full((3, 3), np.nan) if intrinsics is None else intrinsics
+
+
+def _pictures(folder: Path, images: list[Path], intrinsics: np.ndarray) -> Source:
+    """Return pictures that come alone, seen upright."""
+    name = folder.resolve()
+    name = name.parent.name if name.name == 'images' else name.name
+    size = common_size(images, upright=True)
+    turned = count_turned(images)
+    return Source(
+        name,
+        [p.stem for p in images],
+        size,
+        intrinsics,
+        files(images, upright=True),
+        facts={'turned upright': 'by EXIF orientation'} if turned else {},
+        warnings=(*check_camera(intrinsics, size, str(folder)), *number_jumps(images)),
+    )
 
 
 def _source(sequence: Sequence, intrinsics: np.ndarray | None) -> Source:
@@ -108,21 +122,38 @@ def _source(sequence: Sequence, intrinsics: np.ndarray | None) -> Source:
 
         return read
 
+    size = common_size(paths)
+    matrix = sequence.intrinsics if intrinsics is None else intrinsics
+    warnings = check_camera(matrix, size, str(sequence.folder))
+    if frames is None and sequence.times is None:
+        warnings += number_jumps(paths)
+    if count_turned(paths):
+        warnings.append(
+            'pictures have an EXIF orientation, which is not followed: intrinsics, depth and '
+            'labels are of the pixels as they are stored. If the pictures lie on their side, '
+            f"prepare '{paths[0].parent}' itself: they are then turned upright"
+        )
+    odometry = sequence.odometry
+    if odometry is not None:
+        times = np.arange(len(paths)) / 10.0 if sequence.times is None else sequence.times
+        odometry, remarks = cut_jumps(times, odometry)
+        warnings += remarks
     return Source(
         sequence.folder.resolve().name,
         [p.stem for p in paths],
-        first_size(paths),
-        sequence.intrinsics if intrinsics is None else intrinsics,
+        size,
+        matrix,
         files(paths),
         sequence.times,
         sequence.poses,
-        sequence.odometry,
+        odometry,
         sequence.speeds,
         None if frames is None else frames[:, 0],
         None if frames is None else frames[:, 1] != 0,
         maps('depth', sequence.depth_scale),
         maps('semantics', 1.0),
         sequence.depth_scale,
+        warnings=tuple(warnings),
     )
 
 
@@ -130,16 +161,21 @@ def _video(path: Path, intrinsics: np.ndarray | None) -> Source:
     """Return a video as a source.
 
     Raises:
-        DataError: It cannot be read, or does not say its length and frame rate.
+        DataError: It cannot be read, or the intrinsics are impossible.
     """
     capture = cv2.VideoCapture(str(path))
-    fps, count = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     okay, image = capture.read()
     capture.release()
     if not okay:
         raise DataError(f"'{path}' is no video that OpenCV can read: convert it to mp4 (H.264)")
-    if not (0 < fps < 1000 and count > 0):
-        raise DataError(f"video '{path}' does not say its length and frame rate: convert it to mp4")
+    times, warnings = _video_times(path)
+    steps = np.diff(times)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    pauses = steps > max(MAX_PAUSE, 3 * usual)
+    if pauses.any():
+        warnings.append(f'{pauses.sum()} pauses without pictures, the longest {steps.max():.1f} s')
+    matrix, size = _or_unknown(intrinsics), image.shape[1::-1]
+    warnings += check_camera(matrix, size, str(path))
 
     def pictures(wanted: Collection[int]) -> Iterator[tuple[int, Read]]:
         capture = cv2.VideoCapture(str(path))
@@ -153,12 +189,46 @@ def _video(path: Path, intrinsics: np.ndarray | None) -> Source:
 
     return Source(
         path.stem,
-        [f'{n:06d}' for n in range(count)],
-        image.shape[1::-1],
-        _or_unknown(intrinsics),
+        [f'{n:06d}' for n in range(len(times))],
+        size,
+        matrix,
         pictures,
-        np.arange(count) / fps,
+        times,
+        numbers=np.arange(len(times)) + np.concatenate([[0], np.cumsum(pauses)])
+        if pauses.any()
+        else None,
+        facts={'rate': _rate(steps)} if len(steps) else {},
+        warnings=tuple(warnings),
     )
+
+
+def _video_times(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return when each frame is shown, seconds from the first, and remarks.
+
+    Raises:
+        DataError: Neither the frames nor the file say when.
+    """
+    capture = cv2.VideoCapture(str(path))
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    shown = []
+    while capture.grab():
+        shown.append(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e-3)
+    capture.release()
+    times = np.array(shown) - shown[0]
+    if (np.diff(times) > 0).all():
+        return times, []
+    if not 0 < fps < 1000:
+        raise DataError(f"video '{path}' does not say when its frames are shown: convert it to mp4")
+    remark = f'the film does not say when each frame is shown; taken as {fps:g} a second'
+    return np.arange(len(times)) / fps, [remark]
+
+
+def _rate(steps: np.ndarray) -> str:
+    """Say how many frames a second a film has by its times between frames."""
+    least, most = 1 / steps.max(), 1 / steps.min()
+    if most < 1.2 * least:
+        return f'{1 / steps.mean():.1f} Hz'
+    return f'{least:.1f} to {most:.1f} Hz'
 
 
 def _decoded(picture: np.ndarray | None, path: Path, index: int) -> np.ndarray:

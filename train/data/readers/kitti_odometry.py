@@ -7,10 +7,17 @@ from collections.abc import Collection
 from pathlib import Path
 
 from depth_ros.core.se3 import inverse
+from depth_ros.files import natural
 from train.data.kitti import CAMERAS, DEPTH_SCALE, camera_offset, velodyne_depth
 from train.data.reader import Found, Option, Reader, found
-from train.data.sequences import DataError, Sequence, read_poses, read_sequence
-from train.data.source import Source, files, first_size
+from train.data.sequences import (
+    DataError,
+    Sequence,
+    common_size,
+    read_poses,
+    read_sequence,
+)
+from train.data.source import Source, files
 from train.data.velodyne import file_projection, read_calibration, row
 
 
@@ -57,7 +64,7 @@ def odometry_sources(
     Raises:
         DataError: There are none, one is incomplete, or one that is asked for is not there.
     """
-    folders = {p.name: p for p in sorted(root.glob('sequences/*')) if p.is_dir()}
+    folders = {p.name: p for p in sorted(root.glob('sequences/*'), key=natural) if p.is_dir()}
     if folders and (unknown := sorted(set(sequences or ()) - folders.keys())):
         raise DataError(
             f"--sequences: '{root}' has no {', '.join(unknown)}, but " + ', '.join(folders)
@@ -91,7 +98,7 @@ def _source(root: Path, sequence: Sequence, camera: int, suffix: str) -> Source:
         projection = row(read_calibration(calibration), f'P{camera}', calibration).reshape(3, 4)
         poses = read_poses(path, len(paths)) @ inverse(camera_offset(projection))
         poses = inverse(poses[0]) @ poses
-    size = first_size(paths)
+    size = common_size(paths)
     depth = velodyne_depth(
         folder / 'velodyne', paths, size, lambda: file_projection(calibration, camera)
     )

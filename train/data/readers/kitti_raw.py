@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 from depth_ros.core.se3 import inverse
 from train.data.kitti import CAMERAS, DEPTH_SCALE, camera_offset, velodyne_depth
 from train.data.reader import Found, Option, Reader, found
-from train.data.sequences import IMAGE_SUFFIXES, DataError
-from train.data.source import REACH, Source, files, first_size
+from train.data.sequences import DataError, common_size, find_images
+from train.data.source import REACH, Source, files
 from train.data.velodyne import raw_projection, read_calibration, rigid, row
 
 EARTH_RADIUS = 6378137.0
@@ -175,16 +175,17 @@ def _source(drive: Path, camera: int, paths: list[Path]) -> Source:
     imu_camera = _camera_in_imu(date, projection)
     if poses is not None:
         poses = None if imu_camera is None else inverse(poses[0] @ imu_camera) @ poses @ imu_camera
+    size = common_size(paths)
     depth = velodyne_depth(
         drive / 'velodyne_points' / 'data',
         paths,
-        first_size(paths),
+        size,
         lambda: raw_projection(date, camera),
     )
     return Source(
         f'{drive.name}_{camera:02d}',
         [p.stem for p in paths],
-        first_size(paths),
+        size,
         projection[:, :3],
         files(paths),
         times,
@@ -252,9 +253,7 @@ def _images(folder: Path) -> list[Path]:
     """Return the pictures in a folder; none if there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.stem.isdigit()
-    )
+    return [p for p in find_images(folder) if p.stem.isdigit()]
 
 
 def _lines(path: Path | None) -> Iterator[str]:
