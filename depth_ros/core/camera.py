@@ -190,7 +190,7 @@ def check_intrinsics(camera: Intrinsics, *, square: bool = True) -> list[str]:
             f'{what} look as if they were divided by the size of the image: give pixels '
             f'(fx={fx * camera.width:g}, fy={fy * camera.height:g}, ...)'
         )
-    if not (0 <= cx < camera.width and 0 <= cy < camera.height):
+    if not (-0.5 <= cx < camera.width - 0.5 and -0.5 <= cy < camera.height - 0.5):
         swapped = cx > 0 and cy > 0 and fx < camera.width and fy < camera.height
         raise CameraError(
             f'{what}: the principal point is outside of the image; '

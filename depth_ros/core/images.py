@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, cast
 import cv2
 import numpy as np
 
-from depth_ros.core.pictures import JPEG, PNG, CutShortError, ImageError, decode_picture
+from depth_ros.core.pictures import (
+    JPEG,
+    PNG,
+    CutShortError,
+    ImageError,
+    decode_picture,
+    picture_size,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -147,6 +154,22 @@ def has_color(encoding: str) -> bool:
     return encoding in ('jpeg', 'png') or (encoding in ENCODINGS and ENCODINGS[encoding].color)
 
 
+def size_of(message: RawImage | CompressedImage) -> tuple[int, int]:
+    """Return width and height of an image, without decoding it where its header tells.
+
+    Raises:
+        ImageError: It is damaged.
+    """
+    if not is_compressed(message):
+        raw = cast('RawImage', message)
+        return raw.width, raw.height
+    data = bytes(message.data)
+    if data.startswith((JPEG, PNG)):
+        return picture_size(data)
+    height, width = decode_rgb(message).shape[:2]
+    return width, height
+
+
 def decode_rgb(message: RawImage | CompressedImage) -> np.ndarray:
     """Return the picture of an Image of any of `ENCODINGS`, or of a JPEG or PNG CompressedImage.
 
@@ -279,20 +302,23 @@ def _decompressed_rgb(message: CompressedImage) -> np.ndarray:
     what = f"compressed image (format '{message.format}', {len(message.data)} bytes)"
     if 'compressedDepth' in message.format or name in DEPTH_ENCODINGS:
         raise ImageError(f'{what} is a depth image: choose the topic of a colour camera')
-    encoding = ENCODINGS.get(ALIASES.get(name, name))
-    mosaic = name.startswith('bayer_') and encoding is not None
+    if not len(message.data):
+        raise ImageError(f'{what} is empty; check the camera driver and the connection')
+    pattern = ENCODINGS[name].to_rgb if name.startswith('bayer_') and name in ENCODINGS else None
     try:
-        image = decode_picture(message.data, cv2.IMREAD_UNCHANGED if mosaic else cv2.IMREAD_COLOR)
+        image = decode_picture(
+            message.data, cv2.IMREAD_COLOR if pattern is None else cv2.IMREAD_UNCHANGED
+        )
     except CutShortError as error:
         raise ImageError(
-            f'{what} is truncated: {error}; check the camera driver and the connection'
+            f'{what} is truncated; check the camera driver and the connection'
         ) from error
     except ImageError as error:
         raise ImageError(
             f'{what} cannot be used: {error}; check the image_transport settings of the camera '
             'driver, and the connection'
         ) from error
-    if not mosaic:
+    if pattern is None:
         # JPEG and PNG files say themselves in which order their colours are.
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     if image.ndim == 3:
@@ -300,7 +326,7 @@ def _decompressed_rgb(message: CompressedImage) -> np.ndarray:
         if not _is_grey(image):  # the driver has made colours of it
             return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         image = image[..., 0].copy()
-    rgb = cv2.cvtColor(image, encoding.to_rgb)
+    rgb = cv2.cvtColor(image, pattern)
     return rgb if rgb.dtype == np.uint8 else cv2.convertScaleAbs(rgb, alpha=255 / 65535)
 
 

@@ -45,18 +45,18 @@ def decode_picture(
     """
     data = np.frombuffer(data, np.uint8)
     if not data.size:
-        raise ImageError('it is empty')
+        raise ImageError('empty')
     flags |= cv2.IMREAD_IGNORE_ORIENTATION
     if data[: len(JPEG)].tobytes() == JPEG:
         image = _decode_jpeg(data, flags)
     elif data[: len(PNG)].tobytes() == PNG and b'IEND' not in (kind for kind, *_ in _chunks(data)):
         image = _decode(_joined(data, _IEND), flags)
         if image is None:
-            raise CutShortError('it is cut short')
+            raise CutShortError('cut short')
     else:
         image = _decode(data, flags)
     if image is None:
-        raise ImageError('it is neither JPEG nor PNG, or it is damaged')
+        raise ImageError('neither JPEG nor PNG, or damaged')
     return turned(image, orientation(data)) if upright else image
 
 
@@ -80,7 +80,7 @@ def picture_size(data: Any, *, upright: bool = False) -> tuple[int, int]:
                 height, width = _number(data, at + 3, 2), _number(data, at + 5, 2)
                 break
     if not width or not height:
-        raise ImageError('it has no header of a JPEG or PNG picture')
+        raise ImageError('no header of a JPEG or PNG picture')
     return (height, width) if upright and orientation(data) > 4 else (width, height)
 
 
@@ -160,7 +160,7 @@ def _decode(data: np.ndarray, flags: int) -> np.ndarray | None:
     try:
         return cv2.imdecode(data, flags)
     except cv2.error as error:
-        raise ImageError(f'it cannot be decoded: {error}') from error
+        raise ImageError(f'not decoded: {error}') from error
 
 
 def _decode_jpeg(data: np.ndarray, flags: int) -> np.ndarray | None:
@@ -178,7 +178,7 @@ def _decode_jpeg(data: np.ndarray, flags: int) -> np.ndarray | None:
     # picture stays as it is; one that lacks some takes it.
     more = _decode(_joined(kept, _MORE, _EOI), flags)
     if image is None or more is None or not np.array_equal(more, image):
-        raise CutShortError('it is cut short')
+        raise CutShortError('cut short')
     return image
 
 

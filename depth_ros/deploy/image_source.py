@@ -147,8 +147,8 @@ def _from_folder(images: Images, contract: ModelContract) -> IndexedImages:
             continue
         try:
             image = decode_picture(path.read_bytes(), upright=True)
-        except (OSError, ImageError) as error:
-            yield index, ImageError(f"'{path}' cannot be read as an image: {error}"), None
+        except (OSError, ImageError):
+            yield index, ImageError(f"'{path}' cannot be read as an image"), None
             continue
         height, width = image.shape[:2]
         camera = model.resized(width, height)

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.pointcloud import nearest_depth
 from depth_ros.core.pictures import ImageError, picture_size
+from depth_ros.core.pointcloud import nearest_depth
 from depth_ros.files import natural, write_file
 
 FILE = 'structure.npz'

@@ -257,13 +257,16 @@ DAMAGE = {
     'no images': (lambda f: [p.unlink() for p in (f / 'images').iterdir()], 'no jpg or png'),
     'no intrinsics': (lambda f: (f / 'intrinsics.txt').unlink(), 'no intrinsics: write fx'),
     'zero intrinsics': (edit('intrinsics.txt', '0 0 0\n0 0 0\n0 0 1\n'), 'no camera matrix'),
-    'other intrinsics': (edit('intrinsics.txt', '50 0 300\n0 50 20\n0 0 1\n'), 'outside of images'),
+    'other intrinsics': (
+        edit('intrinsics.txt', '50 0 300\n0 50 20\n0 0 1\n'),
+        'outside of the image',
+    ),
     'mixed sizes': (
         lambda f: rewrite(f / 'images/0002.jpg', picture(2)[:40]),
         '0002.jpg.* 64x40 .* 64x48',
     ),
-    'truncated jpeg': (lambda f: cut(f / 'images/0001.jpg'), '0001.jpg.* truncated'),
-    'truncated png': (as_png, '0001.png.* truncated'),
+    'truncated jpeg': (lambda f: cut(f / 'images/0001.jpg'), '0001.jpg.* cut short'),
+    'truncated png': (as_png, '0001.png.* cut short'),
     'no image': (lambda f: (f / 'images/0003.jpg').write_text('hello'), '0003.jpg.* damaged'),
     'empty image': (lambda f: (f / 'images/0000.jpg').write_bytes(b''), '0000.jpg.* damaged'),
     'times too few': (edit('times.txt', '0\n1\n2\n'), '4 images.*times.txt.* 3 rows'),
@@ -276,7 +279,7 @@ DAMAGE = {
     'poses not finite': (edit('poses.txt', '1 0 0 nan 0 1 0 0 0 0 1 0\n' * 4), 'finite'),
     'depth of 8 bits': (lambda f: rewrite(f / 'depth/0002.png', picture(0, 1)), '0002.png.*16 bit'),
     'depth size': (lambda f: rewrite(f / 'depth/0000.png', np.ones((9, 9), np.uint16)), '9x9'),
-    'depth truncated': (lambda f: cut(f / 'depth/0000.png'), 'depth/0000.png.* truncated'),
+    'depth truncated': (lambda f: cut(f / 'depth/0000.png'), 'depth/0000.png.* cut short'),
     'class ids': (
         lambda f: rewrite(f / 'semantics/0001.png', np.full((HEIGHT, WIDTH), 33, np.uint8)),
         'class id 33',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Collection
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from depth_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, ODOMETRY
 from depth_ros.bags.writer import BagWriter
 from depth_ros.core.labels import UNLABELED
+from depth_ros.core.pictures import JPEG
 from depth_ros.core.se3 import (
     OPTICAL_IN_BASE,
     inverse,
@@ -23,7 +22,7 @@ from depth_ros.core.se3 import (
     quaternion_from_rotation,
     vector_from_rotation,
 )
-from train.data.sequences import DataError, Sequence
+from train.data.sequences import DataError, Sequence, check_camera, common_size, read_picture
 
 START = 1_000_000_000
 """Seconds. Times before that (September 2001) are not of the clock but of the recording, and are
@@ -120,16 +119,10 @@ def write_bag(
 
 
 def _size(sequence: Sequence) -> tuple[int, int]:
-    """Width and height of the first image, which the intrinsics must fit."""
-    width, height = _open(sequence.images[0])[0].size
-    cx, cy = sequence.intrinsics[:2, 2]
-    if not (0 < cx < width and 0 < cy < height):
-        raise DataError(
-            f"the intrinsics of '{sequence.folder}' have the principal point at "
-            f'({cx:g}, {cy:g}), outside of images of {width}x{height}: give those of '
-            'the images at this size'
-        )
-    return width, height
+    """Width and height of most images, which the intrinsics must fit."""
+    size = common_size(sequence.images)
+    check_camera(sequence.intrinsics, size, str(sequence.folder), square=False)
+    return size
 
 
 def _motions(poses: np.ndarray | None, stamps: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -151,23 +144,6 @@ def _motions(poses: np.ndarray | None, stamps: list[int]) -> list[tuple[np.ndarr
         twists.append(moved / seconds)
     twists.insert(0, twists[0] if twists else np.zeros(6))
     return list(zip(bodies, twists, strict=True))
-
-
-def _open(path: Path) -> tuple[Image.Image, bytes]:
-    """Decode an image file completely; also its bytes.
-
-    Pillow rather than OpenCV, which fills the missing part of a truncated file with grey.
-    """
-    data = path.read_bytes()
-    try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"image '{path}' is damaged or truncated ({error}): restore it, or remove "
-            'it and all that belongs to it'
-        ) from error
-    return picture, data
 
 
 class _Messages:
@@ -216,19 +192,19 @@ class _Messages:
             roi,
         )
 
-    def _pixels(self, path: Path) -> tuple[np.ndarray, bytes]:
-        """An image file as uint8 (H, W) or RGB (H, W, 3); also the file's bytes."""
-        picture, data = _open(path)
-        self._check_size(path, picture.size)
-        if picture.mode[0] in 'IF':
+    def _pixels(self, path: Path) -> np.ndarray:
+        """An image file as uint8 (H, W) or RGB (H, W, 3)."""
+        pixels = read_picture(path, cv2.IMREAD_UNCHANGED)
+        self._check_size(path, pixels.shape[1::-1])
+        if pixels.dtype != np.uint8:
             raise DataError(f"image '{path}' has more than 8 bits a channel: convert it")
-        if picture.mode not in ('L', 'RGB'):
-            picture, data = picture.convert('RGB'), b''
-        return np.asarray(picture), data
+        if pixels.ndim == 2:
+            return pixels
+        return cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_BGR2RGB)
 
     def image(self, stamp: int, path: Path) -> Any:
         """Image, rgb8 or mono8."""
-        pixels, _ = self._pixels(path)
+        pixels = self._pixels(path)
         height, width = pixels.shape[:2]
         return self._make(
             IMAGE,
@@ -243,8 +219,8 @@ class _Messages:
 
     def jpeg(self, stamp: int, path: Path, quality: int) -> Any:
         """CompressedImage with the bytes of a JPEG file, or with the image as JPEG."""
-        pixels, data = self._pixels(path)
-        if data[:2] != b'\xff\xd8':
+        pixels, data = self._pixels(path), path.read_bytes()
+        if not data.startswith(JPEG):
             bgr = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
             data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
         encoding = 'mono8' if pixels.ndim == 2 else 'bgr8'
@@ -252,9 +228,8 @@ class _Messages:
 
     def _map(self, path: Path, dtype: type[np.generic]) -> np.ndarray:
         """A one-channel png (H, W)."""
-        _open(path)
-        values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if values is None or values.ndim != 2 or values.dtype != dtype:
+        values = read_picture(path, cv2.IMREAD_UNCHANGED)
+        if values.ndim != 2 or values.dtype != dtype:
             raise DataError(
                 f"'{path}' must be a png with one channel of {8 * np.dtype(dtype).itemsize} bits"
             )

@@ -69,6 +69,13 @@ class Measured(NamedTuple):
     values: np.ndarray | None = None
     remarks: tuple[str, ...] = ()
 
+    @property
+    def share(self) -> float:
+        """Of the pictures at which something is known."""
+        if self.values is None:
+            return 0.0
+        return float(np.isfinite(self.values.reshape(len(self.values), -1)).all(1).mean())
+
 
 def odometry(bag: Bag, topic: str | None, stamps: np.ndarray, lag: int = 0) -> Measured:
     """Return the poses of a robot's body as its odometry measured them.

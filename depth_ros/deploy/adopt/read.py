@@ -132,6 +132,8 @@ def read_pictures(paths: Sequence[Path] | None) -> list[np.ndarray]:
         try:
             picture = decode_picture(path.read_bytes(), upright=True)
         except (OSError, ImageError) as error:
-            raise AdoptionError(f"--image '{path}' cannot be read as a picture: {error}") from error
+            raise AdoptionError(
+                f"--image '{path}' is no picture that can be read: {error}"
+            ) from error
         pictures.append(np.ascontiguousarray(picture[..., ::-1]))
     return pictures

@@ -17,13 +17,21 @@ from depth_ros.bags.files import is_recording, recording_name
 from depth_ros.bags.messages import BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams, find_streams
-from depth_ros.core.camera import CameraError, intrinsics_from_info
-from depth_ros.core.images import ImageError, decode_depth, decode_rgb
+from depth_ros.core.camera import (
+    CameraError,
+    calibration,
+    check_intrinsics,
+    intrinsics_from_info,
+)
+from depth_ros.core.images import ImageError, decode_depth, decode_rgb, size_of
 from train.data.lens import Lens
 from train.data.measured import gps_speeds, odometry
 from train.data.reader import Found, Option, Reader
 from train.data.sequences import DataError
 from train.data.source import Read, Source
+
+LOOKED_AT = 100
+"""Pictures of a recording, about, whose sizes decide about its size."""
 
 MAX_LAG = 0.02
 """Seconds between a picture and its depth."""
@@ -140,20 +148,23 @@ def bag_source(
             if not with_depth:
                 streams = replace(streams, depth=None)
             info = bag.first(streams.camera_info)
-            size, encoding = _first_picture(bag, streams.image)
-            recorded = np.array([header_stamp(m.data) for m in bag.messages([streams.image])])
+            size, encoding = _picture_kind(bag, streams.image)
+            times = [(header_stamp(m.data), m.log_ns) for m in bag.messages([streams.image])]
+            recorded = np.array([stamp for stamp, _ in times])
+            lag = int(np.median([log - stamp for stamp, log in times]))
             stamps, warnings = _in_order_of_time(recorded)
             if len(stamps) < 2:
                 raise DataError(
                     f"the {len(recorded)} images on {streams.image} of '{path}' have the same "
                     'stamp, or there is but one: set header.stamp in the camera driver'
                 )
-            odom, poses = odometry(bag, topics.odom, stamps)
-            gps, speeds = gps_speeds(bag, topics.gps, stamps)
+            moved = odometry(bag, topics.odom, stamps, lag)
+            driven = gps_speeds(bag, topics.gps, stamps, lag)
             depths = _depth_stamps(bag, streams.depth, stamps)
             if streams.depth is not None:
                 _check_depth(bag, streams.depth)
             camera = intrinsics_from_info(info, *size)
+            warnings += (*check_intrinsics(calibration(info)), *moved.remarks, *driven.remarks)
             lens = Lens(info)
             damage, remarks = bag.damage, bag.remarks
     except CameraError as error:
@@ -163,7 +174,7 @@ def bag_source(
     warnings += remarks
     if damage:
         warnings.append(f'the recording is damaged: {damage}')
-    if odom is None and gps is None:
+    if moved.topic is None and driven.topic is None:
         warnings.append(
             'no wheel odometry and no GPS: metric scale needs the height of the camera '
             '(--camera-height of fit or export)'
@@ -176,16 +187,14 @@ def bag_source(
     if pauses.any():
         warnings.append(f'{pauses.sum()} pauses without images, the longest {steps.max():.1f} s')
 
-    odometry_known = 0.0 if poses is None else np.isfinite(poses[:, 0, 0]).mean()
-    gps_known = 0.0 if speeds is None else np.isfinite(speeds).mean()
     facts = {
         'images': f'{streams.image} ({encoding}, {size[0]}x{size[1]})',
         'calibration': streams.camera_info,
         'rectification': lens.describe(streams.image),
         'duration': f'{seconds[-1]:.1f} s',
         'rate': f'{1 / np.median(steps):.1f} Hz',
-        'odometry': _coverage(odom, odometry_known),
-        'GPS': _coverage(gps, gps_known),
+        'odometry': _coverage(moved.topic, moved.share),
+        'GPS': _coverage(driven.topic, driven.share),
         'depth': _coverage(streams.depth, len(depths) / len(stamps)),
     }
     order = {int(stamp): index for index, stamp in enumerate(stamps)}
@@ -197,8 +206,8 @@ def bag_source(
         camera.matrix,
         frames.pictures,
         stamps * 1e-9,
-        odometry=poses,
-        speeds=speeds,
+        odometry=moved.values,
+        speeds=driven.values,
         numbers=np.arange(len(stamps)) + np.concatenate([[0], np.cumsum(pauses)]),
         depth=frames.depth if depths else lambda _: None,
         facts=facts,
@@ -300,19 +309,31 @@ def _decoded(bag: Bag, message: Message) -> Any:
         return None
 
 
-def _first_picture(bag: Bag, topic: str) -> tuple[tuple[int, int], str]:
-    """Return width and height of the first picture that can be decoded, and its encoding."""
-    problem = 'there is none'
-    for message in bag.messages([topic]):
+def _picture_kind(bag: Bag, topic: str) -> tuple[tuple[int, int], str]:
+    """Return width and height that most pictures of a sample have, and the first one's encoding.
+
+    Raises:
+        DataError: Not one can be decoded.
+    """
+    sizes: Counter[tuple[int, int]] = Counter()
+    encoding, problem = '', 'there is none'
+    every = max(1, bag.topics[topic].count // LOOKED_AT)
+    for number, message in enumerate(bag.messages([topic])):
+        if encoding and number % every:
+            continue
         try:
-            message = bag.decode(message)
-            return (
-                decode_rgb(message).shape[1::-1],
-                getattr(message, 'encoding', None) or message.format,
-            )
+            picture = bag.decode(message)
+            if not encoding:
+                decode_rgb(picture)
+                encoding = getattr(picture, 'encoding', None) or picture.format
+            sizes[size_of(picture)] += 1
         except (BagError, ImageError) as error:
             problem = str(error)
-    raise DataError(f"not one image on {topic} of '{bag.path}' can be read; the last: {problem}")
+    if not encoding:
+        raise DataError(
+            f"not one image on {topic} of '{bag.path}' can be read; the last: {problem}"
+        )
+    return sizes.most_common(1)[0][0], encoding
 
 
 def _in_order_of_time(recorded: np.ndarray) -> tuple[np.ndarray, list[str]]:

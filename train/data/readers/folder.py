@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from train.data.hints import hint
-from train.data.reader import Found, Option, Reader, found
 from train.data.measured import cut_jumps
+from train.data.reader import Found, Option, Reader, found
 from train.data.sequences import (
     DataError,
     Sequence,
