@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0, or 2 after an error that the user can mend.
+        0, 2 after an error that the user can mend, or 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog='python -m train', description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f'python -m train {args.command}: {error}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f'python -m train {args.command}: stopped; the same command goes on', file=sys.stderr)
+        return 130
     return 0
 
 

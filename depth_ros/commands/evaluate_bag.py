@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         '(default: %(default)s)',
     )
     run = parser.add_argument_group("the nodes' parameters")
-    run.add_argument('--fit', choices=FIT_MODES, default='stretch', help='(default: %(default)s)')
+    run.add_argument('--fit', choices=FIT_MODES, default='auto', help='(default: %(default)s)')
     run.add_argument('--max-depth', type=float, default=0.0, help='metres, 0 for no limit')
     run.add_argument('--depth-scale', type=float, default=0.0, help='metres per unit of depth')
     run.add_argument(

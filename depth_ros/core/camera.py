@@ -28,8 +28,9 @@ USUAL_OFFSET = 0.25
 
 FIT_MODES = ('auto', 'stretch', 'crop')
 
-MOST_STRETCH = 1.25
-"""Distortion of the pixels' aspect (`ImageFit.anisotropy`) up to which `auto` stretches."""
+MOST_STRETCH = 2.0
+"""Distortion of the pixels' aspect (`ImageFit.anisotropy`) up to which `auto` stretches: before a
+network of 640x192, 16:9 is stretched and 3:2 is not. docs/results.md has what it was chosen by."""
 
 
 class CameraError(ValueError):
@@ -292,7 +293,7 @@ class ImageFit:
     the whole image. ``crop`` keeps pixels square relative to the training camera: it takes the
     largest region with the network's aspect ratio, placed so that the principal point falls where
     it was in training, as far as the image allows. ``auto`` stretches where that distorts little,
-    and else crops: a network judges depth by shapes, too.
+    and else crops: a network judges depth by shapes, too, but a crop sees less.
 
     Attributes:
         camera: the camera image.

@@ -35,7 +35,7 @@ LOOP_EVERY = 10
 class Settings:
     """Those parameters of the nodes that change their outputs; see docs/parameters.md."""
 
-    fit: str = 'stretch'
+    fit: str = 'auto'
     max_depth: float = 0.0
     depth_scale: float = 0.0
     translation_scale: float = 0.0
@@ -212,7 +212,7 @@ def _motion(engine: Engine, previous: np.ndarray, current: np.ndarray) -> np.nda
 
 
 def network_image(
-    image: RecordedImage, info: Any, contract: ModelContract, mode: str = 'stretch'
+    image: RecordedImage, info: Any, contract: ModelContract, mode: str = 'auto'
 ) -> np.ndarray:
     """Return the input of a network for an image, uint8 of its contract's `image_shape`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from depth_ros.bags.ground_truth import TF_PREFIX, GroundTruth, half_period
 from depth_ros.bags.messages import TF, BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams
-from depth_ros.core.camera import CameraError, ImageFit, intrinsics_from_info
+from depth_ros.core.camera import (
+    CameraError,
+    ImageFit,
+    calibration,
+    check_intrinsics,
+    intrinsics_from_info,
+)
 from depth_ros.core.depth import depth_factor
 from depth_ros.core.se3 import pose_from_list
 from depth_ros.evaluation.frame_evaluator import Evaluation, FrameEvaluator
@@ -133,6 +140,10 @@ class Session:
         self.notes += bag.remarks
         if bag.damage:
             self.notes.append(bag.damage)
+        if self.first_info is not None:
+            with suppress(CameraError):  # as above, of each image
+                odd = check_intrinsics(calibration(self.first_info))
+                self.notes += [f'camera_info holds {text}' for text in odd]
         self.point_truth: PointTruth | None = None
         if job.structure is not None:
             self.point_truth = PointTruth(

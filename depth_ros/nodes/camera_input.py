@@ -18,7 +18,13 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
+from depth_ros.core.camera import (
+    ImageFit,
+    Intrinsics,
+    calibration,
+    check_intrinsics,
+    intrinsics_from_info,
+)
 from depth_ros.core.visual_odometry import NO_STAMP
 from depth_ros.inference.outputs import TOPICS
 from depth_ros.nodes.monitor import REPORT_PERIOD, Reporter, StageTimes
@@ -370,6 +376,8 @@ class CameraInput:
                 f"image frame '{frame}' and camera_info frame '{info_frame}' "
                 'differ; is camera_info remapped to the same camera?',
             )
+        for text in check_intrinsics(calibration(info)):
+            self._report.once('intrinsics', f'camera_info holds {text}')
         if any(info.d):
             self._report.once(
                 'distortion',

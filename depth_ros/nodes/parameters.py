@@ -76,10 +76,12 @@ COMMON = (
     ),
     Parameter(
         'fit',
-        'stretch',
+        'auto',
         "How the image becomes the network's input. stretch: the whole "
-        'image, resized on both axes. crop: the largest part with the aspect ratio of the '
-        'training camera; outputs are invalid outside.',
+        'image, resized on both axes. crop: the largest part with the aspect ratio of the training '
+        'camera; outputs are invalid outside. auto: crop where stretching would make pixels more '
+        'than twice as wide as high or the reverse, against the training, as of 3:2 and 4:3 images '
+        'for a network of 640x192; else stretch.',
         choices=FIT_MODES,
     ),
 )

@@ -8,6 +8,7 @@ from depth_ros.core.camera import (
     CameraError,
     ImageFit,
     Intrinsics,
+    check_intrinsics,
     intrinsics_from_info,
     project,
     reproject,
@@ -154,7 +155,7 @@ def test_crop_stays_in_the_image():
 
 
 def test_unknown_fit_is_refused():
-    with pytest.raises(ValueError, match="'zoom'.*stretch, crop"):
+    with pytest.raises(ValueError, match="'zoom'.*auto, stretch, crop"):
         ImageFit.create(CAMERA, CAMERA, 'zoom')
 
 
@@ -204,3 +205,70 @@ def test_shrinking_averages_over_the_pixels_that_it_merges():
     small = np.zeros((60, 80, 3), np.uint8)
     fit.to_network(np.repeat(checker[..., None], 3, 2), small)
     assert small.min() >= 127 and small.max() <= 129
+
+
+# Which fit, and which intrinsics can be
+
+
+@pytest.mark.parametrize(
+    'size, crops',
+    [
+        ((1242, 375), False),  # as in training
+        ((1280, 720), False),
+        ((640, 305), False),
+        ((540, 360), True),
+        ((640, 480), True),
+        ((480, 640), True),
+        ((1280, 128), True),  # ten to one
+    ],
+)
+def test_auto_crops_where_stretching_distorts_much(size, crops):
+    """Square pixels, before a network of 640x192 that was trained with square pixels."""
+    width, height = size
+    camera = Intrinsics(0.6 * width, 0.6 * width, width / 2, height / 2, width, height)
+    model = Intrinsics(371.2, 371.2, 320, 90, 640, 192)
+    found = ImageFit.create(camera, model, 'auto')
+    assert found == ImageFit.create(camera, model, 'crop' if crops else 'stretch')
+    assert found.anisotropy <= 2
+
+
+def test_field_of_view():
+    """A right angle across, and what is left of it in a quarter of the height."""
+    camera = Intrinsics(50, 50, 49.5, 12, 100, 25)
+    assert camera.field_of_view[0] == pytest.approx(90)
+    assert camera.field_of_view[1] == pytest.approx(np.degrees(2 * np.arctan(0.25)))
+
+
+@pytest.mark.parametrize(
+    'numbers, reason',
+    [
+        ((-500, 500, 320, 240), 'positive'),
+        ((500, 0, 320, 240), 'positive'),
+        ((float('nan'), 500, 320, 240), 'positive'),
+        ((0.78, 1.04, 0.5, 0.5), 'divided by the size of the image: give pixels'),
+        ((320, 240, 500, 500), 'swapped'),
+        ((1000, 1000, 640, 480), 'another resolution'),
+        ((500, 500, -5, 240), 'outside of the image'),
+        ((70, 70, 320, 240), 'field of view'),
+        ((9000, 9000, 320, 240), 'field of view'),
+        ((2000, 500, 320, 240), 'times as high as wide'),
+    ],
+)
+def test_intrinsics_that_cannot_be(numbers, reason):
+    with pytest.raises(CameraError, match=reason):
+        check_intrinsics(Intrinsics(*numbers, 640, 480))
+    message = info(640, 480, *map(float, numbers))
+    with pytest.raises(CameraError, match='camera_info holds'):
+        intrinsics_from_info(message, 640, 480)
+
+
+def test_intrinsics_of_real_cameras_are_neither_refused_nor_odd():
+    for numbers in (
+        (721.5, 721.5, 609.6, 172.9, 1242, 375),
+        (718.9, 718.9, 607.2, 185.2, 1241, 376),
+        (495.6, 495.5, 269.5, 169.2, 540, 360),
+        (525, 525, 319.5, 239.5, 640, 480),
+        (1330, 1330, 480, 640, 960, 1280),
+        (285.2, 285.2, 318, 180, 640, 360),
+    ):
+        assert not check_intrinsics(Intrinsics(*numbers))

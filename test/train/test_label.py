@@ -9,10 +9,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support import onnx_models
 
+from depth_ros.files import HeldError, file_hash, locked
 from train.__main__ import main as train_main
 from train.commands.label import add_arguments, run
-from train.data import labels as label_module
-from train.data.labels import Labeller
+from train.data import labelling
+from train.data.label_page import look_at, road_in_the_sky, warnings
+from train.data.labels import Labeller, model_hash
 from train.data.sequences import DataError, find_sequences, read_map
 
 WIDTH, HEIGHT = 64, 32
@@ -265,7 +267,7 @@ def test_command_labels_once(tmp_path, data, capsys):
 def test_an_interrupted_run_goes_on(tmp_path, data, capsys, monkeypatch):
     model = save(tmp_path / 'm.onnx', **PRIMARY)
     options = (data, '--model', model, '--classes', 'car,11,sky')
-    written, save_file = [], label_module.save
+    written, save_file = [], labelling.save
 
     def interrupted(path, labels):
         if len(written) == 4:
@@ -273,12 +275,12 @@ def test_an_interrupted_run_goes_on(tmp_path, data, capsys, monkeypatch):
         written.append(path)
         return save_file(path, labels)
 
-    monkeypatch.setattr(label_module, 'save', interrupted)
+    monkeypatch.setattr(labelling, 'save', interrupted)
     with pytest.raises(KeyboardInterrupt):
         label(*options)
     again = []
     monkeypatch.setattr(
-        label_module, 'save', lambda path, labels: again.append(path) or save_file(path, labels)
+        labelling, 'save', lambda path, labels: again.append(path) or save_file(path, labels)
     )
     label(*options)
     assert len(again) == 2 and not set(again) & set(written)
@@ -297,7 +299,8 @@ def test_labels_of_others_are_not_touched(tmp_path, data):
 
 def test_damaged_images_are_counted(tmp_path, data, capsys):
     (data / 'a/images/1.png').write_bytes(b'')
-    label(data, '--model', save(tmp_path / 'm.onnx', **PRIMARY), '--classes', 'car,11,sky')
+    with pytest.raises(DataError, match='1 images are damaged and have no labels'):
+        label(data, '--model', save(tmp_path / 'm.onnx', **PRIMARY), '--classes', 'car,11,sky')
     text = capsys.readouterr().out
     assert 'labelled 5 images' in text and "1.png' is damaged" in text and '1 are damaged' in text
 
@@ -305,12 +308,14 @@ def test_damaged_images_are_counted(tmp_path, data, capsys):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({}, 'has 3 classes, but 19 are known'),
-        ({'classes': 'road,sky'}, '3 classes, but 2'),
+        ({}, r'shape \(1, 3, 32, 64\), which are 3 classes, or 64 .* but 19 classes are known'),
+        ({'classes': 'road,sky'}, '3 classes, or 64 if they come last, but 2 classes'),
         ({'classes': 'road,sky,unicorn'}, "class 'unicorn' is none"),
         ({'size': (96, 96)}, 'takes images of 64x32 only'),
         ({'output': 'x'}, "no output 'x', but log"),
         ({'std': (0, 1, 1)}, '--std must be positive'),
+        ({'classes': 'classes.txt'}, "--classes: the file 'classes.txt' does not exist"),
+        ({'classes': '/tmp'}, "--classes: the file '/tmp' is a folder"),
     ],
 )
 def test_bad_options(tmp_path, options, message):
@@ -330,6 +335,128 @@ def test_files_that_are_no_segmentation_network(tmp_path, data, capsys):
         assert train_main(['label', str(data), '--model', str(model)]) == 2
         assert message in capsys.readouterr().err
     assert not list(data.glob('*/semantics'))
+
+
+def test_a_failed_first_try_claims_nothing(tmp_path, data):
+    """A wrong --classes is mended by the right one, without removing anything."""
+    model = save(tmp_path / 'm.onnx', **PRIMARY)
+    for wrong in (('--classes', 'road,sky'), ()):
+        with pytest.raises(DataError, match='classes are known'):
+            label(data, '--model', model, *wrong)
+        assert not list(data.glob('*/semantics'))
+    label(data, '--model', model, '--classes', 'car,11,sky')
+    assert len(list(data.glob('*/semantics/*.png'))) == 6
+
+
+def test_what_has_changed_is_labelled_again(tmp_path, data, capsys):
+    """Mended, replaced and added images; one that was only copied is not."""
+    options = (data, '--model', save(tmp_path / 'm.onnx', **PRIMARY), '--classes', 'car,11,sky')
+    (data / 'a/images/1.png').write_bytes(b'')
+    with pytest.raises(DataError, match='damaged'):
+        label(*options)
+    cv2.imwrite(str(data / 'a/images/1.png'), colors())
+    cv2.imwrite(str(data / 'a/images/2.png'), colors()[:, ::-1])
+    cv2.imwrite(str(data / 'b/images/3.png'), colors())
+    copied = (data / 'b/images/0.png').read_bytes()
+    (data / 'b/images/0.png').unlink()
+    (data / 'b/images/0.png').write_bytes(copied)
+    capsys.readouterr()
+    label(*options)
+    text = capsys.readouterr().out
+    assert 'labelled 3 images' in text and '1 images have changed since they were' in text
+    assert np.array_equal(read_map(data / 'a/semantics/2.png'), thirds(13, 11, 10)[:, ::-1])
+    label(*options)
+    assert 'labelled 0 images' in capsys.readouterr().out
+
+
+def test_two_at_once(tmp_path, data):
+    options = (data, '--model', save(tmp_path / 'm.onnx', **PRIMARY), '--classes', 'car,11,sky')
+    with (
+        locked(data / 'b/.label.lock', "label of 'b'"),
+        pytest.raises(HeldError, match="is in use by process .* label of 'b'"),
+    ):
+        label(*options)
+    label(*options)
+    assert not list(data.glob('*/.label.lock'))
+
+
+def test_ctrl_c_is_one_line(tmp_path, data, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(labelling, 'save', interrupted)
+    model = save(tmp_path / 'm.onnx', **PRIMARY)
+    words = ['label', str(data), '--model', str(model), '--classes', 'car,11,sky']
+    assert train_main(words) == 130
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1] == 'python -m train label: stopped; the same command goes on'
+
+
+def test_a_network_of_a_fixed_size_is_mentioned(tmp_path):
+    """A resize that decides about the masks more than the network does."""
+    fixed = Labeller(save(tmp_path / 'm.onnx', **PRIMARY))
+    assert not fixed.doubt(64, 32) and not fixed.doubt(96, 48)
+    assert 'enlarged 2.0 times to the 64x32' in fixed.doubt(32, 16)
+    assert 'stretched 1.50 times' in fixed.doubt(64, 48) and 'dynamic' in fixed.doubt(64, 48)
+    assert 'shrunk to 0.25' in fixed.doubt(256, 128)
+    free = Labeller(save_ids(tmp_path / 'n.onnx', 0))
+    assert not free.doubt(640, 192) and not free.doubt(621, 188)
+    chosen = Labeller(save_ids(tmp_path / 'n.onnx', 0), size=(1024, 512))
+    assert 'choose a --size' in chosen.doubt(640, 192)
+
+
+def test_classes_that_come_last(tmp_path):
+    """Scores [1, h, w, classes], as of networks from TensorFlow."""
+    model = onnx.load(save(tmp_path / 'm.onnx', **PRIMARY))
+    model.graph.node.append(helper.make_node('Transpose', ['logits'], ['last'], perm=[0, 2, 3, 1]))
+    model.graph.output[0].name = 'last'
+    for dim, value in zip(
+        model.graph.output[0].type.tensor_type.shape.dim, (1, HEIGHT, WIDTH, 3), strict=True
+    ):
+        dim.dim_value = value
+    onnx.save(model, tmp_path / 'last.onnx')
+    labels = Labeller(tmp_path / 'last.onnx', classes='car,11,sky', **PLAIN)(colors())
+    assert np.array_equal(labels, thirds(13, 11, 10))
+
+
+def test_weights_beside_the_model_count(tmp_path):
+    model = onnx.load(save(tmp_path / 'm.onnx', **PRIMARY))
+    onnx.save(
+        model,
+        tmp_path / 'big.onnx',
+        save_as_external_data=True,
+        location='big.bin',
+        size_threshold=0,
+    )
+    before = model_hash(tmp_path / 'big.onnx')
+    weights = bytearray((tmp_path / 'big.bin').read_bytes())
+    weights[0] ^= 1
+    (tmp_path / 'big.bin').write_bytes(weights)
+    assert model_hash(tmp_path / 'big.onnx') != before
+    assert model_hash(tmp_path / 'm.onnx') == file_hash(tmp_path / 'm.onnx')
+
+
+def test_the_page_shows_what_the_masks_are_like(tmp_path, data, capsys):
+    options = (data, '--model', save(tmp_path / 'm.onnx', **PRIMARY), '--classes', 'road,-,sky')
+    label(*options, '--mean', 0, 0, 0, '--std', 1, 1, 1)
+    text = capsys.readouterr().out
+    # A quarter of each image, from top to bottom, is road.
+    assert 'warning: a: road stands above the horizon in 100 % of the images' in text
+    assert f'look at {data / "labels.html"}' in text
+    page = (data / 'labels.html').read_text()
+    for part in ('road stands above', '25.0', '50.0', 'a 1', 'data:image/jpeg'):
+        assert part in page
+
+
+def test_road_above_the_horizon(data):
+    labels = np.full((100, 200), 10, np.uint8)
+    labels[60:] = 0
+    assert not road_in_the_sky(labels, 50)
+    labels[42:] = 0  # the camera looks up a little
+    assert not road_in_the_sky(labels, 50)
+    labels[10:20, :50] = 1
+    assert road_in_the_sky(labels, 50) and not road_in_the_sky(labels, 15)
+    assert look_at(find_sequences(data, calibrated=False)[0]) is None and not warnings([])
 
 
 def test_real_street(data_dir, repository):

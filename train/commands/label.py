@@ -10,15 +10,12 @@ import argparse
 import json
 from pathlib import Path
 
-from depth_ros.files import file_hash
 from depth_ros.inference.classes import CITYSCAPES
 from train.cluster import add_cluster_option, spread_command
-from train.data.labels import IMAGENET_MEAN, IMAGENET_STD, NO_CLASS, Labeller, label_sequences
-from train.data.sequences import (
-    DataError,
-    Sequence,
-    find_sequences,
-)
+from train.data.label_page import look_at, warnings, write_page
+from train.data.labelling import label_sequences
+from train.data.labels import IMAGENET_MEAN, IMAGENET_STD, NO_CLASS, Labeller, model_hash
+from train.data.sequences import DataError, Sequence, find_sequences
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,13 +67,15 @@ Cityscapes: {', '.join(c.name for c in CITYSCAPES)}.
     parser.add_argument('--flip', action='store_true', help='average over the mirror image, too')
     parser.add_argument('--threads', type=int, default=0, help='of the inference (default: all)')
     add_cluster_option(parser, 'sequences')
+    parser.set_defaults(alone=True)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Label every image that has no labels yet.
+    """Label every image that has no labels yet, or has changed since.
 
     Raises:
-        DataError: the data, the model or an option cannot be used.
+        DataError: the data, the model or an option cannot be used, or images are damaged.
+        HeldError: another process labels the data.
     """
     if not 0 <= args.confidence < 1:
         raise DataError(f'--confidence must be at least 0 and below 1, is {args.confidence:g}')
@@ -95,15 +94,32 @@ def run(args: argparse.Namespace) -> None:
         flip=args.flip,
         threads=args.threads,
     )
-    source = {'model': file_hash(args.model)} | {
+    source = {'model': model_hash(args.model)} | {
         k: v
         for k, v in vars(args).items()
         if k in ('size', 'mean', 'std', 'order', 'output', 'classes', 'confidence', 'flip')
     }
     source = json.loads(json.dumps(source))
-    label_sequences(sequences, labeller, source, str(args.data))
+    damaged = label_sequences(sequences, labeller, source, str(args.data))
+    if args.alone:
+        _show(args.data, sequences)
+    if damaged:
+        raise DataError(
+            f'{len(damaged)} images are damaged and have no labels: mend or remove them, and give '
+            'the same command again'
+        )
+
+
+def _show(data: Path, sequences: list[Sequence]) -> None:
+    """Say what is odd about the labels, and write the page that shows them."""
+    looked = [one for sequence in sequences if (one := look_at(sequence))]
+    if not looked:
+        return
+    for name, text in warnings(looked):
+        print(f'warning: {name}: {text}')
+    print(f'look at {write_page(data, sequences, looked)}')
 
 
 def _one(args: argparse.Namespace, sequence: Sequence) -> argparse.Namespace:
     """Return the options for one sequence alone."""
-    return argparse.Namespace(**{**vars(args), 'data': sequence.folder})
+    return argparse.Namespace(**{**vars(args), 'data': sequence.folder, 'alone': False})

@@ -2,101 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import hashlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import onnxruntime
-from tqdm import tqdm
 
 from depth_ros.core.labels import UNLABELED
-from depth_ros.files import write_file
+from depth_ros.files import file_hash
 from depth_ros.inference.classes import CITYSCAPES
 from depth_ros.inference.contract import ContractError, read_contract
-from train.data.sequences import (
-    DataError,
-    Sequence,
-    read_picture,
-    resize_image,
-    resize_map,
-)
-from train.data.writing import in_order, save
+from train.data.sequences import DataError, resize_image, resize_map
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = len(CITYSCAPES)
-SOURCE = 'source.json'
 NO_CLASS = '-'
-
-
-def label_sequences(sequences: list[Sequence], labeller: Labeller, source: dict, data: str) -> None:
-    """Label every image that has no labels yet, and say how many.
-
-    Args:
-        sequences: the sequences.
-        labeller: makes the labels.
-        source: what the labels come from, ready for JSON; labels of another source are refused.
-        data: what to call the data set.
-
-    Raises:
-        DataError: if a sequence holds labels of another origin.
-    """
-    for sequence in sequences:
-        claim(sequence, source)
-    todo = [
-        (sequence, i)
-        for sequence in sequences
-        for i in range(len(sequence.images))
-        if not sequence.semantics_path(i).exists()
-    ]
-    total = sum(len(s.images) for s in sequences)
-    pixels, unknown, damaged = 0, 0, []
-    reads = ((n, partial(read_picture, sequence.images[i])) for n, (sequence, i) in enumerate(todo))
-    with (
-        ThreadPoolExecutor(2) as pool,
-        tqdm(
-            total=total, initial=total - len(todo), unit='image', desc=str(data), disable=None
-        ) as bar,
-    ):
-        for n, result in in_order(reads, pool):
-            sequence, index = todo[n]
-            bar.update()
-            try:
-                image = result()
-            except DataError as error:
-                damaged.append(str(error))
-                continue
-            labels = labeller(image)
-            save(sequence.semantics_path(index), labels)
-            pixels += labels.size
-            unknown += int((labels == UNLABELED).sum())
-    for problem in damaged[:20]:
-        print(problem)
-    share = f', {unknown / pixels:.1%} of the pixels unknown' if pixels else ''
-    print(
-        f'{data}: labelled {len(todo) - len(damaged)} images{share}; '
-        f'{total - len(todo)} were labelled before, {len(damaged)} are damaged'
-    )
-
-
-def claim(sequence: Sequence, source: dict) -> None:
-    """Make sure that a sequence's labels, if it has any, come from this command."""
-    folder = sequence.folder / 'semantics'
-    path = folder / SOURCE
-    if path.exists():
-        found = json.loads(path.read_text())
-        other = sorted(k for k in source if source[k] != found.get(k))
-        if other:
-            raise DataError(
-                f"'{folder}' was labelled with another {other[0]}: remove it to label again"
-            )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise DataError(f"'{folder}' holds labels of another origin: move it away to make others")
-    folder.mkdir(exist_ok=True)
-    write_file(path, json.dumps(source) + '\n')
+ENLARGED, SHRUNK, STRETCHED = 1.2, 0.5, 1.15
+"""Factors of an image's size, and of its aspect ratio, beyond which the resize decides about the
+masks more than the network does."""
 
 
 class Labeller:
@@ -138,6 +62,8 @@ class Labeller:
             raise DataError('--std must be positive')
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Threads that wait would keep processors busy that others need.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         # TensorRT would build an engine for minutes.
         providers = [p for p in onnxruntime.get_available_providers() if 'Tensorrt' not in p]
         try:
@@ -160,7 +86,7 @@ class Labeller:
             (H, W) uint8, trainIds or 255.
         """
         height, width = image.shape[:2]
-        size = self._size or tuple(max(32, round(n / 32) * 32) for n in (width, height))
+        size = self._input_size(width, height)
         small = resize_image(image, *size)
         found = self._infer(small)
         mirrored = self._infer(small[:, ::-1])[..., ::-1] if self._flip else None
@@ -180,6 +106,34 @@ class Labeller:
         labels[(labels == CLASSES) | (scores.max(2) < self._confidence)] = UNLABELED
         return labels
 
+    def doubt(self, width: int, height: int) -> str:
+        """Say what the resize does to images of a size if it decides about the masks, else ''."""
+        size = self._input_size(width, height)
+        across, down = size[0] / width, size[1] / height
+        found = []
+        if max(across, down) > ENLARGED:
+            found.append(f'enlarged {max(across, down):.1f} times')
+        if min(across, down) < SHRUNK:
+            found.append(f'shrunk to {min(across, down):.2f} of their size')
+        if max(across / down, down / across) > STRETCHED:
+            found.append(f'stretched {max(across / down, down / across):.2f} times')
+        if not found:
+            return ''
+        return (
+            f'images of {width}x{height} are {" and ".join(found)} to the {size[0]}x{size[1]} that '
+            'the network takes, which costs more than another network gains: '
+            + (
+                'export it with a height and width that are dynamic, or near those of the images'
+                if self._fixed
+                else 'choose a --size near that of the images'
+            )
+        )
+
+    def _input_size(self, width: int, height: int) -> tuple[int, int]:
+        if self._size:
+            return self._size
+        return max(32, round(width / 32) * 32), max(32, round(height / 32) * 32)
+
     def _infer(self, image: np.ndarray) -> np.ndarray:
         """Ids (h, w) of the model's classes, or probabilities (20, h, w) of ours and of none."""
         if self._swap:
@@ -198,8 +152,11 @@ class Labeller:
             ) from error
         if found.ndim == 4 and found.shape[:2] == (1, 1):
             found = found[:, 0]
+        elif found.ndim == 4 and found.shape[0] == 1 and found.shape[3] == 1:
+            found = found[..., 0]
         if found.ndim == 4:
-            return self._merge(_probabilities(found[0].astype(np.float32)))
+            scores = self._classes_first(found)
+            return self._merge(_probabilities(scores.astype(np.float32)))
         if found.ndim == 3 and found.shape[0] == 1:
             found = found[0]
         if found.ndim != 2:
@@ -215,14 +172,24 @@ class Labeller:
             )
         return found.astype(np.int64)
 
+    def _classes_first(self, found: np.ndarray) -> np.ndarray:
+        """Scores (classes, h, w) of an output [1, classes, h, w] or [1, h, w, classes]."""
+        known = len(self._targets or range(CLASSES))
+        if found.shape[1] == known:
+            return found[0]
+        if found.shape[3] == known:
+            return found[0].transpose(2, 0, 1)
+        count = f'{found.shape[1]} classes, or {found.shape[3]} if they come last'
+        if found.shape[3] > 1000:
+            count = f'{found.shape[1]} classes'
+        raise DataError(
+            f"output '{self._output}' of '{self._path}' has the shape {found.shape}, which are "
+            f'{count}, but {known} classes are known: say with --classes what they are'
+        )
+
     def _merge(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities (20, h, w) of Cityscapes' classes, and last of none of them."""
         targets = self._targets or list(range(CLASSES))
-        if len(targets) != len(probabilities):
-            raise DataError(
-                f"model '{self._path}' has {len(probabilities)} classes, but "
-                f'{len(targets)} are known: say with --classes what they are'
-            )
         merged = np.zeros((CLASSES + 1, *probabilities.shape[1:]), np.float32)
         for target, values in zip(targets, probabilities, strict=True):
             merged[CLASSES if target == UNLABELED else target] += values
@@ -268,6 +235,7 @@ class Labeller:
                 f"model '{self._path}' takes images of {width}x{height} only, not "
                 f'--size {size[0]} {size[1]}'
             )
+        self._fixed = fixed is not None
         return inputs[0].name, takes_bytes, fixed or ((size[0], size[1]) if size else None)
 
     def _find_output(self, name: str | None) -> str:
@@ -288,6 +256,19 @@ class Labeller:
         return targets
 
 
+def model_hash(path: Path) -> str:
+    """SHA-256 of a model and of the files that hold its weights where they lie beside it."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    found = hashlib.sha256(file_hash(path).encode())
+    graph = onnx.load(path, load_external_data=False).graph
+    names = {ExternalDataInfo(t).location for t in graph.initializer if uses_external_data(t)}
+    for name in sorted(names):
+        found.update(file_hash(path.parent / name).encode())
+    return found.hexdigest() if names else file_hash(path)
+
+
 def _probabilities(scores: np.ndarray) -> np.ndarray:
     """Softmax over the classes (C, h, w), unless these are probabilities already."""
     if scores.min() >= 0 and np.abs(scores.sum(0) - 1).max() < 1e-3:
@@ -299,6 +280,9 @@ def _probabilities(scores: np.ndarray) -> np.ndarray:
 def _read_classes(text: str) -> list[int]:
     """The trainId of each class, from a file of lines or a list separated by commas."""
     path = Path(text)
+    if not path.is_file() and ',' not in text and ('/' in text or path.suffix or path.exists()):
+        what = 'is a folder' if path.is_dir() else 'does not exist'
+        raise DataError(f"--classes: the file '{text}' {what}; give a file of names, or a list")
     names = path.read_text().splitlines() if path.is_file() else text.split(',')
     return [_target(name.strip()) for name in names if name.strip()]
 
