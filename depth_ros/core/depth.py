@@ -35,11 +35,11 @@ def depth_factor(model: DepthModel, focal: float, scale: float) -> float:
     Args:
         model: what the network's depth means.
         focal: :attr:`depth_ros.core.camera.ImageFit.depth_factor`.
-        scale: metres per unit of a model that is not metric; 0 where it is not known.
+        scale: metres per unit of depth, by :mod:`depth_ros.core.scale`; 0 where it is not known.
     """
     if model.affine_invariant:
         return 1.0  # with an unknown shift, no factor makes metres of it
-    return focal if model.metric else focal * (scale or 1.0)
+    return focal * (scale or 1.0)
 
 
 def camera_depth(

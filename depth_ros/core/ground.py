@@ -305,14 +305,17 @@ def ground_from_depth(
     down: np.ndarray | tuple[float, ...] = DOWN,
     max_tilt: float = MAX_TILT,
     heights: tuple[float, float] = (0.0, math.inf),
+    factor: float = 1.0,
 ) -> Ground | NoGround:
     """The plane of the ground in a depth image; ``inliers`` are of :func:`ground_points`.
 
     Args:
         depth, camera, labels, weights: as of :func:`ground_points`.
         down, max_tilt, heights: as of :func:`fit_ground`.
+        factor: what the depth is to be multiplied by; the plane is in that unit.
     """
     points, weight = ground_points(depth, camera, labels, weights)
+    points *= factor
     known = labels is not None and weights is not None
     if not len(points):
         return NoGround('too little ground in the image')

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.ground import Ground, NoGround, ground_from_depth
+from depth_ros.core.depth_motion import DepthMotion
+from depth_ros.core.ground import DOWN, MAX_TILT, Ground, NoGround, ground_from_depth
+from depth_ros.core.travel import Travel
 
 SOURCES = ('model', 'height', 'odometry', 'fused')
 """Where metres come from: what the model says; the height of the camera over the ground; distances
@@ -61,17 +63,8 @@ from street to street, too."""
 SYSTEMATIC = {'height': 0.03, 'odometry': 0.02, 'model': 0.15}
 """Standard deviation of the logarithm of what no filtering takes away."""
 
-STEP = 0.3
-"""Metres over which travelled distances are compared: on shorter ones noise is divided by noise."""
-
-TURN = 0.1
-"""Radians a metre: in a sharper turn the camera and the wheels do not travel as far."""
-
-SLOWEST = 0.05
-"""Metres a second; slower is standing still, where both distances are noise."""
-
-SILENCE = 0.5
-"""Seconds; over a longer gap, distances are not interpolated."""
+MOUNTED_TILT = math.radians(8.0)
+"""How far the camera may be tilted from how it is mounted, on bumps and slopes."""
 
 
 @dataclass(frozen=True)
@@ -193,95 +186,15 @@ def _spread(values: np.ndarray) -> float:
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
-class Travel:
-    """Compares distances in units of depth with those that something else measured in metres.
-
-    Both come in any order, as messages do.
-    """
-
-    def __init__(self) -> None:
-        """Know of no distance."""
-        self._places: deque[tuple[float, np.ndarray]] = deque(maxlen=3000)
-        self._waiting: deque[tuple[float, float, float, float]] = deque(maxlen=300)
-        self._units = self._metres = 0.0
-
-    def place(self, seconds: float, position: np.ndarray) -> None:
-        """Where the robot is by what it measures.
-
-        Args:
-            seconds: when; what is older than the last one is left out.
-            position: (3,), metres, in a frame that stands still.
-        """
-        if not np.isfinite(position).all():
-            return
-        if self._places and seconds <= self._places[-1][0]:
-            if self._places[-1][0] - seconds < 1.0:  # late or doubled
-                return
-            self._places.clear()  # the clock went back
-        self._places.append((seconds, np.asarray(position, float)))
-
-    def speed(self, seconds: float, metres_per_second: float) -> None:
-        """How fast the robot is, in place of where it is."""
-        if not math.isfinite(metres_per_second):
-            return
-        if not self._places or not 0 < seconds - self._places[-1][0] <= 2.0:
-            self.place(seconds, np.zeros(3))
-            return
-        before, position = self._places[-1]
-        self.place(seconds, position + [(seconds - before) * abs(metres_per_second), 0, 0])
-
-    def move(self, start: float, end: float, units: float, turn: float) -> None:
-        """How far the camera moved by depth.
-
-        Args:
-            start, end: seconds.
-            units: length of the way, units of depth.
-            turn: how far it turned, radians.
-        """
-        if math.isfinite(units) and end > start:
-            self._waiting.append((start, end, units, turn))
-
-    def ratios(self) -> list[tuple[float, float]]:
-        """Metres per unit, each with its time, of what was travelled since the last call."""
-        found = []
-        times = np.array([t for t, _ in self._places])
-        while self._waiting and len(times) and self._waiting[0][1] <= times[-1]:
-            start, end, units, turn = self._waiting.popleft()
-            metres = self._distance(times, start, end)
-            if metres is None or metres < SLOWEST * (end - start) or turn > TURN * metres:
-                continue
-            self._units += units
-            self._metres += metres
-            if self._metres >= STEP:
-                if self._units > 0:
-                    found.append((end, self._metres / self._units))
-                self._units = self._metres = 0.0
-        return found
-
-    def _distance(self, times: np.ndarray, start: float, end: float) -> float | None:
-        places = []
-        for when in (start, end):
-            after = int(np.searchsorted(times, when))
-            if after == len(times) or (after == 0 and times[0] > when):
-                return None
-            before = max(after - 1, 0)
-            width = times[after] - times[before]
-            if width > SILENCE:
-                return None
-            share = (when - times[before]) / width if width > 0 else 0.0
-            a, b = self._places[before][1], self._places[after][1]
-            places.append(a + share * (b - a))
-        return float(np.linalg.norm(places[1] - places[0]))
-
-
 class MetricScale:
     """The scale of a network's depth by the source that was chosen.
 
         scale = MetricScale('height', metric=False, camera_height=1.65)
-        scale.see(depth, camera, labels, weights, seconds)
+        scale.see(rgb, depth, camera, labels, weights, seconds)
         known = scale.at(seconds)  # None: not yet known, and scale.problem says why
 
     Attributes:
+        unit: metres per unit of a model that is not metric, as far as the user knows; 0: not.
         travel: distances, for the sources 'odometry' and 'fused'.
         ground: what the last image showed of the ground; ``None`` before the first.
         filters: of each source that is measured.
@@ -294,73 +207,114 @@ class MetricScale:
         metric: bool,
         unit: float = 0.0,
         camera_height: float = 0.0,
+        moving: tuple[int, ...] = (),
     ) -> None:
         """Know nothing yet, unless the model or the user says it.
 
         Args:
             source: one of ``SOURCES``.
             metric: whether the model's depth is in metres.
-            unit: metres per unit of a model that is not metric, as far as the user knows; 0: not.
+            unit: see the attributes.
             camera_height: of the camera over the ground, metres; 0: not known.
+            moving: ids of the classes whose pixels say nothing of the camera's motion.
 
         Raises:
-            ValueError: if the source is unknown, or lacks what it needs.
+            ValueError: if the source is unknown.
         """
         if source not in SOURCES:
             raise ValueError(f"scale_source '{source}' is unknown; choose {', '.join(SOURCES)}")
-        if source == 'height' and not camera_height > 0:
-            raise ValueError(
-                "scale_source 'height' needs camera_height, the camera's height over the ground in "
-                'metres: measure it'
-            )
         self.source = source
+        self.unit = unit
+        self._metric = metric
         self._height = camera_height
-        self._said = 1.0 if metric else unit
+        self._down, self._max_tilt = DOWN, MAX_TILT
+        self._moving = np.isin(np.arange(256), moving)
+        self._motion = DepthMotion()
         self.travel = Travel()
         self.ground: Ground | NoGround | None = None
         measured = {'fused': ('height', 'odometry')}.get(source, (source,))
         self.filters = {
-            name: ScaleFilter(NOISE[name], SYSTEMATIC[name])
-            for name in measured
-            if name in NOISE and (name != 'height' or camera_height > 0)
+            name: ScaleFilter(NOISE[name], SYSTEMATIC[name]) for name in measured if name in NOISE
         }
 
+    def hold_camera(self, height: float, down: np.ndarray) -> None:
+        """Say how the camera is mounted, where that is known better than by its height alone.
+
+        Args:
+            height: of the camera over the ground, metres.
+            down: unit vector (3,) of its optical frame that points to the ground.
+        """
+        self._height, self._down, self._max_tilt = height, down, MOUNTED_TILT
+
     def see(
+        self,
+        rgb: np.ndarray,
+        depth: np.ndarray,
+        camera: Intrinsics,
+        labels: np.ndarray | None,
+        weights: np.ndarray | None,
+        seconds: float,
+        factor: float = 1.0,
+    ) -> None:
+        """Look at an image, for the sources that are measured.
+
+        Args:
+            rgb: uint8 (H, W, 3).
+            depth, camera, labels, weights: as of :func:`ground_from_depth`.
+            seconds: when the image was taken.
+            factor: what depth is to be multiplied by before the scale: the focal length's.
+        """
+        if 'height' in self.filters and self._height > 0:
+            self._see_ground(depth, camera, labels, weights, seconds, factor)
+        if 'odometry' in self.filters:
+            still = None if labels is None else ~self._moving[labels]
+            moved = self._motion.step(rgb, depth, camera, still, seconds)
+            if moved is not None:
+                self.travel.move(moved.start, moved.end, factor * moved.units, moved.turn)
+
+    def _see_ground(
         self,
         depth: np.ndarray,
         camera: Intrinsics,
         labels: np.ndarray | None,
         weights: np.ndarray | None,
         seconds: float,
+        factor: float,
     ) -> None:
-        """Look at the ground of an image, where the height is a source.
-
-        Args:
-            depth, camera, labels, weights: as of :func:`ground_from_depth`; in the model's unit,
-                corrected for the focal length.
-            seconds: when the image was taken.
-        """
-        heights = self.filters.get('height')
-        if heights is None:
-            return
+        heights = self.filters['height']
         known = heights.at(seconds)
         bounds = (0.0, math.inf)
         if known is not None:
             bounds = HEIGHTS[0] / known.value, HEIGHTS[1] / known.value
-        self.ground = ground_from_depth(depth, camera, labels, weights, heights=bounds)
+        self.ground = ground_from_depth(
+            depth,
+            camera,
+            labels,
+            weights,
+            down=self._down,
+            max_tilt=self._max_tilt,
+            heights=bounds,
+            factor=factor,
+        )
         if isinstance(self.ground, Ground):
             relative = self.ground.sigma / self.ground.height
             heights.measure(seconds, self._height / self.ground.height, relative)
 
-    def at(self, seconds: float) -> Scale | None:
-        """The scale at a time not before the last one; ``None``: not yet known."""
+    def sources(self, seconds: float) -> dict[str, Scale]:
+        """What each source says at a time not before the last one; those that know nothing lack."""
         if (travelled := self.filters.get('odometry')) is not None:
             for when, ratio in self.travel.ratios():
                 travelled.measure(when, ratio, 0.0)
-        known = [found for f in self.filters.values() if (found := f.at(seconds)) is not None]
-        if self._said and self.source in ('model', 'fused'):
-            known.append(Scale(self._said, self._said * SYSTEMATIC['model'], 0.0))
-        return fused(known) if known else None
+        known = {name: f.at(seconds) for name, f in self.filters.items()}
+        said = 1.0 if self._metric else self.unit
+        if said and self.source in ('model', 'fused'):
+            known['model'] = Scale(said, said * SYSTEMATIC['model'], 0.0)
+        return {name: found for name, found in known.items() if found is not None}
+
+    def at(self, seconds: float) -> Scale | None:
+        """The scale at a time not before the last one; ``None``: not yet known."""
+        known = self.sources(seconds)
+        return fused(list(known.values())) if known else None
 
     @property
     def problem(self) -> str:
@@ -370,7 +324,9 @@ class MetricScale:
         reasons = []
         if 'height' in self.filters:
             reason = 'no image yet'
-            if isinstance(self.ground, NoGround):
+            if not self._height > 0:
+                reason = 'it is not given'
+            elif isinstance(self.ground, NoGround):
                 reason = self.ground.reason
             elif self.ground is not None:
                 reason = 'the heights measured do not agree yet'

@@ -45,6 +45,9 @@ SKY = 10
 MOVABLE = (11, 12, 13, 14, 15, 16, 17, 18)
 """Ids of Cityscapes' classes of what can move by itself: person to bicycle."""
 
+MOVABLE_NAMES = tuple(CITYSCAPES[i].name for i in MOVABLE)
+"""Their names."""
+
 KNOWN: dict[str, dict[str, Any]] = {
     # Its trainIds 0..18.
     'cityscapes': {

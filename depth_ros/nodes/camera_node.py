@@ -130,6 +130,14 @@ class CameraNode(LifecycleNode):
     def start(self) -> None:
         """Get ready for the first frame after activation."""
 
+    def values(self) -> dict[str, str]:
+        """What diagnostics list of this node besides what they list of every one."""
+        return {}
+
+    def concern(self) -> str:
+        """What diagnostics warn of, although frames are processed; empty if nothing."""
+        return ''
+
     def clock_went_back(self) -> None:
         """Simulated time has jumped back; the next frame is of another time."""
 
@@ -317,6 +325,7 @@ class CameraNode(LifecycleNode):
             'input_silence_s': f'{camera.silence:.2f}' if camera else '',
             'input_age_ms': f'{1e3 * age:.1f}' if age is not None else '',
             **self._monitor.values(received, dropped),
+            **self.values(),
         }
         level, text = self._status(camera, values)
         self._monitor.publish(level, text, self._slot.model_name, values, dropped)
@@ -336,6 +345,8 @@ class CameraNode(LifecycleNode):
             return DiagnosticStatus.ERROR, problem
         if not camera.has_info:
             return DiagnosticStatus.WARN, 'no camera_info'
+        if concern := self.concern():
+            return DiagnosticStatus.WARN, f'{rate}; {concern}'
         if self._slot.without_tensorrt:
             return DiagnosticStatus.WARN, f'{rate} on {values["backend"]}, without TensorRT'
         if slow := slow_readers(self.times.medians()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from depth_ros.core.camera import FIT_MODES
+from depth_ros.core.scale import SOURCES
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose_from_list
 from depth_ros.inference.loader import BACKENDS
 from depth_ros.ros.parameters import Parameter
@@ -104,6 +105,33 @@ PERCEPTION = (
         0.0,
         1e6,
         when='live',
+    ),
+    Parameter(
+        'scale_source',
+        'model',
+        'Where metres come from. model: from the model, or depth_scale. height: from the height of '
+        'the camera over the ground. odometry: from distances on wheel_odom or speed. fused: from '
+        'all that there are.',
+        choices=SOURCES,
+    ),
+    Parameter(
+        'camera_height',
+        0.0,
+        'Height of the camera over the ground, for scale_source height or fused. 0: unknown.',
+        'm',
+        0.0,
+        100.0,
+    ),
+    Parameter(
+        'camera_height_from_tf',
+        False,
+        "Look the camera's height and tilt over ground_frame up in TF instead. Needs tf2_ros.",
+    ),
+    Parameter(
+        'ground_frame',
+        'base_footprint',
+        'Frame on the ground below the robot, for camera_height_from_tf.',
+        check=frame_name,
     ),
     Parameter(
         'max_depth',

@@ -1,8 +1,9 @@
 """Depth and semantic masks of a camera's images, as a ROS 2 node.
 
 Subscribes ``image`` (or ``image/compressed``) and ``camera_info``; publishes ``depth/image_rect``,
-``depth/camera_info``, ``depth/color``, ``semantics/labels``, ``semantics/color`` and ``points``.
-What nobody listens to is not computed.
+``depth/camera_info``, ``depth/color``, ``semantics/labels``, ``semantics/color``, ``points`` and
+``scale``. What nobody listens to is not computed. Where metres are measured (``scale_source``), it
+also subscribes ``wheel_odom``, ``speed`` and ``imu``.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from depth_ros.core.colors import DepthColors, color_labels
 from depth_ros.core.depth import camera_depth, depth_factor
 from depth_ros.core.labels import UNLABELED
 from depth_ros.core.pointcloud import make_cloud
+from depth_ros.core.scale import Scale
 from depth_ros.inference.outputs import TOPICS, topics
 from depth_ros.nodes.camera_input import Frame
 from depth_ros.nodes.camera_node import CameraNode
 from depth_ros.nodes.parameters import PERCEPTION
 from depth_ros.nodes.run import run
+from depth_ros.nodes.scale_input import ScaleInput
 from depth_ros.ros import messages as conversions
 from depth_ros.ros.messages import ImageBuffer
 from depth_ros.ros.transport import OUTPUT_QOS
@@ -80,6 +83,7 @@ class PerceptionNode(CameraNode):
     def __init__(self) -> None:
         """Declare the parameters; publishers come with the model on configure."""
         self._outputs: dict = {}
+        self._scale: ScaleInput | None = None
         super().__init__('perception_node', PERCEPTION)
 
     def set_up(self) -> None:
@@ -94,6 +98,8 @@ class PerceptionNode(CameraNode):
         shape = contract.tensor_shapes()['image'][1]
         self._input = np.empty(shape, np.uint8)
         self._canvas: Canvas | None = None
+        if 'depth' in contract.outputs:
+            self._scale = ScaleInput(self, self.report, contract)
         self._draw = {
             'depth': DepthColors(),
             'classes': partial(color_labels, colors=colors),
@@ -105,11 +111,15 @@ class PerceptionNode(CameraNode):
                 'depth/image_rect, depth/camera_info and points are not published, and depth_scale '
                 'does not help. For distances take a metric model'
             )
-        elif 'depth' in contract.outputs and not contract.metric and not self.settings.depth_scale:
+        elif (
+            self._scale is not None
+            and not (contract.metric or self.settings.depth_scale)
+            and not self._scale.measured
+        ):
             self.get_logger().warning(
                 f"model '{contract.name}' is not metric: depth and points are in model units, not "
-                'metres. To calibrate, compare with a known distance and set depth_scale to metres '
-                'per unit'
+                'metres. To calibrate, set scale_source and the height of the camera, or compare '
+                'with a known distance and set depth_scale to metres per unit'
             )
 
     def tear_down(self) -> None:
@@ -117,10 +127,21 @@ class PerceptionNode(CameraNode):
         for publisher in self._outputs.values():
             self.destroy_lifecycle_publisher(publisher)
         self._outputs = {}
+        if self._scale is not None:
+            self._scale.close()
+            self._scale = None
 
     def wanted(self) -> bool:
         """Whether somebody listens to an output."""
-        return bool(self._wanted_topics())
+        return bool(self._wanted_topics()) or (self._scale is not None and self._scale.wanted)
+
+    def values(self) -> dict[str, str]:
+        """What is known of the scale."""
+        return self._scale.values() if self._scale is not None else {}
+
+    def concern(self) -> str:
+        """Whether the scale is still unknown."""
+        return self._scale.concern() if self._scale is not None else ''
 
     def _wanted_topics(self) -> set[str]:
         return {name for name, p in self._outputs.items() if p.get_subscription_count() > 0}
@@ -133,16 +154,38 @@ class PerceptionNode(CameraNode):
         with self.times.stage('inference'):
             outputs = self.engine.infer({'image': self._input})
         with self.times.stage('postprocess'):
-            messages = self._messages(wanted, outputs, frame)
+            scale = self._look(wanted, outputs, frame)
+            messages = self._messages(wanted, outputs, frame, scale)
         with self.times.stage('publish'):
             for name, message in messages.items():
                 self._outputs[name].publish(message)
+            if self._scale is not None:
+                self._scale.publish(frame.header)
         return ''
 
+    def _look(self, wanted: set[str], outputs: dict[str, np.ndarray], frame: Frame) -> Scale | None:
+        """The scale of a frame's depth, as far as it is wanted and known."""
+        if self._scale is None:
+            return None
+        needed = self._scale.wanted or any(TOPICS[name].absolute for name in wanted)
+        if not needed and not self._scale.measured:
+            return None
+        return self._scale.look(
+            frame,
+            self._input[0],
+            outputs['depth'],
+            outputs.get('labels'),
+            self.settings.depth_scale,
+        )
+
     def _messages(
-        self, wanted: set[str], outputs: dict[str, np.ndarray], frame: Frame
+        self,
+        wanted: set[str],
+        outputs: dict[str, np.ndarray],
+        frame: Frame,
+        scale: Scale | None,
     ) -> dict[str, Image | CameraInfo | PointCloud2]:
-        """All messages to publish.
+        """All messages to publish; none with distances while their scale is still to be measured.
 
         They are made before the first is published: from then on the middleware and the receivers
         compete for the processor.
@@ -151,11 +194,11 @@ class PerceptionNode(CameraNode):
         labels = outputs.get('labels')
         depth = np.empty(0)
         if wanted & {'depth/image_rect', 'depth/color', 'points'}:
-            depth = self._depth(outputs['depth'], labels, frame)
+            depth = self._depth(outputs['depth'], labels, frame, scale)
             outputs = {**outputs, 'depth': depth}
         messages: dict[str, Image | CameraInfo | PointCloud2] = {}
         for name, (output, topic) in self._topics.items():
-            if name not in wanted:
+            if name not in wanted or (topic.absolute and scale is None and self._waits):
                 continue
             if name == 'depth/camera_info':
                 messages[name] = conversions.camera_info(frame.info, frame.header, canvas.camera)
@@ -176,12 +219,18 @@ class PerceptionNode(CameraNode):
         self._canvas.next_frame()
         return self._canvas
 
-    def _depth(self, depth: np.ndarray, labels: np.ndarray | None, frame: Frame) -> np.ndarray:
+    @property
+    def _waits(self) -> bool:
+        """Whether depth in another unit than metres is kept back."""
+        return self._scale is not None and self._scale.measured
+
+    def _depth(
+        self, depth: np.ndarray, labels: np.ndarray | None, frame: Frame, scale: Scale | None
+    ) -> np.ndarray:
         """Depth of this camera, in metres or model units, at network size; NaN = invalid."""
-        factor = depth_factor(
-            self.engine.contract, frame.fit.depth_factor, self.settings.depth_scale
-        )
-        return camera_depth(depth, labels, self.engine.contract, factor, self.settings.max_depth)
+        contract = self.engine.contract
+        factor = depth_factor(contract, frame.fit.depth_factor, scale.value if scale else 0.0)
+        return camera_depth(depth, labels, contract, factor, self.settings.max_depth)
 
     def _points(
         self, frame: Frame, canvas: Canvas, depth: np.ndarray, labels: np.ndarray | None

@@ -15,12 +15,13 @@ from depth_ros.core.scale import (
     MetricScale,
     Scale,
     ScaleFilter,
-    Travel,
     fused,
 )
+from depth_ros.core.travel import Travel
 
 PERIOD = 0.1
 CAMERA = Intrinsics(180.0, 180.0, 159.5, 30.0, 320, 96)
+GREY = np.full((96, 320, 3), 128, np.uint8)
 
 
 def make_filter(noise=0.1, systematic=0.03):
@@ -221,7 +222,7 @@ def flat_depth(unit, height=1.65, tilt=0.0):
 
 def see(scale, depth, count=20, start=0.0):
     for i in range(count):
-        scale.see(depth, CAMERA, None, None, start + i * PERIOD)
+        scale.see(GREY, depth, CAMERA, None, None, start + i * PERIOD)
     return start + (count - 1) * PERIOD
 
 
@@ -291,17 +292,22 @@ def test_all_sources_together():
     assert closer.value == pytest.approx(1.1, rel=0.01) and closer.sigma < found.sigma
 
 
-@pytest.mark.parametrize(
-    'source, options, problem',
-    [
-        ('lidar', {'metric': True}, 'unknown'),
-        ('height', {'metric': True}, 'camera_height'),
-        ('height', {'metric': True, 'camera_height': -1.0}, 'camera_height'),
-    ],
-)
-def test_what_cannot_be_is_said(source, options, problem):
-    with pytest.raises(ValueError, match=problem):
-        MetricScale(source, **options)
+def test_what_is_missing_is_said():
+    with pytest.raises(ValueError, match="'lidar' is unknown; choose model, height"):
+        MetricScale('lidar', metric=True)
+    scale = MetricScale('height', metric=True)
+    see(scale, flat_depth(1.0))
+    assert scale.at(2.0) is None and 'not given' in scale.problem
+
+
+def test_how_the_camera_is_mounted_may_be_known_better():
+    scale = MetricScale('height', metric=False)
+    steep = math.radians(30)
+    scale.hold_camera(0.5, np.array([0, math.cos(steep), math.sin(steep)]))
+    end = see(scale, flat_depth(2.0, height=0.5, tilt=steep))
+    assert scale.at(end).value == pytest.approx(2.0, rel=1e-3)
+    see(scale, flat_depth(2.0, height=0.5, tilt=0.0))
+    assert isinstance(scale.ground, NoGround)
 
 
 def test_every_source_can_be_chosen():

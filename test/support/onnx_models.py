@@ -40,9 +40,13 @@ def save_perception(
     outputs: tuple[str, ...] = ('depth', 'labels'),
     metric: bool = True,
     depth_range: tuple[float, float] = (0.1, 1000.0),
+    depth: np.ndarray | None = None,
 ) -> Path:
-    """Write a network with depth :func:`row_depth` and labels brightness // 64 (3 is sky)."""
-    rows = row_depth(height, width)
+    """Write a network with ``depth``, or that of :func:`row_depth`, and labels brightness // 64.
+
+    Label 3 is the sky.
+    """
+    rows = row_depth(height, width) if depth is None else depth.astype(np.float32)
     nodes = [
         helper.make_node('Cast', ['image'], ['real'], to=TensorProto.FLOAT),
         helper.make_node('ReduceMean', ['real', 'channels'], ['brightness'], keepdims=0),
