@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.depth_motion import DepthMotion
+from depth_ros.core.depth_motion import DepthMotion, Moved
 from depth_ros.core.ground import DOWN, MAX_TILT, Ground, NoGround, ground_from_depth
 from depth_ros.core.travel import Travel
 
@@ -208,6 +210,7 @@ class MetricScale:
         unit: float = 0.0,
         camera_height: float = 0.0,
         moving: tuple[int, ...] = (),
+        also: Collection[str] = (),
     ) -> None:
         """Know nothing yet, unless the model or the user says it.
 
@@ -217,6 +220,7 @@ class MetricScale:
             unit: see the attributes.
             camera_height: of the camera over the ground, metres; 0: not known.
             moving: ids of the classes whose pixels say nothing of the camera's motion.
+            also: sources to measure besides the chosen one, to be compared.
 
         Raises:
             ValueError: if the source is unknown.
@@ -255,22 +259,31 @@ class MetricScale:
         weights: np.ndarray | None,
         seconds: float,
         factor: float = 1.0,
-    ) -> None:
+    ) -> Moved | None:
         """Look at an image, for the sources that are measured.
 
         Args:
-            rgb: uint8 (H, W, 3).
+            rgb: uint8 (h, w, 3), of any size.
             depth, camera, labels, weights: as of :func:`ground_from_depth`.
             seconds: when the image was taken.
             factor: what depth is to be multiplied by before the scale: the focal length's.
+
+        Returns:
+            How far the camera moved since an earlier image, in units of depth after ``factor``,
+            where that is measured and known.
         """
         if 'height' in self.filters and self._height > 0:
             self._see_ground(depth, camera, labels, weights, seconds, factor)
-        if 'odometry' in self.filters:
-            still = None if labels is None else ~self._moving[labels]
-            moved = self._motion.step(rgb, depth, camera, still, seconds)
-            if moved is not None:
-                self.travel.move(moved.start, moved.end, factor * moved.units, moved.turn)
+        if 'odometry' not in self.filters:
+            return None
+        if rgb.shape[:2] != depth.shape:  # the network resizes by itself
+            rgb = cv2.resize(rgb, depth.shape[::-1], interpolation=cv2.INTER_AREA)
+        still = None if labels is None else ~self._moving[labels]
+        moved = self._motion.step(rgb, depth, camera, still, seconds)
+        if moved is not None:
+            moved = moved._replace(units=factor * moved.units)
+            self.travel.move(*moved)
+        return moved
 
     def _see_ground(
         self,
@@ -307,14 +320,16 @@ class MetricScale:
                 travelled.measure(when, ratio, 0.0)
         known = {name: f.at(seconds) for name, f in self.filters.items()}
         said = 1.0 if self._metric else self.unit
-        if said and self.source in ('model', 'fused'):
+        if said:
             known['model'] = Scale(said, said * SYSTEMATIC['model'], 0.0)
         return {name: found for name, found in known.items() if found is not None}
 
     def at(self, seconds: float) -> Scale | None:
         """The scale at a time not before the last one; ``None``: not yet known."""
         known = self.sources(seconds)
-        return fused(list(known.values())) if known else None
+        if self.source == 'fused':
+            return fused(list(known.values())) if known else None
+        return known.get(self.source)
 
     @property
     def problem(self) -> str:
