@@ -21,6 +21,7 @@ POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 ODOMETRY = 'nav_msgs/msg/Odometry'
 POSE = 'geometry_msgs/msg/PoseStamped'
 POSE_WITH_COVARIANCE = 'geometry_msgs/msg/PoseWithCovarianceStamped'
+TWIST = 'geometry_msgs/msg/TwistStamped'
 TF = 'tf2_msgs/msg/TFMessage'
 
 

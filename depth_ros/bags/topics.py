@@ -15,6 +15,7 @@ from depth_ros.bags.messages import (
     POINT_CLOUD,
     POSE,
     POSE_WITH_COVARIANCE,
+    TWIST,
     BagError,
 )
 from depth_ros.bags.reader import Bag
@@ -32,6 +33,8 @@ class Streams:
             lidar's PointCloud2, which is only taken when it is named.
         labels: True class ids (Cityscapes trainIds): Image mono8, or CompressedImage png.
         odom: True poses: Odometry, PoseStamped or PoseWithCovarianceStamped, see `decode_pose`.
+        wheels: Distances for the scale of depth: Odometry or TwistStamped, which is only taken
+            when it is named.
     """
 
     image: str
@@ -39,6 +42,7 @@ class Streams:
     depth: str | None = None
     labels: str | None = None
     odom: str | None = None
+    wheels: str | None = None
 
 
 _NO_PICTURE = re.compile(
@@ -65,6 +69,7 @@ def find_streams(
     depth: str | None = None,
     labels: str | None = None,
     odom: str | None = None,
+    wheels: str | None = None,
 ) -> Streams:
     """Find the topics of a recording by type and name; a name given as argument wins.
 
@@ -102,6 +107,7 @@ def find_streams(
         truth('semantics-gt', labels, is_labels),
         truth('odom-gt', odom, lambda n: bag.topics[n].msgtype == ODOMETRY)
         or truth('odom-gt', None, lambda n: bag.topics[n].msgtype in _TRUTH_TYPES['odom-gt']),
+        _given(bag, wheels, 'wheel-odom', (ODOMETRY, TWIST)),
     )
 
 

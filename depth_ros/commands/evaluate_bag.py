@@ -21,6 +21,7 @@ from pathlib import Path
 from depth_ros.bags.files import recording_name
 from depth_ros.commands.options import add_model_option, command_parser, count, positive
 from depth_ros.core.camera import FIT_MODES
+from depth_ros.core.scale import SOURCES
 from depth_ros.core.se3 import OPTICAL_IN_BASE
 from depth_ros.evaluation.batch import (
     FAILURES,
@@ -33,7 +34,7 @@ from depth_ros.evaluation.report.comparison import comparison_text
 from depth_ros.evaluation.report.comparison_page import write_comparison
 from depth_ros.evaluation.results import summary_text
 from depth_ros.evaluation.runner import Settings
-from depth_ros.evaluation.session import OUTPUT_TOPICS, Job
+from depth_ros.evaluation.session import OUTPUT_TOPICS, EvaluationError, Job
 from depth_ros.files import write_file
 from depth_ros.inference.classes import KNOWN
 from depth_ros.inference.loader import BACKENDS
@@ -99,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         'PoseWithCovarianceStamped; or two TF frames as tf:odom>base_link',
     )
     topics.add_argument('--semantics-gt', metavar='TOPIC', help='true class ids')
+    topics.add_argument(
+        '--wheel-odom',
+        metavar='TOPIC',
+        help='distances for --scale-source: Odometry of wheels, or TwistStamped of GPS',
+    )
     truth = parser.add_argument_group('ground truth')
     truth.add_argument(
         '--tolerance',
@@ -138,6 +144,19 @@ def _parser() -> argparse.ArgumentParser:
     run = parser.add_argument_group("the nodes' parameters")
     run.add_argument('--fit', choices=FIT_MODES, default='auto', help='(default: %(default)s)')
     run.add_argument('--max-depth', type=float, default=0.0, help='metres, 0 for no limit')
+    run.add_argument(
+        '--scale-source',
+        choices=SOURCES,
+        default='model',
+        help='where the metres of depth come from (default: %(default)s)',
+    )
+    run.add_argument(
+        '--camera-height',
+        type=positive,
+        default=0.0,
+        metavar='METRES',
+        help='of the camera over the ground: for the scale, and for flat ground as a baseline',
+    )
     run.add_argument('--depth-scale', type=float, default=0.0, help='metres per unit of depth')
     run.add_argument(
         '--translation-scale', type=float, default=0.0, help='metres per unit of motion'
@@ -188,6 +207,7 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
         'depth': arguments.depth_gt,
         'labels': arguments.semantics_gt,
         'odom': arguments.odom_gt,
+        'wheels': arguments.wheel_odom,
     }
     settings = Settings(
         arguments.fit,
@@ -196,7 +216,13 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
         arguments.translation_scale,
         tuple(arguments.camera_pose),
         arguments.max_gap,
+        arguments.scale_source,
+        arguments.camera_height,
     )
+    needs = {'height': arguments.camera_height, 'odometry': arguments.wheel_odom}
+    if not needs.get(arguments.scale_source, True):
+        option = {'height': '--camera-height', 'odometry': '--wheel-odom'}[arguments.scale_source]
+        raise EvaluationError(f'--scale-source {arguments.scale_source} needs {option}')
     names = _names(arguments.bags)
     single = len(arguments.bags) == 1
     out = arguments.out or Path('out') / (names[0] if single else 'evaluation')

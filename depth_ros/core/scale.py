@@ -236,9 +236,10 @@ class MetricScale:
         self._motion = DepthMotion()
         self.travel = Travel()
         self.ground: Ground | NoGround | None = None
-        measured = {'fused': ('height', 'odometry')}.get(source, (source,))
         self.filters = {
-            name: ScaleFilter(NOISE[name], SYSTEMATIC[name]) for name in measured if name in NOISE
+            name: ScaleFilter(NOISE[name], SYSTEMATIC[name])
+            for name in NOISE
+            if source in (name, 'fused') or name in also
         }
 
     def hold_camera(self, height: float, down: np.ndarray) -> None:

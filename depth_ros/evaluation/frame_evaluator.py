@@ -15,11 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from depth_ros.bags.ground_truth import GroundTruth
+from depth_ros.core.depth_motion import Moved
+from depth_ros.core.metrics.baselines import (
+    CONSTANT,
+    IN_METRES,
+    BestConstant,
+    trajectory_baselines,
+)
 from depth_ros.core.metrics.depth import DepthMetrics
 from depth_ros.core.metrics.semantics import semantics_table
 from depth_ros.core.metrics.trajectory import path_length, pose_metrics, trajectory_table
 from depth_ros.core.se3 import inverse
-from depth_ros.evaluation import consistency
+from depth_ros.evaluation import consistency, scale_error
 from depth_ros.evaluation.frame_scores import Example, FrameOutputs, FrameScorer, FrameScores
 from depth_ros.inference.classes import ClassMap
 
@@ -60,6 +67,7 @@ COLUMNS = (
     'scale_step',
     'label_accuracy',
     'position_error',
+    *scale_error.COLUMNS,
 )
 """Of the table of frames: seconds, milliseconds, shares, metres; see docs/evaluation.md."""
 
@@ -69,7 +77,8 @@ class Evaluation:
     """The result. What could not be evaluated is empty or None, and `notes` say why.
 
     Attributes:
-        numbers: `depth`, `semantics`, `trajectory`, `odometry` and `consistency` of metrics.json.
+        numbers: `depth`, `semantics`, `trajectory`, `odometry`, `consistency` and `scale` of
+            metrics.json.
         frames: Columns of the table of frames, float64 (N,), NaN = unknown.
         examples: Frames to look at.
         estimate: Positions by the odometry, (N, 3), in its own frame.
@@ -104,7 +113,7 @@ class FrameEvaluator:
         metric: Whether depth is in metres.
         frames: Expected number of frames, for the choice of examples.
         pool: Scores the frames, beside whatever makes them.
-        affine, depth_range: See `FrameScorer`.
+        affine, depth_range, camera_height: See `FrameScorer`.
     """
 
     def __init__(
@@ -116,13 +125,18 @@ class FrameEvaluator:
         pool: Executor,
         affine: bool = False,
         depth_range: tuple[float, float] | None = None,
+        camera_height: float = 0.0,
     ) -> None:
         self._truth, self._classes, self._pool = truth, classes, pool
-        self._scorer = FrameScorer(classes, metric, affine, depth_range)
+        self._scorer = FrameScorer(classes, metric, affine, depth_range, camera_height)
         self._range = depth_range
         self._waiting: deque[Future[FrameScores]] = deque()
         self._table: list[dict[str, float]] = []
         self._sums: dict[str, np.ndarray] = {}  # per row: sums of the metrics, number of frames
+        self._trivial: dict[str, np.ndarray] = {}  # the same of the baselines
+        self._constant = BestConstant()
+        self._metric = metric
+        self._moves: list[Moved] = []
         self._confusion: np.ndarray | None = None
         self._label_frames = 0
         self._previous: FrameOutputs | None = None
@@ -142,6 +156,8 @@ class FrameEvaluator:
             true_labels = self._truth.labels(frame.stamp)
         if frame.pose is not None:
             self._poses[frame.stamp] = frame.pose
+        if frame.moved is not None:
+            self._moves.append(frame.moved)
         if frame.loop is not None:
             try:
                 self._loops.append(consistency.loop_closure(*frame.loop))
@@ -157,9 +173,12 @@ class FrameEvaluator:
         scores = self._waiting.popleft().result()
         index = len(self._table)
         self._table.append(scores.numbers)
-        for name, row in scores.rows.items():
-            sums = self._sums.setdefault(name, np.zeros(len(row) + 1))
-            sums += (*row, 1)
+        for table, rows in ((self._sums, scores.rows), (self._trivial, scores.baselines)):
+            for name, row in rows.items():
+                sums = table.setdefault(name, np.zeros(len(row) + 1))
+                sums += (*row, 1)
+        if scores.example.true_depth is not None:
+            self._constant.add(scores.example.true_depth)
         if scores.confusion is not None:
             self._confusion = scores.confusion + (0 if self._confusion is None else self._confusion)
             self._label_frames += 1
@@ -193,8 +212,10 @@ class FrameEvaluator:
             example.rank = rank
         examples = worst + [e for e in self._chosen if not e.rank]
         notes = [f'{reason} ({count} times)' for reason, count in self._truth.problems.items()]
+        scale = scale_error.scale_numbers(frames, self._moves, self._truth)
         result = Evaluation(
             numbers={
+                'scale': scale,
                 'depth': self._depth_numbers(frames),
                 'semantics': self._label_numbers(),
                 'consistency': self._consistency_numbers(frames),
@@ -257,15 +278,15 @@ class FrameEvaluator:
             return None
         order = [n for n in self._sums if not n.startswith('class:')]
         order += [n for n in self._sums if n.startswith('class:')]
-        rows = {
-            name: DepthMetrics(*(self._sums[name][:-1] / self._sums[name][-1]).tolist())._asdict()
-            for name in order
-        }
+        trivial = {name: _mean(sums) for name, sums in self._trivial.items()}
+        if self._metric and (best := self._constant.errors()) is not None:
+            trivial[CONSTANT + IN_METRES] = {**best[1]._asdict(), 'depth': best[0]}
         known = np.isfinite(frames['scale'])
         scales, stamps = frames['scale'][known], frames['stamp'][known]
         return {
             'frames': int(known.sum()),
-            'rows': rows,
+            'rows': {name: _mean(self._sums[name]) for name in order},
+            'baselines': trivial,
             'scale_median': float(np.median(scales)),
             'scale_spread': float(np.std(scales / np.median(scales))),
             'scale_drift_percent_per_minute': _drift(stamps, scales),
@@ -281,9 +302,17 @@ class FrameEvaluator:
         if self._confusion is None or not self._confusion.any() or not self._classes:
             return None
         names = [c.name for c in self._classes.classes]
+        counts = self._confusion.sum(axis=1)
         return {
             'frames': self._label_frames,
             **semantics_table(self._confusion, names),
+            # The most frequent class everywhere.
+            'baselines': {
+                'one_class': {
+                    'mean_iou': float(counts.max() / counts.sum() / (counts > 0).sum()),
+                    'pixel_accuracy': float(counts.max() / counts.sum()),
+                }
+            },
             'classes': names,
             'confusion': self._confusion.tolist(),
         }
@@ -349,7 +378,11 @@ class FrameEvaluator:
         except ValueError as error:
             result.notes.append(f'the trajectory cannot be judged: {error}')
             return
-        result.numbers['trajectory'] = {'poses': int(numbers.pop('frames')), **numbers}
+        result.numbers['trajectory'] = {
+            'poses': int(numbers.pop('frames')),
+            **numbers,
+            'baselines': trajectory_baselines(truth[known], stamps[known] / 1e9),
+        }
         result.aligned_poses = aligned
         if known.sum() < FEW_POSES:
             result.notes.append(
@@ -366,6 +399,11 @@ class FrameEvaluator:
         result.frames['position_error'] = np.array(
             [errors.get(s, math.nan) for s in result.frames['stamp'].tolist()]
         )
+
+
+def _mean(sums: np.ndarray) -> dict[str, float]:
+    """Return the mean metrics of sums over frames, whose last element is their number."""
+    return DepthMetrics(*(sums[:-1] / sums[-1]).tolist())._asdict()
 
 
 def _drift(stamps: np.ndarray, scales: np.ndarray) -> float | None:

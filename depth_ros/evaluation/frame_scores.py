@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 
 from depth_ros.core.camera import CameraError, Intrinsics
+from depth_ros.core.depth_motion import Moved
+from depth_ros.core.metrics.baselines import depth_baselines
 from depth_ros.core.metrics.depth import DepthMetrics, aligned_depth, depth_table
 from depth_ros.core.metrics.semantics import confusion, edge_mask
 from depth_ros.evaluation import consistency
@@ -38,6 +40,9 @@ class FrameOutputs:
         step: T_previous_current 4x4 of the camera, from the frame evaluated before; None likewise.
         loop: T_0_1, T_1_2, T_0_2 of three images, for some frames; else None.
         numbers: Further columns of the table of frames.
+        metric: Whether the scale of `depth` is known; if not, its metres are not judged.
+        moved: How far the camera moved since an earlier frame, in units of depth before the scale,
+            where that was measured; else None.
     """
 
     stamp: int
@@ -53,6 +58,8 @@ class FrameOutputs:
     step: np.ndarray | None = None
     loop: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     numbers: dict[str, float] = field(default_factory=dict)
+    metric: bool = True
+    moved: Moved | None = None
 
     @property
     def published_depth(self) -> np.ndarray | None:
@@ -99,12 +106,14 @@ class FrameScores:
         numbers: Columns of the table of frames.
         example: The frame, should it be shown.
         rows: Depth metrics by row; see `depth_table`.
+        baselines: The same of something trivial; see `depth_baselines`.
         confusion: See `depth_ros.core.metrics.semantics.confusion`; None without true labels.
     """
 
     numbers: dict[str, float]
     example: Example
     rows: dict[str, DepthMetrics] = field(default_factory=dict)
+    baselines: dict[str, DepthMetrics] = field(default_factory=dict)
     confusion: np.ndarray | None = None
 
 
@@ -117,6 +126,7 @@ class FrameScorer:
         affine: Whether scale and shift of inverse depth are unknown. Depth is then evaluated after
             both are fitted to the truth in each frame, and not compared between frames.
         depth_range: Nearest and farthest depth that the model can say, metres; None: not known.
+        camera_height: Of the camera over the ground, metres; 0: not known.
     """
 
     def __init__(
@@ -125,9 +135,10 @@ class FrameScorer:
         metric: bool,
         affine: bool,
         depth_range: tuple[float, float] | None = None,
+        camera_height: float = 0.0,
     ) -> None:
         self._classes, self._metric, self._affine = classes, metric, affine
-        self._range = depth_range
+        self._range, self._height = depth_range, camera_height
 
     def score(
         self,
@@ -164,6 +175,7 @@ class FrameScorer:
         truth: np.ndarray,
         true_labels: np.ndarray | None,
     ) -> None:
+        metric = self._metric and frame.metric
         depth = _resize_depth(depth, truth.shape)
         edges, labels, names = None, None, []
         if self._classes:
@@ -177,7 +189,7 @@ class FrameScorer:
         table = depth_table(
             depth,
             truth,
-            factor=1.0 if self._metric else None,
+            factor=1.0 if metric else None,
             affine=self._affine,
             edges=edges,
             labels=labels,
@@ -186,9 +198,11 @@ class FrameScorer:
         if not table.rows:
             return
         result.rows = table.rows
+        height = self._height if metric else 0.0
+        result.baselines = depth_baselines(truth, frame.camera, height=height, affine=self._affine)
         numbers, example = result.numbers, result.example
         numbers['abs_rel'], numbers['scale'] = table.aligned.abs_rel, table.scale
-        if self._metric:
+        if metric:
             numbers['abs_rel_published'] = table.rows['as_published'].abs_rel
         known = np.isfinite(truth) & (truth > 0)
         if self._range is not None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from depth_ros.bags.ground_truth import TF_PREFIX
+from depth_ros.bags.messages import ODOMETRY
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams
 from depth_ros.evaluation.processes import GraphObserver, LiveError, Processes
@@ -31,6 +32,8 @@ NODES = tuple(NODES_BY_TASK.values())
 NODE_OF_PARAMETER = {
     'max_depth': 'perception_node',
     'depth_scale': 'perception_node',
+    'scale_source': 'perception_node',
+    'camera_height': 'perception_node',
     'translation_scale': 'odometry_node',
     'camera_pose': 'odometry_node',
     'max_gap': 'odometry_node',
@@ -216,6 +219,10 @@ def _node_arguments(setup: LiveSetup, node: str) -> list[str]:
         '-r',
         f'camera_info:={setup.streams.camera_info}',
     ]
+    if wheels := setup.streams.wheels:
+        with Bag(setup.bag) as bag:
+            topic = 'wheel_odom' if bag.topics[wheels].msgtype == ODOMETRY else 'speed'
+        arguments += ['-r', f'{topic}:={wheels}']
     if setup.namespace:
         arguments += ['-r', f'__ns:={setup.namespace}']
     for name, value in parameters.items():

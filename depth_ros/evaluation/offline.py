@@ -39,7 +39,12 @@ def evaluate_offline(session: Session) -> tuple[Evaluation, dict]:
     engines = {
         node: load_engine(path, job.backend, job.threads) for node, path in job.models.items()
     }
-    runner = Runner(engines.get('perception_node'), engines.get('odometry_node'), job.settings)
+    runner = Runner(
+        engines.get('perception_node'),
+        engines.get('odometry_node'),
+        job.settings,
+        bool(session.streams.wheels or session.streams.odom and not session.streams.depth),
+    )
     inference, evaluated = 0.0, 0
     cv2.setNumThreads(1)  # the processors are busy with other frames
     with ExitStack() as stack:
@@ -47,7 +52,7 @@ def evaluate_offline(session: Session) -> tuple[Evaluation, dict]:
         truth = stack.enter_context(session.truth())
         evaluator = session.evaluator(truth, pool)
         recording = stack.enter_context(RecordingThread(session, pool)) if job.record else None
-        images = _Images(session, recording)
+        images = _Images(session, recording, runner)
         total = session.bag.topics[session.streams.image].count
         progress = stack.enter_context(
             tqdm(
@@ -67,7 +72,7 @@ def evaluate_offline(session: Session) -> tuple[Evaluation, dict]:
                 except CameraError as error:
                     count_problem(session.skipped, str(error))
                     continue
-                inference += sum(frame.numbers.values()) / 1e3
+                inference += sum(v for n, v in frame.numbers.items() if n.endswith('_ms')) / 1e3
                 evaluated += 1
                 scores = evaluator.add(frame)
                 if recording:
@@ -120,21 +125,26 @@ def _nothing_usable(session: Session) -> str:
 class _Images:
     """The images of a recording, with their calibration.
 
-    On the way, everything that the recording of the results keeps is copied to it.
+    On the way, everything that the recording of the results keeps is copied to it, and the runner
+    is told of distances.
     """
 
-    def __init__(self, session: Session, recording: RecordingThread | None) -> None:
-        self._session, self._recording = session, recording
+    def __init__(self, session: Session, recording: RecordingThread | None, runner: Runner) -> None:
+        self._session, self._recording, self._runner = session, recording, runner
+        self._problems: dict[str, int] = {}
         self._infos: deque[tuple[int, bytes]] = deque(maxlen=64)  # with their stamps
         self._latest: dict[int, bytes] = {}  # by image: the calibration before it
 
     def __iter__(self) -> Iterator[Message]:
         session, streams = self._session, self._session.streams
-        topics = session.kept if self._recording else [streams.image, streams.camera_info]
+        needed = [streams.image, streams.camera_info, *filter(None, [streams.wheels])]
+        topics = session.kept if self._recording else needed
         try:
             for message in session.bag.messages(topics):
                 if self._recording:
                     self._recording.copy(message)
+                if message.topic == streams.wheels:
+                    self._hear(message)
                 if message.topic == streams.camera_info:
                     self._infos.append((header_stamp(message.data), message.data))
                 elif message.topic == streams.image:
@@ -144,6 +154,13 @@ class _Images:
                     yield message
         except BagError as error:
             session.notes.append(f'the rest could not be read: {error}')
+        session.notes += [f'{problem} ({n} times)' for problem, n in self._problems.items()]
+
+    def _hear(self, message: Message) -> None:
+        try:
+            self._runner.hear(header_stamp(message.data), self._session.bag.decode(message))
+        except (ValueError, BagError) as error:
+            count_problem(self._problems, f'distance of {message.topic}: {error}')
 
     def info(self, image: Message) -> Any:
         """Return the CameraInfo of an image's stamp, or else the latest before the image."""

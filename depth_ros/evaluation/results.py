@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from depth_ros.core.metrics.baselines import baseline_lines
 from depth_ros.core.metrics.depth import DepthMetrics
 from depth_ros.core.se3 import quaternion_from_rotation
 from depth_ros.evaluation.frame_evaluator import COLUMNS, Evaluation
@@ -104,6 +105,32 @@ def tum_text(poses: np.ndarray, times: Iterable[str]) -> str:
     )
 
 
+TRAJECTORY_NUMBERS = {
+    'ate_se3': 'ATE SE3, m',
+    'ate_sim3': 'ATE Sim3, m',
+    't_err_se3': 't_err, %',
+    'r_err': 'r_err, deg/100 m',
+}
+"""Numbers of a trajectory that a summary shows of something trivial, and what it calls them."""
+
+
+def scale_lines(scale: Mapping | None) -> list[str]:
+    """Return the lines of a summary on where metres come from, and how good each source is."""
+    if not scale:
+        return []
+    lines = [f'Metres      from the {scale["source"]}']
+    for name, row in scale['sources'].items():
+        line = f'            scale {name}: {row["median"]:.3g} +- {row["sigma_percent"]:.0f} %'
+        line += f', known in {row["known_percent"]:.0f} % of the frames'
+        if 'error_percent' in row:
+            line += (
+                f'; error {row["error_percent"]:+.1f} %, mean {row["mean_abs_error_percent"]:.1f}'
+                f' %, within 7 % in {row["within_7_percent"]:.0f} %'
+            )
+        lines.append(line)
+    return lines
+
+
 def summary_text(found: dict) -> str:
     """Return the summary for the terminal."""
     frames = found['frames']
@@ -127,19 +154,22 @@ def summary_text(found: dict) -> str:
             title = ''
     if depth := found['depth']:
         names = DepthMetrics._fields
-        lines.append('Depth'.ljust(32) + ''.join(f'{name:>9}' for name in names))
-        for name, row in depth['rows'].items():
-            lines.append(f'            {name:20}' + ''.join(f'{row[n]:9.3f}' for n in names))
+        lines.append('Depth'.ljust(36) + ''.join(f'{name:>9}' for name in names))
+        baselines = {f'  {name}': row for name, row in depth.get('baselines', {}).items()}
+        for name, row in {**depth['rows'], **baselines}.items():
+            lines.append(f'            {name:24}'[:36] + ''.join(f'{row[n]:9.3f}' for n in names))
         lines.append(
             f'            scale {depth["scale_median"]:.3g}, spread '
             f'{depth["scale_spread"]:.3f}, published where true depth is known '
             f'{100 * depth["coverage"]:.0f} %'
         )
+    lines += scale_lines(found.get('scale'))
     if semantics := found['semantics']:
         road = semantics['iou'].get('road')
         lines.append(
             ('Semantics   ' + (f'road IoU {road:.3f}, ' if road is not None else ''))
             + f'mean IoU {semantics["mean_iou"]:.3f}'
+            + f'; one class everywhere {semantics["baselines"]["one_class"]["mean_iou"]:.3f}'
         )
     if t := found['trajectory']:
         lines.append(
@@ -147,6 +177,9 @@ def summary_text(found: dict) -> str:
             f'scale {t["scale"]:.3g}) over {t["length"]:.1f} m, {t["poses"]} of '
             f'{found["odometry"]["poses"]} poses'
         )
+        lines += [
+            f'            {line}' for line in baseline_lines(t['baselines'], TRAJECTORY_NUMBERS)
+        ]
     if c := found['consistency']:
         parts = []
         if 'explained_percent' in c:

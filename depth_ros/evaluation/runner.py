@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from depth_ros.bags.messages import BagError, Message, deserialize, header_stamp
+from depth_ros.bags.messages import BagError, Message, decode_pose, deserialize, header_stamp
 from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
 from depth_ros.core.depth import camera_depth, depth_factor
+from depth_ros.core.ground import ground_weights
 from depth_ros.core.images import ImageError, decode_rgb
+from depth_ros.core.scale import MetricScale
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose_from_list
 from depth_ros.core.trajectory import NoiseModel
 from depth_ros.core.visual_odometry import Missed, NotFiniteError, Reason, VisualOdometry
 from depth_ros.evaluation.frame_scores import FrameOutputs
+from depth_ros.inference.classes import MOVABLE_NAMES
 from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import Engine, EngineError
 
@@ -41,6 +45,8 @@ class Settings:
     translation_scale: float = 0.0
     camera_pose: tuple[float, ...] = OPTICAL_IN_BASE
     max_gap: float = 1.0
+    scale_source: str = 'model'
+    camera_height: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,15 +104,24 @@ class Runner:
     Args:
         perception, odometry: The loaded networks; either may be None.
         settings: The nodes' parameters.
+        travelled: Whether distances will be known, by :attr:`scale`'s ``travel`` or by the truth.
 
     Attributes:
+        scale: What is known of the scale of depth; None without depth.
         missed: Number of images that gave no motion, by reason.
         failure: What the pose network said if it failed on the last image; empty otherwise.
     """
 
     def __init__(
-        self, perception: Engine | None, odometry: Engine | None, settings: Settings
+        self,
+        perception: Engine | None,
+        odometry: Engine | None,
+        settings: Settings,
+        travelled: bool = False,
     ) -> None:
+        self.scale: MetricScale | None = None
+        if perception and 'depth' in perception.contract.outputs:
+            self.scale = _scale(perception.contract, settings, travelled)
         self.missed: dict[str, int] = {}
         self.failure = ''
         self._perception, self._odometry, self._settings = perception, odometry, settings
@@ -125,6 +140,16 @@ class Runner:
         self._count = 0
         # How the perception network samples the image, and its input: often the same for both.
         self._resized: tuple[tuple[int, ...], np.ndarray] | None = None
+
+    def hear(self, stamp: int, message: Any) -> None:
+        """Take the distance that an Odometry or TwistStamped message tells of."""
+        if self.scale is None:
+            return
+        if hasattr(message, 'pose'):
+            self.scale.travel.place(stamp / 1e9, decode_pose(message)[:3, 3])
+        else:
+            speed = message.twist.linear
+            self.scale.travel.speed(stamp / 1e9, math.hypot(speed.x, speed.y, speed.z))
 
     def __call__(self, image: RecordedImage, info: Any) -> FrameOutputs:
         """Run the networks.
@@ -163,12 +188,33 @@ class Runner:
         if labels is not None:
             output.labels = labels.copy()
         if depth is not None:
-            factor = depth_factor(contract, fit.depth_factor, self._settings.depth_scale)
+            factor = depth_factor(contract, fit.depth_factor, self._measure(output, depth, fit))
             output.depth = depth * np.float32(factor)
             output.published = camera_depth(
                 depth, output.labels, contract, factor, self._settings.max_depth
             )
+            if not output.metric and self._settings.scale_source != 'model':
+                output.published[:] = np.nan  # the node waits for the scale
         output.others = {name: values.copy() for name, values in found.items()}
+
+    def _measure(self, output: FrameOutputs, depth: np.ndarray, fit: ImageFit) -> float:
+        """Return the scale of a frame's depth, 0 where it is not known, and take note of it."""
+        assert self.scale is not None and self._perception is not None
+        contract, seconds = self._perception.contract, output.stamp / 1e9
+        weights = ground_weights(contract)
+        output.moved = self.scale.see(
+            output.rgb, depth, fit.network, output.labels, weights, seconds, fit.depth_factor
+        )
+        for name, found in self.scale.sources(seconds).items():
+            output.numbers[f'scale_{name}'] = found.value
+            output.numbers[f'scale_{name}_sigma'] = found.sigma
+        known = self.scale.at(seconds)
+        output.metric = known is not None
+        if known is None:
+            return 0.0
+        output.numbers['scale_used'] = known.value
+        output.numbers['scale_used_sigma'] = known.sigma
+        return known.value
 
     def _move(
         self, engine: Engine, output: FrameOutputs, rgb: np.ndarray, camera: Intrinsics
@@ -204,6 +250,21 @@ class Runner:
             assert one is not None and two is not None
             with suppress(EngineError, NotFiniteError):
                 output.loop = (one, two, self._visual_odometry.compare(first, resized))
+
+
+def _scale(contract: ModelContract, settings: Settings, travelled: bool) -> MetricScale:
+    """Return the scale of a model's depth; it measures every source that there is."""
+    source = 'model' if contract.affine_invariant else settings.scale_source
+    also = {'height': settings.camera_height > 0, 'odometry': travelled}
+    classes = {c.name: c.id for c in contract.classes}
+    return MetricScale(
+        source,
+        metric=contract.metric,
+        unit=settings.depth_scale,
+        camera_height=settings.camera_height,
+        moving=tuple(classes[name] for name in MOVABLE_NAMES if name in classes),
+        also=[] if contract.affine_invariant else [name for name, there in also.items() if there],
+    )
 
 
 def _motion(engine: Engine, previous: np.ndarray, current: np.ndarray) -> np.ndarray:

@@ -130,7 +130,11 @@ class Session:
         self.metric = bool(
             self.perception
             and not self.affine
-            and (self.perception.metric or job.settings.depth_scale)
+            and (
+                self.perception.metric
+                or job.settings.depth_scale
+                or job.settings.scale_source != 'model'
+            )
         )
         self.first_info = bag.first(streams.camera_info)
         self.extrinsic = pose_from_list(job.settings.camera_pose)
@@ -155,7 +159,14 @@ class Session:
         """Return the evaluator of the frames."""
         count = self.bag.topics[self.streams.image].count
         return FrameEvaluator(
-            truth, self.classes, self.metric, count, pool, self.affine, self._depth_range()
+            truth,
+            self.classes,
+            self.metric,
+            count,
+            pool,
+            self.affine,
+            self._depth_range(),
+            self.job.settings.camera_height,
         )
 
     def _depth_range(self) -> tuple[float, float] | None:
@@ -163,12 +174,15 @@ class Session:
         info, settings = self.first_info, self.job.settings
         if self.perception is None or not self.metric or info is None:
             return None
+        if settings.scale_source != 'model':
+            return None  # it changes with the scale
         try:
             camera = intrinsics_from_info(info, info.width, info.height)
             fit = ImageFit.create(camera, self.perception.camera, settings.fit)
         except CameraError:  # of each image it is said when its turn comes
             return None
-        factor = depth_factor(self.perception, fit.depth_factor, settings.depth_scale)
+        unit = 1.0 if self.perception.metric else settings.depth_scale
+        factor = depth_factor(self.perception, fit.depth_factor, unit)
         near, far = (factor * limit for limit in self.perception.depth_limits)
         return near, min(far, settings.max_depth or far)
 
@@ -233,8 +247,27 @@ class Session:
             'trajectory': numbers['trajectory'],
             'odometry': numbers['odometry'],
             'consistency': numbers['consistency'],
+            'scale': numbers['scale'] and {'source': self._source_of_metres(), **numbers['scale']},
             'notes': evaluation.notes,
         }
+
+    def _source_of_metres(self) -> str:
+        """Say where the metres of depth come from."""
+        settings = self.job.settings
+        height = f'height of the camera, {settings.camera_height:g} m'
+        model = 'model'
+        if self.perception and not self.perception.metric:
+            model = f'depth_scale, {settings.depth_scale:g} m/unit'
+        distances = f'distances of {self.streams.wheels}'
+        parts = {'model': model, 'height': height, 'odometry': distances}
+        if settings.scale_source != 'fused':
+            return parts[settings.scale_source]
+        there = {
+            'model': self.perception is not None and self.perception.metric,
+            'height': settings.camera_height > 0,
+            'odometry': self.streams.wheels is not None,
+        }
+        return 'fused: ' + '; '.join(text for name, text in parts.items() if there[name])
 
     def _missing(self, numbers: dict) -> list[str]:
         """Return notes on what lacks truth, and how depth was evaluated."""

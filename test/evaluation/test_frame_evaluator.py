@@ -21,6 +21,8 @@ from support.evaluated_frames import (
     wall_frames,
 )
 
+from depth_ros.core.depth_motion import Moved
+from depth_ros.core.metrics.baselines import trajectory_baselines
 from depth_ros.core.metrics.trajectory import pose_metrics, trajectory_table
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose, pose_from_list, rotation_from_vector
 from depth_ros.evaluation.frame_evaluator import (
@@ -109,6 +111,58 @@ def test_few_pictures_are_kept(tmp_path):
     assert len(evaluation.frames['stamp']) == 500
 
 
+# Baselines and the scale
+
+
+def test_something_trivial_is_beside_the_errors_of_depth(tmp_path):
+    near, far = flat(5), flat(5)
+    far[:, 4:] = 20
+    frames = [frame(1, near), frame(2, near)]
+    evaluation, _ = evaluate(tmp_path, frames, depth_rows([near, far]))
+    found = evaluation.numbers['depth']
+    # A constant becomes each frame's median, 5 and 12.5: off by 150 % and 37.5 % there.
+    assert found['baselines']['constant']['abs_rel'] == pytest.approx((1.5 + 0.375) / 2 / 2)
+    best = found['baselines']['constant_in_metres']
+    assert best['depth'] == pytest.approx(5, rel=0.05)
+    assert best['abs_rel'] == pytest.approx(0.75 / 4, rel=0.2)
+    assert set(found['baselines']) == {'constant', 'flat_ground', 'constant_in_metres'}
+
+
+def scaled(i, depth, used, height):
+    numbers = {'scale_used': used, 'scale_used_sigma': 0.05, 'scale_height': height}
+    return frame(i, depth, numbers={**numbers, 'scale_height_sigma': 0.1 * height})
+
+
+def test_errors_of_the_scale_by_source(tmp_path):
+    # Depth was multiplied by 2 and should have been by 2.5.
+    frames = [scaled(i, flat(4), 2.0, 2.6) for i in range(1, 11)]
+    evaluation, _ = evaluate(tmp_path, frames, depth_rows([flat(5)] * 10))
+    assert evaluation.numbers['scale']['truth'] == 'depth'
+    sources = evaluation.numbers['scale']['sources']
+    assert sources['used']['error_percent'] == pytest.approx(-20)
+    assert sources['used']['within_7_percent'] == 0
+    assert sources['height']['error_percent'] == pytest.approx(4)
+    assert sources['height']['nees'] == pytest.approx(0.4**2)
+    assert evaluation.frames['scale_height_error'] == pytest.approx(0.04)
+
+
+def test_true_poses_tell_the_scale_where_there_is_no_true_depth(tmp_path):
+    frames = [scaled(i, flat(4), 2.0, 2.6) for i in range(1, 11)]
+    for i, one in enumerate(frames[1:], 1):
+        one.moved = Moved(i * PERIOD / 1e9, (i + 1) * PERIOD / 1e9, 0.4, 0.0)
+    evaluation, _ = evaluate(tmp_path, frames, pose_rows([(i, 0, 0) for i in range(10)]))
+    assert evaluation.numbers['scale']['truth'] == 'poses'
+    # A metre is 0.4 units.
+    assert evaluation.numbers['scale']['sources']['height']['error_percent'] == pytest.approx(4)
+
+
+def test_metres_are_not_judged_before_they_are_known(tmp_path):
+    frames = [frame(i, flat(4)) for i in range(1, 5)]
+    frames[0].metric = frames[1].metric = False
+    evaluation, scores = evaluate(tmp_path, frames, depth_rows([flat(5)] * 4))
+    assert ['abs_rel_published' in s.numbers for s in scores] == [False, False, True, True]
+
+
 # Trajectories
 
 
@@ -126,6 +180,9 @@ def test_trajectory_is_that_of_the_metrics(tmp_path):
     expected = trajectory_table(np.array(found), truth)
     numbers = dict(evaluation.numbers['trajectory'])
     assert numbers.pop('poses') == expected.pop('frames') == 5
+    trivial = numbers.pop('baselines')
+    assert trivial == trajectory_baselines(truth, np.arange(1, 6) * PERIOD / 1e9)
+    assert set(trivial) == {'standing_still', 'constant_velocity'}
     assert numbers == pytest.approx(expected)
     aligned = pose_metrics(np.array(found), truth, 'sim3').aligned[:, :3, 3]
     np.testing.assert_allclose(evaluation.aligned, aligned)
@@ -217,6 +274,7 @@ def test_no_frame_at_all(tmp_path):
         'semantics': None,
         'trajectory': None,
         'consistency': None,
+        'scale': None,
         'odometry': {'poses': 0, 'length': 0},
     }
 

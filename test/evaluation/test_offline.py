@@ -79,7 +79,8 @@ def test_outputs_are_those_of_the_node(tmp_path):
     assert output.published.dtype == output.depth.dtype == np.float32
     np.testing.assert_array_equal(output.rgb, image[::2, ::2])
     assert output.pose is output.step is output.loop is None
-    assert list(output.numbers) == ['perception_ms']
+    assert [n for n in output.numbers if 'scale' not in n] == ['perception_ms']
+    assert output.numbers['scale_used'] == output.numbers['scale_model'] == 1 and output.metric
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,32 @@ def test_scale_and_limits(tmp_path, settings, options, focal, factor, limits):
     assert 0 < valid.sum() and ((limits == (0, 99)) or valid.sum() < (~SKY).sum())
     np.testing.assert_array_equal(output.depth, factor * depth)  # every pixel
     np.testing.assert_array_equal(output.published, np.where(valid, factor * depth, np.nan))
+
+
+def ground_rows():
+    """Depth of flat ground 0.5 units below the camera."""
+    below = np.maximum((np.arange(48) - 23.5) / 32, 0.02)
+    return np.repeat(0.5 / below[:, None], 64, axis=1)
+
+
+def test_metres_from_the_height_of_the_camera(tmp_path):
+    settings = Settings(scale_source='height', camera_height=1.5)
+    runner = perception(tmp_path, settings, metric=False, depth=ground_rows())
+    outputs = drive(runner, np.arange(12) / 10, [20] * 12)  # road everywhere
+    first, last = outputs[0], outputs[-1]
+    assert not first.metric and np.isnan(first.published).all()  # the node waits
+    np.testing.assert_allclose(first.depth, ground_rows(), rtol=1e-6)
+    assert last.metric and last.numbers['scale_used'] == last.numbers['scale_height']
+    assert last.numbers['scale_used'] == pytest.approx(3.0, rel=1e-3)
+    np.testing.assert_allclose(last.depth, 3 * ground_rows(), rtol=1e-3)
+    np.testing.assert_allclose(last.published[30:], last.depth[30:])
+
+
+def test_a_source_that_was_not_chosen_is_measured_for_comparison(tmp_path):
+    runner = perception(tmp_path, Settings(camera_height=1.5), depth=ground_rows())
+    last = drive(runner, np.arange(12) / 10, [20] * 12)[-1]
+    assert last.numbers['scale_used'] == 1 and last.numbers['scale_height'] == pytest.approx(3)
+    np.testing.assert_allclose(last.depth, ground_rows(), rtol=1e-6)
 
 
 def test_depth_or_labels_alone(tmp_path):
@@ -271,7 +298,8 @@ def test_the_same_images_give_the_same_numbers(tmp_path):
     for one, other in zip(*runs, strict=True):
         for name in ('rgb', 'depth', 'published', 'labels', 'pose'):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-        assert set(one.numbers) <= {'perception_ms', 'odometry_ms'}
+        same = [{n: v for n, v in r.numbers.items() if not n.endswith('_ms')} for r in (one, other)]
+        assert same[0] == same[1]
 
 
 # Decoding ahead

@@ -123,6 +123,16 @@ def test_figures(write):
     assert 'perception' in latency and 'odometry' in latency and 'inference' in latency
 
 
+def test_trivial_scores_and_the_scale_are_on_the_page(write):
+    page = words(write())
+    for text in ('trivial: constant in metres (12.5 m)', '0.438', '14.500', 'standing still'):
+        assert text in page
+    assert 'Metres come from the height of the camera, 1.65 m.' in page
+    assert '<td>height</td><td>1.062</td><td>4.5</td><td>88</td><td>−3.2</td>' in page
+    assert 'most frequent class everywhere: 0.250 and 50' in page
+    assert 'Scale' in titles(write()) and 'Scale' not in titles(write(False))
+
+
 def test_numbers_are_on_the_page(write):
     page = words(write())
     for text in (

@@ -37,6 +37,15 @@ Bands = Sequence[tuple[float, float, float]]
 _PANELS = (
     ('depth, Abs Rel', {'abs_rel': 'median-scaled', 'abs_rel_published': 'as published'}),
     ('scale to the truth', {'scale': ''}),
+    (
+        'error of the scale, by source',
+        {
+            'scale_used_error': 'used',
+            'scale_model_error': 'model',
+            'scale_height_error': 'height',
+            'scale_odometry_error': 'odometry',
+        },
+    ),
     ('labels right, share', {'label_accuracy': ''}),
     ('position error, m', {'position_error': ''}),
     ('photometric error', {'photometric': 'moved', 'photometric_static': 'still'}),
