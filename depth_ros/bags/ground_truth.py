@@ -16,6 +16,7 @@ from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import Streams
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.images import decode_depth, decode_labels
+from depth_ros.core.labels import UNLABELED
 from depth_ros.core.pointcloud import points_from_cloud, project_points
 from depth_ros.core.se3 import interpolate
 from depth_ros.core.transform_tree import TransformTree
@@ -186,6 +187,8 @@ class GroundTruth:
             camera's optical frame; None to look it up in TF.
         points: In place of recorded depth: returns the true depth, float32 (H, W), of the image
             with a stamp, seen by a camera, or None where there is none.
+        rectify: Rectifies a map (H, W) of a topic where the images are, filling in what the lens
+            does not see; None: maps are as the images are.
 
     Attributes:
         track: The true poses.
@@ -203,11 +206,13 @@ class GroundTruth:
         tolerance: int,
         lidar_pose: np.ndarray | None = None,
         points: Callable[[int, Intrinsics], np.ndarray | None] | None = None,
+        rectify: Callable[[np.ndarray, str, float], np.ndarray] | None = None,
     ) -> None:
         self.tolerance = tolerance
         self.problems: dict[str, int] = {}
         self.has_depth = bool(streams.depth) or points is not None
         self._points = points
+        self._rectify = rectify or (lambda values, topic, unseen: values)
         self._lidar_pose = lidar_pose
         self._tree: TransformTree | None = None
         self.track = PoseTrack({})
@@ -238,7 +243,7 @@ class GroundTruth:
         try:
             decoded = self._depth.bag.decode(message)
             if message.msgtype != POINT_CLOUD:
-                return decode_depth(decoded)
+                return self._rectify(decode_depth(decoded), message.topic, np.nan)
             transform = self._lidar_pose
             if self._tree is not None and transform is None:
                 transform = self._tree.lookup(frame_id, decoded.header.frame_id, stamp)
@@ -253,7 +258,8 @@ class GroundTruth:
         if self._labels is None or (message := self._labels.at(stamp, self.tolerance)) is None:
             return None
         try:
-            return decode_labels(self._labels.bag.decode(message))
+            labels = decode_labels(self._labels.bag.decode(message))
+            return self._rectify(labels, message.topic, UNLABELED)
         except (ValueError, BagError) as error:
             count_problem(self.problems, f'true labels: {error}')
             return None

@@ -97,6 +97,13 @@ def header_stamp(data: bytes) -> int:
     return seconds * 10**9 + nanoseconds
 
 
+def header_frame(data: bytes) -> str:
+    """Return the frame_id of a serialised message that begins with a header; '' if it has none."""
+    order = '<' if data[1] & 1 else '>'
+    (length,) = struct.unpack_from(f'{order}I', data, 12)
+    return bytes(data[16 : 16 + max(length - 1, 0)]).decode(errors='replace')
+
+
 def decode_pose(message: Any) -> np.ndarray:
     """Return the pose of an Odometry, PoseStamped or PoseWithCovarianceStamped as float64 (4, 4).
 

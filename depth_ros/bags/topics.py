@@ -17,6 +17,7 @@ from depth_ros.bags.messages import (
     POSE_WITH_COVARIANCE,
     TWIST,
     BagError,
+    header_frame,
 )
 from depth_ros.bags.reader import Bag
 from depth_ros.core.images import DEPTH_ENCODINGS, LABEL_ENCODINGS, encoding_of, has_color
@@ -136,7 +137,30 @@ def _find_info(bag: Bag, image: str) -> str:
     if sibling in infos:
         return sibling
     pictures = sorted(n for n in infos if not _NO_PICTURE.search(n.lower()))
+    frames = {name: _frame(bag, name) for name in pictures}
+    frame = _frame(bag, image)
+    if frame and len(own := [n for n in pictures if frames[n] == frame]) == 1:
+        return own[0]
+    foreign = [n for n in pictures if frame and frames[n] and frames[n] != frame]
+    if pictures and foreign == pictures and not any(_share_namespace(image, n) for n in pictures):
+        listed = ', '.join(f"{n} (frame '{frames[n]}')" for n in pictures)
+        raise BagError(
+            f"recording {bag.path} has no camera_info of {image} (frame '{frame}'): by namespace "
+            f'and frame, {listed} {"is" if len(pictures) == 1 else "are"} of another camera; if one '
+            'is right all the same, name it with --camera-info'
+        )
     return str(_one(bag, pictures, 'camera-info'))
+
+
+def _frame(bag: Bag, topic: str) -> str:
+    """Return the frame_id of a topic's first message."""
+    return next((header_frame(m.data) for m in bag.messages([topic])), '')
+
+
+def _share_namespace(a: str, b: str) -> bool:
+    """Tell whether two topics may be of one camera: the same first name, or one has none."""
+    first, second = (topic.strip('/').split('/')[:-1][:1] for topic in (a, b))
+    return not first or not second or first == second
 
 
 def _given(bag: Bag, name: str | None, option: str, types: tuple[str, ...]) -> str | None:

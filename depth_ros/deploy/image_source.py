@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count as count_from
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import cv2
 from depth_ros.bags.files import is_recording
 from depth_ros.bags.messages import Message
 from depth_ros.bags.reader import Bag
+from depth_ros.bags.recorded_camera import RecordedCamera
 from depth_ros.bags.topics import Streams, find_streams
 from depth_ros.core.pictures import ImageError, decode_picture
 from depth_ros.evaluation.runner import RecordedImage, decode_ahead
@@ -162,29 +163,30 @@ def _from_folder(images: Images, contract: ModelContract) -> IndexedImages:
 
 
 def _from_recording(bag: Bag, streams: Streams, images: Images, pool: Executor) -> IndexedImages:
-    """Images of a recording, each with the latest camera_info before it.
+    """Images of a recording, rectified, each with its camera_info.
 
     Images that are not used are not decoded.
     """
-    taken: deque[tuple[int, Any]] = deque()
+    camera = RecordedCamera(bag, streams)
+    taken: deque[tuple[int, Message, int]] = deque()
 
     def messages() -> Iterator[Message]:
-        info: Any = bag.first(streams.camera_info)
-        latest: Message | None = None
         indices = count_from(0)
         for message in bag.messages([streams.image, streams.camera_info]):
             if message.topic == streams.camera_info:
-                latest = message
+                camera.read(message)
                 continue
             index = next(indices)
             if images.only is None or index in images.only:
-                if latest is not None:
-                    info, latest = bag.decode(latest), None
-                taken.append((index, info))
+                taken.append((index, message, camera.seen))
                 yield message
             if index + 1 == images.end:
                 return
 
     for _, picture in decode_ahead(messages(), pool):
-        index, info = taken.popleft()
+        index, message, seen = taken.popleft()
+        info = None
+        if isinstance(picture, RecordedImage):
+            info = camera.info(message, seen, picture.rgb.shape[1::-1])
+            picture = replace(picture, rgb=camera.rectify(picture.rgb, info, streams.image))
         yield index, picture, info

@@ -41,9 +41,11 @@ def evaluate_live(session: Session) -> tuple[Evaluation, dict]:
     job = session.job
     setup = _setup(session)
     logged: dict[int, int] = {}
-    for message in session.bag.messages([session.streams.image]):
+    infos: dict[int, Any] = {}
+    for message, info in session.camera.each():
         session.stamps.append(header_stamp(message.data))
         logged.setdefault(session.stamps[-1], message.log_ns)
+        infos.setdefault(session.stamps[-1], info)
     if note := _repeated_stamps(session.stamps):
         session.notes.append(note)
     outcome = run_nodes(setup, session.say)
@@ -53,7 +55,7 @@ def evaluate_live(session: Session) -> tuple[Evaluation, dict]:
         truth = stack.enter_context(session.truth())
         recording = stack.enter_context(RecordingThread(session, pool))
         evaluator = session.evaluator(truth, pool)
-        published = stack.enter_context(_Published(session, setup, outcome, logged))
+        published = stack.enter_context(_Published(session, setup, outcome, logged, infos))
         evaluated = 0
         for message, frame in published:
             recording.copy(message)
@@ -147,12 +149,19 @@ class _Published:
         session: The evaluation.
         setup, outcome: The run of the nodes.
         logged: Log times of the images by stamp, ns.
+        infos: Their CameraInfo by stamp.
     """
 
     def __init__(
-        self, session: Session, setup: LiveSetup, outcome: LiveOutcome, logged: dict[int, int]
+        self,
+        session: Session,
+        setup: LiveSetup,
+        outcome: LiveOutcome,
+        logged: dict[int, int],
+        infos: dict[int, Any],
     ) -> None:
         self._session, self._outcome, self._logged = session, outcome, logged
+        self._recorded_infos = infos
         self._path = setup.out / 'recording'
         names = model_topics(setup)
         self._names = {name: setup.output(name) for name in names}
@@ -236,7 +245,8 @@ class _Published:
             raise ImageError('an output has the stamp of no image')
         image = decode(recorded)
         height, width = image.rgb.shape[:2]
-        camera = intrinsics_from_info(session.first_info, width, height)
+        info = self._recorded_infos.get(stamp, session.first_info)
+        camera = intrinsics_from_info(info, width, height)
         frame = FrameOutputs(image.stamp, camera, image.frame_id, image.rgb, camera)
         if self._main == 'odom':
             return frame
@@ -248,7 +258,6 @@ class _Published:
         frame.depth, frame.labels = values.pop('depth', None), values.pop('labels', None)
         frame.others = values
         if frame.depth is not None:
-            info = session.first_info
             if self._infos and (sent := self._infos.at(stamp, 10**9)):
                 info = self._infos.bag.decode(sent)
             frame.view = intrinsics_from_info(info, *frame.depth.shape[::-1])

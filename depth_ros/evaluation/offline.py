@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import resource
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import cv2
 
 from depth_ros.bags.ground_truth import count_problem
-from depth_ros.bags.messages import CAMERA_INFO, BagError, Message, header_stamp
+from depth_ros.bags.messages import BagError, Message, header_stamp
 from depth_ros.core.camera import CameraError
 from depth_ros.evaluation.frame_evaluator import Evaluation
 from depth_ros.evaluation.recording_thread import RecordingThread
@@ -63,12 +63,14 @@ def evaluate_offline(session: Session) -> tuple[Evaluation, dict]:
         try:
             for message, image in decode_ahead(images, pool):
                 progress.update()
-                info = images.info(message)
                 if isinstance(image, Exception):
+                    images.forget(message)
                     count_problem(session.skipped, str(image))
                     continue
+                session.info = info = images.info(message, image.rgb.shape[1::-1])
                 try:
-                    frame = runner(image, info)
+                    rgb = session.camera.rectify(image.rgb, info, session.streams.image)
+                    frame = runner(replace(image, rgb=rgb), info)
                 except CameraError as error:
                     count_problem(session.skipped, str(error))
                     continue
@@ -132,8 +134,7 @@ class _Images:
     def __init__(self, session: Session, recording: RecordingThread | None, runner: Runner) -> None:
         self._session, self._recording, self._runner = session, recording, runner
         self._problems: dict[str, int] = {}
-        self._infos: deque[tuple[int, bytes]] = deque(maxlen=64)  # with their stamps
-        self._latest: dict[int, bytes] = {}  # by image: the calibration before it
+        self._seen: dict[int, int] = {}  # by image: how many CameraInfos came before it
 
     def __iter__(self) -> Iterator[Message]:
         session, streams = self._session, self._session.streams
@@ -146,11 +147,10 @@ class _Images:
                 if message.topic == streams.wheels:
                     self._hear(message)
                 if message.topic == streams.camera_info:
-                    self._infos.append((header_stamp(message.data), message.data))
+                    session.camera.read(message)
                 elif message.topic == streams.image:
                     session.stamps.append(header_stamp(message.data))
-                    if self._infos:
-                        self._latest[id(message)] = self._infos[-1][1]
+                    self._seen[id(message)] = session.camera.seen
                     yield message
         except BagError as error:
             session.notes.append(f'the rest could not be read: {error}')
@@ -162,13 +162,10 @@ class _Images:
         except (ValueError, BagError) as error:
             count_problem(self._problems, f'distance of {message.topic}: {error}')
 
-    def info(self, image: Message) -> Any:
-        """Return the CameraInfo of an image's stamp, or else the latest before the image."""
-        latest = self._latest.pop(id(image), None)
-        stamp = header_stamp(image.data)
-        data = next((d for s, d in reversed(self._infos) if s == stamp), latest)
-        if data is None:
-            return self._session.first_info
-        return self._session.bag.decode(
-            Message(self._session.streams.camera_info, CAMERA_INFO, 0, data)
-        )
+    def info(self, image: Message, size: tuple[int, int]) -> Any:
+        """Return the CameraInfo of an image of a size (width, height)."""
+        return self._session.camera.info(image, self._seen.pop(id(image)), size)
+
+    def forget(self, image: Message) -> None:
+        """Take note that an image's CameraInfo will not be asked for."""
+        del self._seen[id(image)]

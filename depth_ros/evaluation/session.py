@@ -8,10 +8,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from depth_ros.bags.files import recording_name
 from depth_ros.bags.ground_truth import TF_PREFIX, GroundTruth, half_period
 from depth_ros.bags.messages import TF, BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
+from depth_ros.bags.recorded_camera import RecordedCamera
 from depth_ros.bags.topics import Streams
 from depth_ros.core.camera import (
     CameraError,
@@ -57,6 +61,7 @@ class Job:
         structure: Folder of structure from motion whose points are the true depth; see
             `PointTruth`.
         structure_points: Which of them: 'held_out' or 'all'.
+        rectified: Whether the images are rectified already: 'yes', 'no', or 'auto', to find out.
         record: Whether to leave a recording.
         outputs: Topics of the nodes to record in live mode.
         domain: ROS domain in live mode; None: a free one.
@@ -76,6 +81,7 @@ class Job:
     lidar_pose: tuple[float, ...] | None = None
     structure: Path | None = None
     structure_points: str = 'held_out'
+    rectified: str = 'auto'
     record: bool = True
     outputs: tuple[str, ...] = OUTPUT_TOPICS
     domain: int | None = None
@@ -101,7 +107,9 @@ class Session:
         classes: Which true class each of the model's classes is; None without semantics.
         affine: Whether scale and shift of the model's inverse depth are unknown.
         metric: Whether depth is in metres.
-        first_info: The first CameraInfo.
+        camera: Which CameraInfo belongs to each image, and whether images are rectified.
+        first_info: The first CameraInfo that can be used.
+        info: The CameraInfo of the image that is being judged.
         extrinsic: T_base_camera 4x4.
         tf: Topics of transforms in the recording.
         kept: Topics that the recording of the results keeps.
@@ -136,12 +144,25 @@ class Session:
                 or job.settings.scale_source != 'model'
             )
         )
-        self.first_info = bag.first(streams.camera_info)
+        try:
+            self.camera = RecordedCamera(bag, streams, job.rectified)
+        except CameraError as error:
+            raise EvaluationError(f'{streams.camera_info} of {job.bag}: {error}') from error
+        self.first_info = self.info = self.camera.first
         self.extrinsic = pose_from_list(job.settings.camera_pose)
         self.tf = [n for n, t in bag.topics.items() if t.msgtype == TF]
         named = [t for t in vars(streams).values() if t and not t.startswith(TF_PREFIX)]
         self.kept = list(dict.fromkeys([*named, *self.tf]))
-        self.notes += bag.remarks
+        self.notes += [*bag.remarks, *self.camera.notes]
+        if not self.camera.verdict.rectified:
+            what = (
+                'the nodes take them as rectified, and so they are judged: put image_proc before'
+                if job.mode == 'live'
+                else 'they are rectified here, which the nodes leave to image_proc'
+            )
+            self.notes.append(
+                f'images on {streams.image} are not rectified ({self.camera.verdict.why}): {what}'
+            )
         if bag.damage:
             self.notes.append(bag.damage)
         if self.first_info is not None:
@@ -194,7 +215,11 @@ class Session:
         """
         pose = pose_from_list(self.job.lidar_pose) if self.job.lidar_pose else None
         points = self.point_truth.depth if self.point_truth else None
-        return GroundTruth(self.job.bag, self.streams, self._tolerance(), pose, points)
+        rectify = self._rectify_map if self.job.mode == 'offline' else None
+        return GroundTruth(self.job.bag, self.streams, self._tolerance(), pose, points, rectify)
+
+    def _rectify_map(self, values: np.ndarray, topic: str, unseen: float) -> np.ndarray:
+        return self.camera.rectify(values, self.info, topic, cv2.INTER_NEAREST, unseen)
 
     def _tolerance(self) -> int:
         """Return how far in time truth may be from an image, ns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from depth_ros.bags.files import is_recording, recording_name
 from depth_ros.bags.messages import BagError, Message, header_stamp
 from depth_ros.bags.reader import Bag
+from depth_ros.bags.recorded_camera import RecordedCamera
 from depth_ros.bags.topics import Streams, find_streams
 from depth_ros.core.camera import (
     CameraError,
@@ -24,7 +25,8 @@ from depth_ros.core.camera import (
     intrinsics_from_info,
 )
 from depth_ros.core.images import ImageError, decode_depth, decode_rgb, size_of
-from train.data.lens import Lens
+from depth_ros.core.rectification import SAID
+from train.data.calibrations import calibrated
 from train.data.measured import gps_speeds, odometry
 from train.data.reader import Found, Option, Reader
 from train.data.sequences import DataError
@@ -70,6 +72,12 @@ them, with an image and a camera_info topic; images are rectified"""
             help="depth from the camera's view, for evaluation: Image 32FC1 (m) or 16UC1 (mm), or "
             'compressedDepth',
         ),
+        Option(
+            '--rectified',
+            choices=SAID,
+            help='whether the images are rectified already: auto, which is to find out by the '
+            "topic's name, D and the pictures (default); yes; no",
+        ),
     )
     in_time = True
 
@@ -87,7 +95,9 @@ them, with an image and a camera_info topic; images are rectified"""
             name = recording_name(bag)
             if names[name] > 1:
                 name = f'{bag.resolve().parent.name}_{name}'
-            read = partial(bag_source, bag, topics, name, 'depth' not in args.without)
+            read = partial(
+                bag_source, bag, topics, name, 'depth' not in args.without, args.rectified or 'auto'
+            )
             result.append(Found(name, bag, read))
         return result, []
 
@@ -124,18 +134,23 @@ def find_bags(path: Path) -> list[Path]:
 
 
 def bag_source(
-    path: Path, topics: Topics, name: str | None = None, with_depth: bool = True
+    path: Path,
+    topics: Topics,
+    name: str | None = None,
+    with_depth: bool = True,
+    rectified: str = 'auto',
 ) -> Source:
     """Read one camera of a recording.
 
-    Pictures, and depth, are rectified by the camera_info's K, D, R and P unless all of D is zero
-    or the topic's name says that they are already ("rect").
+    Pictures, and depth, are rectified by the camera_info's K, D, R and P unless they are already.
+    A sequence has one calibration: pictures of another than most have are left out.
 
     Args:
         path: The recording.
         topics: Which to read.
         name: Of the sequence; None: the recording's.
         with_depth: Whether depth is wanted.
+        rectified: Whether they are; see `RecordedCamera`.
 
     Raises:
         DataError: The recording or a topic cannot be used.
@@ -147,12 +162,12 @@ def bag_source(
             )
             if not with_depth:
                 streams = replace(streams, depth=None)
-            info = bag.first(streams.camera_info)
+            recorded_camera = RecordedCamera(bag, streams, rectified)
             size, encoding = _picture_kind(bag, streams.image)
-            times = [(header_stamp(m.data), m.log_ns) for m in bag.messages([streams.image])]
-            recorded = np.array([stamp for stamp, _ in times])
-            lag = int(np.median([log - stamp for stamp, log in times]))
+            found = calibrated(recorded_camera, size)
+            recorded, info, lag = found.recorded, found.info, found.lag
             stamps, warnings = _in_order_of_time(recorded)
+            warnings += [*recorded_camera.notes, *found.warnings]
             if len(stamps) < 2:
                 raise DataError(
                     f"the {len(recorded)} images on {streams.image} of '{path}' have the same "
@@ -165,7 +180,6 @@ def bag_source(
                 _check_depth(bag, streams.depth)
             camera = intrinsics_from_info(info, *size)
             warnings += (*check_intrinsics(calibration(info)), *moved.remarks, *driven.remarks)
-            lens = Lens(info)
             damage, remarks = bag.damage, bag.remarks
     except CameraError as error:
         raise DataError(f"'{path}': {error}") from error
@@ -184,13 +198,16 @@ def bag_source(
     seconds = (stamps - stamps[0]) * 1e-9
     steps = np.diff(seconds)
     pauses = steps > max(MAX_PAUSE, 3 * np.median(steps))
+    # Nor is it behind a picture that is left out.
+    left_out = np.searchsorted(found.left_out, stamps)
+    apart = pauses | (np.diff(left_out) > 0)
     if pauses.any():
         warnings.append(f'{pauses.sum()} pauses without images, the longest {steps.max():.1f} s')
 
     facts = {
         'images': f'{streams.image} ({encoding}, {size[0]}x{size[1]})',
         'calibration': streams.camera_info,
-        'rectification': lens.describe(streams.image),
+        'rectification': recorded_camera.describe(),
         'duration': f'{seconds[-1]:.1f} s',
         'rate': f'{1 / np.median(steps):.1f} Hz',
         'odometry': _coverage(moved.topic, moved.share),
@@ -198,7 +215,11 @@ def bag_source(
         'depth': _coverage(streams.depth, len(depths) / len(stamps)),
     }
     order = {int(stamp): index for index, stamp in enumerate(stamps)}
-    frames = _Frames(path, streams, size, lens, order, depths)
+
+    def rectify(image: np.ndarray, topic: str, interpolation: int) -> np.ndarray:
+        return recorded_camera.rectify(image, info, topic, interpolation)
+
+    frames = _Frames(path, streams, size, rectify, order, depths)
     return Source(
         name or recording_name(path),
         [f'{i:06d}' for i in range(len(stamps))],
@@ -208,7 +229,7 @@ def bag_source(
         stamps * 1e-9,
         odometry=moved.values,
         speeds=driven.values,
-        numbers=np.arange(len(stamps)) + np.concatenate([[0], np.cumsum(pauses)]),
+        numbers=np.arange(len(stamps)) + np.concatenate([[0], np.cumsum(apart)]),
         depth=frames.depth if depths else lambda _: None,
         facts=facts,
         warnings=tuple(warnings),
@@ -227,7 +248,7 @@ class _Frames:
         path: The recording.
         streams: Its topics.
         size: Width and height of the pictures.
-        lens: How to rectify them.
+        rectify: Rectifies an image of a topic, with OpenCV's interpolation.
         order: Index of each image by its stamp.
         depths: Stamp of the depth of each index that has one.
     """
@@ -237,11 +258,12 @@ class _Frames:
         path: Path,
         streams: Streams,
         size: tuple[int, int],
-        lens: Lens,
+        rectify: Callable[[np.ndarray, str, int], np.ndarray],
         order: dict[int, int],
         depths: dict[int, int],
     ) -> None:
-        self._path, self._streams, self._size, self._lens = path, streams, size, lens
+        self._path, self._streams, self._size = path, streams, size
+        self._rectify = rectify
         self._order, self._depths = order, depths
         self._found: dict[int, Any] = {}  # depth messages by their frame, until asked for
 
@@ -287,7 +309,7 @@ class _Frames:
             raise DataError(f'{where}: {error}') from error
         if image.shape[1::-1] != self._size:  # no frame of this sequence, which is said later
             return image
-        return self._lens.rectify(image, self._streams.image, cv2.INTER_LINEAR)
+        return self._rectify(image, self._streams.image, cv2.INTER_LINEAR)
 
     def depth(self, index: int) -> np.ndarray | None:
         """As `Source.depth`."""
@@ -298,7 +320,7 @@ class _Frames:
             depth = decode_depth(message)
         except ImageError as error:
             raise DataError(f'depth of image {index} on {topic}: {error}') from error
-        return self._lens.rectify(np.nan_to_num(depth, nan=0.0), topic, cv2.INTER_NEAREST)
+        return self._rectify(np.nan_to_num(depth, nan=0.0), topic, cv2.INTER_NEAREST)
 
 
 def _decoded(bag: Bag, message: Message) -> Any:
