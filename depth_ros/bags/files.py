@@ -88,7 +88,7 @@ def storage_files(path: Path) -> Files:
             )
         return Files([path])
     there: dict[str, Path] = {}
-    for file in sorted(p for p in path.iterdir() if is_storage(p) and p.is_file()):
+    for file in sorted(p for p in path.iterdir() if is_storage(p) and not p.is_dir()):
         # A recorder removes a file when it has compressed it: where both are there, it died.
         there.setdefault(plain_name(file), file)
     found = Files(list(there.values()))

@@ -24,7 +24,7 @@ from depth_ros.core.rectification import (
 )
 
 SAMPLES, SAMPLE_EVERY = 12, 10
-"""Pictures that are looked at to see whether they are rectified, and images from one to the next."""
+"""Pictures that are looked at to see whether they are rectified, and every which image is one."""
 
 LAG = 32
 """Messages of camera_info that an image's own may come behind it."""
@@ -156,11 +156,12 @@ class RecordedCamera:
 
     def _judge(self) -> Verdict:
         known = told(self._streams.image, self._said)
-        if self.first is None or (known is not None and known.rectified):
-            return known or NO_DISTORTION
-        lens = self.lens(self.first)
-        if known is not None or not lens.bends:
-            return NO_DISTORTION if known is None or not lens.bends else known
+        if known is not None and known.rectified:
+            return known  # whatever the lens is
+        if self.first is None or not (lens := self.lens(self.first)).bends:
+            return NO_DISTORTION
+        if known is not None:
+            return known
         found = lens.verdict(self._streams.image, list(self._samples()))
         text = f'{self._streams.image} with {self._streams.camera_info}: '
         if found.doubt:

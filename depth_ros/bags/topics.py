@@ -143,11 +143,11 @@ def _find_info(bag: Bag, image: str) -> str:
         return own[0]
     foreign = [n for n in pictures if frame and frames[n] and frames[n] != frame]
     if pictures and foreign == pictures and not any(_share_namespace(image, n) for n in pictures):
-        listed = ', '.join(f"{n} (frame '{frames[n]}')" for n in pictures)
+        listed = ' and '.join(f"{n} (frame '{frames[n]}')" for n in pictures)
         raise BagError(
             f"recording {bag.path} has no camera_info of {image} (frame '{frame}'): by namespace "
-            f'and frame, {listed} {"is" if len(pictures) == 1 else "are"} of another camera; if one '
-            'is right all the same, name it with --camera-info'
+            f'and frame, {listed} belongs to another camera; if it is right all the same, name it '
+            'with --camera-info'
         )
     return str(_one(bag, pictures, 'camera-info'))
 

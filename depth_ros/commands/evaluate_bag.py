@@ -21,6 +21,7 @@ from pathlib import Path
 from depth_ros.bags.files import recording_name
 from depth_ros.commands.options import add_model_option, command_parser, count, positive
 from depth_ros.core.camera import FIT_MODES
+from depth_ros.core.rectification import SAID
 from depth_ros.core.scale import SOURCES
 from depth_ros.core.se3 import OPTICAL_IN_BASE
 from depth_ros.evaluation.batch import (
@@ -104,6 +105,13 @@ def _parser() -> argparse.ArgumentParser:
         '--wheel-odom',
         metavar='TOPIC',
         help='distances for --scale-source: Odometry of wheels, or TwistStamped of GPS',
+    )
+    topics.add_argument(
+        '--rectified',
+        choices=SAID,
+        default='auto',
+        help='whether the images are rectified already; auto: find out by the '
+        "topic's name, the distortion in camera_info and the pictures (default)",
     )
     truth = parser.add_argument_group('ground truth')
     truth.add_argument(
@@ -243,6 +251,7 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
             lidar_pose=tuple(arguments.lidar_pose) if arguments.lidar_pose else None,
             structure=arguments.structure,
             structure_points=arguments.structure_points,
+            rectified=arguments.rectified,
             record=not arguments.no_recording,
             outputs=outputs,
             domain=arguments.domain,

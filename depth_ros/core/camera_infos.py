@@ -50,6 +50,10 @@ class CameraInfos(Generic[Info]):
         self._entries.append(_Entry(self.count, stamp, frame_id, info))
         self.count += 1
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._entries.clear()
+
     def has(self, stamp: int) -> bool:
         """Tell whether a message of this stamp, in ns, is there."""
         return any(entry.stamp == stamp for entry in tuple(self._entries))

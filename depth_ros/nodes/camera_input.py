@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -19,12 +18,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from depth_ros.core.camera import (
+    CameraError,
     ImageFit,
     Intrinsics,
     calibration,
     check_intrinsics,
     intrinsics_from_info,
 )
+from depth_ros.core.camera_infos import CameraInfos
 from depth_ros.core.visual_odometry import NO_STAMP
 from depth_ros.inference.outputs import TOPICS
 from depth_ros.nodes.monitor import REPORT_PERIOD, Reporter, StageTimes
@@ -146,7 +147,7 @@ class CameraInput:
         self.last_image = self._last_info = time.monotonic()
         self.age: float | None = None
         self._node, self._report, self._reliability = node, report, reliability
-        self._infos: deque[CameraInfo] = deque(maxlen=20)
+        self._infos: CameraInfos[CameraInfo] = CameraInfos()
         self._image_stamp: BuiltinTime | None = None
         # How many images in a row came with their camera_info, and whether the newest did.
         self._in_step, self._matched = IN_STEP, True
@@ -213,7 +214,7 @@ class CameraInput:
 
     def _on_info(self, message: CameraInfo) -> None:
         self._last_info = time.monotonic()
-        self._infos.append(message)
+        self._infos.add(message, nanoseconds(message.header.stamp), message.header.frame_id)
         if message.header.stamp == self._image_stamp:
             self._matched = self._matched or self.silence <= INFO_PATIENCE
         self.frames.wake()
@@ -222,7 +223,7 @@ class CameraInput:
         self.last_image = time.monotonic()
         self._in_step = self._in_step + 1 if self._matched else 0
         stamp = self._image_stamp = message.header.stamp
-        self._matched = self._info_of(stamp) is not None
+        self._matched = self._infos.has(nanoseconds(stamp))
         self.frames.put((message, time.perf_counter()))
         # Not by rclpy's Time, which refuses stamps before 1970.
         self.age = (self._node.get_clock().now().nanoseconds - nanoseconds(stamp)) / 1e9
@@ -317,18 +318,20 @@ class CameraInput:
         """
         return self.frames.take(lambda: self.has_info)
 
-    def info_for(self, stamp: BuiltinTime) -> CameraInfo:
-        """The camera_info of an image: that of the same stamp, or else the latest.
+    def info_for(self, message: ImageMessage) -> CameraInfo:
+        """The camera_info of an image; see :class:`depth_ros.core.camera_infos.CameraInfos`.
 
         Where the last images came with their camera_info, one that is a moment behind its image
         is waited for, so that a change of resolution or zoom takes effect with the right image.
         """
-        if self._in_step >= IN_STEP and self._info_of(stamp) is None:
-            self.frames.wait(lambda: self._info_of(stamp) is not None, INFO_PATIENCE)
-        return self._info_of(stamp) or self._infos[-1]
-
-    def _info_of(self, stamp: BuiltinTime) -> CameraInfo | None:
-        return next((i for i in reversed(tuple(self._infos)) if i.header.stamp == stamp), None)
+        stamp = nanoseconds(message.header.stamp)
+        if self._in_step >= IN_STEP and not self._infos.has(stamp):
+            self.frames.wait(lambda: self._infos.has(stamp), INFO_PATIENCE)
+        size = (message.width, message.height) if isinstance(message, Image) else None
+        found = self._infos.of(stamp, message.header.frame_id, size)
+        if found is None:  # `take` waits for one, but they are forgotten while nobody listens
+            raise CameraError('no camera_info has come since images are taken again')
+        return found
 
     def frame(
         self,

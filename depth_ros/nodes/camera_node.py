@@ -271,7 +271,7 @@ class CameraNode(LifecycleNode):
                 if not self.wanted():
                     self._monitor.skip()
                     continue
-                info = camera.info_for(message.header.stamp)
+                info = camera.info_for(message)
                 started = time.perf_counter()
                 why_nothing = self.process(
                     camera.frame(

@@ -85,8 +85,9 @@ def test_a_camera_info_now_and_then_is_not_waited_for(camera):
     for number in range(60):
         if number % 15 == 0:
             camera._on_info(stamped(CameraInfo, number))
-        camera._on_image(stamped(Image, number))
-        found = camera.info_for(Time(sec=number))
+        message = stamped(Image, number)
+        camera._on_image(message)
+        found = camera.info_for(message)
         assert found.header.stamp.sec == number - number % 15
     assert camera.waits <= 1  # at the start nothing is known
 
@@ -95,12 +96,12 @@ def test_a_camera_info_that_comes_behind_each_image_is_waited_for(camera):
     for number in range(5):
         camera._on_image(stamped(Image, number))
         if number == 4:
-            camera.info_for(Time(sec=number))
+            camera.info_for(stamped(Image, number))
         camera._on_info(stamped(CameraInfo, number))
     assert camera.waits == 1
     for number in range(5, 8):  # the cable of camera_info is pulled
         camera._on_image(stamped(Image, number))
-        camera.info_for(Time(sec=number))
+        camera.info_for(stamped(Image, number))
     assert camera.waits == 2
 
 

@@ -190,7 +190,9 @@ def test_what_is_rectified_already_stays(tmp_path):
     assert np.abs(read_image(raw['raw'].images[1], 64, 40) - straight).mean() < 0.5
     assert np.array_equal(read_image(rect['rect'].images[1], 64, 40), bent)
     assert read_json(tmp_path / 'a', 'raw')['facts']['rectification'].startswith('rectified here')
-    assert read_json(tmp_path / 'b', 'rect')['facts']['rectification'] == 'recorded rectified'
+    assert read_json(tmp_path / 'b', 'rect')['facts']['rectification'] == (
+        "recorded rectified (by its topic's name)"
+    )
     strange = drive(tmp_path / 'strange', [0, 5], info={'d': (0.1,) * 6, 'model': 'double_sphere'})
     with pytest.raises(DataError, match="model 'double_sphere', which is not supported"):
         prepare('bag', strange, tmp_path / 'no')
