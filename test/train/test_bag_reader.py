@@ -198,6 +198,37 @@ def test_what_is_rectified_already_stays(tmp_path):
         prepare('bag', strange, tmp_path / 'no')
 
 
+def test_a_calibration_that_changes(tmp_path, capsys):
+    """A sequence has one: that of most pictures. The others are left out, and it is said."""
+    p = P2 * [2, 2, 1, 0]
+    with BagWriter(tmp_path / 'zoom') as bag:
+        robot = Robot(bag)
+        for i in range(20):
+            robot.info = {'k': p[:, :3], 'p': p} if i >= 8 else {}
+            robot.info |= {'k': np.zeros((3, 3)), 'p': np.zeros((3, 4))} if i == 10 else {}
+            robot.camera_info(i * STEP)
+            robot.compressed(i * STEP, picture(4 * i))
+    sequence = prepare('bag', tmp_path / 'zoom', tmp_path / 'out')['zoom']
+    assert len(sequence.images) == 12 and abs(sequence.times[0] - 1e9 - 0.8) < 1e-5
+    np.testing.assert_allclose(sequence.intrinsics[0, 0], 100)  # 200 at half the size
+    said = capsys.readouterr().out
+    assert (
+        'calibration changes (fx 100 of 8 images, fx 200 of 12 images): 8 images are left' in said
+    )
+
+
+def test_pictures_that_are_rectified_already(tmp_path):
+    """Told by an option; found out where the topic's name does not say so."""
+    bag = make_bag(tmp_path / 'bag', (-0.3, 0.1, 0, 0, 0), '/direct/image_raw')
+    kept = prepare('bag', bag, tmp_path / 'yes', '--rectified', 'yes', '--min-motion', 0)['bag']
+    write(tmp_path / 'same.png', picture(5))
+    assert np.array_equal(
+        read_image(kept.images[1], 64, 40), read_image(tmp_path / 'same.png', 64, 40)
+    )
+    facts = read_json(tmp_path / 'yes', 'bag')['facts']
+    assert facts['rectification'] == 'recorded rectified (as told)'
+
+
 def test_depth_goes_to_the_nearest_image(tmp_path):
     def depths(robot):
         for seconds, millimetres in ((0.012, 1000), (0.105, 2000), (0.11, 2500), (0.25, 3000)):
