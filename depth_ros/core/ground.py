@@ -12,12 +12,12 @@ reweighted least squares with Tukey's weights makes it exact.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from depth_ros.core.camera import Intrinsics
-from depth_ros.core.depth import DepthModel
 
 DOWN = (0.0, 1.0, 0.0)
 """Where down is for a camera that is held level: the y axis of its optical frame."""
@@ -242,12 +242,15 @@ def _solve(x: np.ndarray, w: np.ndarray) -> np.ndarray | None:
     return np.linalg.solve(normal, weighted.sum(axis=0))
 
 
-def ground_weights(model: DepthModel) -> np.ndarray | None:
-    """Weight of each class id as ground, float64 (256,); ``None`` where no class is ground."""
+def ground_weights(classes: Mapping[str, int]) -> np.ndarray | None:
+    """Weight of each class id as ground, float64 (256,); ``None`` where no class is ground.
+
+    Args:
+        classes: ids of the classes by name.
+    """
     weights = np.zeros(256)
-    for name, weight in GROUND_CLASSES.items():
-        if (number := model.class_id(name)) is not None:
-            weights[number] = weight
+    for name, number in classes.items():
+        weights[number] = GROUND_CLASSES.get(name, 0.0)
     return weights if weights.any() else None
 
 

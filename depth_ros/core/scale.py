@@ -32,7 +32,7 @@ that wheels or GPS measured; all of these that there are."""
 HEIGHTS = (0.1, 5.0)
 """Least and greatest height of a camera over the ground, metres by the scale believed so far."""
 
-DRIFT = 0.005
+DRIFT = 0.01
 """Standard deviation of the logarithm of the scale's change in a second."""
 
 CORRELATED = 1.0
@@ -175,8 +175,8 @@ class ScaleFilter:
         self.jumps += self.known
         self.accepted += 1
         self._log = float(np.median(logs[agree]))
-        # Errors that are alike count once, so that a few measurements are about as sure as one.
-        self._variance = float(np.var(logs[agree])) + self._noise**2
+        # Errors that are alike count once: a few measurements in a row are as sure as one.
+        self._variance = max(self._noise, self._spread) ** 2
         self._time = self._measured = seconds
         self._doubted.clear()
         return True

@@ -201,7 +201,7 @@ class Runner:
         """Return the scale of a frame's depth, 0 where it is not known, and take note of it."""
         assert self.scale is not None and self._perception is not None
         contract, seconds = self._perception.contract, output.stamp / 1e9
-        weights = ground_weights(contract)
+        weights = ground_weights({c.name: c.id for c in contract.classes})
         output.moved = self.scale.see(
             output.rgb, depth, fit.network, output.labels, weights, seconds, fit.depth_factor
         )

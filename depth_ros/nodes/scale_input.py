@@ -72,7 +72,7 @@ class ScaleInput:
             moving=tuple(classes[name] for name in MOVABLE_NAMES if name in classes),
         )
         self._node, self._report = node, report
-        self._weights = ground_weights(contract)
+        self._weights = ground_weights(classes)
         self._ground_frame = str(value('ground_frame'))
         self._last: Scale | None = None
         self._arrived: deque[tuple[str, object]] = deque(maxlen=3000)

@@ -5,7 +5,8 @@ import pytest
 from support.known_sets import make_sets
 
 from depth_ros.core.camera import Intrinsics
-from depth_ros.inference.classes import CITYSCAPES
+from depth_ros.core.metrics.baselines import flat_ground_depth
+from depth_ros.inference.classes import CITYSCAPES, ROAD
 from train.commands import measure
 from train.evaluation.predict import Perceived, Predictor
 
@@ -46,8 +47,30 @@ def test_depth_is_judged_at_the_cameras_focal_length(sets, name):
     row = measure.judge_depth(name, views, Wall())
     assert row.images == 3 and row.values['in metres: Abs Rel'] < 1e-3
     assert row.values['scale'] == pytest.approx(1) and row.trivial['delta1'] == 1
+    assert row.trivial['in metres: delta1'] == 1 and row.ground['Abs Rel'] > 0.1
+    assert 'in metres: Abs Rel' not in row.ground  # the camera's height is not known
     relative = measure.judge_depth(name, [v._replace(metric=False) for v in views], Wall())
     assert 'scale' not in relative.values and relative.values['Abs Rel'] < 1e-3
+
+
+def test_the_scale_by_the_height_of_the_camera():
+    """A road 1.65 m below the camera, which the model takes for one of 1.5 units."""
+
+    class Road(Wall):
+        def _perceive(self, image):
+            ground = flat_ground_depth(self.camera, 1.5)
+            labels = np.where(ground < 80, ROAD, 2).astype(np.uint8)
+            return Perceived(ground, labels)
+
+    camera = Intrinsics(50, 50, 95.5, 63.5, 192, 128)
+    truth = np.where(flat_ground_depth(camera, 1.65) < 70, flat_ground_depth(camera, 1.65), 0)
+    view = measure.View(np.zeros((128, 192, 3), np.uint8), truth, camera.matrix, True, 1.65)
+    row = measure.judge_depth('road', [view] * 2, Road())
+    assert row.values['scale by height, images'] == 2
+    assert abs(row.values['scale by height, median error']) < 0.02
+    assert row.values['scale'] == pytest.approx(1.1, rel=0.02)
+    assert row.ground['in metres: Abs Rel'] == pytest.approx(0, abs=1e-6)
+    assert '| road | 2 | in metres: Abs Rel | 0.0' in measure.table([row])
 
 
 def test_labels_and_a_standing_camera(sets):
@@ -58,4 +81,4 @@ def test_labels_and_a_standing_camera(sets):
     assert row.values['mean IoU'] == pytest.approx(0.75 / 2)  # a quarter is sky
     rows = list(measure.judge_still(np.zeros((64, 96, 3), np.uint8), Wall()))
     assert rows[0].values['drift, m'] == pytest.approx(2.99)
-    assert '| labels | 2 | mean IoU | 0.375 | 0.375 |' in measure.table([row])
+    assert '| labels | 2 | mean IoU | 0.375 | 0.375 |  |' in measure.table([row])

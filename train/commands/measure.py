@@ -1,6 +1,8 @@
 """``python -m train measure``: judge a model on recordings that it was not trained on.
 
-Each row also shows what a constant depth, or no motion at all, would score. Data that is not in the
+Each row also shows what a constant depth, a flat ground, or no motion at all would score. Metres
+are those of the model, with the ratio of the focal lengths; where the camera's height is known, the
+error of the scale by it is shown beside them. Data that is not in the
 folder is left out. Expected are:
 
 - ``kitti_lidar_frames/*/``: image.png, velodyne.bin, calib.txt (KITTI's object benchmark);
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +26,16 @@ import numpy as np
 from tqdm import tqdm
 
 from depth_ros.core.camera import ImageFit, Intrinsics
+from depth_ros.core.ground import Ground, ground_from_depth, ground_weights
+from depth_ros.core.metrics.baselines import (
+    CONSTANT,
+    FLAT,
+    IN_METRES,
+    BestConstant,
+    depth_baselines,
+)
+from depth_ros.core.metrics.depth import DepthMetrics, mean_depth_metrics, prepare_depth
 from depth_ros.core.metrics.depth import depth_errors as errors
-from depth_ros.core.metrics.depth import mean_depth_metrics, prepare_depth
 from depth_ros.core.metrics.semantics import confusion, mean_iou
 from depth_ros.evaluation.structure import FILE
 from depth_ros.files import write_file
@@ -43,19 +54,30 @@ from train.data.sequences import (
 from train.data.windows import sure_points
 from train.evaluation.predict import Predictor, load_predictor
 
+HEIGHT = 1.65
+"""Metres over the road of KITTI's cameras, and of synthetic ones unless a sequence says another."""
+
 STILL_FRAMES = 300
 STILL_NOISE = 4.0
 """Grey levels, standard deviation, of the noise of a standing camera's sensor."""
 
 
 class View(NamedTuple):
-    """An image and its true depth: BGR (H, W, 3), (H, W) with 0 = unknown, K (3, 3), and whether
-    the depth is in metres."""
+    """An image and its true depth: BGR (H, W, 3), (H, W) with 0 = unknown, K (3, 3), whether the
+    depth is in metres, and the camera's height over the ground in metres, 0 = unknown."""
 
     image: np.ndarray
     depth: np.ndarray
     intrinsics: np.ndarray
     metric: bool = True
+    camera_height: float = 0.0
+
+    @property
+    def camera(self) -> Intrinsics | None:
+        """The camera, ``None`` where it is not known."""
+        if not np.isfinite(self.intrinsics).all():
+            return None
+        return Intrinsics.from_matrix(self.intrinsics, *self.image.shape[1::-1])
 
 
 class Row(NamedTuple):
@@ -66,12 +88,14 @@ class Row(NamedTuple):
         images: how many.
         values: by name.
         trivial: the same of a constant.
+        ground: the same of a flat ground below a level camera.
     """
 
     name: str
     images: int
     values: dict[str, float]
     trivial: dict[str, float]
+    ground: dict[str, float] = {}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,13 +136,18 @@ def measure(args: argparse.Namespace, predictor: Predictor) -> Iterator[Row | No
     """Yield each row when it is measured."""
     data, every = args.data, args.every
     frames = sorted((data / 'kitti_lidar_frames').glob('*/velodyne.bin'))
-    yield judge_depth('KITTI, lidar', (View(*kitti_frame(f.parent)) for f in frames), predictor)
+    views = (View(*kitti_frame(f.parent), camera_height=HEIGHT) for f in frames)
+    yield judge_depth('KITTI, lidar', views, predictor)
     yield judge_depth(
         'indoors, held-out third', _indoor(data / 'indoor_handheld', every), predictor
     )
     if args.synthetic.is_dir():
         sequences = find_sequences(args.synthetic)
-        views = (v for s in sequences for v in _with_depth(s, range(0, len(s.images), every)))
+        views = (
+            v._replace(camera_height=s.camera_height or HEIGHT)
+            for s in sequences
+            for v in _with_depth(s, range(0, len(s.images), every))
+        )
         yield judge_depth('synthetic test seeds', views, predictor)
         yield judge_labels(
             'synthetic test seeds, masks', _labelled(sequences, every), predictor, None
@@ -148,7 +177,8 @@ def _with_depth(sequence: Sequence, indices: Iterable[int]) -> Iterator[View]:
     for i in indices:
         depth = read_map(sequence.depth_path(i), sequence.depth_scale)
         image = read_picture(sequence.images[i])
-        yield View(image, depth.astype(np.float32), sequence.intrinsics)
+        height = sequence.camera_height or 0.0
+        yield View(image, depth.astype(np.float32), sequence.intrinsics, True, height)
 
 
 def _with_points(folder: Path, every: int) -> Iterator[View]:
@@ -174,44 +204,74 @@ def _labelled(sequences: list[Sequence], every: int) -> list[tuple[Path, Path]]:
 
 
 def judge_depth(name: str, views: Iterable[View], predictor: Predictor) -> Row | None:
-    """Abs Rel and delta < 1.25 up to 80 m, scaled by the medians and as published."""
+    """Abs Rel and delta < 1.25 up to 80 m, scaled by the medians and as published.
+
+    Where the camera's height is known, also how far the scale by it is off, in single images.
+    """
     if predictor.perception_size is None:
         return None
-    scaled, published, constant, scales = [], [], [], []
+    weights = ground_weights({c.name: c.id for c in predictor.classes})
+    scaled, published, scales, by_height = [], [], [], []
+    trivial = defaultdict(list)
+    best = BestConstant()
     for view in tqdm(views, name, unit='image', disable=None):
         rgb = cv2.cvtColor(view.image, cv2.COLOR_BGR2RGB)
-        depth = predictor.depth(resize_image(rgb, *predictor.perception_size))
+        small, labels = predictor.perceive(resize_image(rgb, *predictor.perception_size))
+        if small is None:
+            return None
         height, width = view.depth.shape
-        depth = 1 / cv2.resize(1 / depth, (width, height)) * _factor(view, predictor)
+        depth = 1 / cv2.resize(1 / small, (width, height)) * _factor(view, predictor)
         prepared = prepare_depth(depth, view.depth, median_scaling=True)
         truth = view.depth[prepared.valid]
         scaled.append(errors(prepared.depth[prepared.valid], truth))
-        constant.append(errors(np.full_like(truth, np.median(truth)), truth))
+        for row, found in depth_baselines(
+            view.depth, view.camera, height=view.camera_height if view.metric else 0.0
+        ).items():
+            trivial[row].append(found)
         if view.metric:
+            best.add(view.depth)
             published.append(errors(np.clip(depth[prepared.valid], 1e-3, 80), truth))
             scales.append(prepared.scale)
+            if view.camera_height and view.camera is not None:
+                camera = view.camera.resized(*small.shape[::-1])
+                factor = _factor(view, predictor)
+                ground = ground_from_depth(small, camera, labels, weights, factor=factor)
+                if isinstance(ground, Ground):
+                    by_height.append(view.camera_height / ground.height / prepared.scale - 1)
     if not scaled:
         return None
-    ours, trivial = mean_depth_metrics(scaled), mean_depth_metrics(constant)
-    values = {'Abs Rel': ours.abs_rel, 'delta1': ours.a1}
+    values = _two(scaled)
     if published:
-        metres, middle = mean_depth_metrics(published), float(np.median(scales))
+        middle = float(np.median(scales))
+        values |= {f'in metres: {key}': value for key, value in _two(published).items()}
+        values |= {'scale': middle, 'spread': float(np.std(np.array(scales) / middle))}
+    if by_height:
         values |= {
-            'in metres: Abs Rel': metres.abs_rel,
-            'in metres: delta1': metres.a1,
-            'scale': middle,
-            'spread': float(np.std(np.array(scales) / middle)),
+            'scale by height, images': float(len(by_height)),
+            'scale by height, median error': float(np.median(by_height)),
+            'scale by height, mean error': float(np.abs(by_height).mean()),
         }
-    return Row(name, len(scaled), values, {'Abs Rel': trivial.abs_rel, 'delta1': trivial.a1})
+    constant, flat = _two(trivial[CONSTANT]), {}
+    if (found := best.errors()) is not None:
+        metres = _two([found[1]])
+        constant |= {f'in metres: {key}': value for key, value in metres.items()}
+    for row, prefix in ((FLAT, ''), (FLAT + IN_METRES, 'in metres: ')):
+        if trivial[row]:
+            flat |= {f'{prefix}{key}': value for key, value in _two(trivial[row]).items()}
+    return Row(name, len(scaled), values, constant, flat)
+
+
+def _two(images: list[DepthMetrics]) -> dict[str, float]:
+    """The two numbers that the table shows, means over images."""
+    mean = mean_depth_metrics(images)
+    return {'Abs Rel': mean.abs_rel, 'delta1': mean.a1}
 
 
 def _factor(view: View, predictor: Predictor) -> float:
     """Factor by which the nodes multiply depth for this camera."""
-    if predictor.camera is None or not np.isfinite(view.intrinsics).all():
+    if predictor.camera is None or view.camera is None:
         return 1.0
-    (fx, _, cx), (_, fy, cy), _ = view.intrinsics
-    camera = Intrinsics(fx, fy, cx, cy, view.image.shape[1], view.image.shape[0])
-    return ImageFit.create(camera, predictor.camera).depth_factor
+    return ImageFit.create(view.camera, predictor.camera).depth_factor
 
 
 def judge_labels(
@@ -262,9 +322,16 @@ def judge_still(image: np.ndarray, predictor: Predictor) -> Iterator[Row | None]
 
 def table(rows: list[Row]) -> str:
     """The rows as Markdown, a line a value."""
-    lines = ['| Data | Images | Measure | Model | A constant |', '|---|---|---|---|---|']
+    lines = [
+        '| Data | Images | Measure | Model | A constant | Flat ground |',
+        '|---|---|---|---|---|---|',
+    ]
     for row in rows:
         for name, value in row.values.items():
-            trivial = f'{row.trivial[name]:.3f}' if name in row.trivial else ''
-            lines.append(f'| {row.name} | {row.images} | {name} | {value:.3f} | {trivial} |')
+            trivial, ground = (
+                f'{other[name]:.3f}' if name in other else '' for other in (row.trivial, row.ground)
+            )
+            lines.append(
+                f'| {row.name} | {row.images} | {name} | {value:.3f} | {trivial} | {ground} |'
+            )
     return '\n'.join(lines)
