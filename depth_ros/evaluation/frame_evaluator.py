@@ -20,6 +20,7 @@ from depth_ros.core.metrics.baselines import (
     CONSTANT,
     IN_METRES,
     BestConstant,
+    one_class,
     trajectory_baselines,
 )
 from depth_ros.core.metrics.depth import DepthMetrics
@@ -302,17 +303,10 @@ class FrameEvaluator:
         if self._confusion is None or not self._confusion.any() or not self._classes:
             return None
         names = [c.name for c in self._classes.classes]
-        counts = self._confusion.sum(axis=1)
         return {
             'frames': self._label_frames,
             **semantics_table(self._confusion, names),
-            # The most frequent class everywhere.
-            'baselines': {
-                'one_class': {
-                    'mean_iou': float(counts.max() / counts.sum() / (counts > 0).sum()),
-                    'pixel_accuracy': float(counts.max() / counts.sum()),
-                }
-            },
+            'baselines': {'one_class': one_class(self._confusion)},
             'classes': names,
             'confusion': self._confusion.tolist(),
         }

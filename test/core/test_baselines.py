@@ -20,7 +20,7 @@ CAMERA = Intrinsics(10.0, 10.0, 4.5, 1.0, 10, 6)
 
 
 def test_flat_ground_by_hand():
-    depth = flat_ground_depth(CAMERA, 2.0, far=30.0)
+    depth = flat_ground_depth(CAMERA, 2.0)
     assert depth.shape == (6, 10)
     # h fy / (v - cy): 20 / 1, 20 / 2, ...; the horizon and what is above it is far.
     np.testing.assert_allclose(depth[:, 0], [30, 30, 20, 10, 20 / 3, 5], rtol=1e-6)

@@ -45,7 +45,24 @@ def test_an_oracle_has_no_errors(monkeypatch, tmp_path, street, capsys):
     assert 't_err_sim3' not in numbers  # shorter than 100 m
     assert 'not_evaluated' not in report
     shown = capsys.readouterr().out
+    assert 'trivial: constant' in shown and 'constant velocity: ATE' in shown
+    assert 'metres as published: of the model' in shown
+    trivial = report['depth']['baselines']
+    assert set(trivial) == {'constant', 'flat_ground', 'constant_in_metres'}
+    truth = [cv2.imread(str(f), -1) / 1000 for f in sorted(street.glob('depth/*'))]
+    assert trivial['constant']['abs_rel'] == pytest.approx(
+        np.mean([np.mean(np.abs(np.median(t) - t) / t) for t in truth]), rel=1e-3
+    )
+    # Its speed grows from step to step, so that a constant one is off by metres.
+    assert numbers['baselines']['constant_velocity']['ate_se3'] > 0.2
+    assert report['semantics']['baselines']['one_class']['mean_iou'] == pytest.approx(0.25)
     assert 'mean IoU 1.000' in shown and '5-frame snippets: ATE 0.0000' in shown
+
+
+def test_a_flat_ground_at_the_height_of_the_camera(monkeypatch, tmp_path, street):
+    (street / 'camera_height.txt').write_text('1.2\n')
+    report = run(monkeypatch, tmp_path, Oracle(), street, '--tasks', 'depth')
+    assert 'flat_ground_in_metres' in report['depth']['baselines']
 
 
 def test_a_scale_shows_where_it_is_not_fitted(monkeypatch, tmp_path, street):

@@ -52,10 +52,11 @@ from train.data.sequences import (
     resize_map,
 )
 from train.data.windows import sure_points
+from train.evaluation.kitti import CAMERA_HEIGHT
 from train.evaluation.predict import Predictor, load_predictor
 
-HEIGHT = 1.65
-"""Metres over the road of KITTI's cameras, and of synthetic ones unless a sequence says another."""
+SYNTHETIC_HEIGHT = 1.65
+"""Metres of synthetic cameras over the road, unless a sequence says another."""
 
 STILL_FRAMES = 300
 STILL_NOISE = 4.0
@@ -136,7 +137,7 @@ def measure(args: argparse.Namespace, predictor: Predictor) -> Iterator[Row | No
     """Yield each row when it is measured."""
     data, every = args.data, args.every
     frames = sorted((data / 'kitti_lidar_frames').glob('*/velodyne.bin'))
-    views = (View(*kitti_frame(f.parent), camera_height=HEIGHT) for f in frames)
+    views = (View(*kitti_frame(f.parent), camera_height=CAMERA_HEIGHT) for f in frames)
     yield judge_depth('KITTI, lidar', views, predictor)
     yield judge_depth(
         'indoors, held-out third', _indoor(data / 'indoor_handheld', every), predictor
@@ -144,7 +145,7 @@ def measure(args: argparse.Namespace, predictor: Predictor) -> Iterator[Row | No
     if args.synthetic.is_dir():
         sequences = find_sequences(args.synthetic)
         views = (
-            v._replace(camera_height=s.camera_height or HEIGHT)
+            v._replace(camera_height=s.camera_height or SYNTHETIC_HEIGHT)
             for s in sequences
             for v in _with_depth(s, range(0, len(s.images), every))
         )

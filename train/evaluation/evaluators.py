@@ -7,6 +7,7 @@ from collections import Counter, abc
 import numpy as np
 from tqdm import tqdm
 
+from depth_ros.core.metrics.baselines import depth_baselines, trajectory_baselines
 from depth_ros.core.metrics.depth import ALIGNED, DepthTable
 from depth_ros.core.metrics.semantics import confusion, edge_mask
 from depth_ros.core.metrics.trajectory import snippet_metrics, trajectory_table
@@ -58,6 +59,16 @@ def evaluate_frames(
                 found = DepthTable({ALIGNED[predictor.affine]: found.aligned}, found.scale)
             if found.rows:
                 scores.depth[frame], scores.scales[frame] = found.rows, found.scale
+                scores.baselines[frame] = depth_baselines(
+                    truth,
+                    frame.camera,
+                    height=frame.camera_height if frame.metric and not predictor.affine else 0.0,
+                    affine=predictor.affine,
+                    max_depth=protocol.caps[0],
+                    **protocol.options,
+                )
+                if frame.metric and not predictor.affine:
+                    scores.constant.add(truth)
             empty += not found.rows
         if true_labels is not None and labels is not None and 'semantics' in scores.tasks:
             assert classes is not None  # as for every model that finds labels
@@ -127,9 +138,12 @@ def evaluate_odometry(
                 scores.snippets[name] = [
                     snippet_metrics(s, truth[i : i + SNIPPET]) for i, s in enumerate(snippets)
                 ]
-                scores.trajectories[name] = trajectory_table(estimate, truth, scores.snippets[name])
+                times = sequence.times if sequence.times is not None else np.arange(len(truth))
+                scores.trajectories[name] = {
+                    **trajectory_table(estimate, truth, scores.snippets[name]),
+                    'baselines': trajectory_baselines(truth, times),
+                }
             except ValueError as error:  # too short, or it does not move
                 scores.notes.append(f'trajectory of {name}: {error}')
                 continue
-            times = sequence.times if sequence.times is not None else np.arange(len(truth))
             scores.poses[name] = estimate, truth, times

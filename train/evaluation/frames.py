@@ -27,6 +27,8 @@ class EvaluatedFrame(NamedTuple):
         truth: what the true depth is: 'depth', of a sensor, or points of a reconstruction,
             'held_out' or 'all' of them.
         metric: whether the true depth is in metres, or known up to a factor only.
+        camera: the camera of the image, ``None`` where it is not known.
+        camera_height: of the camera over the ground, metres; 0 where it is not known.
     """
 
     sequence: str
@@ -37,6 +39,8 @@ class EvaluatedFrame(NamedTuple):
     focal: float
     truth: str = 'depth'
     metric: bool = True
+    camera: Intrinsics | None = None
+    camera_height: float = 0.0
 
 
 def sequences_in(root: Path) -> list[Sequence]:
@@ -60,6 +64,7 @@ def frames_of(
     """
     size = stored_size(sequence)
     focal = focal_factor(sequence.intrinsics, size, predictor) if size else 1.0
+    camera = camera_of(sequence.intrinsics, size) if size else None
     structure = sequence.structure()
     frames = []
     for index, image in enumerate(sequence.images):
@@ -79,6 +84,8 @@ def frames_of(
                 focal,
                 'depth' if measured else which,
                 measured or structure is None or structure.is_metric(index),
+                camera,
+                sequence.camera_height or 0.0,
             )
         )
     return frames
@@ -86,7 +93,14 @@ def frames_of(
 
 def focal_factor(intrinsics: np.ndarray, size: abc.Sequence[float], predictor: Predictor) -> float:
     """What the nodes multiply depth by for another camera; 1 where a camera is not known."""
-    if predictor.camera is None or not np.isfinite(intrinsics).all():
+    camera = camera_of(intrinsics, size)
+    if predictor.camera is None or camera is None:
         return 1.0
-    camera = Intrinsics.from_matrix(intrinsics, int(size[0]), int(size[1]))
     return ImageFit.create(camera, predictor.camera).depth_factor
+
+
+def camera_of(intrinsics: np.ndarray, size: abc.Sequence[float]) -> Intrinsics | None:
+    """The camera of an intrinsic matrix and an image size; ``None`` where it is not known."""
+    if not np.isfinite(intrinsics).all():
+        return None
+    return Intrinsics.from_matrix(intrinsics, int(size[0]), int(size[1]))

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from depth_ros.core.camera import Intrinsics
 from train.data.sequences import DataError, read_map
 from train.data.velodyne import project_velodyne, raw_projection, read_calibration, read_points, row
-from train.evaluation.frames import EvaluatedFrame, focal_factor
+from train.evaluation.frames import EvaluatedFrame, camera_of, focal_factor
 from train.evaluation.predict import Predictor
+
+CAMERA_HEIGHT = 1.65
+"""Metres of KITTI's cameras over the road (Geiger et al. 2012, figure of the sensors)."""
 
 
 def kitti_frames(
@@ -32,7 +36,9 @@ def kitti_frames(
     if split is None:
         raise DataError('--kitti needs --split: a list of the images to judge')
     names = read_split(split)
-    cameras: dict[tuple[str, int], tuple[np.ndarray, tuple[int, int], float]] = {}
+    cameras: dict[
+        tuple[str, int], tuple[np.ndarray, tuple[int, int], float, Intrinsics | None]
+    ] = {}
     frames, missing = [], []
     for date, drive, number, camera in names:
         folder = root / date / drive
@@ -50,13 +56,24 @@ def kitti_frames(
             continue
         if (date, camera) not in cameras:
             cameras[date, camera] = _kitti_camera(root / date, camera, predictor)
-        projection, shape, focal = cameras[date, camera]
+        projection, shape, focal, lens = cameras[date, camera]
         read = (
             partial(read_map, truth, 1 / 256)
             if truth_kind == 'improved'
             else partial(_read_velodyne, truth, projection, shape)
         )
-        frames.append(EvaluatedFrame(drive, f'{number}_{camera}', image, read, None, focal))
+        frames.append(
+            EvaluatedFrame(
+                drive,
+                f'{number}_{camera}',
+                image,
+                read,
+                None,
+                focal,
+                camera=lens,
+                camera_height=CAMERA_HEIGHT,
+            )
+        )
     if not frames:
         raise DataError(
             f"none of the {len(names)} images in '{split}' is under "
@@ -122,8 +139,8 @@ def _kitti_truth(
 
 def _kitti_camera(
     date: Path, camera: int, predictor: Predictor
-) -> tuple[np.ndarray, tuple[int, int], float]:
-    """Velodyne to pixels (3, 4), (height, width) of the image, and the depth's factor."""
+) -> tuple[np.ndarray, tuple[int, int], float, Intrinsics | None]:
+    """Velodyne to pixels (3, 4), (height, width) of the image, the depth's factor, the camera."""
     path = date / 'calib_cam_to_cam.txt'
     rows = read_calibration(path)
     width, height = row(rows, f'S_rect_{camera:02d}', path).astype(int)
@@ -132,6 +149,7 @@ def _kitti_camera(
         raw_projection(date, camera),
         (height, width),
         focal_factor(intrinsics, (width, height), predictor),
+        camera_of(intrinsics, (width, height)),
     )
 
 

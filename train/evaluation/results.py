@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 
 from depth_ros.core.colors import color_depth, color_error, color_labels
+from depth_ros.core.metrics.baselines import baseline_lines
 from depth_ros.core.metrics.depth import DepthMetrics, aligned_depth, prepare_depth
 from depth_ros.core.metrics.trajectory import SnippetMetrics
-from depth_ros.evaluation.results import kitti_text, tum_text
+from depth_ros.evaluation.results import TRAJECTORY_NUMBERS, kitti_text, tum_text
 from depth_ros.files import write_file
 from depth_ros.inference.classes import ClassMap
 from train.data.sequences import read_image, read_map, resize_map
@@ -36,14 +37,22 @@ def table(report: Mapping) -> str:
         lines += [
             f'  {name}'.ljust(24) + ''.join(f'{v:10.3f}' for v in row.values())
             for name, row in depth.items()
-            if isinstance(row, dict) and name != 'protocol'
+            if isinstance(row, dict) and name not in ('protocol', 'baselines')
         ]
+        lines += [
+            f'  trivial: {name}'.ljust(24)
+            + ''.join(f'{row[n]:10.3f}' for n in DepthMetrics._fields)
+            for name, row in depth['baselines'].items()
+        ]
+        if 'as_published' in depth:
+            lines.append(f'  metres as published: of {depth["metres"]}')
         lines.append(f'  scale {depth["scale_median"]:.3f}, spread {depth["scale_spread"]:.3f}')
     if 'semantics' in report:
         semantics = report['semantics']
         lines.append(
             f'semantics, {semantics["images"]} images, mean IoU '
-            f'{semantics["mean_iou"]:.3f}, pixels {semantics["pixel_accuracy"]:.3f}'
+            f'{semantics["mean_iou"]:.3f}, pixels {semantics["pixel_accuracy"]:.3f}; one class '
+            f'everywhere {semantics["baselines"]["one_class"]["mean_iou"]:.3f}'
         )
         lines += [f'  {n:<22}{v:10.3f}' for n, v in semantics['iou'].items()]
     for name, numbers in report.get('trajectories', {}).items():
@@ -67,6 +76,10 @@ def table(report: Mapping) -> str:
                 f'{numbers["snippet_ate_std"]:.4f} m, RE {numbers["snippet_re"]:.4f} +- '
                 f'{numbers["snippet_re_std"]:.4f} rad'
             )
+        lines += [
+            f'  trivial: {line}'
+            for line in baseline_lines(numbers['baselines'], TRAJECTORY_NUMBERS)
+        ]
     if 'not_evaluated' in report:
         lines.append('not evaluated: ' + ', '.join(report['not_evaluated']))
     lines += [f'note: {note}' for note in report.get('notes', ())]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from depth_ros.core.metrics.baselines import CONSTANT, IN_METRES, BestConstant, one_class
 from depth_ros.core.metrics.depth import ALIGNED, DepthMetrics, mean_depth_metrics
 from depth_ros.core.metrics.semantics import semantics_table
 from depth_ros.inference.classes import ClassMap
@@ -25,6 +26,8 @@ class SequenceScores:
     Attributes:
         tasks: what was asked for.
         depth: by frame, metrics by row of the table.
+        baselines: by frame, the same of something trivial.
+        constant: finds the one depth for all frames that is nearest to the truth.
         scales: by frame, the factor of median scaling, or of scale and shift.
         matrix: label confusion.
         trajectories: numbers by sequence.
@@ -38,6 +41,8 @@ class SequenceScores:
     tasks: Sequence[str] = TASKS
     depth: dict[EvaluatedFrame, dict[str, DepthMetrics]] = field(default_factory=dict)
     scales: dict[EvaluatedFrame, float] = field(default_factory=dict)
+    baselines: dict[EvaluatedFrame, dict[str, DepthMetrics]] = field(default_factory=dict)
+    constant: BestConstant = field(default_factory=BestConstant)
     matrix: np.ndarray | None = None
     labelled: int = 0
     trajectories: dict[str, dict] = field(default_factory=dict)
@@ -54,10 +59,9 @@ class SequenceScores:
         """
         report: dict = {}
         if self.depth:
-            rows = defaultdict(list)
-            for metrics in self.depth.values():
-                for row, values in metrics.items():
-                    rows[row].append(values)
+            rows, trivial = _means(self.depth.values()), _means(self.baselines.values())
+            if (best := self.constant.errors()) is not None:
+                trivial[CONSTANT + IN_METRES] = {**best[1]._asdict(), 'depth': best[0]}
             scales = np.array(list(self.scales.values()))
             report['depth'] = {
                 'images': len(self.depth),
@@ -65,13 +69,16 @@ class SequenceScores:
                 'truth': sorted({frame.truth for frame in self.depth}),
                 'scale_median': float(np.median(scales)),
                 'scale_spread': float(np.std(scales / np.median(scales))),
-                **{row: mean_depth_metrics(values)._asdict() for row, values in rows.items()},
+                'metres': 'the model, with the ratio of the focal lengths',
+                **rows,
+                'baselines': trivial,
             }
         if self.matrix is not None and self.matrix.any():
             assert classes is not None  # the matrix counts them
             report['semantics'] = {
                 'images': self.labelled,
                 **semantics_table(self.matrix, [c.name for c in classes.classes]),
+                'baselines': {'one_class': one_class(self.matrix)},
             }
         if self.trajectories:
             report['trajectories'] = self.trajectories
@@ -109,3 +116,12 @@ class SequenceScores:
         ]
         even = np.linspace(0, len(others) - 1, min(count - len(worst), len(others))).astype(int)
         return worst + [others[i] for i in even]
+
+
+def _means(images: Iterable[Mapping[str, DepthMetrics]]) -> dict[str, dict[str, float]]:
+    """Means over images of the metrics of each row."""
+    rows = defaultdict(list)
+    for metrics in images:
+        for row, values in metrics.items():
+            rows[row].append(values)
+    return {row: mean_depth_metrics(values)._asdict() for row, values in rows.items()}

@@ -16,8 +16,9 @@ from depth_ros.core.metrics.trajectory import (
     relative_errors,
 )
 
-FAR = 80.0
-"""Depth of what is above the horizon of a flat ground, metres."""
+REACH = 15.0
+"""Farthest depth of a flat ground, and that above its horizon, in heights: 25 m for a car. What
+stands on a ground is seldom as far as the ground would be there: at 80 m, errors would double."""
 
 BINS = 256
 """Of the logarithm of depth, in which the best constant is sought: 4.5 % each."""
@@ -34,16 +35,16 @@ STILL, STRAIGHT = 'standing_still', 'constant_velocity'
 speed, without a turn."""
 
 
-def flat_ground_depth(camera: Intrinsics, height: float, far: float = FAR) -> np.ndarray:
+def flat_ground_depth(camera: Intrinsics, height: float, reach: float = REACH) -> np.ndarray:
     """Depth of a flat ground below a level camera, h fy / (v - cy), float32 (H, W), metres.
 
     Args:
         camera: the camera; its horizon is at cy.
         height: of the camera over the ground, metres.
-        far: depth above the horizon, and the greatest, metres.
+        reach: depth above the horizon, and the greatest, in heights.
     """
     below = (np.arange(camera.height) - camera.cy) / camera.fy
-    rows = np.where(below > height / far, height / np.maximum(below, 1e-9), far)
+    rows = np.where(below > 1 / reach, height / np.maximum(below, 1e-9), reach * height)
     return np.repeat(rows[:, None], camera.width, axis=1).astype(np.float32)
 
 
@@ -85,7 +86,7 @@ def depth_baselines(
 class BestConstant:
     """The one depth for all images that has the least Abs Rel, and its errors."""
 
-    def __init__(self, farthest: float = FAR) -> None:
+    def __init__(self, farthest: float = 80.0) -> None:
         """Start without an image; farther depths do not count."""
         self._edges = np.geomspace(MIN_DEPTH, farthest, BINS + 1)
         self._shares: list[np.ndarray] = []
@@ -113,6 +114,17 @@ class BestConstant:
         means = shares @ terms.T
         means[:, 2:4] = np.sqrt(means[:, 2:4])
         return best, DepthMetrics(*means.mean(axis=0).tolist())
+
+
+def one_class(confusion: np.ndarray) -> dict[str, float]:
+    """Scores of the most frequent class everywhere.
+
+    Args:
+        confusion: of :func:`depth_ros.core.metrics.semantics.confusion`, with at least one pixel.
+    """
+    counts = confusion.sum(axis=1)
+    right = float(counts.max() / counts.sum())
+    return {'mean_iou': right / int((counts > 0).sum()), 'pixel_accuracy': right}
 
 
 def trajectory_baselines(truth: np.ndarray, seconds: np.ndarray) -> dict[str, dict[str, float]]:
