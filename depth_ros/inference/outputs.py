@@ -82,6 +82,12 @@ OUTPUTS = {
                 Topic(
                     'depth/image_rect', IMAGE, '32FC1', math.nan, absolute=True, every_frame=True
                 ),
+                Topic(
+                    'depth/image_rect/compressedDepth',
+                    'sensor_msgs/msg/CompressedImage',
+                    absolute=True,
+                    recorded=False,
+                ),
                 Topic('depth/camera_info', 'sensor_msgs/msg/CameraInfo', absolute=True),
                 Topic('depth/color', IMAGE, 'rgb8', colors='depth'),
                 Topic('points', 'sensor_msgs/msg/PointCloud2', absolute=True, recorded=False),

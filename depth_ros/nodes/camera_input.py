@@ -26,10 +26,11 @@ from depth_ros.core.camera import (
     intrinsics_from_info,
 )
 from depth_ros.core.camera_infos import CameraInfos
+from depth_ros.core.rectification import Rectification
 from depth_ros.core.visual_odometry import NO_STAMP
 from depth_ros.inference.outputs import TOPICS
 from depth_ros.nodes.monitor import REPORT_PERIOD, Reporter, StageTimes
-from depth_ros.ros.messages import image_to_rgb
+from depth_ros.ros.messages import image_to_rgb, rectified_info
 from depth_ros.ros.transport import PROFILE_VARIABLE, FollowingSubscription
 from depth_ros.share import share_path
 
@@ -149,6 +150,7 @@ class CameraInput:
         self._node, self._report, self._reliability = node, report, reliability
         self._infos: CameraInfos[CameraInfo] = CameraInfos()
         self._image_stamp: BuiltinTime | None = None
+        self._lens: tuple[tuple, Rectification] | None = None
         # How many images in a row came with their camera_info, and whether the newest did.
         self._in_step, self._matched = IN_STEP, True
         topic, image_type = node.resolve_topic_name('image'), Image
@@ -340,6 +342,7 @@ class CameraInput:
         model: Intrinsics,
         mode: str,
         times: StageTimes,
+        rectify: bool = False,
     ) -> Frame:
         """Decode an image and fit it to a network.
 
@@ -349,6 +352,7 @@ class CameraInput:
             model: the network's training camera.
             mode: one of :data:`depth_ros.core.camera.FIT_MODES`.
             times: gets the time of the stages.
+            rectify: whether the image is raw, and is rectified by its camera_info.
 
         Raises:
             ImageError: if the image cannot be decoded.
@@ -356,11 +360,27 @@ class CameraInput:
         """
         with times.stage('decode'):
             rgb = image_to_rgb(message)
+        if rectify:
+            with times.stage('preprocess'):
+                rgb = self._lens_of(info).rectify(rgb)
+            info = rectified_info(info)
         height, width = rgb.shape[:2]
         with times.stage('preprocess'):
             fit = ImageFit.create(intrinsics_from_info(info, width, height), model, mode)
         self._check(message, info, fit)
         return Frame(message.header, nanoseconds(message.header.stamp), rgb, info, fit)
+
+    def _lens_of(self, info: CameraInfo) -> Rectification:
+        """The lens of a calibration, the same one until it changes."""
+        roi = info.roi
+        key = (
+            *(info.width, info.height, info.distortion_model, *info.d),
+            *(np.asarray(m).tobytes() for m in (info.k, info.r, info.p)),
+            *(roi.x_offset, roi.y_offset, roi.width, roi.height),
+        )
+        if self._lens is None or self._lens[0] != key:
+            self._lens = key, Rectification(info, fast=True)
+        return self._lens[1]
 
     def _check(self, message: ImageMessage, info: CameraInfo, fit: ImageFit) -> None:
         """Warn of what makes the outputs worse than they could be."""
@@ -385,8 +405,8 @@ class CameraInput:
             self._report.once(
                 'distortion',
                 'camera_info has lens distortion; images are taken as '
-                "rectified. If they are raw, put image_proc's rectify node before "
-                'and remap image to its image_rect',
+                'rectified. If they are raw, set the parameter rectify to true, or put '
+                "image_proc's rectify node before and remap image to its image_rect",
             )
         if fit.anisotropy > 1.1:
             self._report.once(

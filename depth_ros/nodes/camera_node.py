@@ -13,6 +13,7 @@ import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -20,6 +21,7 @@ from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import Engine, EngineError
@@ -35,6 +37,7 @@ from depth_ros.nodes.monitor import (
 )
 from depth_ros.nodes.parameters import GPU_MEMORY
 from depth_ros.ros import parameters
+from depth_ros.ros.transport import OUTPUT_QOS
 from depth_ros.share import share_path
 
 
@@ -140,6 +143,19 @@ class CameraNode(LifecycleNode):
 
     def clock_went_back(self) -> None:
         """Simulated time has jumped back; the next frame is of another time."""
+
+    def create_output(self, kind: type, topic: str):
+        """A publisher that is silent while the node is inactive.
+
+        Its quality of service is `OUTPUT_QOS`, but for the parameters
+        ``qos_overrides.TOPIC.publisher.reliability``, ``history`` and ``depth``.
+        """
+        return self.create_lifecycle_publisher(
+            kind,
+            topic,
+            copy(OUTPUT_QOS),  # rclpy writes the parameters into it
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
 
     def event(self, name: str, reason: str) -> None:
         """Tell on the topic ``events`` what happened once, and log it."""
@@ -275,7 +291,12 @@ class CameraNode(LifecycleNode):
                 started = time.perf_counter()
                 why_nothing = self.process(
                     camera.frame(
-                        message, info, self.engine.contract.camera, self.settings.fit, self.times
+                        message,
+                        info,
+                        self.engine.contract.camera,
+                        self.settings.fit,
+                        self.times,
+                        self.settings.rectify,
                     )
                 )
             except Exception as error:  # a frame must never take the node down

@@ -26,7 +26,6 @@ from depth_ros.nodes.camera_node import CameraNode
 from depth_ros.nodes.monitor import ConfigurationError
 from depth_ros.nodes.parameters import ODOMETRY
 from depth_ros.nodes.run import run
-from depth_ros.ros.transport import OUTPUT_QOS
 
 PATH_PERIOD = 0.5
 """Least seconds between two path messages, since each holds the whole path."""
@@ -61,8 +60,8 @@ class OdometryNode(CameraNode):
                 f"odom_frame and base_frame are both '{settings.odom_frame}'; a frame cannot move "
                 'in itself: give two names'
             )
-        self._odom = self.create_lifecycle_publisher(Odometry, 'odom', OUTPUT_QOS)
-        self._path = self.create_lifecycle_publisher(Path, 'path', OUTPUT_QOS)
+        self._odom = self.create_output(Odometry, 'odom')
+        self._path = self.create_output(Path, 'path')
         self._publishers_made = [self._odom, self._path]
         self._reset_service = self.create_service(Trigger, 'reset', self._on_reset)
         if settings.publish_tf:

@@ -85,10 +85,24 @@ COMMON = (
         'for a network of 640x192; else stretch.',
         choices=FIT_MODES,
     ),
+    Parameter(
+        'rectify',
+        False,
+        'The images are raw: rectify them by camera_info (plumb_bob, rational_polynomial, '
+        'equidistant) before the network. false: they are rectified already.',
+        when='live',
+    ),
 )
 
 PERCEPTION = (
     *COMMON,
+    Parameter(
+        'depth_encoding',
+        '32FC1',
+        'Pixels of depth/image_rect and its compressedDepth. 32FC1: metres. 16UC1: millimetres, '
+        'half of the bytes; what is farther than 65.535 m is invalid.',
+        choices=('32FC1', '16UC1'),
+    ),
     Parameter(
         'output_size',
         'input',

@@ -12,29 +12,39 @@ import sys
 from functools import partial
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from depth_ros.core.camera import ImageFit
 from depth_ros.core.colors import DepthColors, color_labels
 from depth_ros.core.depth import camera_depth, depth_factor
+from depth_ros.core.depth_encoding import compressed_depth, millimetres
 from depth_ros.core.labels import UNLABELED
 from depth_ros.core.pointcloud import make_cloud
 from depth_ros.core.scale import Scale
 from depth_ros.inference.outputs import TOPICS, topics
 from depth_ros.nodes.camera_input import Frame
 from depth_ros.nodes.camera_node import CameraNode
+from depth_ros.nodes.class_names import ClassNames
 from depth_ros.nodes.parameters import PERCEPTION
 from depth_ros.nodes.run import run
 from depth_ros.nodes.scale_input import ScaleInput
 from depth_ros.ros import messages as conversions
 from depth_ros.ros.messages import ImageBuffer
-from depth_ros.ros.transport import OUTPUT_QOS
 
 _MESSAGES = {
+    'sensor_msgs/msg/CompressedImage': CompressedImage,
     'sensor_msgs/msg/Image': Image,
     'sensor_msgs/msg/CameraInfo': CameraInfo,
     'sensor_msgs/msg/PointCloud2': PointCloud2,
 }
+
+
+DEPTH = 'depth/image_rect'
+COMPRESSED_DEPTH = f'{DEPTH}/compressedDepth'
+_MILLIMETRES = '16UC1'
+
+
+Message = Image | CompressedImage | CameraInfo | PointCloud2
 
 
 class Canvas:
@@ -73,6 +83,18 @@ class Canvas:
                 np.copyto(buffer.array, image)
         return buffer
 
+    def millimetres(self, metres: ImageBuffer) -> ImageBuffer:
+        """The depth image in millimetres, filled once a frame."""
+        if _MILLIMETRES not in self._buffers:
+            self._buffers[_MILLIMETRES] = ImageBuffer(
+                _MILLIMETRES, self.camera.width, self.camera.height
+            )
+        buffer = self._buffers[_MILLIMETRES]
+        if _MILLIMETRES not in self._fresh:
+            self._fresh.add(_MILLIMETRES)
+            millimetres(metres.array, buffer.array)
+        return buffer
+
 
 class PerceptionNode(CameraNode):
     """Runs the depth and semantics network on the newest image."""
@@ -84,6 +106,7 @@ class PerceptionNode(CameraNode):
         """Declare the parameters; publishers come with the model on configure."""
         self._outputs: dict = {}
         self._scale: ScaleInput | None = None
+        self._class_names: ClassNames | None = None
         super().__init__('perception_node', PERCEPTION)
 
     def set_up(self) -> None:
@@ -91,9 +114,10 @@ class PerceptionNode(CameraNode):
         contract = self.engine.contract
         self._topics = topics(contract.outputs, contract.affine_invariant)
         self._outputs = {
-            name: self.create_lifecycle_publisher(_MESSAGES[topic.msgtype], name, OUTPUT_QOS)
+            name: self.create_output(_MESSAGES[topic.msgtype], name)
             for name, (_, topic) in self._topics.items()
         }
+        self._class_names = ClassNames(self, contract)
         colors = {item.id: item.color for item in contract.classes}
         shape = contract.tensor_shapes()['image'][1]
         self._input = np.empty(shape, np.uint8)
@@ -130,6 +154,14 @@ class PerceptionNode(CameraNode):
         if self._scale is not None:
             self._scale.close()
             self._scale = None
+        if self._class_names is not None:
+            self._class_names.close()
+            self._class_names = None
+
+    def start(self) -> None:
+        """Tell the class names."""
+        if self._class_names is not None:
+            self._class_names.publish()
 
     def wanted(self) -> bool:
         """Whether somebody listens to an output."""
@@ -184,7 +216,7 @@ class PerceptionNode(CameraNode):
         outputs: dict[str, np.ndarray],
         frame: Frame,
         scale: Scale | None,
-    ) -> dict[str, Image | CameraInfo | PointCloud2]:
+    ) -> dict[str, Message]:
         """All messages to publish; none with distances while their scale is still to be measured.
 
         They are made before the first is published: from then on the middleware and the receivers
@@ -193,15 +225,20 @@ class PerceptionNode(CameraNode):
         canvas = self._next_canvas(frame)
         labels = outputs.get('labels')
         depth = np.empty(0)
-        if wanted & {'depth/image_rect', 'depth/color', 'points'}:
+        if wanted & {DEPTH, COMPRESSED_DEPTH, 'depth/color', 'points'}:
             depth = self._depth(outputs['depth'], labels, frame, scale)
             outputs = {**outputs, 'depth': depth}
-        messages: dict[str, Image | CameraInfo | PointCloud2] = {}
+        messages: dict[str, Message] = {}
         for name, (output, topic) in self._topics.items():
             if name not in wanted or (topic.absolute and scale is None and self._waits):
                 continue
             if name == 'depth/camera_info':
                 messages[name] = conversions.camera_info(frame.info, frame.header, canvas.camera)
+            elif name == DEPTH:
+                messages[name] = self._depth_buffer(canvas, depth).message
+                messages[name].header = frame.header
+            elif name == COMPRESSED_DEPTH:
+                messages[name] = self._compressed_depth(frame, canvas, depth)
             elif name == 'points':
                 messages[name] = self._points(frame, canvas, depth, labels)
             else:
@@ -232,6 +269,18 @@ class PerceptionNode(CameraNode):
         factor = depth_factor(contract, frame.fit.depth_factor, scale.value if scale else 0.0)
         return camera_depth(depth, labels, contract, factor, self.settings.max_depth)
 
+    def _depth_buffer(self, canvas: Canvas, depth: np.ndarray) -> ImageBuffer:
+        """The depth image in the encoding that is asked for."""
+        metres = canvas.fill(DEPTH, depth)
+        return metres if self.settings.depth_encoding == '32FC1' else canvas.millimetres(metres)
+
+    def _compressed_depth(self, frame: Frame, canvas: Canvas, depth: np.ndarray) -> CompressedImage:
+        encoding = self.settings.depth_encoding
+        message = CompressedImage(header=frame.header, format=f'{encoding}; compressedDepth png')
+        farthest = np.nanmax(depth, initial=1.0)
+        message.data.frombytes(compressed_depth(self._depth_buffer(canvas, depth).array, farthest))
+        return message
+
     def _points(
         self, frame: Frame, canvas: Canvas, depth: np.ndarray, labels: np.ndarray | None
     ) -> PointCloud2:
@@ -240,7 +289,7 @@ class PerceptionNode(CameraNode):
         pixels = np.s_[::stride, ::stride]
         rgb = self._input[0] if self.settings.output_size == 'network' else frame.rgb
         cloud = make_cloud(
-            canvas.fill('depth/image_rect', depth).array[pixels],
+            canvas.fill(DEPTH, depth).array[pixels],
             rgb[pixels],
             None if labels is None else canvas.fill('semantics/labels', labels).array[pixels],
             canvas.camera.rays(stride),

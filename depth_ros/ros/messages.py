@@ -96,7 +96,7 @@ class ImageBuffer:
     message is published, since publishing copies.
 
     Args:
-        encoding: '32FC1', 'mono8' or 'rgb8'.
+        encoding: '32FC1', '16UC1', 'mono8' or 'rgb8'.
         width, height: Size in pixels.
         fill: Value of every pixel at first.
 
@@ -105,7 +105,12 @@ class ImageBuffer:
         message: The message around it.
     """
 
-    _TYPES = {'32FC1': (np.float32, 1), 'mono8': (np.uint8, 1), 'rgb8': (np.uint8, 3)}
+    _TYPES = {
+        '32FC1': (np.float32, 1),
+        '16UC1': (np.uint16, 1),
+        'mono8': (np.uint8, 1),
+        'rgb8': (np.uint8, 3),
+    }
 
     def __init__(self, encoding: str, width: int, height: int, fill: float = 0) -> None:
         dtype, channels = self._TYPES[encoding]
@@ -156,6 +161,16 @@ def camera_info(info: CameraInfo, header: Header, camera: Intrinsics) -> CameraI
         *(0.0, camera.fy, camera.cy, 0.0),
         *(0.0, 0.0, 1.0, 0.0),
     ]
+    return result
+
+
+def rectified_info(info: CameraInfo) -> CameraInfo:
+    """Return the camera_info of the rectified image of a camera: its P, without distortion."""
+    result = copy(info)
+    if _usable(info.p):
+        result.k = [*info.p[:3], *info.p[4:7], *info.p[8:11]]
+    result.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    result.distortion_model, result.d = 'plumb_bob', [0.0] * 5
     return result
 
 
