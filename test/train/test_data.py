@@ -397,6 +397,15 @@ def test_unfinished_sequences_are_not_found(root, tmp_path_factory):
     assert [s.folder.name for s in find_sequences(parent)] == ['a']
 
 
+def test_no_sequence_is_passed_over_for_the_name_of_its_images(root, tmp_path_factory):
+    parent = tmp_path_factory.mktemp('sets')
+    for name, images in (('a', 'images'), ('b', 'image_0')):
+        shutil.copytree(root, parent / name)
+        (parent / name / 'images').rename(parent / name / images)
+    assert [s.folder.name for s in find_sequences(parent)] == ['a', 'b']
+    assert [s.folder.name for s in find_sequences(parent / 'b')] == ['b']
+
+
 # Real recordings
 
 

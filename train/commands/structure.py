@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from depth_ros.evaluation.report.page import require_page_packages
 from train.cluster import add_cluster_option
-from train.data.sequences import DataError, find_sequences
+from train.data.sequences import DataError, find_sequences, read_sequence
 from train.structure.build import REPORTS, Job, Report, done
 from train.structure.page import write_page
 from train.structure.reconstruct import Options
@@ -158,7 +158,7 @@ def _jobs(args: argparse.Namespace) -> tuple[Path, list[Job]]:
 
 def _progress(jobs: list[Job], args: argparse.Namespace) -> Iterator[tuple[Job, Outcome]]:
     """Run jobs under a bar that counts frames; yields each as it ends."""
-    frames = {job.name: sum(1 for _ in (job.folder / 'images').glob('*')) for job in jobs}
+    frames = {job.name: len(read_sequence(job.folder, calibrated=False).images) for job in jobs}
     at: Counter[str] = Counter()  # frames' worth of work, by sequence
     with tqdm(total=sum(frames.values()), unit='frame', desc=str(args.data), disable=None) as bar:
 

@@ -138,12 +138,12 @@ def find_sequences(root: str | Path, calibrated: bool = True) -> list[Sequence]:
         DataError: if there are none, or one is incomplete.
     """
     root = Path(root)
-    if (root / 'images').is_dir():
+    if _has_images(root):
         return [read_sequence(root, calibrated=calibrated)]
     if not root.is_dir():
         raise DataError(f"there is no folder '{root}': check the path")
     folders = sorted(
-        (p.parent for p in root.glob('*/images') if p.is_dir() and p.parent.name[0] != '.'),
+        (p for p in root.iterdir() if p.name[0] != '.' and _has_images(p)),
         key=natural,
     )  # without those that are not finished
     if not folders:
@@ -249,6 +249,13 @@ def _check_rows(folder: Path, images: tuple[Path, ...]) -> None:
             f"'{images[0].parent}' has {len(images)} images, but '{path}' has {rows} "
             f'rows. {what}, or prepare the sequence again'
         )
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether a folder is a sequence, by any name of the images' folder."""
+    return (folder / 'images').is_dir() or any(
+        p.suffix.lower() in IMAGE_SUFFIXES for p in folder.glob('image*/*')
+    )
 
 
 def _find_images(folder: Path) -> Path:
