@@ -92,12 +92,21 @@ class ScaleFilter:
         jumps: how often a scale was given up for another one.
     """
 
-    def __init__(self, noise: float, systematic: float) -> None:
+    def __init__(
+        self,
+        noise: float,
+        systematic: float,
+        *,
+        drift: float = DRIFT,
+        correlated: float = CORRELATED,
+    ) -> None:
         """Know nothing.
 
         Args:
             noise, systematic: as of ``NOISE`` and ``SYSTEMATIC``.
+            drift, correlated: as of ``DRIFT`` and ``CORRELATED``.
         """
+        self._drift, self._correlated = drift, correlated
         self.accepted = self.refused = self.jumps = 0
         self._noise, self._systematic = noise, systematic
         self._log = self._variance = 0.0
@@ -134,7 +143,7 @@ class ScaleFilter:
             since = max(seconds - self._measured, 0.0)
             self._predict(seconds)
             if abs(found - self._log) <= GATE * math.sqrt(self._variance + noise):
-                noise *= max(1.0, CORRELATED / max(since, 1e-3))
+                noise *= max(1.0, self._correlated / max(since, 1e-3))
                 gain = self._variance / (self._variance + noise)
                 self._log += gain * (found - self._log)
                 self._variance *= 1 - gain
@@ -148,7 +157,7 @@ class ScaleFilter:
         """The scale at a time not before the last one; ``None``: not yet known."""
         if self._time is None:
             return None
-        variance = self._variance + DRIFT**2 * max(seconds - self._time, 0.0)
+        variance = self._variance + self._drift**2 * max(seconds - self._time, 0.0)
         value = math.exp(self._log)
         sigma = math.sqrt(variance + self._systematic**2 + (LASTING * self._spread) ** 2)
         return Scale(value, value * sigma, max(seconds - self._measured, 0.0))
@@ -156,7 +165,7 @@ class ScaleFilter:
     def _predict(self, seconds: float) -> None:
         assert self._time is not None
         if seconds > self._time:
-            self._variance += DRIFT**2 * (seconds - self._time)
+            self._variance += self._drift**2 * (seconds - self._time)
         else:  # the clock stood still, or was set back
             self._measured = min(self._measured, seconds)
         self._time = seconds

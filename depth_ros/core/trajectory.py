@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from depth_ros.core.confidence import SURE, Confidence
 from depth_ros.core.se3 import (
     inverse,
     quaternion_from_rotation,
@@ -18,6 +19,9 @@ from depth_ros.core.se3 import (
     skew,
     vector_from_rotation,
 )
+
+SCALE_MEMORY = 10.0
+"""Seconds of motion over which the error of the scale stays about the same."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Motion:
         seconds: time between the two images.
         linear, angular: mean velocity in the body frame, m/s and rad/s.
         covariance: of the velocity, 6x6.
+        confidence: how far it may be trusted.
+        covered: why nothing was seen and the last velocity was taken; empty if it was seen.
     """
 
     transform: np.ndarray
@@ -63,6 +69,8 @@ class Motion:
     linear: np.ndarray
     angular: np.ndarray
     covariance: np.ndarray
+    confidence: Confidence = SURE
+    covered: str = ''
 
 
 class Trajectory:
@@ -88,13 +96,27 @@ class Trajectory:
         self.covariance = 1e-9 * np.eye(6)  # zero means unknown to many consumers
         self.distance = 0.0
         self._last: Motion | None = None
+        self._with_scale = np.zeros(6)  # covariance of the pose's error and the scale's
 
-    def advance(self, previous_current: np.ndarray, seconds: float) -> Motion:
+    def advance(
+        self,
+        previous_current: np.ndarray,
+        seconds: float,
+        covariance: np.ndarray | None = None,
+        scale_sigma: float = 0.0,
+        confidence: Confidence = SURE,
+        covered: str = '',
+    ) -> Motion:
         """Add one step.
 
         Args:
             previous_current: T_previous_current 4x4 of the camera, optical frame, metres.
             seconds: time between the two images, > 0.
+            covariance: 6x6 of its translation and rotation, of the camera; by the noise model if
+                not given.
+            scale_sigma: relative standard deviation of the scale of translations, whose error is
+                alike from step to step.
+            confidence, covered: see :class:`Motion`.
 
         Returns:
             The step, with the body's mean velocity.
@@ -102,8 +124,17 @@ class Trajectory:
         step = self._extrinsic @ previous_current @ self._extrinsic_inverse
         translation, turn = step[:3, 3], vector_from_rotation(step[:3, :3])
         distance = float(np.linalg.norm(translation))
-        covariance = self.noise.covariance(distance, float(np.linalg.norm(turn)))
-        self._propagate(translation, covariance)
+        if covariance is None:
+            error = self.noise.covariance(distance, float(np.linalg.norm(turn)))
+        else:  # of the camera: a turn of it also moves the body
+            to_body = np.zeros((6, 6))
+            to_body[:3, :3] = to_body[3:, 3:] = self._extrinsic[:3, :3]
+            arm = step[:3, :3] @ self._extrinsic[:3, 3]
+            to_body[:3, 3:] = skew(arm) @ self._extrinsic[:3, :3]
+            error = to_body @ covariance @ to_body.T
+        self._propagate(translation, error)
+        self._propagate_scale(translation, scale_sigma, seconds)
+        error[:3, :3] += scale_sigma**2 * np.outer(translation, translation)
         self.pose = self.pose @ step
         # Rounding would slowly bend the rotation out of SO(3).
         self.pose[:3, :3] = rotation_from_quaternion(quaternion_from_rotation(self.pose[:3, :3]))
@@ -113,7 +144,9 @@ class Trajectory:
             seconds,
             translation / seconds,
             turn / seconds,
-            covariance / seconds**2,
+            error / seconds**2,
+            confidence,
+            covered,
         )
         return self._last
 
@@ -145,3 +178,17 @@ class Trajectory:
         g = np.zeros((6, 6))
         g[:3, :3] = g[3:, 3:] = rotation
         self.covariance = f @ self.covariance @ f.T + g @ step_covariance @ g.T
+        self._with_scale = f @ self._with_scale
+
+    def _propagate_scale(self, translation: np.ndarray, sigma: float, seconds: float) -> None:
+        """The error s of the scale moves the position by R t s, the next steps by about the same.
+
+        Its covariance c with the error of the pose grows with each step, as the state of a filter
+        would that has s as its seventh number: P' = P + c d^T + d c^T + sigma^2 d d^T with
+        d = (R t, 0), and c' = a (c + sigma^2 d), where a forgets within ``SCALE_MEMORY``.
+        """
+        d = np.concatenate([self.pose[:3, :3] @ translation, np.zeros(3)])
+        c = self._with_scale
+        self.covariance += np.outer(c, d) + np.outer(d, c) + sigma**2 * np.outer(d, d)
+        if d.any():
+            self._with_scale = math.exp(-seconds / SCALE_MEMORY) * (c + sigma**2 * d)
