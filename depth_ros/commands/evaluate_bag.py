@@ -21,6 +21,7 @@ from pathlib import Path
 from depth_ros.bags.files import recording_name
 from depth_ros.commands.options import add_model_option, command_parser, count, positive
 from depth_ros.core.camera import FIT_MODES
+from depth_ros.core.metrics.depth import CAPS
 from depth_ros.core.rectification import SAID
 from depth_ros.core.scale import SOURCES
 from depth_ros.core.se3 import OPTICAL_IN_BASE
@@ -119,6 +120,21 @@ def _parser() -> argparse.ArgumentParser:
         type=positive,
         metavar='SECONDS',
         help='how far in time truth may be from an image (default: half an image period)',
+    )
+    truth.add_argument(
+        '--cap',
+        type=positive,
+        nargs='+',
+        default=CAPS,
+        metavar='METRES',
+        help='farthest true depth that counts; several give several rows '
+        f'({" ".join(f"{cap:g}" for cap in CAPS)})',
+    )
+    truth.add_argument(
+        '--crop',
+        choices=('garg', 'none'),
+        default='none',
+        help="count only Garg's crop of the image, as papers on KITTI do (default: %(default)s)",
     )
     truth.add_argument(
         '--lidar-pose',
@@ -252,6 +268,8 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
             structure=arguments.structure,
             structure_points=arguments.structure_points,
             rectified=arguments.rectified,
+            caps=tuple(arguments.cap),
+            crop=None if arguments.crop == 'none' else arguments.crop,
             record=not arguments.no_recording,
             outputs=outputs,
             domain=arguments.domain,

@@ -394,6 +394,27 @@ class ImageFit:
         np.take(wide, rows, axis=0, out=region, mode='clip')
 
 
+def shown_part(
+    camera: Intrinsics, view: Intrinsics, width: int, height: int
+) -> tuple[slice, slice]:
+    """Rows and columns of a map of a camera's image that a view shows, such as a crop of it.
+
+    Args:
+        camera: of the whole image.
+        view: of the part, at any size.
+        width, height: size of the map of the whole image in pixels.
+    """
+    sizes = (camera.height, view.height, height), (camera.width, view.width, width)
+    centers = (camera.cy, view.cy), (camera.cx, view.cx)
+    factors = camera.fy / view.fy, camera.fx / view.fx  # pixels of the camera to one of the view
+    parts = []
+    for (whole, shown, pixels), (center, seen), factor in zip(sizes, centers, factors, strict=True):
+        start = center + 0.5 - (seen + 0.5) * factor
+        first, last = (round(v * pixels / whole) for v in (start, start + shown * factor))
+        parts.append(slice(max(first, 0), min(last, pixels)))
+    return parts[0], parts[1]
+
+
 def _place(center: float, size: int, length: int, fraction: float) -> int:
     """Start of a crop of ``length`` in 0..size with ``center`` at ``fraction`` of the crop."""
     return min(max(round(center + 0.5 - fraction * length), 0), size - length)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depth_ros.bags.ground_truth import GroundTruth
+from depth_ros.core.camera import shown_part
 from depth_ros.core.depth_motion import Moved
 from depth_ros.core.metrics.baselines import (
     CONSTANT,
@@ -23,7 +24,7 @@ from depth_ros.core.metrics.baselines import (
     one_class,
     trajectory_baselines,
 )
-from depth_ros.core.metrics.depth import DepthMetrics
+from depth_ros.core.metrics.depth import CAPS, DepthMetrics, garg_crop
 from depth_ros.core.metrics.semantics import semantics_table
 from depth_ros.core.metrics.trajectory import path_length, pose_metrics, trajectory_table
 from depth_ros.core.se3 import inverse
@@ -114,7 +115,8 @@ class FrameEvaluator:
         metric: Whether depth is in metres.
         frames: Expected number of frames, for the choice of examples.
         pool: Scores the frames, beside whatever makes them.
-        affine, depth_range, camera_height: See `FrameScorer`.
+        affine, depth_range, camera_height, caps: See `FrameScorer`.
+        crop: Which part of the whole image counts for depth: None for all, or 'garg'.
     """
 
     def __init__(
@@ -127,9 +129,12 @@ class FrameEvaluator:
         affine: bool = False,
         depth_range: tuple[float, float] | None = None,
         camera_height: float = 0.0,
+        caps: tuple[float, ...] = CAPS,
+        crop: str | None = None,
     ) -> None:
+        self._crop = crop
         self._truth, self._classes, self._pool = truth, classes, pool
-        self._scorer = FrameScorer(classes, metric, affine, depth_range, camera_height)
+        self._scorer = FrameScorer(classes, metric, affine, depth_range, camera_height, caps)
         self._range = depth_range
         self._waiting: deque[Future[FrameScores]] = deque()
         self._table: list[dict[str, float]] = []
@@ -153,8 +158,20 @@ class FrameEvaluator:
         true_depth = true_labels = None
         if frame.depth is not None:
             true_depth = self._truth.depth(frame.stamp, frame.camera, frame.frame_id)
+            if true_depth is not None and self._crop == 'garg':
+                inside = garg_crop(*true_depth.shape)
+                kept = np.full_like(true_depth, np.nan)
+                kept[inside] = true_depth[inside]
+                true_depth = kept
         if frame.labels is not None:
             true_labels = self._truth.labels(frame.stamp)
+        # Truth is of the whole image; what the network sees may be a part of it.
+        true_depth, true_labels = (
+            None
+            if truth is None
+            else truth[shown_part(frame.camera, frame.view, *truth.shape[1::-1])]
+            for truth in (true_depth, true_labels)
+        )
         if frame.pose is not None:
             self._poses[frame.stamp] = frame.pose
         if frame.moved is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from depth_ros.core.camera import CameraError, Intrinsics
 from depth_ros.core.depth_motion import Moved
 from depth_ros.core.metrics.baselines import depth_baselines
-from depth_ros.core.metrics.depth import DepthMetrics, aligned_depth, depth_table
+from depth_ros.core.metrics.depth import CAPS, DepthMetrics, aligned_depth, depth_table
 from depth_ros.core.metrics.semantics import confusion, edge_mask
 from depth_ros.evaluation import consistency
 from depth_ros.inference.classes import ClassMap
@@ -127,6 +127,7 @@ class FrameScorer:
             both are fitted to the truth in each frame, and not compared between frames.
         depth_range: Nearest and farthest depth that the model can say, metres; None: not known.
         camera_height: Of the camera over the ground, metres; 0: not known.
+        caps: Farthest true depths that count, metres; each after the first gives rows of its own.
     """
 
     def __init__(
@@ -136,7 +137,9 @@ class FrameScorer:
         affine: bool,
         depth_range: tuple[float, float] | None = None,
         camera_height: float = 0.0,
+        caps: tuple[float, ...] = CAPS,
     ) -> None:
+        self._caps = caps
         self._classes, self._metric, self._affine = classes, metric, affine
         self._range, self._height = depth_range, camera_height
 
@@ -152,7 +155,8 @@ class FrameScorer:
         Args:
             frame: The frame.
             previous: The frame before it; None without.
-            true_depth: float32 (H, W), metres, NaN = unknown; None without.
+            true_depth: float32 (H, W) of what `frame.view` shows, metres, NaN = unknown; None
+                without.
             true_labels: Ids of the truth's own classes, uint8 (H, W); None without.
         """
         example = Example(frame.stamp, frame.rgb, frame.published_depth, frame.labels)
@@ -191,6 +195,7 @@ class FrameScorer:
             truth,
             factor=1.0 if metric else None,
             affine=self._affine,
+            caps=self._caps,
             edges=edges,
             labels=labels,
             names=names,
@@ -199,7 +204,9 @@ class FrameScorer:
             return
         result.rows = table.rows
         height = self._height if metric else 0.0
-        result.baselines = depth_baselines(truth, frame.camera, height=height, affine=self._affine)
+        result.baselines = depth_baselines(
+            truth, frame.view, height=height, affine=self._affine, max_depth=self._caps[0]
+        )
         numbers, example = result.numbers, result.example
         numbers['abs_rel'], numbers['scale'] = table.aligned.abs_rel, table.scale
         if metric:

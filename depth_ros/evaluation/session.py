@@ -25,6 +25,7 @@ from depth_ros.core.camera import (
     intrinsics_from_info,
 )
 from depth_ros.core.depth import depth_factor
+from depth_ros.core.metrics.depth import CAPS
 from depth_ros.core.se3 import pose_from_list
 from depth_ros.evaluation.frame_evaluator import Evaluation, FrameEvaluator
 from depth_ros.evaluation.results import timing
@@ -62,6 +63,8 @@ class Job:
             `PointTruth`.
         structure_points: Which of them: 'held_out' or 'all'.
         rectified: Whether the images are rectified already: 'yes', 'no', or 'auto', to find out.
+        caps: Farthest true depths that count, metres; see `FrameScorer`.
+        crop: Which part of the image counts for depth; see `FrameEvaluator`.
         record: Whether to leave a recording.
         outputs: Topics of the nodes to record in live mode.
         domain: ROS domain in live mode; None: a free one.
@@ -82,6 +85,8 @@ class Job:
     structure: Path | None = None
     structure_points: str = 'held_out'
     rectified: str = 'auto'
+    caps: tuple[float, ...] = CAPS
+    crop: str | None = None
     record: bool = True
     outputs: tuple[str, ...] = OUTPUT_TOPICS
     domain: int | None = None
@@ -188,6 +193,8 @@ class Session:
             self.affine,
             self._depth_range(),
             self.job.settings.camera_height,
+            self.job.caps,
+            self.job.crop,
         )
 
     def _depth_range(self) -> tuple[float, float] | None:
@@ -260,7 +267,12 @@ class Session:
                 for node, c in self.contracts.items()
             },
             'topics': streams,
-            'settings': {**asdict(self.job.settings), 'classes': self.job.classes},
+            'settings': {
+                **asdict(self.job.settings),
+                'classes': self.job.classes,
+                'caps': list(self.job.caps),
+                'crop': self.job.crop or 'none',
+            },
             'frames': {
                 'recorded': len(self.stamps),
                 'judged': evaluated,

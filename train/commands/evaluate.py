@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from depth_ros.core.camera import FIT_MODES
 from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.loader import BACKENDS
 from train.data.sequences import DataError, Sequence
@@ -63,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there')
     parser.add_argument('--backend', choices=BACKENDS, default='auto', help='of .onnx files')
     parser.add_argument('--threads', type=int, default=2, help='of .onnx files (%(default)s)')
+    parser.add_argument(
+        '--fit',
+        choices=FIT_MODES,
+        default='auto',
+        help='how images are fitted to the network, as the parameter fit of the nodes; what a crop '
+        'leaves out is not judged (%(default)s)',
+    )
 
     depth = parser.add_argument_group('depth')
     depth.add_argument(
@@ -158,13 +166,15 @@ def run(args: argparse.Namespace) -> None:
     scores = SequenceScores(args.tasks)
     sequences: list[Sequence] = []
     if args.kitti is not None:
-        frames = kitti_frames(args.kitti, args.split, args.truth, predictor, scores.notes)
+        frames = kitti_frames(args.kitti, args.split, args.truth, predictor, scores.notes, args.fit)
     else:
         sequences = sequences_in(args.data)
         frames = [
             frame
             for sequence in sequences
-            for frame in frames_of(sequence, predictor, args.semantics_dir, args.structure_points)
+            for frame in frames_of(
+                sequence, predictor, args.semantics_dir, args.structure_points, args.fit
+            )
         ]
     frames = [
         f
@@ -173,10 +183,11 @@ def run(args: argparse.Namespace) -> None:
     ]
     evaluate_frames(frames, predictor, protocol, classes, scores)
     if 'odometry' in args.tasks:
-        evaluate_odometry(sequences, predictor, scores)
+        evaluate_odometry(sequences, predictor, scores, args.fit)
     report = {
         'model': str(args.model),
         'data': str(args.kitti or args.data),
+        'fit': args.fit,
         **scores.report(protocol, classes),
     }
     print(table(report))

@@ -7,13 +7,15 @@ from collections import Counter, abc
 import numpy as np
 from tqdm import tqdm
 
+from depth_ros.core.camera import ImageFit
 from depth_ros.core.metrics.baselines import depth_baselines, trajectory_baselines
 from depth_ros.core.metrics.depth import ALIGNED, DepthTable
 from depth_ros.core.metrics.semantics import confusion, edge_mask
 from depth_ros.core.metrics.trajectory import snippet_metrics, trajectory_table
+from depth_ros.evaluation.frame_evaluator import FEW_POSES
 from depth_ros.inference.classes import ClassMap
-from train.data.sequences import LISTED, DataError, Sequence, read_image, read_map, resize_map
-from train.evaluation.frames import EvaluatedFrame
+from train.data.sequences import LISTED, DataError, Sequence, read_map, resize_map, stored_size
+from train.evaluation.frames import EvaluatedFrame, camera_of, fitted_image, image_fit
 from train.evaluation.points import POINTS, TOLD
 from train.evaluation.predict import Predictor, chain
 from train.evaluation.protocol import Protocol
@@ -41,31 +43,33 @@ def evaluate_frames(
     empty = 0
     for frame in tqdm(frames, 'perception', unit='frame', disable=None):
         try:
-            image = read_image(frame.image, *predictor.perception_size)
+            image = fitted_image(frame.image, predictor.perception_size, frame.fit)
             truth = frame.depth() if frame.depth and 'depth' in scores.tasks else None
-            true_labels = None if frame.labels is None else read_map(frame.labels)
+            true_labels = None if frame.labels is None else frame.seen(read_map(frame.labels))
         except (DataError, OSError) as error:
             scores.left_out[frame] = str(error)
             continue
         depth, labels = predictor.perceive(image, protocol.flip)
         if truth is not None and depth is not None:
+            truth, seen = protocol.seen(truth, frame)
+            _look_at_range(truth, frame, predictor, scores)
             edges = (
                 None
                 if true_labels is None
                 else edge_mask(resize_map(true_labels, *truth.shape[::-1]), protocol.edge_radius)
             )
-            found = protocol.table(depth, truth, frame.focal, edges, predictor.affine)
+            found = seen.table(depth, truth, frame.focal, edges, predictor.affine)
             if not frame.metric:  # nothing that asks for metres
                 found = DepthTable({ALIGNED[predictor.affine]: found.aligned}, found.scale)
             if found.rows:
                 scores.depth[frame], scores.scales[frame] = found.rows, found.scale
                 scores.baselines[frame] = depth_baselines(
                     truth,
-                    frame.camera,
+                    frame.fit.network if frame.fit else frame.camera,
                     height=frame.camera_height if frame.metric and not predictor.affine else 0.0,
                     affine=predictor.affine,
                     max_depth=protocol.caps[0],
-                    **protocol.options,
+                    **seen.options,
                 )
                 if frame.metric and not predictor.affine:
                     scores.constant.add(truth)
@@ -89,6 +93,7 @@ def evaluate_frames(
             'the model knows depth only up to scale and shift of its inverse; both '
             'are fitted to the truth in each image'
         )
+    _tell_range(predictor, scores)
     if empty:
         scores.notes.append(f'{empty} depth maps have no pixel that counts')
     if scores.left_out:
@@ -99,10 +104,41 @@ def evaluate_frames(
         scores.notes += list(scores.left_out.values())[:LISTED]
 
 
-def evaluate_odometry(
-    sequences: abc.Sequence[Sequence], predictor: Predictor, scores: SequenceScores
+def _look_at_range(
+    truth: np.ndarray, frame: EvaluatedFrame, predictor: Predictor, scores: SequenceScores
 ) -> None:
-    """Judge the trajectory of each sequence that has true poses."""
+    """Take note of the share of the true depth (H, W) that the model cannot say."""
+    known = truth[np.isfinite(truth) & (truth > 0)]
+    if predictor.depth_range is not None and frame.metric and len(known):
+        low, high = (frame.focal * limit for limit in predictor.depth_range)
+        scores.out_of_range.append(float(((known < low) | (known > high)).mean()))
+
+
+def _tell_range(predictor: Predictor, scores: SequenceScores) -> None:
+    if predictor.depth_range is None or not scores.out_of_range:
+        return
+    share, (low, high) = 100 * float(np.mean(scores.out_of_range)), predictor.depth_range
+    if share >= 1:
+        scores.notes.append(
+            f'{share:.0f} % of the true depth is outside of what the model can say ({low:g} to '
+            f'{high:g} m for its own camera): its errors there are those of the limit'
+        )
+
+
+def evaluate_odometry(
+    sequences: abc.Sequence[Sequence],
+    predictor: Predictor,
+    scores: SequenceScores,
+    mode: str = 'auto',
+) -> None:
+    """Judge the trajectory of each sequence that has true poses.
+
+    Args:
+        sequences: the sequences.
+        predictor: the model.
+        scores: gets the numbers.
+        mode: how images are fitted to the network, see :func:`train.evaluation.frames.image_fit`.
+    """
     sequences = [r for r in sequences if r.poses is not None]
     if sequences and predictor.pose_size is None:
         scores.notes.append('the model has no pose network')
@@ -117,12 +153,17 @@ def evaluate_odometry(
             name = sequence.folder.name
             poses, size = sequence.poses, predictor.pose_size
             assert poses is not None and size is not None  # see above
+            stored = stored_size(sequence)
+            camera = camera_of(sequence.intrinsics, stored) if stored else None
+            fit = image_fit(camera, predictor.pose_camera, mode)
 
             def images(
-                sequence: Sequence = sequence, size: tuple[int, int] = size
+                sequence: Sequence = sequence,
+                size: tuple[int, int] = size,
+                fit: ImageFit | None = fit,
             ) -> abc.Iterator[np.ndarray]:
                 for path in sequence.images:
-                    yield read_image(path, *size)
+                    yield fitted_image(path, size, fit)
                     bar.update()
 
             try:
@@ -146,4 +187,9 @@ def evaluate_odometry(
             except ValueError as error:  # too short, or it does not move
                 scores.notes.append(f'trajectory of {name}: {error}')
                 continue
+            if len(poses) < FEW_POSES:
+                scores.notes.append(
+                    f'trajectory of {name}: {len(poses)} poses only; aligning fits so few by '
+                    'itself, so that the ATE says little'
+                )
             scores.poses[name] = estimate, truth, times

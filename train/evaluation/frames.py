@@ -7,10 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-from depth_ros.core.camera import ImageFit, Intrinsics
-from train.data.sequences import Sequence, find_sequences, read_map, read_sequence, stored_size
+from depth_ros.core.camera import ImageFit, Intrinsics, shown_part
+from train.data.sequences import (
+    Sequence,
+    find_sequences,
+    read_map,
+    read_picture,
+    read_sequence,
+    resize_image,
+    stored_size,
+)
 from train.evaluation.points import HELD_OUT, point_truth
 from train.evaluation.predict import Predictor
 
@@ -24,6 +33,7 @@ class EvaluatedFrame(NamedTuple):
         depth: reads the true depth, float32 (H, W) metres, 0 = unknown; ``None`` without.
         labels: file of the true class ids; ``None`` without.
         focal: factor from the model's depth to that of this camera.
+        fit: how the image lies on the network's; ``None``: all of it, stretched.
         truth: what the true depth is: 'depth', of a sensor, or points of a reconstruction,
             'held_out' or 'all' of them.
         metric: whether the true depth is in metres, or known up to a factor only.
@@ -41,6 +51,13 @@ class EvaluatedFrame(NamedTuple):
     metric: bool = True
     camera: Intrinsics | None = None
     camera_height: float = 0.0
+    fit: ImageFit | None = None
+
+    def seen(self, values: np.ndarray) -> np.ndarray:
+        """The part of a map (H, W) of the image that the network sees."""
+        if self.fit is None:
+            return values
+        return values[shown_part(self.fit.camera, self.fit.network, *values.shape[1::-1])]
 
 
 def sequences_in(root: Path) -> list[Sequence]:
@@ -51,7 +68,11 @@ def sequences_in(root: Path) -> list[Sequence]:
 
 
 def frames_of(
-    sequence: Sequence, predictor: Predictor, semantics_dir: str, points: str | None
+    sequence: Sequence,
+    predictor: Predictor,
+    semantics_dir: str,
+    points: str | None,
+    mode: str = 'auto',
 ) -> list[EvaluatedFrame]:
     """All images of a sequence.
 
@@ -61,10 +82,11 @@ def frames_of(
         semantics_dir: name of the folder of the true labels.
         points: judge depth against these points of a reconstruction, 'held_out' or 'all' of them;
             ``None``: against measured depth, and the held-out points where there is none.
+        mode: how images are fitted to the network, see :func:`image_fit`.
     """
     size = stored_size(sequence)
-    focal = focal_factor(sequence.intrinsics, size, predictor) if size else 1.0
     camera = camera_of(sequence.intrinsics, size) if size else None
+    fit = image_fit(camera, predictor.camera, mode)
     structure = sequence.structure()
     frames = []
     for index, image in enumerate(sequence.images):
@@ -81,22 +103,15 @@ def frames_of(
                 if measured
                 else point_truth(structure, index, which, size),
                 labels if labels.exists() else None,
-                focal,
+                1.0 if fit is None else fit.depth_factor,
                 'depth' if measured else which,
                 measured or structure is None or structure.is_metric(index),
                 camera,
                 sequence.camera_height or 0.0,
+                fit,
             )
         )
     return frames
-
-
-def focal_factor(intrinsics: np.ndarray, size: abc.Sequence[float], predictor: Predictor) -> float:
-    """What the nodes multiply depth by for another camera; 1 where a camera is not known."""
-    camera = camera_of(intrinsics, size)
-    if predictor.camera is None or camera is None:
-        return 1.0
-    return ImageFit.create(camera, predictor.camera).depth_factor
 
 
 def camera_of(intrinsics: np.ndarray, size: abc.Sequence[float]) -> Intrinsics | None:
@@ -104,3 +119,34 @@ def camera_of(intrinsics: np.ndarray, size: abc.Sequence[float]) -> Intrinsics |
     if not np.isfinite(intrinsics).all():
         return None
     return Intrinsics.from_matrix(intrinsics, int(size[0]), int(size[1]))
+
+
+def fitted_image(path: Path, size: tuple[int, int], fit: ImageFit | None) -> np.ndarray:
+    """What a network sees of an image, RGB uint8 (height, width, 3).
+
+    Args:
+        path: the image.
+        size: width and height of the network's images.
+        fit: how both lie on each other, see :func:`image_fit`.
+
+    Raises:
+        DataError: if the file cannot be used.
+    """
+    image = read_picture(path)
+    if fit is not None:
+        image = image[shown_part(fit.camera, fit.network, *image.shape[1::-1])]
+    return cv2.cvtColor(resize_image(image, *size), cv2.COLOR_BGR2RGB)
+
+
+def image_fit(camera: Intrinsics | None, model: Intrinsics | None, mode: str) -> ImageFit | None:
+    """How images and a network's lie on each other, as the nodes have it.
+
+    Args:
+        camera: of the images, or ``None``.
+        model: the network's training camera, or ``None``.
+        mode: one of :data:`depth_ros.core.camera.FIT_MODES`.
+
+    Returns:
+        ``None`` where a camera is not known: the whole image is stretched.
+    """
+    return None if camera is None or model is None else ImageFit.create(camera, model, mode)

@@ -11,7 +11,7 @@ import numpy as np
 from depth_ros.core.camera import Intrinsics
 from train.data.sequences import DataError, read_map
 from train.data.velodyne import project_velodyne, raw_projection, read_calibration, read_points, row
-from train.evaluation.frames import EvaluatedFrame, camera_of, focal_factor
+from train.evaluation.frames import EvaluatedFrame, camera_of, image_fit
 from train.evaluation.predict import Predictor
 
 CAMERA_HEIGHT = 1.65
@@ -19,7 +19,12 @@ CAMERA_HEIGHT = 1.65
 
 
 def kitti_frames(
-    root: Path, split: Path | None, truth_kind: str, predictor: Predictor, notes: list[str]
+    root: Path,
+    split: Path | None,
+    truth_kind: str,
+    predictor: Predictor,
+    notes: list[str],
+    mode: str = 'auto',
 ) -> list[EvaluatedFrame]:
     """The frames of a split; what is missing on disk goes to ``notes``.
 
@@ -29,6 +34,7 @@ def kitti_frames(
         truth_kind: 'classic', the Velodyne's points; or 'improved', the maps of Uhrig et al.
         predictor: the model to be judged, for the factor of its depth.
         notes: receives a note on what is missing.
+        mode: how images are fitted to the network, see :func:`train.evaluation.frames.image_fit`.
 
     Raises:
         DataError: if the list or the calibration cannot be read, or nothing in the list is there.
@@ -36,9 +42,7 @@ def kitti_frames(
     if split is None:
         raise DataError('--kitti needs --split: a list of the images to judge')
     names = read_split(split)
-    cameras: dict[
-        tuple[str, int], tuple[np.ndarray, tuple[int, int], float, Intrinsics | None]
-    ] = {}
+    cameras: dict[tuple[str, int], tuple[np.ndarray, tuple[int, int], Intrinsics | None]] = {}
     frames, missing = [], []
     for date, drive, number, camera in names:
         folder = root / date / drive
@@ -55,8 +59,9 @@ def kitti_frames(
             missing.append(f'{date}/{drive} {number}')
             continue
         if (date, camera) not in cameras:
-            cameras[date, camera] = _kitti_camera(root / date, camera, predictor)
-        projection, shape, focal, lens = cameras[date, camera]
+            cameras[date, camera] = _kitti_camera(root / date, camera)
+        projection, shape, lens = cameras[date, camera]
+        fit = image_fit(lens, predictor.camera, mode)
         read = (
             partial(read_map, truth, 1 / 256)
             if truth_kind == 'improved'
@@ -69,9 +74,10 @@ def kitti_frames(
                 image,
                 read,
                 None,
-                focal,
+                1.0 if fit is None else fit.depth_factor,
                 camera=lens,
                 camera_height=CAMERA_HEIGHT,
+                fit=fit,
             )
         )
     if not frames:
@@ -137,10 +143,8 @@ def _kitti_truth(
     return next((f for f in files if f.exists()), None)
 
 
-def _kitti_camera(
-    date: Path, camera: int, predictor: Predictor
-) -> tuple[np.ndarray, tuple[int, int], float, Intrinsics | None]:
-    """Velodyne to pixels (3, 4), (height, width) of the image, the depth's factor, the camera."""
+def _kitti_camera(date: Path, camera: int) -> tuple[np.ndarray, tuple[int, int], Intrinsics | None]:
+    """Velodyne to pixels (3, 4), (height, width) of the image, and its camera."""
     path = date / 'calib_cam_to_cam.txt'
     rows = read_calibration(path)
     width, height = row(rows, f'S_rect_{camera:02d}', path).astype(int)
@@ -148,7 +152,6 @@ def _kitti_camera(
     return (
         raw_projection(date, camera),
         (height, width),
-        focal_factor(intrinsics, (width, height), predictor),
         camera_of(intrinsics, (width, height)),
     )
 

@@ -46,6 +46,9 @@ class Predictor(ABC):
         pose_size: the same of the pose network.
         camera: camera of the training, at network size, that depth is corrected by for another
             one; ``None`` where it is not known.
+        pose_camera: that of the pose network, likewise.
+        depth_range: nearest and farthest depth that the network can say, metres for its camera;
+            ``None`` where it is not known.
         classes: the semantic classes; empty without semantics.
         affine: whether depth is known only up to scale and shift of its inverse.
         views: how many consecutive frames the pose network sees at once.
@@ -54,6 +57,8 @@ class Predictor(ABC):
     perception_size: tuple[int, int] | None = None
     pose_size: tuple[int, int] | None = None
     camera: Intrinsics | None = None
+    pose_camera: Intrinsics | None = None
+    depth_range: tuple[float, float] | None = None
     classes: tuple[SemanticClass, ...] = ()
     affine: bool = False
     views: int = 2
@@ -184,6 +189,10 @@ class OnnxPredictor(Predictor):
             self.camera = contract.camera
             self.classes = contract.classes
             self.affine = contract.affine_invariant
+            if contract.metric and not self.affine and 'depth' in contract.outputs:
+                self.depth_range = contract.depth_limits
+        if 'pose' in engines:
+            self.pose_camera = engines['pose'].contract.camera
 
     def _perceive(self, image: np.ndarray) -> Perceived:
         outputs = self._engines['perception'].infer({'image': image[None]})
@@ -215,7 +224,7 @@ class CheckpointPredictor(Predictor):
         self.perception_size = self.pose_size = (config.width, config.height)
         if config.focal:
             center = (config.width - 1) / 2, (config.height - 1) / 2
-            self.camera = Intrinsics(
+            self.camera = self.pose_camera = Intrinsics(
                 config.focal, config.focal, *center, config.width, config.height
             )
         self._pairs = system.pose.pairs

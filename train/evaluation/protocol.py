@@ -7,7 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from depth_ros.core.metrics.depth import DepthTable, depth_table
+from depth_ros.core.metrics.depth import DepthTable, depth_table, garg_crop
+from train.evaluation.frames import EvaluatedFrame
 
 
 class Protocol(NamedTuple):
@@ -30,6 +31,20 @@ class Protocol(NamedTuple):
     def options(self) -> dict:
         """Options of :func:`prepare_depth` besides its caps and scaling."""
         return {'crop': self.crop, 'limit_truth': self.limit_truth}
+
+    def seen(self, truth: np.ndarray, frame: EvaluatedFrame) -> tuple[np.ndarray, Protocol]:
+        """The part of the true depth (H, W) that the network sees, and how it is judged.
+
+        A crop is of the whole image; where the network sees less, what is outside of the crop
+        becomes unknown.
+        """
+        shown = frame.seen(truth)
+        if shown.shape == truth.shape or self.crop is None:
+            return shown, self
+        inside = garg_crop(*truth.shape)
+        kept = np.zeros_like(truth)
+        kept[inside] = truth[inside]
+        return frame.seen(kept), self._replace(crop=None)
 
     def table(
         self,

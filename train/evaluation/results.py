@@ -18,8 +18,8 @@ from depth_ros.core.metrics.trajectory import SnippetMetrics
 from depth_ros.evaluation.results import TRAJECTORY_NUMBERS, kitti_text, tum_text
 from depth_ros.files import write_file
 from depth_ros.inference.classes import ClassMap
-from train.data.sequences import read_image, read_map, resize_map
-from train.evaluation.frames import EvaluatedFrame
+from train.data.sequences import read_map, resize_map
+from train.evaluation.frames import EvaluatedFrame, fitted_image
 from train.evaluation.predict import Predictor
 from train.evaluation.protocol import Protocol
 from train.evaluation.scores import SequenceScores
@@ -166,11 +166,11 @@ def draw(
     """Image, depth, true depth, error, classes and true classes side by side: uint8 RGB."""
     size = predictor.perception_size
     assert size is not None  # there is nothing to draw without a perception network
-    image = read_image(frame.image, *size)
+    image = fitted_image(frame.image, size, frame.fit)
     depth, labels = predictor.perceive(image, protocol.flip)
     panels = {'image': image}
     if frame.depth and depth is not None:
-        truth = frame.depth()
+        truth, protocol = protocol.seen(frame.depth(), frame)
         prepared = prepare_depth(
             protocol.resized(depth, truth.shape),
             truth,
@@ -200,7 +200,7 @@ def draw(
         found = resize_map(classes.predicted(labels), *size)
         panels['masks'] = color_labels(found, colors, image)
     if frame.labels and classes is not None:
-        truth = resize_map(classes.truth(read_map(frame.labels)), *size)
+        truth = resize_map(classes.truth(frame.seen(read_map(frame.labels))), *size)
         panels['true masks'] = color_labels(truth, colors, image)
     cells = [
         cv2.putText(

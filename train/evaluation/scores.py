@@ -35,6 +35,7 @@ class SequenceScores:
         snippets: metrics of each snippet by sequence.
         poses: by sequence: estimate, truth (N, 4, 4), both from their first camera, and times.
         left_out: by frame, what is wrong with a file of it.
+        out_of_range: by frame, the share of the true depth that the model cannot say.
         notes: what was not evaluated, and why.
     """
 
@@ -49,6 +50,7 @@ class SequenceScores:
     poses: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
     snippets: dict[str, list] = field(default_factory=dict)
     left_out: dict[EvaluatedFrame, str] = field(default_factory=dict)
+    out_of_range: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def report(self, protocol: Protocol, classes: ClassMap | None) -> dict:

@@ -16,6 +16,9 @@ import numpy as np
 MIN_DEPTH = 1e-3
 """Least depth that counts, metres."""
 
+CAPS = (80.0, 50.0)
+"""Farthest true depths that count, as papers on KITTI have them, metres."""
+
 BANDS = (0.0, 10.0, 20.0, 40.0, 80.0)
 """Borders between the ranges of distance whose errors are also reported apart, metres."""
 
@@ -213,7 +216,7 @@ def depth_table(
     *,
     factor: float | None = 1.0,
     affine: bool = False,
-    caps: Sequence[float] = (80.0, 50.0),
+    caps: Sequence[float] = CAPS,
     edges: np.ndarray | None = None,
     labels: np.ndarray | None = None,
     names: Sequence[str] = (),
