@@ -108,7 +108,7 @@ def test_the_same_as_train_evaluate(walk, shipped):
     compared = [name for name in ours['depth']['rows'] if name in rows]
     assert {'median_scaled', 'as_published', 'median_scaled_50m', '0_to_10m'} <= set(compared)
     for name in compared:
-        assert ours['depth']['rows'][name] == pytest.approx(rows[name], abs=1e-6)
+        assert ours['depth']['rows'][name] == pytest.approx(rows[name], rel=1e-6, abs=1e-6)
     for name in ('scale_median', 'scale_spread'):
         assert ours['depth'][name] == pytest.approx(rows[name], abs=1e-6)
     (trajectory,) = theirs['trajectories'].values()
@@ -136,11 +136,14 @@ def test_the_same_as_a_few_lines_of_numpy(walk, shipped):
         fit = ImageFit.create(
             Intrinsics(k[0, 0], k[1, 1], k[0, 2], k[1, 2], width, height),
             Intrinsics(*contract.intrinsics, contract.input_width, contract.input_height),
+            'auto',
         )
+        assert fit.height < height  # 3:2 is cropped, and truth with it
         small = np.empty((1, contract.input_height, contract.input_width, 3), np.uint8)
         fit.to_network(rgb, small[0])
-        disparity = cv2.resize(1 / engine.infer({'image': small})['depth'], (width, height))
+        disparity = cv2.resize(1 / engine.infer({'image': small})['depth'], (fit.width, fit.height))
         g = cv2.imread(str(walk / 'walk/depth' / f'{path.stem}.png'), cv2.IMREAD_UNCHANGED) / 1e3
+        g = g[fit.y : fit.y + fit.height, fit.x : fit.x + fit.width]
         known = (g > 1e-3) & (g < 80)
         d, g = 1 / disparity[known], g[known]
         d = np.clip(d * np.median(g) / np.median(d), 1e-3, 80)
@@ -154,6 +157,22 @@ def test_the_same_as_a_few_lines_of_numpy(walk, shipped):
     abs_rel, rmse, a1 = np.mean(errors, axis=0)
     row = read(walk / 'out')['depth']['rows']['median_scaled']
     assert (row['abs_rel'], row['rmse'], row['a1']) == pytest.approx((abs_rel, rmse, a1), abs=1e-6)
+
+
+def test_protocols_of_papers(walk, tmp_path):
+    """--cap and --crop are those of train evaluate."""
+    from train.__main__ import main as train
+
+    options = ['--cap', '3', '2', '--crop', 'garg']
+    json_file = str(tmp_path / 'train.json')
+    assert not train(['evaluate', str(walk / 'walk'), '--json', json_file, *options])
+    evaluate(walk / 'bag', '--out', tmp_path / 'out', '--no-recording', *options)
+    ours, theirs = read(tmp_path / 'out'), json.loads(Path(json_file).read_text())['depth']
+    for name in ('median_scaled', 'median_scaled_2m'):
+        assert ours['depth']['rows'][name] == pytest.approx(theirs[name], rel=1e-5)
+    whole = read(walk / 'out')['depth']['rows']['median_scaled']
+    assert ours['depth']['rows']['median_scaled'] != pytest.approx(whole, rel=1e-3)
+    assert ours['settings']['caps'] == [3, 2] and ours['settings']['crop'] == 'garg'
 
 
 @pytest.mark.parametrize('option, number', [('-a', 'ate_se3'), ('-as', 'ate_sim3')])

@@ -13,6 +13,7 @@ from depth_ros.core.camera import (
     project,
     reproject,
     scale_intrinsics,
+    shown_part,
 )
 from depth_ros.core.se3 import pose, rotation_from_vector
 
@@ -272,3 +273,15 @@ def test_intrinsics_of_real_cameras_are_neither_refused_nor_odd():
         (285.2, 285.2, 318, 180, 640, 360),
     ):
         assert not check_intrinsics(Intrinsics(*numbers))
+
+
+def test_the_part_of_an_image_that_a_view_shows():
+    camera = Intrinsics(300, 280, 330, 250, 640, 480)
+    model = Intrinsics(200, 200, 159.5, 47.5, 320, 96)
+    for mode in ('stretch', 'crop'):
+        fit = ImageFit.create(camera, model, mode)
+        rows, columns = shown_part(camera, fit.network, 640, 480)
+        assert (rows.start, rows.stop) == (fit.y, fit.y + fit.height)
+        assert (columns.start, columns.stop) == (fit.x, fit.x + fit.width)
+        rows, columns = shown_part(camera, fit.network, 320, 240)  # of a map at half the size
+        assert abs(rows.start - fit.y / 2) <= 0.5 and abs(columns.stop * 2 - fit.x - fit.width) <= 1

@@ -83,7 +83,37 @@ def test_depth_is_corrected_for_another_camera(monkeypatch, tmp_path, street):
     np.savetxt(street / 'intrinsics.txt', [[100, 0, 31.5], [0, 100, 15.5], [0, 0, 1]])
     report = run(monkeypatch, tmp_path, Oracle(factor=0.5), street, '--tasks', 'depth')
     assert report['depth']['as_published']['abs_rel'] == pytest.approx(0, abs=1e-6)
-    assert set(report) == {'model', 'data', 'depth'}  # nothing else was asked for
+    assert set(report) == {'model', 'data', 'fit', 'depth'}  # nothing else was asked for
+
+
+@pytest.mark.parametrize('garg', ['none', 'garg'])
+def test_what_a_crop_leaves_out_is_not_judged(monkeypatch, tmp_path, garg):
+    """Three times as high as the network's images: the oracle is right of what it sees, in its place."""
+    street = write_street(tmp_path / 'street')
+    for file in street.glob('*/*.png'):
+        image = cv2.imread(str(file), -1)
+        rows = np.random.default_rng(1).integers(20, 200, (HEIGHT, *image.shape[1:]))
+        noise = rows.astype(image.dtype)
+        cv2.imwrite(str(file), np.concatenate([noise, image, noise]))
+    np.savetxt(street / 'intrinsics.txt', [[50, 0, 31.5], [0, 50, 15.5 + HEIGHT], [0, 0, 1]])
+    arguments = street, '--tasks', 'depth', 'semantics', '--crop', garg
+    for mode in ('crop', 'auto'):
+        report = run(monkeypatch, tmp_path, Oracle(), *arguments, '--fit', mode)
+        assert report['depth']['as_published']['abs_rel'] == pytest.approx(0, abs=1e-6)
+        assert report['semantics']['iou'] == {'road': 1, 'car': 1}
+    report = run(monkeypatch, tmp_path, Oracle(), *arguments, '--fit', 'stretch')
+    assert report['depth']['as_published']['abs_rel'] > 0.1
+    assert report['fit'] == 'stretch'
+
+
+def test_truth_that_the_model_cannot_say_is_mentioned(monkeypatch, tmp_path, street):
+    oracle = Oracle()
+    oracle.depth_range = 5.0, 80.0
+    notes = run(monkeypatch, tmp_path, oracle, street, '--tasks', 'depth')['notes']
+    nearer = np.mean([(cv2.imread(str(f), -1) < 5000).mean() for f in street.glob('depth/*')])
+    assert notes[0].startswith(f'{100 * nearer:.0f} % of the true depth is outside')
+    oracle.depth_range = 1.0, 80.0
+    assert 'notes' not in run(monkeypatch, tmp_path, oracle, street, '--tasks', 'depth')
 
 
 def test_what_is_written(monkeypatch, tmp_path, street):
@@ -201,7 +231,8 @@ def test_missing_truth_is_said(monkeypatch, tmp_path, street, capsys):
 def test_frames_with_damaged_files_are_left_out(monkeypatch, tmp_path, street):
     np.savetxt(street / 'intrinsics.txt', [[100, 0, 31.5], [0, 100, 15.5], [0, 0, 1]])
     whole = run(monkeypatch, tmp_path, Oracle(factor=1.5), street)
-    assert 'notes' not in whole
+    few = f'trajectory of street: {FRAMES} poses only; aligning fits so few by itself'
+    assert [note.startswith(few) for note in whole['notes']] == [True]
     shutil.copytree(street, tmp_path / 'set/whole')
     street.rename(tmp_path / 'set/torn')
     for name in ('images/0.png', 'depth/2.png', 'semantics/5.png'):
@@ -248,7 +279,7 @@ def test_a_path_that_cannot_be_judged_is_a_note(monkeypatch, tmp_path, street):
         (['.', '--kitti', '.'], 'name either a folder'),
         (['.', '--cap', '0'], '--cap must be'),
         (['.', '--classes', 'no.yaml'], "cannot use --classes 'no.yaml'"),
-        (['nowhere'], 'no sequences'),
+        (['nowhere'], 'there is no folder'),
     ],
 )
 def test_bad_requests_are_named(monkeypatch, capsys, arguments, message):
