@@ -88,7 +88,7 @@ def test_depth_is_corrected_for_another_camera(monkeypatch, tmp_path, street):
 
 @pytest.mark.parametrize('garg', ['none', 'garg'])
 def test_what_a_crop_leaves_out_is_not_judged(monkeypatch, tmp_path, garg):
-    """Three times as high as the network's images: the oracle is right of what it sees, in its place."""
+    """Three times as high as the network's images: the oracle is right of what it sees."""
     street = write_street(tmp_path / 'street')
     for file in street.glob('*/*.png'):
         image = cv2.imread(str(file), -1)
