@@ -27,6 +27,9 @@ clean_env := env -u PYTHONPATH -u PYTHONHOME -u LD_LIBRARY_PATH -u _ROS_WHEELS_B
 in = $(clean_env) VIRTUAL_ENV='$(CURDIR)/$(1)' AMENT_PREFIX_PATH='$(CURDIR)/$(1)' \
 	PATH='$(CURDIR)/$(1)/bin':"$$PATH" ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
 
+# A test file for each core at a time, so that torch and the like need no threads of their own.
+pytest = OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
 # Sets $python to an interpreter that runs, fits and can make virtual environments. Version
 # managers leave commands on the path that do not run: only a try tells.
 candidates := $(if $(PYTHON),'$(PYTHON)',python3 python3.12 python3.11 python3.13 python3.10)
@@ -56,11 +59,11 @@ demo: $(demo_venv)/.complete ## replay a recording through the nodes; writes out
 
 .PHONY: test
 test: .venv/.complete lint ## everything that CI checks
-	@$(call in,.venv) python -m pytest $(ARGS)
+	@$(call in,.venv) $(pytest) $(ARGS)
 
 .PHONY: quick
 quick: .venv/.complete ## the tests that need no DDS, browser or training: under 90 seconds
-	@$(call in,.venv) python -m pytest -m 'not slow' $(ARGS)
+	@$(call in,.venv) $(pytest) -m 'not slow' $(ARGS)
 
 .PHONY: lint
 lint: .venv/.complete ## style, types
