@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from depth_ros.files import HeldError, locked
 from train.commands import synthesize
 
 pytest.importorskip('moderngl')
@@ -151,7 +152,7 @@ def test_synthesize_writes_and_keeps_sequences(tmp_path, renderer):
     )
     synthesize.run(args)
     folder = tmp_path / 'a' / '0000'
-    assert [p.name for p in sorted((tmp_path / 'a').iterdir())] == ['0000']
+    assert [p.name for p in sorted((tmp_path / 'a').iterdir())] == ['0000', 'synthesized.json']
     stems = ['000000', '000001', '000002']
     for kind in ('images', 'depth', 'semantics'):
         assert sorted(p.stem for p in (folder / kind).iterdir()) == stems
@@ -192,7 +193,7 @@ def test_an_interrupted_sequence_is_rendered_again(tmp_path, renderer):
             '--png',
         )
     )
-    assert [p.name for p in tmp_path.iterdir()] == ['0000']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['0000', 'synthesized.json']
     assert [p.name for p in (tmp_path / '0000' / 'images').iterdir()] == ['000000.png']
 
 
@@ -227,3 +228,20 @@ def test_without_opengl_the_remedy_is_named(tmp_path, repository):
     assert 'apt install libegl1 libgl1-mesa-dri' in result.stderr
     assert 'Traceback' not in result.stderr
     assert not (tmp_path / 'out').exists()
+
+
+def test_sequences_of_other_options_are_not_mixed(tmp_path, renderer):
+    options = ('--out', tmp_path, '--frames', 1, '--width', WIDTH, '--height', HEIGHT, '--fast')
+    synthesize.run(arguments(*options))
+    for other in (('--seed', 2), ('--frames', 2), ('--vary',)):
+        with pytest.raises(ValueError, match=f'was made with {other[0][2:]} '):
+            synthesize.run(arguments(*options, '--sequences', 2, *other))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['0000', 'synthesized.json']
+
+
+def test_two_at_once(tmp_path, renderer):
+    with (
+        locked(tmp_path / '.lock', 'synthesize'),
+        pytest.raises(HeldError, match='is in use by process'),
+    ):
+        synthesize.run(arguments('--out', tmp_path))

@@ -1,9 +1,19 @@
 """``python -m train synthesize``: render drives through procedural streets, with ground truth."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+
+from depth_ros.files import locked, write_file
+
+CLAIM = 'synthesized.json'
+OPTIONS = (
+    *('frames', 'seed', 'rate', 'width', 'height', 'fx', 'fy', 'cx', 'cy', 'fast', 'vary'),
+    *('png', 'jpeg_quality'),
+)
+"""What a sequence depends on."""
 
 
 def add_arguments(parser):
@@ -40,11 +50,11 @@ def run(args):
     """Render what ``args`` asks for; sequences that exist are kept.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or the folder holds sequences of other options.
+        HeldError: another process renders to the folder.
         OSError: OpenGL cannot be used here, or files cannot be written.
     """
     from train.synthetic.renderer import Renderer, default_intrinsics
-    from train.synthetic.sequence import random_camera, write_sequence
 
     for name in ('sequences', 'frames', 'rate', 'width', 'height'):
         if not 0 < getattr(args, name) < 1e9:
@@ -61,11 +71,28 @@ def run(args):
             intrinsics[index] = getattr(args, name)
     if not (np.isfinite(intrinsics).all() and min(intrinsics[0, 0], intrinsics[1, 1]) > 0):
         raise ValueError('--fx and --fy must be positive, --cx and --cy finite')
-    todo = [i for i in range(args.sequences) if not (args.out / f'{i:04d}').exists()]
-    if not todo:
+    _check_claim(args)
+    if not _missing(args):
         print(f'{args.out}: all {args.sequences} sequences are there')
         return
     renderer = Renderer(intrinsics, args.width, args.height, 1 if args.fast else 2)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with locked(args.out / '.lock', 'synthesize'):
+        _check_claim(args)
+        write_file(args.out / CLAIM, json.dumps(_claim(args), indent=1) + '\n')
+        _render(args, renderer)
+
+
+def _missing(args):
+    """Numbers of the sequences that are not there yet."""
+    return [i for i in range(args.sequences) if not (args.out / f'{i:04d}').exists()]
+
+
+def _render(args, renderer):
+    """Render the sequences that are not there yet."""
+    from train.synthetic.sequence import random_camera, write_sequence
+
+    todo = _missing(args)
     with tqdm(
         total=len(todo) * args.frames, unit='frame', desc=str(args.out), disable=None
     ) as progress:
@@ -85,3 +112,24 @@ def run(args):
                 progress.update,
                 mounting,
             )
+
+
+def _claim(args):
+    """What the sequences are made with."""
+    return {name: getattr(args, name) for name in OPTIONS}
+
+
+def _check_claim(args):
+    """Check that the sequences that are there were made with the same.
+
+    Raises:
+        ValueError: they were not, and would be mixed with these.
+    """
+    path = args.out / CLAIM
+    found = json.loads(path.read_text()) if path.exists() else _claim(args)
+    if other := [name for name, value in _claim(args).items() if found.get(name) != value]:
+        name = other[0]
+        raise ValueError(
+            f"'{args.out}' was made with {name} {found.get(name)}, not {getattr(args, name)}: "
+            'choose another --out, or remove it'
+        )

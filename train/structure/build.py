@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from depth_ros.evaluation.structure import FILE, Structure
-from depth_ros.files import write_file
+from depth_ros.files import locked, write_file
 from train.data.sequences import TABLES, DataError, Sequence, read_sequence
 from train.structure.assemble import assemble
 from train.structure.found import Reconstruction
@@ -24,6 +24,7 @@ from train.structure.scale import Scale, find_scale
 from train.structure.spans import Progress, reconstruct_spans
 
 VERSION = 1  # of what is written: another one makes all of it again
+HEAD = 1 << 12  # bytes of each file that tell whether it has changed
 REPORTS = '.structure'  # folder of reports, beside the sequences
 WHOLE = 0.95  # share of the frames from which no word is lost about the others
 WRONG_LENS = 1.0  # pixels of median error, at a width of 1000, that a right camera stays under
@@ -150,7 +151,8 @@ def done(job: Job) -> Report | None:
 
 
 def fingerprint(job: Job) -> str:
-    """A hash of all that the result depends on: options, tables, and the names and sizes of files.
+    """A hash of all that the result depends on: options, tables, and the names, sizes and first
+    bytes of files.
 
     Raises:
         DataError: the sequence cannot be read.
@@ -162,8 +164,12 @@ def fingerprint(job: Job) -> str:
     )
     for index, path in enumerate(sequence.images):
         labels = sequence.semantics_path(index)
-        sizes = path.stat().st_size, labels.stat().st_size if labels.exists() else -1
-        digest.update(f'{path.name} {sizes}\n'.encode())
+        for file in (path, labels):
+            size = file.stat().st_size if file.exists() else -1
+            digest.update(f'{file.name} {size}\n'.encode())
+            if size >= 0:
+                with file.open('rb') as stream:
+                    digest.update(stream.read(HEAD))
     digest.update(sequence.intrinsics.tobytes())
     for name in ('camera_height.txt', *TABLES):
         path = job.folder / name
@@ -181,11 +187,17 @@ def build(job: Job, progress: Progress = lambda share, stage: None) -> Report:
     Raises:
         OSError: something cannot be written; nothing half-written stays.
         DataError: the sequence cannot be read.
+        HeldError: another process reconstructs it.
     """
+    job.reports.mkdir(parents=True, exist_ok=True)
+    with locked(job.reports / f'.{job.name}.lock', f"structure of '{job.name}'"):
+        return _build(job, progress)
+
+
+def _build(job: Job, progress: Progress) -> Report:
     begin = time.monotonic()
     sequence = read_sequence(job.folder, calibrated=False)
     mark = fingerprint(job)
-    job.reports.mkdir(parents=True, exist_ok=True)
     report = Report(job.name, str(job.target), mark, '', len(sequence.images))
     with tempfile.TemporaryDirectory(prefix=f'.{job.name}.', dir=job.reports) as work:
         try:
