@@ -348,6 +348,11 @@ class ImageFit:
         return math.sqrt(self.network.fx / self.model.fx * self.network.fy / self.model.fy)
 
     @property
+    def share(self) -> float:
+        """Of the camera image that the network sees."""
+        return self.width * self.height / (self.camera.width * self.camera.height)
+
+    @property
     def anisotropy(self) -> float:
         """Distortion of the pixel aspect relative to training, >= 1; 1.1 is 10 %."""
         ratio = (self.network.fx / self.network.fy) / (self.model.fx / self.model.fy)

@@ -17,7 +17,13 @@ import numpy as np
 from depth_ros.bags.ground_truth import Nearest, PoseTrack, count_problem
 from depth_ros.bags.messages import COMPRESSED_IMAGE, IMAGE, Message, decode_pose, header_stamp
 from depth_ros.bags.reader import Bag
-from depth_ros.core.camera import CameraError, Intrinsics, intrinsics_from_info
+from depth_ros.core.camera import (
+    CameraError,
+    ImageFit,
+    Intrinsics,
+    intrinsics_from_info,
+    shown_part,
+)
 from depth_ros.core.images import ImageError, decode_depth, decode_labels
 from depth_ros.evaluation.frame_evaluator import Evaluation, camera_step
 from depth_ros.evaluation.frame_scores import FrameOutputs
@@ -262,7 +268,26 @@ class _Published:
                 info = self._infos.bag.decode(sent)
             frame.view = intrinsics_from_info(info, *frame.depth.shape[::-1])
             frame.rgb = _resized(image.rgb, frame.view)
+        self._cut(frame)
         return frame
+
+    def _cut(self, frame: FrameOutputs) -> None:
+        """Keep of a frame what the network saw: the node says nothing of the rest."""
+        session = self._session
+        if session.perception is None:
+            return
+        fit = ImageFit.create(frame.camera, session.perception.camera, session.job.settings.fit)
+        whole = frame.view
+
+        def cut(values: np.ndarray) -> np.ndarray:
+            part = shown_part(whole, fit.network, *values.shape[1::-1])
+            return np.ascontiguousarray(values[part])
+
+        frame.rgb = cut(frame.rgb)
+        frame.view = fit.network.resized(*frame.rgb.shape[1::-1])
+        frame.depth = None if frame.depth is None else cut(frame.depth)
+        frame.labels = None if frame.labels is None else cut(frame.labels)
+        frame.others = {name: cut(values) for name, values in frame.others.items()}
 
 
 def _pixels(name: str, message: Any) -> np.ndarray:

@@ -174,6 +174,7 @@ class Session:
             with suppress(CameraError):  # as above, of each image
                 odd = check_intrinsics(calibration(self.first_info))
                 self.notes += [f'camera_info holds {text}' for text in odd]
+                self.notes += self._unseen()
         self.point_truth: PointTruth | None = None
         if job.structure is not None:
             self.point_truth = PointTruth(
@@ -196,6 +197,20 @@ class Session:
             self.job.caps,
             self.job.crop,
         )
+
+    def _unseen(self) -> list[str]:
+        """Say how much of the images the perception network does not see."""
+        info = self.first_info
+        if self.perception is None or info is None:
+            return []
+        camera = intrinsics_from_info(info, info.width, info.height)
+        fit = ImageFit.create(camera, self.perception.camera, self.job.settings.fit)
+        if fit.share == 1:
+            return []
+        return [
+            f'the network sees {100 * fit.share:.0f} % of each image, {fit.width}x{fit.height} of '
+            f'{camera.width}x{camera.height} pixels (--fit), and is judged there'
+        ]
 
     def _depth_range(self) -> tuple[float, float] | None:
         """Return the depths that the model can say of this camera, metres; None: not known."""

@@ -167,6 +167,7 @@ def draw(
     size = predictor.perception_size
     assert size is not None  # there is nothing to draw without a perception network
     image = fitted_image(frame.image, size, frame.fit)
+    size = size[0], _panel_height(frame, size)
     depth, labels = predictor.perceive(image, protocol.flip)
     panels = {'image': image}
     if frame.depth and depth is not None:
@@ -183,6 +184,7 @@ def draw(
     if depth is not None:
         near = float(np.percentile(depth, 2))
         panels['depth'] = color_depth(depth, near)
+        unit = 'm' if frame.depth and frame.metric else 'units of the model'
     if frame.depth and depth is not None:
         with np.errstate(invalid='ignore', divide='ignore'):
             error = np.where(prepared.valid, np.abs(prepared.depth - truth) / truth, np.nan)
@@ -202,18 +204,42 @@ def draw(
     if frame.labels and classes is not None:
         truth = resize_map(classes.truth(frame.seen(read_map(frame.labels))), *size)
         panels['true masks'] = color_labels(truth, colors, image)
-    cells = [
-        cv2.putText(
-            np.ascontiguousarray(resize_map(panel, *size)),
-            name,
-            (6, 16),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.5,
-            (255, 255, 255),
-            1,
-            cv2.LINE_AA,
-        )
-        for name, panel in panels.items()
-    ]
-    cells += [np.zeros_like(image)] * (len(cells) % 2)
+    cells = []
+    for name, panel in panels.items():
+        cell = np.ascontiguousarray(resize_map(panel, *size))
+        if name in ('depth', 'true depth'):
+            _legend(cell, near, unit)
+        cells.append(_write(cell, name, (6, 16)))
+    cells += [np.zeros_like(cells[0])] * (len(cells) % 2)
     return np.vstack([np.hstack(cells[i : i + 2]) for i in range(0, len(cells), 2)])
+
+
+def _panel_height(frame: EvaluatedFrame, size: tuple[int, int]) -> int:
+    """Height of a panel of the network's width whose pixels are square, as the camera sees."""
+    fit = frame.fit
+    if fit is None:
+        return size[1]
+    return max(1, round(size[0] * fit.height / fit.width * fit.camera.fx / fit.camera.fy))
+
+
+def _write(panel: np.ndarray, text: str, place: tuple[int, int], scale: float = 0.5) -> np.ndarray:
+    """Write white text into a panel."""
+    return cv2.putText(
+        panel, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA
+    )
+
+
+def _legend(panel: np.ndarray, near: float, unit: str) -> None:
+    """Draw what the colours of depth mean along the lower edge of a panel (H, W, 3).
+
+    The colours are even in inverse depth, from `near` on the left to infinity on the right.
+    """
+    height, width = panel.shape[:2]
+    bar = max(4, height // 40)
+    inverse = np.linspace(1 / near, 1e-6, width, dtype=np.float32)
+    panel[height - bar :] = color_depth(np.tile(1 / inverse, (bar, 1)), near)
+    for factor in (1, 2, 4, 10):
+        where = round((1 - 1 / factor) * (width - 1))
+        panel[height - bar :, where : where + 2] = 255
+        text = f'{factor * near:.3g}' + (f' {unit}' if factor == 1 else '')
+        _write(panel, text, (where + 3, height - bar - 3), 0.35)
