@@ -91,6 +91,8 @@ OUTPUTS = {
                 Topic('depth/camera_info', 'sensor_msgs/msg/CameraInfo', absolute=True),
                 Topic('depth/color', IMAGE, 'rgb8', colors='depth'),
                 Topic('points', 'sensor_msgs/msg/PointCloud2', absolute=True, recorded=False),
+                Topic('obstacles', 'sensor_msgs/msg/PointCloud2', absolute=True, recorded=False),
+                Topic('scan', 'sensor_msgs/msg/LaserScan', absolute=True, recorded=False),
             ),
         ),
         Output(

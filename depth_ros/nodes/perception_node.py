@@ -12,7 +12,7 @@ import sys
 from functools import partial
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, LaserScan, PointCloud2
 
 from depth_ros.core.camera import ImageFit
 from depth_ros.core.colors import DepthColors, color_labels
@@ -25,6 +25,7 @@ from depth_ros.inference.outputs import TOPICS, topics
 from depth_ros.nodes.camera_input import Frame
 from depth_ros.nodes.camera_node import CameraNode
 from depth_ros.nodes.class_names import ClassNames
+from depth_ros.nodes.obstacle_output import OBSTACLES, SCAN, ObstacleOutput, knows_metres
 from depth_ros.nodes.parameters import PERCEPTION
 from depth_ros.nodes.run import run
 from depth_ros.nodes.scale_input import ScaleInput
@@ -36,6 +37,7 @@ _MESSAGES = {
     'sensor_msgs/msg/Image': Image,
     'sensor_msgs/msg/CameraInfo': CameraInfo,
     'sensor_msgs/msg/PointCloud2': PointCloud2,
+    'sensor_msgs/msg/LaserScan': LaserScan,
 }
 
 
@@ -44,7 +46,7 @@ COMPRESSED_DEPTH = f'{DEPTH}/compressedDepth'
 _MILLIMETRES = '16UC1'
 
 
-Message = Image | CompressedImage | CameraInfo | PointCloud2
+Message = Image | CompressedImage | CameraInfo | LaserScan | PointCloud2
 
 
 class Canvas:
@@ -106,6 +108,7 @@ class PerceptionNode(CameraNode):
         """Declare the parameters; publishers come with the model on configure."""
         self._outputs: dict = {}
         self._scale: ScaleInput | None = None
+        self._obstacles: ObstacleOutput | None = None
         self._class_names: ClassNames | None = None
         super().__init__('perception_node', PERCEPTION)
 
@@ -124,6 +127,7 @@ class PerceptionNode(CameraNode):
         self._canvas: Canvas | None = None
         if 'depth' in contract.outputs:
             self._scale = ScaleInput(self, self.report, contract)
+            self._obstacles = ObstacleOutput(contract, self.report)
         self._draw = {
             'depth': DepthColors(),
             'classes': partial(color_labels, colors=colors),
@@ -225,12 +229,18 @@ class PerceptionNode(CameraNode):
         canvas = self._next_canvas(frame)
         labels = outputs.get('labels')
         depth = np.empty(0)
-        if wanted & {DEPTH, COMPRESSED_DEPTH, 'depth/color', 'points'}:
+        if wanted & {DEPTH, COMPRESSED_DEPTH, 'depth/color', 'points', OBSTACLES, SCAN}:
             depth = self._depth(outputs['depth'], labels, frame, scale)
             outputs = {**outputs, 'depth': depth}
         messages: dict[str, Message] = {}
+        if wanted & {OBSTACLES, SCAN} and not (scale is None and self._waits):
+            messages.update(self._obstacle_messages(wanted, depth, labels, frame))
         for name, (output, topic) in self._topics.items():
-            if name not in wanted or (topic.absolute and scale is None and self._waits):
+            if (
+                name in (OBSTACLES, SCAN)
+                or name not in wanted
+                or (topic.absolute and scale is None and self._waits)
+            ):
                 continue
             if name == 'depth/camera_info':
                 messages[name] = conversions.camera_info(frame.info, frame.header, canvas.camera)
@@ -280,6 +290,28 @@ class PerceptionNode(CameraNode):
         farthest = np.nanmax(depth, initial=1.0)
         message.data.frombytes(compressed_depth(self._depth_buffer(canvas, depth).array, farthest))
         return message
+
+    def _obstacle_messages(
+        self, wanted: set[str], depth: np.ndarray, labels: np.ndarray | None, frame: Frame
+    ) -> dict[str, Message]:
+        """What stands on the ground; nothing where depth is not in metres."""
+        if not knows_metres(self.engine.contract, self.settings.depth_scale, self._waits):
+            self.report(
+                'obstacles',
+                'no obstacles are published: depth is not in metres; set depth_scale or '
+                'scale_source',
+            )
+            return {}
+        assert self._obstacles is not None
+        seen = self._obstacles.look(depth, labels, frame, self.settings)
+        messages: dict[str, Message] = {}
+        if seen is not None and OBSTACLES in wanted:
+            messages[OBSTACLES] = self._obstacles.cloud(seen, frame)
+        if seen is not None and SCAN in wanted:
+            scan = self._obstacles.scan(seen, frame, self.settings)
+            if scan is not None:
+                messages[SCAN] = scan
+        return messages
 
     def _points(
         self, frame: Frame, canvas: Canvas, depth: np.ndarray, labels: np.ndarray | None

@@ -28,19 +28,6 @@ from std_msgs.msg import Header
 
 from depth_ros.core.camera import Intrinsics
 from depth_ros.core.images import ImageError, UnknownEncodingError, decode_rgb
-from depth_ros.core.pointcloud import POINT
-
-# The fields of POINT.
-_FIELDS = [
-    PointField(
-        name=name,
-        offset=4 * index,
-        count=1,
-        datatype=PointField.UINT32 if name == 'label' else PointField.FLOAT32,
-    )
-    for index, name in enumerate(('x', 'y', 'z', 'rgb', 'label'))
-]
-
 
 _PROBE = """
 import numpy as np
@@ -184,23 +171,40 @@ def cloud_message(header: Header, cloud: np.ndarray) -> PointCloud2:
 
     Args:
         header: Stamp and frame of the points.
-        cloud: (H, W) of `core.pointcloud.POINT`, contiguous; invalid points are NaN.
+        cloud: (H, W) of `core.pointcloud.POINT` or another type of float32 and uint32 fields
+            without gaps, contiguous; invalid points are NaN.
     """
+    fields = _fields(cloud.dtype)
     create = _create_cloud()
     if create is not None:
         # It takes rows and columns in different order from version to version.
-        message = create(header, _FIELDS, cloud.reshape(-1))
+        message = create(header, fields, cloud.reshape(-1))
     else:
         message = PointCloud2(
-            header=header, fields=_FIELDS, is_bigendian=False, point_step=POINT.itemsize
+            header=header, fields=fields, is_bigendian=False, point_step=cloud.itemsize
         )
         data = array('B')
-        data.frombytes(cloud.data.cast('B'))
+        if cloud.size:  # no view of nothing can be cast
+            data.frombytes(cloud.data.cast('B'))
         message.data = data
     message.height, message.width = cloud.shape
-    message.row_step = message.width * POINT.itemsize
+    message.row_step = message.width * cloud.itemsize
     message.is_dense = False
     return message
+
+
+@cache
+def _fields(kind: np.dtype) -> list[PointField]:
+    """Return the fields of a type of points."""
+    return [
+        PointField(
+            name=name,
+            offset=offset,
+            count=1,
+            datatype=PointField.UINT32 if field.kind == 'u' else PointField.FLOAT32,
+        )
+        for name, (field, offset, *_) in (kind.fields or {}).items()
+    ]
 
 
 @cache
