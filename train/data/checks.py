@@ -71,18 +71,23 @@ def check_sequences(root: str | Path) -> set[Path]:
     bad: dict[Path, str] = {}
     totals, lacking = Counter(), Counter()
     for sequence, found in zip(sequences, files, strict=True):
-        size: list[int] = []
         where = _below(root, sequence.images[0].parent)
         for path in sequence.images:
             if f'{where}/{path.name}' not in found:
                 bad[path] = f"image '{path}' is missing"
+        seen = {name: looks.get(name) or known[name][2:] for name in found}
+        sizes = Counter(
+            tuple(look)
+            for name, look in seen.items()
+            if not isinstance(look, str) and _kind(name) == 'images'
+        )
+        size = list(sizes.most_common(1)[0][0]) if sizes else []
         for name, signature in found.items():
-            look = looks.get(name) or known[name][2:]
+            look = seen[name]
             if not isinstance(look, str) and _kind(name) == 'images':
-                size = size or look
                 if look != size:
                     look = (
-                        f"image '{root / name}' has {look[0]}x{look[1]} pixels, others of its "
+                        f"image '{root / name}' has {look[0]}x{look[1]} pixels, most of its "
                         f'sequence have {size[0]}x{size[1]}'
                     )
             if isinstance(look, str):

@@ -46,7 +46,7 @@ def table(report: Mapping) -> str:
         ]
         if 'as_published' in depth:
             lines.append(f'  metres as published: of {depth["metres"]}')
-        lines.append(f'  scale {depth["scale_median"]:.3f}, spread {depth["scale_spread"]:.3f}')
+        lines.append(f'  scale {depth["scale_median"]:.4g}, spread {depth["scale_spread"]:.3f}')
     if 'semantics' in report:
         semantics = report['semantics']
         lines.append(
@@ -58,14 +58,15 @@ def table(report: Mapping) -> str:
     for name, numbers in report.get('trajectories', {}).items():
         lines.append(
             f'trajectory {name}, {numbers["length"]:.1f} m, {numbers["frames"]:.0f} '
-            f'frames, scale {numbers["scale"]:.3f}'
+            f'frames, scale {numbers["scale"]:.4g}'
         )
-        lines.append(' ' * 24 + ''.join(f'{n:>10}' for n in ('SE(3)', 'Sim(3)', 'scale')))
+        lines.append(' ' * 24 + ''.join(f'{n:>10}' for n in ('SE(3)', 'Sim(3)', 'scale*')))
         for kind, unit in (('ate', 'm'), ('rpe', 'm'), ('t_err', '%')):
             keys = [f'{kind}_{alignment}' for alignment in ('se3', 'sim3', 'scale')]
             values = [numbers[key] for key in keys if key in numbers]
             if values:
                 lines.append(f'  {kind}, {unit}'.ljust(24) + ''.join(f'{v:10.3f}' for v in values))
+        lines.append('  * the first pose is laid on the true one, and only the scale is fitted')
         if 'r_err' in numbers:
             lines.append(
                 f'  r_err {numbers["r_err"]:.3f} deg/100 m, {numbers["segments"]:.0f} segments'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from depth_ros.core.camera import Intrinsics
+from depth_ros.core.camera import CameraError, Intrinsics, check_intrinsics
 from depth_ros.core.labels import UNLABELED
 from depth_ros.deploy.adopt.inspect import NetworkInputs, NetworkOutputs
 from depth_ros.deploy.adopt.options import DEPTH_KINDS, DEPTH_RANGES, AdoptionError, Options
@@ -69,6 +69,15 @@ def describe(
     )
 
 
+def _checked(camera: Intrinsics, notes: list[str]) -> Intrinsics:
+    """The camera, if it can be that of the network's images, which may be stretched."""
+    try:
+        notes += check_intrinsics(camera, square=False)
+    except CameraError as error:
+        raise AdoptionError(f'--intrinsics: {error}') from error
+    return camera
+
+
 def _camera(
     inputs: NetworkInputs, outputs: NetworkOutputs, options: Options, notes: list[str]
 ) -> Intrinsics:
@@ -77,7 +86,7 @@ def _camera(
     center = (width - 1) / 2, (height - 1) / 2
     kind = options.kind(DEPTH_KINDS)
     if options.intrinsics:
-        return Intrinsics(*options.intrinsics, width, height)
+        return _checked(Intrinsics(*options.intrinsics, width, height), notes)
     if options.camera is not None:
         return options.camera
     if options.focal:

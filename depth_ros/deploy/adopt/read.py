@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import yaml
 
-from depth_ros.core.camera import Intrinsics
+from depth_ros.core.camera import Intrinsics, check_intrinsics
 from depth_ros.core.labels import UNLABELED
 from depth_ros.core.pictures import ImageError, decode_picture
 from depth_ros.deploy.adopt.options import AdoptionError
@@ -89,8 +89,9 @@ def read_camera(path: Path) -> Intrinsics:
         fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if p[0] > 0 else (k[0], k[4], k[2], k[5])
         width, height = map(int, size)
         camera = Intrinsics(float(fx), float(fy), float(cx), float(cy), width, height)
-        if not (camera.fx > 0 and camera.fy > 0 and camera.width > 0 and camera.height > 0):
-            raise ValueError('focal lengths and sizes must be positive')
+        if not (camera.width > 0 and camera.height > 0):
+            raise ValueError('sizes must be positive')
+        check_intrinsics(camera)
     except (
         OSError,
         UnicodeDecodeError,

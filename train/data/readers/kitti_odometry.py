@@ -13,6 +13,7 @@ from train.data.reader import Found, Option, Reader, found
 from train.data.sequences import (
     DataError,
     Sequence,
+    check_camera,
     common_size,
     read_poses,
     read_sequence,
@@ -99,6 +100,7 @@ def _source(root: Path, sequence: Sequence, camera: int, suffix: str) -> Source:
         poses = read_poses(path, len(paths)) @ inverse(camera_offset(projection))
         poses = inverse(poses[0]) @ poses
     size = common_size(paths)
+    warnings = check_camera(sequence.intrinsics, size, str(folder))
     depth = velodyne_depth(
         folder / 'velodyne', paths, size, lambda: file_projection(calibration, camera)
     )
@@ -112,4 +114,5 @@ def _source(root: Path, sequence: Sequence, camera: int, suffix: str) -> Source:
         poses,
         depth=depth,
         depth_scale=DEPTH_SCALE,
+        warnings=tuple(warnings),
     )

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from depth_ros.core.se3 import inverse
 from train.data.kitti import CAMERAS, DEPTH_SCALE, camera_offset, velodyne_depth
 from train.data.reader import Found, Option, Reader, found
-from train.data.sequences import DataError, common_size, find_images
+from train.data.sequences import DataError, check_camera, common_size, find_images
 from train.data.source import REACH, Source, files
 from train.data.velodyne import raw_projection, read_calibration, rigid, row
 
@@ -176,6 +176,7 @@ def _source(drive: Path, camera: int, paths: list[Path]) -> Source:
     if poses is not None:
         poses = None if imu_camera is None else inverse(poses[0] @ imu_camera) @ poses @ imu_camera
     size = common_size(paths)
+    warnings = check_camera(projection[:, :3], size, str(drive))
     depth = velodyne_depth(
         drive / 'velodyne_points' / 'data',
         paths,
@@ -193,6 +194,7 @@ def _source(drive: Path, camera: int, paths: list[Path]) -> Source:
         speeds=speeds,
         depth=depth,
         depth_scale=DEPTH_SCALE,
+        warnings=tuple(warnings),
     )
 
 
