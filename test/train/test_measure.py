@@ -1,5 +1,6 @@
 """The table of held-out recordings."""
 
+import cv2
 import numpy as np
 import pytest
 from support.known_sets import make_sets
@@ -8,6 +9,7 @@ from depth_ros.core.camera import Intrinsics
 from depth_ros.core.metrics.baselines import flat_ground_depth
 from depth_ros.inference.classes import CITYSCAPES, ROAD
 from train.commands import measure
+from train.evaluation.corruption import CORRUPTIONS
 from train.evaluation.predict import Perceived, Predictor
 
 
@@ -82,3 +84,47 @@ def test_labels_and_a_standing_camera(sets):
     rows = list(measure.judge_still(np.zeros((64, 96, 3), np.uint8), Wall()))
     assert rows[0].values['drift, m'] == pytest.approx(2.99)
     assert '| labels | 2 | mean IoU | 0.375 | 0.375 |  |' in measure.table([row])
+
+
+@pytest.mark.parametrize('name', sorted(CORRUPTIONS))
+def test_corruptions_spoil_but_do_not_destroy(name):
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:, 48:] = 200
+    spoilt = CORRUPTIONS[name](image)
+    assert spoilt.shape == image.shape and spoilt.dtype == np.uint8
+    assert not np.array_equal(spoilt, image)
+    assert np.array_equal(spoilt, CORRUPTIONS[name](image))  # the same for every model
+    left, right = spoilt[:, :40].mean(), spoilt[:, 56:].mean()
+    assert right - left > 30
+
+
+def test_the_loss_by_corruption(tmp_path):
+    """A model that says 5 m, and twice as much at the right where the image is dark."""
+
+    class Afraid(Wall):
+        def _perceive(self, image):
+            depth = np.full((64, 96), 5, np.float32)
+            if image.mean() < 60:
+                depth[:, 48:] *= 2
+            return Perceived(depth, np.full((64, 96), 2, np.uint8))
+
+    frame = tmp_path / 'frame'
+    frame.mkdir()
+    cv2.imwrite(str(frame / 'image.png'), np.full((64, 96, 3), 120, np.uint8))
+    rng = np.random.default_rng(0)
+    truth = np.repeat([10.0, 11.0], 200)
+    points = np.stack([truth, rng.uniform(-4, 4, 400), rng.uniform(-2, 2, 400), truth], 1)
+    points.astype(np.float32).tofile(frame / 'velodyne.bin')
+    rows = {
+        'P2': [50, 0, 47.5, 0, 0, 50, 31.5, 0, 0, 0, 1, 0],
+        'R0_rect': np.eye(3).ravel(),
+        'Tr_velo_to_cam': [0, -1, 0, 0, 0, 0, -1, 0, 1, 0, 0, 0],
+    }
+    text = ''.join(f'{key}: {" ".join(map(str, row))}\n' for key, row in rows.items())
+    (frame / 'calib.txt').write_text(text)
+    clean = measure.judge_depth('clean', [measure.View(*measure.kitti_frame(frame))], Afraid())
+    row = measure.judge_corrupted('spoilt', [frame / 'velodyne.bin'], clean, Afraid())
+    assert row.values['jpeg: Abs Rel'] == pytest.approx(clean.values['Abs Rel'])
+    assert row.values['dark: Abs Rel'] > 2 * clean.values['Abs Rel']
+    loss = 100 * (row.values['dark: Abs Rel'] / clean.values['Abs Rel'] - 1) / len(CORRUPTIONS)
+    assert row.values['mean relative loss, %'] == pytest.approx(loss)

@@ -52,6 +52,7 @@ from train.data.sequences import (
     resize_map,
 )
 from train.data.windows import sure_points
+from train.evaluation.corruption import CORRUPTIONS
 from train.evaluation.kitti import CAMERA_HEIGHT
 from train.evaluation.predict import Predictor, load_predictor
 
@@ -138,7 +139,10 @@ def measure(args: argparse.Namespace, predictor: Predictor) -> Iterator[Row | No
     data, every = args.data, args.every
     frames = sorted((data / 'kitti_lidar_frames').glob('*/velodyne.bin'))
     views = (View(*kitti_frame(f.parent), camera_height=CAMERA_HEIGHT) for f in frames)
-    yield judge_depth('KITTI, lidar', views, predictor)
+    clean = judge_depth('KITTI, lidar', views, predictor)
+    yield clean
+    if clean is not None:
+        yield judge_corrupted('KITTI, lidar, corrupted', frames, clean, predictor)
     yield judge_depth(
         'indoors, held-out third', _indoor(data / 'indoor_handheld', every), predictor
     )
@@ -260,6 +264,29 @@ def judge_depth(name: str, views: Iterable[View], predictor: Predictor) -> Row |
         if trivial[row]:
             flat |= {f'{prefix}{key}': value for key, value in _two(trivial[row]).items()}
     return Row(name, len(scaled), values, constant, flat)
+
+
+def judge_corrupted(name: str, frames: list[Path], clean: Row, predictor: Predictor) -> Row:
+    """Abs Rel of images that are spoilt in several ways, and how much is lost on the average.
+
+    Args:
+        name: of the row.
+        frames: files in the folders of the frames.
+        clean: what the model scores on them as they are.
+        predictor: the model.
+    """
+    values, losses = {}, []
+    for kind, corrupt in CORRUPTIONS.items():
+        views = (View(*kitti_frame(f.parent)) for f in frames)
+        spoilt = (view._replace(image=corrupt(view.image)) for view in views)
+        row = judge_depth(kind, spoilt, predictor)
+        assert row is not None  # the model has depth
+        values[f'{kind}: Abs Rel'] = row.values['Abs Rel']
+        losses.append(100 * (row.values['Abs Rel'] / clean.values['Abs Rel'] - 1))
+    values['mean relative loss, %'] = float(np.mean(losses))
+    constant = {key: clean.trivial['Abs Rel'] for key in values}
+    constant['mean relative loss, %'] = 0.0
+    return Row(name, len(frames), values, constant)
 
 
 def _two(images: list[DepthMetrics]) -> dict[str, float]:
