@@ -8,6 +8,8 @@ grow. The parts are :mod:`~depth_ros.nodes.camera_input`, :mod:`~depth_ros.nodes
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
 import traceback
@@ -22,10 +24,12 @@ from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from std_srvs.srv import SetBool, Trigger
 
 from depth_ros.inference.contract import ContractError
 from depth_ros.inference.engine import Engine, EngineError
 from depth_ros.nodes.camera_input import CameraInput, Frame
+from depth_ros.nodes.diagnosis import LEVELS, Machine, exceeded
 from depth_ros.nodes.engine_slot import EngineSlot
 from depth_ros.nodes.monitor import (
     REPORT_PERIOD,
@@ -39,6 +43,12 @@ from depth_ros.nodes.parameters import GPU_MEMORY
 from depth_ros.ros import parameters
 from depth_ros.ros.transport import OUTPUT_QOS
 from depth_ros.share import share_path
+
+STALE_AFTER = 30.0
+"""Seconds without an image after which a node is stale: its camera is gone."""
+
+HUNG = 3
+"""Exit status after the watchdog."""
 
 
 class CameraNode(LifecycleNode):
@@ -69,6 +79,11 @@ class CameraNode(LifecycleNode):
                 f'unknown parameters are ignored: {", ".join(names)}; known ones: {known}'
             )
         self._camera: CameraInput | None = None
+        self._enabled = True
+        self._machine = Machine()
+        self._status_now: dict[str, object] = {}
+        self.create_service(SetBool, '~/enable', self._on_enable)
+        self.create_service(Trigger, '~/status', self._on_status)
         self._worker: threading.Thread | None = None
         self._problem = ''
 
@@ -284,7 +299,7 @@ class CameraNode(LifecycleNode):
             try:
                 self._slot.take_next()
                 self.settings = parameters.read(self, self._table)
-                if not self.wanted():
+                if not (self._enabled and self.wanted()):
                     self._monitor.skip()
                     continue
                 info = camera.info_for(message)
@@ -324,7 +339,7 @@ class CameraNode(LifecycleNode):
 
     def _watch_input(self) -> None:
         if (camera := self._active_input()) is not None:
-            camera.listen(self.wanted())
+            camera.listen(self._enabled and self.wanted())
             if not camera.listening:
                 self._monitor.health.good()
             camera.watch()
@@ -346,10 +361,37 @@ class CameraNode(LifecycleNode):
             'input_silence_s': f'{camera.silence:.2f}' if camera else '',
             'input_age_ms': f'{1e3 * age:.1f}' if age is not None else '',
             **self._monitor.values(received, dropped),
+            **self._machine.values(),
             **self.values(),
         }
         level, text = self._status(camera, values)
-        self._monitor.publish(level, text, self._slot.model_name, values, dropped)
+        self._status_now = {'level': LEVELS[level], 'message': text, 'values': values}
+        self._monitor.publish(level, text, self._slot.model_name, values, received, dropped)
+        self._watch_worker()
+
+    def _watch_worker(self) -> None:
+        """End the process if a runtime hangs: a thread cannot be ended."""
+        limit, busy = self.get_parameter('watchdog').value, self._monitor.health.busy
+        if limit and busy > limit:
+            self.get_logger().fatal(
+                f'watchdog: one frame has been in work for {busy:.1f} s; the process ends with '
+                f'status {HUNG}'
+            )
+            os._exit(HUNG)
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self._enabled != request.data:
+            self._enabled = request.data
+            self.event('enabled' if request.data else 'disabled', 'by the service enable')
+            self._watch_input()
+        response.success = True
+        response.message = 'enabled' if self._enabled else 'disabled: no image is taken'
+        return response
+
+    def _on_status(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = self._status_now.get('level') == 'OK'
+        response.message = json.dumps(self._status_now)
+        return response
 
     def _status(self, camera: CameraInput | None, values: dict[str, str]) -> tuple[bytes, str]:
         """Level and message of the diagnostics."""
@@ -358,6 +400,10 @@ class CameraNode(LifecycleNode):
             return DiagnosticStatus.ERROR, self._problem
         if camera is None:
             return DiagnosticStatus.OK, values['state']
+        if not self._enabled:
+            return DiagnosticStatus.OK, 'disabled by the service enable'
+        if camera.silence > STALE_AFTER:
+            return DiagnosticStatus.STALE, f'no image for {camera.silence:.0f} s'
         if camera.silence > REPORT_PERIOD:
             return DiagnosticStatus.WARN, 'no image'
         if not camera.listening:
@@ -370,6 +416,8 @@ class CameraNode(LifecycleNode):
             return DiagnosticStatus.WARN, f'{rate}; {concern}'
         if self._slot.without_tensorrt:
             return DiagnosticStatus.WARN, f'{rate} on {values["backend"]}, without TensorRT'
+        if over := exceeded(values, parameters.read(self, self._table)):
+            return DiagnosticStatus.WARN, over
         if slow := slow_readers(self.times.medians()):
             return DiagnosticStatus.WARN, f'{rate}; {slow}'
         return DiagnosticStatus.OK, rate

@@ -163,6 +163,13 @@ class StageTimes:
             return {}
         return {name: 1e3 * median(f[name] for f in frames) for name in frames[0]}
 
+    def latency(self, share: float) -> float | None:
+        """What ``share`` of the last frames stayed below, milliseconds; ``None`` without one."""
+        latencies = sorted(frame['latency'] for frame in list(self._history))
+        if not latencies:
+            return None
+        return 1e3 * latencies[min(int(share * len(latencies)), len(latencies) - 1)]
+
 
 class Health:
     """Whether anything comes of the images that come."""
@@ -188,11 +195,17 @@ class Health:
             self._fruitless = time.monotonic()
         self._why = why
 
+    @property
+    def busy(self) -> float:
+        """Seconds for which the present frame has been in work; 0 without one."""
+        begun = self._begun
+        return 0.0 if begun is None else time.monotonic() - begun
+
     def problem(self) -> str:
         """Why no output has come for a while although images have; empty if all is well."""
         now = time.monotonic()
-        if self._begun is not None and now - self._begun > REPORT_PERIOD:
-            return f'one image has been in work for {now - self._begun:.0f} s'
+        if (busy := self.busy) > REPORT_PERIOD:
+            return f'one image has been in work for {busy:.0f} s'
         if self._fruitless is not None and now - self._fruitless >= FAILING:
             return f'no output for {now - self._fruitless:.0f} s: {self._why}'
         return ''
@@ -238,7 +251,8 @@ class Monitor:
         self.times = StageTimes()
         self.health = Health()
         self.processed = self.unwanted = self.failed = 0
-        self._before = (time.monotonic(), 0, 0)  # time, processed and dropped at the last message
+        # Time, received, processed and dropped at the last message.
+        self._before = (time.monotonic(), 0, 0, 0)
 
     def skip(self) -> None:
         """Count a frame that nobody wanted."""
@@ -296,17 +310,24 @@ class Monitor:
             received: frames that came since the node was activated.
             dropped: those of them that newer ones replaced.
         """
-        since, processed_before, dropped_before = self._before
+        since, received_before, processed_before, dropped_before = self._before
         span = max(time.monotonic() - since, 1e-3)
+        came, lost = max(received - received_before, 0), max(dropped - dropped_before, 0)
         values = {
             'received': str(received),
             'processed': str(self.processed),
             'dropped': str(dropped),
             'not_wanted': str(self.unwanted),
             'failed': str(self.failed),
+            'input_hz': f'{came / span:.2f}',
             'rate_hz': f'{(self.processed - processed_before) / span:.2f}',
-            'drops_hz': f'{max(dropped - dropped_before, 0) / span:.2f}',
+            'drops_hz': f'{lost / span:.2f}',
+            'drops_percent': f'{100 * lost / max(came, lost, 1):.0f}',
         }
+        for percent in (95, 99):
+            latency = self.times.latency(percent / 100)
+            if latency is not None:
+                values[f'latency_p{percent}_ms'] = f'{latency:.1f}'
         values.update(
             {f'time_{name}_ms': f'{value:.3f}' for name, value in self.times.medians().items()}
         )
@@ -316,7 +337,13 @@ class Monitor:
         return values
 
     def publish(
-        self, level: bytes, text: str, hardware: str, values: Mapping[str, str], dropped: int
+        self,
+        level: bytes,
+        text: str,
+        hardware: str,
+        values: Mapping[str, str],
+        received: int,
+        dropped: int,
     ) -> None:
         """Publish a message; the next rates are since now.
 
@@ -325,9 +352,9 @@ class Monitor:
             text: the state in words.
             hardware: the hardware_id.
             values: what to list.
-            dropped: as of :meth:`values`.
+            received, dropped: as of :meth:`values`.
         """
-        self._before = time.monotonic(), self.processed, dropped
+        self._before = time.monotonic(), received, self.processed, dropped
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         message.status = [

@@ -92,6 +92,74 @@ COMMON = (
         'equidistant) before the network. false: they are rectified already.',
         when='live',
     ),
+    Parameter(
+        'min_rate',
+        0.0,
+        'Diagnostics warn if fewer outputs come while images are wanted. 0: no limit.',
+        'Hz',
+        0.0,
+        1000.0,
+        when='live',
+    ),
+    Parameter(
+        'max_input_age',
+        0.0,
+        'Diagnostics warn if images are older than this when they come, by their '
+        'stamps. 0: no limit.',
+        'ms',
+        0.0,
+        1000000.0,
+        when='live',
+    ),
+    Parameter(
+        'max_latency',
+        0.0,
+        'Diagnostics warn if more than one frame in twenty takes longer from its '
+        'arrival to the output. 0: no limit.',
+        'ms',
+        0.0,
+        1000000.0,
+        when='live',
+    ),
+    Parameter(
+        'max_drops',
+        0.0,
+        'Diagnostics warn if a greater share of the images is dropped, as newer ones '
+        'came. 0: no limit.',
+        '%',
+        0.0,
+        100.0,
+        when='live',
+    ),
+    Parameter(
+        'max_memory',
+        0.0,
+        'Diagnostics warn if the process has more memory. 0: no limit.',
+        'MB',
+        0.0,
+        1000000.0,
+        when='live',
+    ),
+    Parameter(
+        'max_temperature',
+        95.0,
+        'Diagnostics warn if a sensor of the processor is hotter. 0: no limit.',
+        'degrees Celsius',
+        0.0,
+        200.0,
+        when='live',
+    ),
+    Parameter(
+        'watchdog',
+        0.0,
+        'The process ends, with status 3, if one frame is in work for longer: a runtime'
+        ' that hangs. To start it again is for respawn of the launch file, or systemd. '
+        '0: never.',
+        's',
+        0.0,
+        3600.0,
+        when='live',
+    ),
 )
 
 PERCEPTION = (
