@@ -66,6 +66,12 @@ DEPTH = ('depth', F, (1, 1, HEIGHT, WIDTH))
         ([X], [DEPTH], ['--output-kind', 'metric'], 'how the network wants its images'),
         ([X], [DEPTH], UNIT, 'what its depth means.*--output-kind'),
         ([X], [DEPTH], [*UNIT, '--output-kind', 'metric'], 'belongs to the camera.*--intrinsics'),
+        (
+            [X],
+            [DEPTH],
+            [*UNIT, '--output-kind', 'metric', '--intrinsics', *'0.6 0.8 0.5 0.5'.split()],
+            'divided by the size',
+        ),
         ([X], [DEPTH, ('other_depth', *DEPTH[1:])], METRIC, '2 outputs may be depth.*--outputs'),
         ([X], [DEPTH], [*METRIC, '--outputs', 'nothing'], r"no output is called \['nothing'\]"),
         ([X], [DEPTH], [*METRIC, '--inputs', 'nothing'], r"no input is called \['nothing'\]"),
