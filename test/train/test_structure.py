@@ -12,10 +12,11 @@ from support.corridor import CAMERA_HEIGHT, HEIGHT, INTRINSICS, WIDTH, render, t
 from depth_ros.core.metrics.depth import depth_errors
 from depth_ros.core.metrics.trajectory import pose_metrics
 from depth_ros.evaluation.structure import FILE, Structure, StructureError, read_structure
+from depth_ros.files import HeldError, locked
 from train.__main__ import main
 from train.data.sequences import read_sequence
 from train.structure import workers
-from train.structure.build import REPORTS, Job, Report, build, done
+from train.structure.build import REPORTS, Job, Report, build, done, fingerprint
 from train.structure.reconstruct import Options
 
 pytest.importorskip('pycolmap', reason='pycolmap is not installed')
@@ -400,3 +401,23 @@ def test_structure_of_other_images(drive):
 def test_damaged_report_is_made_again(drive, tmp_path):
     (tmp_path / 'drive.json').write_text(json.dumps({'parts': []}))
     assert Report.load(tmp_path, 'drive') is None
+
+
+def test_two_at_once(copied):
+    one = job(copied)
+    one.reports.mkdir(parents=True, exist_ok=True)
+    with (
+        locked(one.reports / f'.{one.name}.lock', 'structure'),
+        pytest.raises(HeldError, match='is in use by process'),
+    ):
+        build(one)
+
+
+def test_an_image_of_the_same_size_is_another_image(copied):
+    """A replaced image is seen by its bytes."""
+    before = fingerprint(job(copied))
+    image = next((copied / 'images').iterdir())
+    data = bytearray(image.read_bytes())
+    data[-200 if len(data) < 4000 else 3000] ^= 1
+    image.write_bytes(data)
+    assert fingerprint(job(copied)) != before
