@@ -35,6 +35,11 @@ REPROJECTION = 0.5, 0.25
 the corners, whichever is more, since an error of depth moves a point in proportion to it."""
 
 
+ROUNDS, CLOSEST = 3, 0.1
+"""How often the motion is refined on the corners that are nearest to it, and pixels that are always
+near."""
+
+
 class Moved(NamedTuple):
     """A motion.
 
@@ -139,10 +144,11 @@ class DepthMotion:
 
     def _motion(self, camera: Intrinsics, seconds: float) -> Moved | None:
         unit = float(np.median(self._points[:, 2]))
+        points, pixels = self._points / unit, self._now.astype(np.float64)
         cv2.setRNGSeed(0)
         done, turn, shift, inliers = cv2.solvePnPRansac(
-            self._points / unit,
-            self._now.astype(np.float64),
+            points,
+            pixels,
             camera.matrix,
             None,
             iterationsCount=60,
@@ -151,15 +157,16 @@ class DepthMotion:
         )
         if not done or inliers is None or len(inliers) < LEAST_INLIERS * len(self._now):
             return None
-        inliers = np.asarray(inliers, int)[:, 0]
-        turn, shift = cv2.solvePnPRefineLM(
-            self._points[inliers] / unit,
-            self._now[inliers].astype(np.float64),
-            camera.matrix,
-            None,
-            turn,
-            shift,
-        )
+        chosen = np.asarray(inliers, int)[:, 0]
+        for _ in range(ROUNDS):
+            turn, shift = cv2.solvePnPRefineLM(
+                points[chosen], pixels[chosen], camera.matrix, None, turn, shift
+            )
+            seen = cv2.projectPoints(points, turn, shift, camera.matrix, None)[0][:, 0]
+            error = np.linalg.norm(seen - pixels, axis=1)
+            chosen = np.flatnonzero(error <= max(CLOSEST, 2.5 * float(np.median(error[chosen]))))
+            if len(chosen) < LEAST_CORNERS // 2:
+                return None
         return Moved(
             self._start,
             seconds,

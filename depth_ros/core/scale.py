@@ -62,8 +62,9 @@ LASTING = 0.5
 """Share of the spread that no filtering takes away: a network that errs from image to image errs
 from street to street, too."""
 
-SYSTEMATIC = {'height': 0.03, 'odometry': 0.02, 'model': 0.15}
-"""Standard deviation of the logarithm of what no filtering takes away."""
+SYSTEMATIC = {'height': 0.07, 'odometry': 0.07, 'model': 0.15}
+"""Standard deviation of the logarithm of what no filtering takes away: what is right for the ground
+or for the corners is not quite right for the depth of everything else (docs/evaluation.md)."""
 
 MOUNTED_TILT = math.radians(8.0)
 """How far the camera may be tilted from how it is mounted, on bumps and slopes."""
@@ -364,7 +365,8 @@ class MetricScale:
 def fused(scales: list[Scale]) -> Scale:
     """The mean of scales, weighted by their inverse variances.
 
-    Where they disagree more than they should, the standard deviation grows by as much.
+    All sources share the errors of the one depth that they are about, so that the mean is no surer
+    than the surest of them; where they disagree more than they should, it is less sure by as much.
     """
     if len(scales) == 1:
         return scales[0]
@@ -373,6 +375,6 @@ def fused(scales: list[Scale]) -> Scale:
     weights = 1 / variances
     middle = float(weights @ logs / weights.sum())
     disagreement = float(weights @ np.square(logs - middle)) / (len(scales) - 1)
-    variance = max(1.0, disagreement) / float(weights.sum())
+    variance = max(1.0, disagreement) * float(variances.min())
     value = math.exp(middle)
     return Scale(value, value * math.sqrt(variance), min(s.age for s in scales))

@@ -147,7 +147,7 @@ def test_fused_by_inverse_variance():
     a, b = Scale(1.0, 0.1, 3.0), Scale(1.1, 0.055, 1.0)  # 10 % and 5 %
     found = fused([a, b])
     assert math.log(found.value) == pytest.approx(0.8 * math.log(1.1))
-    assert found.sigma / found.value == pytest.approx(math.sqrt(1 / (100 + 400)))
+    assert found.sigma / found.value == pytest.approx(0.05)  # no surer than the surest
     assert found.age == 1.0
     assert fused([a]) == pytest.approx(a)
 
@@ -283,13 +283,13 @@ def test_all_sources_together():
     assert first.value == 1.0 and first.sigma == SYSTEMATIC['model']
     end = see(scale, flat_depth(1.1))
     found = scale.at(end)
-    assert 1.07 < found.value < 1.1 and found.sigma < 0.08
+    assert 1.06 < found.value < 1.1 and found.sigma < 0.1
     for i in range(100):
         scale.travel.place(end + i * PERIOD, np.array([0.22 * i, 0, 0]))
         if i:
             scale.travel.move(end + (i - 1) * PERIOD, end + i * PERIOD, 0.2, 0.0)
     closer = scale.at(end + 10)
-    assert closer.value == pytest.approx(1.1, rel=0.01) and closer.sigma < found.sigma
+    assert closer.value == pytest.approx(1.1, rel=0.02) and closer.sigma < found.sigma
 
 
 def test_what_is_missing_is_said():
