@@ -243,6 +243,28 @@ def test_depth_goes_to_the_nearest_image(tmp_path):
     assert '50 % of the images' in read_json(tmp_path / 'out', 'bag')['facts']['depth']
 
 
+@pytest.mark.parametrize(
+    ('farthest', 'unit'), [(60, 1e-3), (200, 1 / 256), (900, 900 * 1.5 / 65535)]
+)
+def test_far_depth_is_kept(tmp_path, farthest, unit):
+    """Files of 16 bits in millimetres end at 65 m: the unit follows the farthest depth."""
+
+    def depths(robot):
+        for i in range(4):
+            metres = np.full((30, 40, 1), 10.0 + i, np.float32)
+            metres[5, 5] = farthest
+            metres[0, 0] = np.nan
+            robot.raw(i * STEP, '32FC1', metres, '/lidar')
+
+    bag = drive(tmp_path / 'bag', range(0, 32, 8), depths)
+    sequence = prepare('bag', bag, tmp_path / 'out', '--depth', '/lidar')['bag']
+    assert sequence.depth_scale == pytest.approx(unit, rel=1e-6)
+    for i in range(4):
+        depth = read_map(sequence.depth_path(i), sequence.depth_scale)
+        assert depth[5, 5] == pytest.approx(farthest, abs=unit)
+        assert depth[9, 9] == pytest.approx(10 + i, abs=unit) and depth[0, 0] == 0
+
+
 def test_speed_by_gps(tmp_path):
     """5 m/s, half north and east, from fixes five times a second with two that are none."""
 

@@ -115,13 +115,37 @@ def test_recording_has_all_that_the_folder_has(folder, tmp_path):
         assert np.nan_to_num(decode_depth(message)) == pytest.approx(depth * 1e-3)
 
 
-def test_depth_of_another_unit_becomes_millimetres(folder, tmp_path):
-    (folder / 'depth_scale.txt').write_text('0.00390625\n')  # KITTI's 1/256 m
+METRES = DEPTH.removesuffix('/compressedDepth')
+
+
+@pytest.mark.parametrize(
+    ('scale', 'most', 'metres'),
+    [
+        (1 / 256, 65535, True),  # KITTI's: to 256 m
+        (1 / 256, 60 * 256, False),
+        (1e-3, 65535, False),
+        (1e-4, 65535, True),  # a tenth of a millimetre, from 0.1 mm on
+        (2e-3, 65535, True),
+    ],
+)
+def test_true_depth_is_whole_in_any_unit(folder, tmp_path, scale, most, metres):
+    """Millimetres of 16 bits end at 65.535 m; what they cannot hold is recorded as metres."""
+    (folder / 'depth_scale.txt').write_text(f'{scale}\n')
+    wanted = []
+    for file in sorted(folder.glob('depth/*.png')):
+        stored = np.minimum(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), most)
+        cv2.imwrite(str(file), stored)
+        wanted.append(stored * scale)
     assert make(folder, tmp_path / 'bag') == 0
-    message = read(tmp_path / 'bag')[DEPTH][0]
-    stored = cv2.imread(str(folder / 'depth/0000.png'), cv2.IMREAD_UNCHANGED)
-    metres = np.where(stored / 256 < 65.5355, stored / 256, 0)  # as far as 16 bits reach
-    assert np.nan_to_num(decode_depth(message)) == pytest.approx(metres, abs=6e-4)
+    recorded = read(tmp_path / 'bag')
+    assert (METRES in recorded) == metres and (DEPTH in recorded) != metres
+    for message, depth in zip(recorded[METRES if metres else DEPTH], wanted, strict=True):
+        found = decode_depth(message)
+        assert np.array_equal(np.isnan(found), depth == 0)
+        tolerance = {'rel': 1e-6} if metres else {'abs': 5.1e-4}
+        assert np.nan_to_num(found) == pytest.approx(depth, **tolerance)
+    with Bag(tmp_path / 'bag') as bag:
+        assert find_streams(bag).depth == (METRES if metres else DEPTH)
 
 
 def test_camera_info_is_that_of_a_rectified_camera(folder, tmp_path):

@@ -22,7 +22,14 @@ from depth_ros.core.se3 import (
     quaternion_from_rotation,
     vector_from_rotation,
 )
-from train.data.sequences import DataError, Sequence, check_camera, common_size, read_picture
+from train.data.sequences import (
+    DataError,
+    Sequence,
+    check_camera,
+    common_size,
+    read_map,
+    read_picture,
+)
 
 START = 1_000_000_000
 """Seconds. Times before that (September 2001) are not of the clock but of the recording, and are
@@ -82,6 +89,8 @@ def write_bag(
     """
     counts: dict[str, int] = {}
     out = Path(out)
+    with_depth = 'depth' not in without
+    metres = with_depth and _needs_metres(sequence)
     with BagWriter(out, storage, compress=storage == 'mcap', overwrite=True) as bag:
         make = _Messages(bag.types.types, _size(sequence), sequence.intrinsics)
 
@@ -100,13 +109,14 @@ def write_bag(
                     COMPRESSED_IMAGE,
                     make.jpeg(stamp, sequence.images[i], jpeg_quality),
                 )
-            if 'depth' not in without and sequence.depth_path(i).exists():
+            if with_depth and (path := sequence.depth_path(i)).exists():
                 put('/ground_truth/depth/camera_info', CAMERA_INFO, make.camera_info(stamp))
-                put(
-                    '/ground_truth/depth/image_rect/compressedDepth',
-                    COMPRESSED_IMAGE,
-                    make.depth(stamp, sequence.depth_path(i), sequence.depth_scale),
-                )
+                topic, scale = '/ground_truth/depth/image_rect', sequence.depth_scale
+                if metres:
+                    put(topic, IMAGE, make.metres(stamp, path, scale))
+                else:
+                    millimetres = make.millimetres(stamp, path, scale)
+                    put(f'{topic}/compressedDepth', COMPRESSED_IMAGE, millimetres)
             if 'semantics' not in without and sequence.semantics_path(i).exists():
                 put(
                     '/ground_truth/semantics/labels/compressed',
@@ -123,6 +133,23 @@ def _size(sequence: Sequence) -> tuple[int, int]:
     size = common_size(sequence.images)
     check_camera(sequence.intrinsics, size, str(sequence.folder), square=False)
     return size
+
+
+def _needs_metres(sequence: Sequence) -> bool:
+    """Tell whether millimetres of 16 bits cannot hold some true depth.
+
+    That is depth beyond 65.535 m, and depth that rounding to millimetres changes by over 0.1 %.
+    """
+    scale = sequence.depth_scale
+    if scale == 1e-3:
+        return False
+    for index in range(len(sequence.images)):
+        path = sequence.depth_path(index)
+        if path.exists() and (known := (values := read_map(path)) > 0).any():
+            farthest, nearest = values.max() * scale, values[known].min() * scale
+            if round(farthest * 1e3) >= 2**16 or (nearest < 0.5 and scale < 1e-3):
+                return True
+    return False
 
 
 def _motions(poses: np.ndarray | None, stamps: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -240,16 +267,32 @@ class _Messages:
     def _png(values: np.ndarray) -> bytes:
         return cv2.imencode('.png', values, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 
-    def depth(self, stamp: int, path: Path, scale: float) -> Any:
+    def millimetres(self, stamp: int, path: Path, scale: float) -> Any:
         """CompressedImage as compressed_depth_image_transport writes 16UC1, of values that are
-        ``scale`` metres; what millimetres of 16 bits cannot hold is unknown."""
+        ``scale`` metres."""
         values = self._map(path, np.uint16)
         if scale != 1e-3:
-            millimetres = np.round(values * (1e3 * scale))
-            values = np.where(millimetres < 2**16, millimetres, 0).astype(np.uint16)
+            values = np.round(values * (1e3 * scale)).astype(np.uint16)
         # Its header: format (an enumeration) and two parameters of quantisation, for 32FC1 only.
         data = struct.pack('<iff', 0, 0.0, 0.0) + self._png(values)
         return self._compressed(stamp, '16UC1; compressedDepth png', data)
+
+    def metres(self, stamp: int, path: Path, scale: float) -> Any:
+        """Image 32FC1 of values that are ``scale`` metres; what is unknown becomes NaN."""
+        values = self._map(path, np.uint16)
+        depth = np.where(values > 0, values * np.float32(scale), np.float32(np.nan))
+        depth = depth.astype('<f4')
+        height, width = depth.shape
+        return self._make(
+            IMAGE,
+            self._header(stamp, CAMERA_FRAME),
+            height,
+            width,
+            '32FC1',
+            0,
+            depth[0].nbytes,
+            depth.view(np.uint8).reshape(-1),
+        )
 
     def labels(self, stamp: int, path: Path) -> Any:
         """CompressedImage with mono8 class ids."""

@@ -27,6 +27,7 @@ from depth_ros.core.camera import (
 from depth_ros.core.images import ImageError, decode_depth, decode_rgb, size_of
 from depth_ros.core.rectification import SAID
 from train.data.calibrations import calibrated
+from train.data.kitti import DEPTH_SCALE
 from train.data.measured import gps_speeds, odometry
 from train.data.reader import Found, Option, Reader
 from train.data.sequences import DataError
@@ -176,8 +177,7 @@ def bag_source(
             moved = odometry(bag, topics.odom, stamps, lag)
             driven = gps_speeds(bag, topics.gps, stamps, lag)
             depths = _depth_stamps(bag, streams.depth, stamps)
-            if streams.depth is not None:
-                _check_depth(bag, streams.depth)
+            scale = 1e-3 if streams.depth is None else _depth_scale(bag, streams.depth)
             camera = intrinsics_from_info(info, *size)
             warnings += (*check_intrinsics(calibration(info)), *moved.remarks, *driven.remarks)
             damage, remarks = bag.damage, bag.remarks
@@ -231,6 +231,7 @@ def bag_source(
         speeds=driven.values,
         numbers=np.arange(len(stamps)) + np.concatenate([[0], np.cumsum(apart)]),
         depth=frames.depth if depths else lambda _: None,
+        depth_scale=scale,
         facts=facts,
         warnings=tuple(warnings),
     )
@@ -396,10 +397,29 @@ def _depth_stamps(bag: Bag, topic: str | None, stamps: np.ndarray) -> dict[int, 
     return {index: stamp for index, (_, stamp) in found.items()}
 
 
-def _check_depth(bag: Bag, topic: str) -> None:
-    """Raise `DataError` for a topic without depth, before each message is a damaged frame."""
-    try:
-        if (message := bag.first(topic)) is not None:
-            decode_depth(message)
-    except ImageError as error:
-        raise DataError(f"{topic} of '{bag.path}' is no depth: {error}") from error
+def _depth_scale(bag: Bag, topic: str) -> float:
+    """Return the unit of depth files, metres, that holds the farthest depth of a topic in 16 bits.
+
+    A millimetre, which ends at 65 m; else KITTI's 1/256 m; else more.
+
+    Raises:
+        DataError: The topic has no depth, which is said before each message is a damaged frame.
+    """
+    every = max(1, bag.topics[topic].count // LOOKED_AT)
+    farthest = 0.0
+    for number, message in enumerate(bag.messages([topic])):
+        if number and number % every:
+            continue
+        try:
+            depth = decode_depth(bag.decode(message))
+        except BagError:
+            continue
+        except ImageError as error:
+            if not number:
+                raise DataError(f"{topic} of '{bag.path}' is no depth: {error}") from error
+            continue
+        farthest = max(farthest, float(np.nanmax(depth, initial=0.0)))
+    for scale in (1e-3, DEPTH_SCALE):
+        if farthest < 0.95 * scale * np.iinfo(np.uint16).max:  # others may be a little farther
+            return scale
+    return 1.5 * farthest / np.iinfo(np.uint16).max
