@@ -153,8 +153,14 @@ def check_writable(path: Path, folders: bool = False) -> None:
 
 
 def natural(path: Path) -> tuple[list[str | int], str]:
-    """Key to sort paths by: numbers in them count as numbers, so that frame10 follows frame9."""
-    words = re.split('([0-9]+)', str(path))
+    """Key to sort paths by: numbers in them count as numbers, so that frame10 follows frame9.
+
+    A name that is one decimal number, as times are, counts as that: 1.5 follows 1.25.
+    """
+    text = str(path)
+    if decimal := re.fullmatch(r'([0-9]+)\.([0-9]+)', path.stem):
+        text = str(path.with_name(f'{decimal[1]}.{decimal[2]:0<20}{path.suffix}'))
+    words = re.split('([0-9]+)', text)
     return [int(word) if i % 2 else word for i, word in enumerate(words)], str(path)
 
 

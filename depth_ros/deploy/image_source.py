@@ -130,7 +130,10 @@ def _is_folder(path: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = sorted((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES), key=natural)
+    files = sorted(
+        (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != '.'),
+        key=natural,
+    )
     if not files:
         raise EngineError(
             f"folder '{folder}' has no image ({', '.join(SUFFIXES)}) and is no "

@@ -8,13 +8,12 @@ import pytest
 from PIL import Image
 from support.prepared import command, picture, prepare, write
 
+from train.data.pictures import common_size, number_jumps
 from train.data.readers.folder import folder_sources
 from train.data.sequences import (
     DataError,
     check_camera,
-    common_size,
     find_sequences,
-    number_jumps,
     read_picture,
     read_sequence,
     scaled_intrinsics,
@@ -81,6 +80,25 @@ def test_numbers_in_names_count_as_numbers(tmp_path):
     [source] = folder_sources(tmp_path / 'in')
     assert source.stems == NAMES
     assert [s.folder.name for s in find_sequences(tmp_path / 'set')] == NAMES
+
+
+def test_times_as_names(tmp_path):
+    """As Python prints them, of any number of decimals."""
+    names = ['9.75', '10.0', '10.125', '10.25', '10.5']
+    for name in names:
+        write(tmp_path / f'{name}.png', picture(0))
+    [source] = folder_sources(tmp_path)
+    assert source.stems == names and not source.warnings[1:]
+
+
+def test_pictures_of_one_stem_and_hidden_ones(tmp_path):
+    for name in ('1.png', '2.png', '._1.png'):
+        write(tmp_path / name, picture(0))
+    [source] = folder_sources(tmp_path)
+    assert source.stems == ['1', '2']
+    write(tmp_path / '1.jpg', picture(0))
+    with pytest.raises(DataError, match="1.jpg' and '1.png' have one name but for the suffix"):
+        folder_sources(tmp_path)
 
 
 @pytest.mark.parametrize(

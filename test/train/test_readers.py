@@ -5,9 +5,10 @@ import pytest
 from support.prepared import command, picture, prepare, write
 
 from train.data import readers
+from train.data.pictures import common_size
 from train.data.reader import Option, Reader, found
 from train.data.readers import READERS, foreign_options, recognise
-from train.data.sequences import DataError, common_size
+from train.data.sequences import DataError
 from train.data.source import Source, files
 
 

@@ -22,11 +22,11 @@ from depth_ros.core.se3 import (
     quaternion_from_rotation,
     vector_from_rotation,
 )
+from train.data.pictures import common_size
 from train.data.sequences import (
     DataError,
     Sequence,
     check_camera,
-    common_size,
     read_map,
     read_picture,
 )

@@ -17,7 +17,8 @@ import numpy as np
 from depth_ros.evaluation.report.charts import BLUE, Chart, chart, colors
 from depth_ros.evaluation.report.page import Picture, picture, render
 from depth_ros.files import write_file
-from train.data.sequences import IMAGE_SUFFIXES, DataError
+from train.data.pictures import IMAGE_SUFFIXES
+from train.data.sequences import DataError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from depth_ros.core.labels import UNLABELED
-from train.data.sequences import IMAGE_SUFFIXES, UNKNOWN, DataError, read_map, read_picture
+from train.data.pictures import IMAGE_SUFFIXES
+from train.data.sequences import UNKNOWN, DataError, read_map, read_picture
 from train.data.velodyne import project_velodyne, read_calibration, read_points, row
 
 CAMVID = (10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 18)

@@ -27,8 +27,6 @@ images, ``K.txt`` or KITTI's ``calib.txt`` for the intrinsics, 4x4 poses.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence as Items
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,14 +42,14 @@ from depth_ros.core.camera import (
     scale_intrinsics,
 )
 from depth_ros.core.metrics.trajectory import orthonormal
-from depth_ros.core.pictures import ImageError, decode_picture, orientation, picture_size
+from depth_ros.core.pictures import ImageError, decode_picture
 from depth_ros.evaluation.structure import Structure, read_structure
 from depth_ros.files import natural
 from train.data.hints import hint
+from train.data.pictures import IMAGE_SUFFIXES, DataError, common_size, find_images
 
 UNKNOWN = 'unknown'
 LISTED = 20  # problems that a message names one by one
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 MAPS = {'depth': np.uint16, 'semantics': np.uint8}  # folders of maps, and the type of their values
 TABLES = (
     'times.txt',
@@ -60,12 +58,6 @@ TABLES = (
     'odometry.txt',
     'frames.txt',
 )  # files with a row per frame
-LOOKED_AT = 100  # pictures of a sequence, about, whose headers decide about its size
-HEAD = 1 << 18  # bytes of a picture that hold its header
-
-
-class DataError(ValueError):
-    """The data on disk cannot be used; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -211,11 +203,6 @@ def read_sequence(
         Sequence.depth_scale if scale is None else float(scale[0, 0]),
         None if height is None else float(height[0, 0]),
     )
-
-
-def find_images(folder: Path) -> list[Path]:
-    """The pictures in a folder, in their order in time."""
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural)
 
 
 def _check_rows(folder: Path, images: tuple[Path, ...]) -> None:
@@ -406,68 +393,6 @@ def stored_size(sequence: Sequence) -> tuple[int, int] | None:
     with suppress(DataError):
         return common_size(sequence.images)
     return None
-
-
-def common_size(paths: Items[Path], *, upright: bool = False) -> tuple[int, int]:
-    """Width and height that most of some pictures have, by their headers; of many, by a sample.
-
-    Args:
-        paths: the pictures.
-        upright: turned by their EXIF orientation.
-
-    Raises:
-        DataError: if not one has a header.
-    """
-    found: Counter[tuple[int, int]] = Counter()
-    for path in _sample(paths):
-        with suppress(OSError, ImageError):
-            found[_size(path, upright)] += 1
-    if not found:
-        raise DataError(f"not one of the {len(paths)} images in '{paths[0].parent}' can be read")
-    return found.most_common(1)[0][0]
-
-
-def _size(path: Path, upright: bool) -> tuple[int, int]:
-    try:
-        return picture_size(_head(path), upright=upright)
-    except ImageError:  # a header with a large profile or thumbnail
-        return picture_size(path.read_bytes(), upright=upright)
-
-
-def count_turned(paths: Items[Path]) -> int:
-    """How many of some pictures, of many a sample, have an EXIF orientation."""
-    found = 0
-    for path in _sample(paths):
-        with suppress(OSError):
-            found += orientation(_head(path)) != 1
-    return found
-
-
-def _sample(paths: Items[Path]) -> Items[Path]:
-    return paths[:: max(1, len(paths) // LOOKED_AT)]
-
-
-def _head(path: Path) -> bytes:
-    with path.open('rb') as file:
-        return file.read(HEAD)
-
-
-def number_jumps(paths: Items[Path]) -> list[str]:
-    """Say where the numbers in pictures' names jump: the frames around are no neighbours."""
-    numbers = [re.findall('[0-9]+', path.stem) for path in paths]
-    if len(paths) < 3 or not all(numbers):
-        return []
-    steps = np.diff([float(found[-1]) for found in numbers])
-    usual = float(np.median(steps))
-    far = steps > 1.5 * usual
-    if usual <= 0 or (steps <= 0).any() or not far.any():
-        return []
-    at = int(steps.argmax())
-    return [
-        f'the numbers of the pictures jump in {far.sum()} places, by most from {paths[at].name} to '
-        f'{paths[at + 1].name}: pictures around a jump count as neighbours; if they are none, '
-        'prepare the pieces apart'
-    ]
 
 
 def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:

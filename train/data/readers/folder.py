@@ -12,16 +12,13 @@ import numpy as np
 
 from train.data.hints import hint
 from train.data.measured import cut_jumps
+from train.data.pictures import common_size, count_turned, find_images, number_jumps
 from train.data.reader import Found, Option, Reader, found
 from train.data.sequences import (
     DataError,
     Sequence,
     check_camera,
-    common_size,
-    count_turned,
-    find_images,
     find_sequences,
-    number_jumps,
     read_map,
     read_sequence,
 )

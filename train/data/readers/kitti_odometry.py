@@ -9,15 +9,9 @@ from pathlib import Path
 from depth_ros.core.se3 import inverse
 from depth_ros.files import natural
 from train.data.kitti import CAMERAS, DEPTH_SCALE, camera_offset, velodyne_depth
+from train.data.pictures import common_size
 from train.data.reader import Found, Option, Reader, found
-from train.data.sequences import (
-    DataError,
-    Sequence,
-    check_camera,
-    common_size,
-    read_poses,
-    read_sequence,
-)
+from train.data.sequences import DataError, Sequence, check_camera, read_poses, read_sequence
 from train.data.source import Source, files
 from train.data.velodyne import file_projection, read_calibration, row
 

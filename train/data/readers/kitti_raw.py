@@ -14,8 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from depth_ros.core.se3 import inverse
 from train.data.kitti import CAMERAS, DEPTH_SCALE, camera_offset, velodyne_depth
+from train.data.pictures import common_size, find_images
 from train.data.reader import Found, Option, Reader, found
-from train.data.sequences import DataError, check_camera, common_size, find_images
+from train.data.sequences import DataError, check_camera
 from train.data.source import REACH, Source, files
 from train.data.velodyne import raw_projection, read_calibration, rigid, row
 
