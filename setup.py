@@ -34,6 +34,7 @@ setup(
             f'evaluate_bag = {name}.commands.evaluate_bag:main',
             f'depth_ros_demo = {name}.commands.demo:main',
             f'depth_ros_bench = {name}.commands.bench:main',
+            f'depth_ros_train = {name}.commands.train:main',
             f'adopt_model = {name}.commands.adopt_model:main',
             f'build_engine = {name}.commands.build_engine:main',
             f'compare_engines = {name}.commands.compare_engines:main',

@@ -13,6 +13,7 @@ from depth_ros.deploy.onnx_graph import is_quantized, opset, replace_items
 from depth_ros.inference.engine import EngineError
 
 _WEIGHTED = ('Conv', 'Gemm', 'MatMul')
+_HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _ENLARGING = ('Resize', 'Upsample', 'ConvTranspose', 'DepthToSpace')
 _MOVING = ('Concat', 'DepthToSpace', 'Identity', 'MaxPool', 'Pad', 'Resize')
 """Operators that only move values, so that one scale fits their inputs and outputs."""
@@ -69,6 +70,9 @@ class QuantizationPlan:
                 if after or node.op_type in _ENLARGING:
                     enlarged.update(node.output)
         if not nodes:
+            half = {i.name for i in model.graph.initializer if i.data_type in _HALF}
+            if any(n.op_type in _WEIGHTED and n.input[1] in half for n in model.graph.node):
+                raise EngineError('the model is in half precision: quantise its fp32 export')
             raise EngineError(
                 'the model has no convolution or matrix product with constant '
                 'weights, so int8 gains nothing'

@@ -224,6 +224,22 @@ def test_constants_of_branches_stay():
     assert 'weights' not in {i.name for i in model.graph.initializer}
 
 
+def test_a_network_in_half_precision_is_named(tmp_path):
+    for kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        weights = helper.make_tensor('w', kind, [1, 3, 1, 1], [1.0, 1.0, 1.0])
+        node = helper.make_node('Conv', ['x', 'w'], ['y'])
+        ends = [helper.make_tensor_value_info(n, kind, None) for n in 'xy']
+        graph = helper.make_graph([node], 'half', ends[:1], ends[1:], [weights])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)])
+        with pytest.raises(EngineError, match='half precision: quantise its fp32 export'):
+            QuantizationPlan.create(model, 'openvino', 'all')
+    del graph.initializer[:]
+    with pytest.raises(EngineError, match='no convolution or matrix product'):
+        QuantizationPlan.create(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)]), 'openvino', 'all'
+        )
+
+
 def test_images_to_judge_are_others(tmp_path, network, pictures, monkeypatch):
     used = []
     monkeypatch.setattr(

@@ -20,7 +20,7 @@ from train.evaluation.evaluators import evaluate_frames, evaluate_odometry
 from train.evaluation.frames import frames_of, sequences_in
 from train.evaluation.kitti import kitti_frames
 from train.evaluation.points import POINTS
-from train.evaluation.predict import load_predictor
+from train.evaluation.predict import MODELS, load_predictor
 from train.evaluation.protocol import Protocol
 from train.evaluation.results import as_json, draw, table, write, write_picture, write_results
 from train.evaluation.scores import TASKS, SequenceScores
@@ -35,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model',
         '--models',
         type=Path,
-        default=Path('models'),
+        default=MODELS,
         metavar='PATH',
         help='folder with perception.onnx and pose.onnx, one of them, or a '
-        '.ckpt of a training (%(default)s)',
+        '.ckpt of a training (default: the shipped ones)',
     )
     parser.add_argument(
         '--tasks',

@@ -54,7 +54,7 @@ from train.data.sequences import (
 from train.data.windows import sure_points
 from train.evaluation.corruption import CORRUPTIONS
 from train.evaluation.kitti import CAMERA_HEIGHT
-from train.evaluation.predict import Predictor, load_predictor
+from train.evaluation.predict import MODELS, Predictor, load_predictor
 
 SYNTHETIC_HEIGHT = 1.65
 """Metres of synthetic cameras over the road, unless a sequence says another."""
@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.add_argument('data', type=Path, help='folder of the recordings')
     parser.add_argument(
-        '--model', type=Path, default=Path('models'), help='folder, .onnx or .ckpt (%(default)s)'
+        '--model', type=Path, default=MODELS, help='folder, .onnx or .ckpt (default: shipped)'
     )
     parser.add_argument(
         '--synthetic', type=Path, default=Path('data/street_val'), help='(%(default)s)'

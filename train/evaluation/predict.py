@@ -24,6 +24,9 @@ from depth_ros.inference.engine import Engine
 from depth_ros.inference.loader import load_engine
 from train.data.sequences import DataError
 
+MODELS = Path(__file__).resolve().parents[2] / 'models'
+"""Folder of the models that ship."""
+
 
 class Perceived(NamedTuple):
     """What the perception network says about one image.

@@ -253,7 +253,10 @@ def read_config(args: argparse.Namespace) -> Config:
         ValueError: if a setting is missing, unknown, of the wrong kind, or out of range.
     """
     given = {f.name: getattr(args, f.name) for f in fields(Config)}
-    values = {**_read_file(args.config), **{k: v for k, v in given.items() if v is not None}}
+    values = {
+        **_read_file(_found(args.config)),
+        **{k: v for k, v in given.items() if v is not None},
+    }
     # What `prepare` makes is one data set: it may be given as a whole.
     data = Path(str(values.get('data')))
     if (data / 'train').is_dir():
@@ -276,6 +279,18 @@ def read_config(args: argparse.Namespace) -> Config:
                 f"setting '{name}' in '{args.config}' is {values[name]!r}, must be {kind.__name__}"
             )
     return Config(**values)
+
+
+def _found(path: Path) -> Path:
+    """A config where it is named, or else below the checkout or by its name among those that ship.
+
+    So that ``train/configs/own.yaml``, as the docs write it, is found from any folder.
+    """
+    shipped = DEFAULT.parent
+    return next(
+        (p for p in (path, shipped.parents[1] / path, shipped / path) if p.exists()),
+        path,
+    )
 
 
 def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
