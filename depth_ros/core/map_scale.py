@@ -33,6 +33,9 @@ SYSTEMATIC = {'height': 0.02, 'depth': 0.15, 'network': 0.25}
 SURE = 0.1
 """Standard deviation of an inverse depth, as a share of it, of points that are compared."""
 
+UNSURE = 0.3
+"""Relative standard deviation of a scale by the first few heights."""
+
 FEW = 15
 """Fewer points are not compared with depth."""
 
@@ -77,6 +80,7 @@ class MapScaler:
         self.ground: Ground | NoGround | None = None
         self._height = camera_height
         self._down = np.array(DOWN) if down is None else down
+        self._heights: deque[float] = deque(maxlen=PLANES)  # metres per unit
         self._normals: deque[np.ndarray] = deque(maxlen=PLANES)
         self._filters = {
             name: ScaleFilter(NOISE[name], SYSTEMATIC[name], drift=DRIFT, correlated=CORRELATED)
@@ -84,8 +88,14 @@ class MapScaler:
         }
 
     def at(self, seconds: float) -> MapScale | None:
-        """The scale by the source that is trusted most; ``None``: not yet known."""
+        """The scale by the source that is trusted most; ``None``: not yet known.
+
+        The first few heights count as they are, unsure, until enough of them agree: the way
+        travelled until then would be in no unit at all.
+        """
         for name, source in self._filters.items():
+            if name == 'height' and not source.known and self._heights:
+                return MapScale(float(np.median(self._heights)), UNSURE, name)
             if (found := source.at(seconds)) is not None:
                 return MapScale(found.value, found.sigma / found.value, name)
         return None
@@ -116,9 +126,10 @@ class MapScaler:
         )
         if isinstance(self.ground, Ground):
             self._normals.append(self.ground.normal)
+            self._heights.append(self._height / self.ground.height)
             self._filters['height'].measure(
                 seconds,
-                self._height / self.ground.height,
+                self._heights[-1],
                 self.ground.sigma / self.ground.height,
             )
 

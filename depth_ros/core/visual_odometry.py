@@ -178,8 +178,7 @@ class VisualOdometry:
         self.network_problem = ''
         self.tracked: TrackedMotion | None = None
         if self._refinement != 'none':
-            down = camera_in_base[:3, :3].T @ (0.0, 0.0, -1.0)
-            self.tracked = TrackedMotion(self._height, down)
+            self.tracked = TrackedMotion(self._height, camera_in_base[:3, :3].T @ (0.0, 0.0, -1.0))
 
     def pause(self, seconds: float) -> bool:
         """Take note that no image was taken for a while: the next motion starts at the next one.

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from depth_ros.core.camera import FIT_MODES
+from depth_ros.core.visual_odometry import REFINEMENTS
 from depth_ros.inference.classes import ClassMap
 from depth_ros.inference.loader import BACKENDS
 from train.data.sequences import DataError, Sequence
@@ -70,6 +71,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='auto',
         help='how images are fitted to the network, as the parameter fit of the nodes; what a crop '
         'leaves out is not judged (%(default)s)',
+    )
+
+    odometry = parser.add_argument_group('odometry')
+    odometry.add_argument(
+        '--refinement',
+        choices=REFINEMENTS,
+        default='none',
+        help="none: the pose network alone. pnp: as the odometry node's parameter; the network "
+        'alone, and corners with an essential matrix and true step lengths, stand beside '
+        '(%(default)s)',
+    )
+    odometry.add_argument(
+        '--odometry-height',
+        type=float,
+        default=0.0,
+        metavar='METRES',
+        help='height of the camera over the ground, for the scale of --refinement '
+        '(camera_height.txt of a sequence)',
     )
 
     depth = parser.add_argument_group('depth')
@@ -183,7 +202,9 @@ def run(args: argparse.Namespace) -> None:
     ]
     evaluate_frames(frames, predictor, protocol, classes, scores)
     if 'odometry' in args.tasks:
-        evaluate_odometry(sequences, predictor, scores, args.fit)
+        evaluate_odometry(
+            sequences, predictor, scores, args.fit, args.refinement, args.odometry_height
+        )
     report = {
         'model': str(args.model),
         'data': str(args.kitti or args.data),

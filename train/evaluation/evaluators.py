@@ -7,21 +7,28 @@ from collections import Counter, abc
 import numpy as np
 from tqdm import tqdm
 
-from depth_ros.core.camera import ImageFit
 from depth_ros.core.metrics.baselines import depth_baselines, trajectory_baselines
 from depth_ros.core.metrics.depth import ALIGNED, DepthTable
 from depth_ros.core.metrics.semantics import confusion, edge_mask
-from depth_ros.core.metrics.trajectory import snippet_metrics, trajectory_table
+from depth_ros.core.metrics.trajectory import path_length, snippet_metrics, trajectory_table
 from depth_ros.evaluation.frame_evaluator import FEW_POSES
+from depth_ros.evaluation.results import TRAJECTORY_NUMBERS
 from depth_ros.inference.classes import ClassMap
 from train.data.sequences import LISTED, DataError, Sequence, read_map, resize_map, stored_size
 from train.evaluation.frames import EvaluatedFrame, camera_of, fitted_image, image_fit
+from train.evaluation.odometry import peer, refined_numbers, standing_numbers, travel
 from train.evaluation.points import POINTS, TOLD
 from train.evaluation.predict import Predictor, chain
 from train.evaluation.protocol import Protocol
 from train.evaluation.scores import SequenceScores
 
 SNIPPET = 5
+
+STANDS = 0.01
+"""Metres of a true trajectory up to which the camera stands."""
+
+ALONE, CLASSICAL = 'pose_network_alone', 'corners_and_true_step_lengths'
+"""Names of what stands beside the odometry."""
 
 
 def evaluate_frames(
@@ -130,6 +137,8 @@ def evaluate_odometry(
     predictor: Predictor,
     scores: SequenceScores,
     mode: str = 'auto',
+    refinement: str = 'none',
+    camera_height: float = 0.0,
 ) -> None:
     """Judge the trajectory of each sequence that has true poses.
 
@@ -138,9 +147,12 @@ def evaluate_odometry(
         predictor: the model.
         scores: gets the numbers.
         mode: how images are fitted to the network, see :func:`train.evaluation.frames.image_fit`.
+        refinement: 'none', the pose network alone; or as of the odometry node, with the network
+            alone and a classical odometry beside it.
+        camera_height: of the camera over the ground, metres, where a sequence does not say.
     """
     sequences = [r for r in sequences if r.poses is not None]
-    if sequences and predictor.pose_size is None:
+    if sequences and predictor.pose_size is None and refinement == 'none':
         scores.notes.append('the model has no pose network')
         return
     with tqdm(
@@ -151,45 +163,91 @@ def evaluate_odometry(
     ) as bar:
         for sequence in sequences:
             name = sequence.folder.name
-            poses, size = sequence.poses, predictor.pose_size
-            assert poses is not None and size is not None  # see above
-            stored = stored_size(sequence)
-            camera = camera_of(sequence.intrinsics, stored) if stored else None
-            fit = image_fit(camera, predictor.pose_camera, mode)
-
-            def images(
-                sequence: Sequence = sequence,
-                size: tuple[int, int] = size,
-                fit: ImageFit | None = fit,
-            ) -> abc.Iterator[np.ndarray]:
-                for path in sequence.images:
-                    yield fitted_image(path, size, fit)
-                    bar.update()
-
+            assert sequence.poses is not None  # see above
+            truth = np.linalg.inv(sequence.poses[0]) @ sequence.poses
             try:
-                windows = list(predictor.windows(images()))
-                estimate = chain(windows)
-                truth = np.linalg.inv(poses[0]) @ poses
-                # A network that sees as many frames as a snippet has is judged on what it says.
-                snippets = (
-                    windows
-                    if predictor.views == SNIPPET
-                    else [estimate[i : i + SNIPPET] for i in range(len(estimate) - SNIPPET + 1)]
-                )
-                scores.snippets[name] = [
-                    snippet_metrics(s, truth[i : i + SNIPPET]) for i, s in enumerate(snippets)
-                ]
-                times = sequence.times if sequence.times is not None else np.arange(len(truth))
-                scores.trajectories[name] = {
-                    **trajectory_table(estimate, truth, scores.snippets[name]),
-                    'baselines': trajectory_baselines(truth, times),
-                }
+                if refinement == 'none':
+                    windows = _windows(sequence, predictor, mode, bar.update)
+                    # A network that sees as many frames as a snippet is judged on what it says.
+                    snippets = windows if predictor.views == SNIPPET else None
+                    _judge(sequence, truth, chain(windows), scores, snippets=snippets)
+                else:
+                    height = sequence.camera_height or camera_height
+                    found = travel(
+                        sequence,
+                        predictor,
+                        mode,
+                        refinement=refinement,
+                        camera_height=height,
+                        done=bar.update,
+                    )
+                    if path_length(truth[:, :3, 3]) < STANDS:
+                        scores.trajectories[name] = standing_numbers(found.poses)
+                        continue
+                    beside = {CLASSICAL: peer(sequence, truth)}
+                    if predictor.pose_size is not None:
+                        beside[ALONE] = chain(_windows(sequence, predictor, mode, lambda: None))
+                    _judge(sequence, truth, found.poses, scores, beside=beside)
+                    scores.trajectories[name] |= refined_numbers(found, truth)
             except ValueError as error:  # too short, or it does not move
                 scores.notes.append(f'trajectory of {name}: {error}')
                 continue
-            if len(poses) < FEW_POSES:
+            if len(truth) < FEW_POSES:
                 scores.notes.append(
-                    f'trajectory of {name}: {len(poses)} poses only; aligning fits so few by '
+                    f'trajectory of {name}: {len(truth)} poses only; aligning fits so few by '
                     'itself, so that the ATE says little'
                 )
-            scores.poses[name] = estimate, truth, times
+
+
+def _windows(
+    sequence: Sequence, predictor: Predictor, mode: str, done: abc.Callable[[], object]
+) -> list[np.ndarray]:
+    """What the pose network says of each window of a sequence."""
+    size = predictor.pose_size
+    assert size is not None
+    stored = stored_size(sequence)
+    camera = camera_of(sequence.intrinsics, stored) if stored else None
+    fit = image_fit(camera, predictor.pose_camera, mode)
+
+    def images() -> abc.Iterator[np.ndarray]:
+        for path in sequence.images:
+            yield fitted_image(path, size, fit)
+            done()
+
+    return list(predictor.windows(images()))
+
+
+def _judge(
+    sequence: Sequence,
+    truth: np.ndarray,
+    estimate: np.ndarray,
+    scores: SequenceScores,
+    *,
+    snippets: abc.Sequence[np.ndarray] | None = None,
+    beside: abc.Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Take note of a trajectory's errors.
+
+    Args:
+        sequence: its sequence.
+        truth, estimate: poses (N, 4, 4) in the first camera.
+        scores: get the numbers.
+        snippets: poses of each snippet; ``None``: they are parts of the estimate.
+        beside: other estimates, by what they are.
+    """
+    name = sequence.folder.name
+    if snippets is None:
+        snippets = [estimate[i : i + SNIPPET] for i in range(len(estimate) - SNIPPET + 1)]
+    scores.snippets[name] = [
+        snippet_metrics(s, truth[i : i + SNIPPET]) for i, s in enumerate(snippets)
+    ]
+    times = sequence.times if sequence.times is not None else np.arange(len(truth))
+    baselines = trajectory_baselines(truth, times)
+    for what, other in (beside or {}).items():
+        table = trajectory_table(other, truth)
+        baselines[what] = {k: v for k, v in table.items() if k in TRAJECTORY_NUMBERS}
+    scores.trajectories[name] = {
+        **trajectory_table(estimate, truth, scores.snippets[name]),
+        'baselines': baselines,
+    }
+    scores.poses[name] = estimate, truth, times

@@ -54,6 +54,7 @@ class Predictor(ABC):
             ``None`` where it is not known.
         classes: the semantic classes; empty without semantics.
         affine: whether depth is known only up to scale and shift of its inverse.
+        metric: whether depth is in metres.
         views: how many consecutive frames the pose network sees at once.
     """
 
@@ -64,6 +65,7 @@ class Predictor(ABC):
     depth_range: tuple[float, float] | None = None
     classes: tuple[SemanticClass, ...] = ()
     affine: bool = False
+    metric: bool = False
     views: int = 2
 
     def perceive(self, image: np.ndarray, flip: bool = False) -> Perceived:
@@ -192,6 +194,7 @@ class OnnxPredictor(Predictor):
             self.camera = contract.camera
             self.classes = contract.classes
             self.affine = contract.affine_invariant
+            self.metric = contract.metric
             if contract.metric and not self.affine and 'depth' in contract.outputs:
                 self.depth_range = contract.depth_limits
         if 'pose' in engines:

@@ -56,6 +56,12 @@ def table(report: Mapping) -> str:
         )
         lines += [f'  {n:<22}{v:10.3f}' for n, v in semantics['iou'].items()]
     for name, numbers in report.get('trajectories', {}).items():
+        if 'farthest' in numbers:
+            lines.append(
+                f'standing {name}, {numbers["frames"]} frames: at most {numbers["farthest"]:.4f} m '
+                f'and {numbers["turned_deg"]:.4f} degrees away'
+            )
+            continue
         lines.append(
             f'trajectory {name}, {numbers["length"]:.1f} m, {numbers["frames"]:.0f} '
             f'frames, scale {numbers["scale"]:.4g}'
@@ -71,6 +77,8 @@ def table(report: Mapping) -> str:
             lines.append(
                 f'  r_err {numbers["r_err"]:.3f} deg/100 m, {numbers["segments"]:.0f} segments'
             )
+        if 'ate_first' in numbers:
+            lines += _refined_lines(numbers)
         if 'snippet_ate' in numbers:
             lines.append(
                 f'  5-frame snippets: ATE {numbers["snippet_ate"]:.4f} +- '
@@ -78,13 +86,27 @@ def table(report: Mapping) -> str:
                 f'{numbers["snippet_re_std"]:.4f} rad'
             )
         lines += [
-            f'  trivial: {line}'
-            for line in baseline_lines(numbers['baselines'], TRAJECTORY_NUMBERS)
+            f'  beside: {line}' for line in baseline_lines(numbers['baselines'], TRAJECTORY_NUMBERS)
         ]
     if 'not_evaluated' in report:
         lines.append('not evaluated: ' + ', '.join(report['not_evaluated']))
     lines += [f'note: {note}' for note in report.get('notes', ())]
     return '\n'.join(lines)
+
+
+def _refined_lines(numbers: Mapping) -> list[str]:
+    """What is told of a trajectory that was made with refinement."""
+    drift = consistent = ''
+    if 't_err_first' in numbers:
+        drift = f', t_err {numbers["t_err_first"]:.2f} %, r_err {numbers["r_err_first"]:.2f}'
+        consistent = f', over 100 m {numbers["nees_segment"]:.2f}'
+    return [
+        f'  first pose aligned only: ATE {numbers["ate_first"]:.3f} m, distance '
+        f'{numbers["distance_ratio"]:.3f} of the true one{drift}; scale: {numbers["scale_source"]}',
+        f'  trust {numbers["trust"]:.2f}; NEES (1: covariances are true) a step '
+        f'{numbers["nees_step"]:.2f}{consistent}',
+        *(f'  covered {n} times: {why}' for why, n in numbers['covered'].items()),
+    ]
 
 
 def write(path: Path, content: str | bytes) -> None:
