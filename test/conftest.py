@@ -10,6 +10,8 @@ import pytest
 from depth_ros.ros.domain import claim_domain
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SLOW = {'data_dir', 'renderer', 'trained'}
+"""Fixtures that read real recordings, render or train."""
 
 # Before any test module imports rclpy, and inherited by the nodes that tests start.
 _domain = claim_domain()
@@ -20,10 +22,10 @@ for _name in ('ROS_LOCALHOST_ONLY', 'ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what needs DDS; tests on a GPU build engines, which can take minutes on a Jetson."""
+    """Mark what is slow by what it uses; builds on a GPU can take minutes on a Jetson."""
     for item in items:
         # What starts nodes or talks to them needs DDS.
-        if {'NodeProcess', 'Peer'} & vars(item.module).keys():
+        if {'NodeProcess', 'Peer'} & vars(item.module).keys() or SLOW & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker('gpu'):
             item.add_marker(pytest.mark.timeout(1800))

@@ -120,6 +120,7 @@ def test_no_two_files_import_each_other_by_any_way():
     assert not cycles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('node', ['perception_node', 'odometry_node'])
 def test_a_node_loads_what_it_needs_and_no_more(node):
     code = f'import sys, depth_ros.nodes.{node}; print(*sorted(sys.modules))'

@@ -29,6 +29,8 @@ from depth_ros.bags.writer import BagWriter
 from depth_ros.core.images import decode_depth
 from depth_ros.ros import domain
 
+pytestmark = pytest.mark.slow  # real nodes in every test
+
 
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):

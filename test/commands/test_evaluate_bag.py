@@ -359,6 +359,7 @@ def test_no_usable_image_is_an_error_with_the_reasons(tiny, tmp_path, capsys):
     assert not (tmp_path / 'o/recording').exists() and not (tmp_path / 'o/metrics.json').exists()
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_has_been_judged(tiny, tmp_path):
     bag = street(tmp_path / 'bag', stamps=range(PERIOD, 2001 * PERIOD, PERIOD))
     out = tmp_path / 'out'
@@ -407,6 +408,7 @@ def check_several(out: Path, error: str) -> None:
     assert (out / 'comparison.json').is_file()
 
 
+@pytest.mark.slow
 def test_several_recordings_in_processes_and_one_that_fails(tiny, tmp_path, capsys):
     bags = [
         street(tmp_path / 'one'),
@@ -425,6 +427,7 @@ def test_several_recordings_in_processes_and_one_that_fails(tiny, tmp_path, caps
     assert (tmp_path / 'both/comparison.html').is_file()
 
 
+@pytest.mark.slow
 def test_of_two_recordings_one_is_bad(tiny, tmp_path, capsys):
     bags = [street(tmp_path / 'one'), tmp_path / 'dangling']
     bags[1].mkdir()
@@ -450,6 +453,7 @@ def test_nothing_stops_the_other_recordings(monkeypatch):
     assert batch._attempt(None) == "internal error: KeyError: 'x'"
 
 
+@pytest.mark.slow
 def test_several_recordings_on_a_cluster(tiny, tmp_path):
     distributed = pytest.importorskip('distributed', reason='Dask is not installed')
     bags = [street(tmp_path / 'one'), tmp_path / 'missing', street(tmp_path / 'two')]

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # whole commands, started afresh
+
 EVALUATE, BENCH, DEMO = 'evaluate_bag', 'bench', 'demo'
 
 

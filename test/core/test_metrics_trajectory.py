@@ -94,6 +94,7 @@ def test_trajectory_errors_name_the_cause():
             umeyama_alignment(estimate, truth, with_scale=True)
 
 
+@pytest.mark.slow
 def test_needs_neither_ros_nor_evo_to_import():
     code = (
         'import sys, depth_ros.core.metrics.depth, depth_ros.core.metrics.semantics, '
@@ -281,12 +282,14 @@ def check_against_evo(folder, estimate, truth, alignment, options):
         assert evo_rmse(folder, tool, relation, *options) == pytest.approx(number, abs=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('alignment', 'options'), ALIGNMENTS)
 def test_evo_agrees(tmp_path, alignment, options):
     truth, estimate = path_poses(), scaled_poses(path_poses(seed=7), 0.3)
     check_against_evo(tmp_path, estimate, truth, alignment, options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('alignment', 'options'), ALIGNMENTS)
 def test_evo_agrees_on_a_real_path(data_dir, tmp_path, alignment, options):
     folder = data_dir / 'trajectories'

@@ -246,6 +246,7 @@ def test_what_was_guessed_is_said(tmp_path, picture_file, capsys):
     engine.close()
 
 
+@pytest.mark.slow
 def test_the_command_explains_itself():
     result = subprocess.run(
         [sys.executable, '-m', 'depth_ros.commands.adopt_model', '--help'],

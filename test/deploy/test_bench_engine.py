@@ -80,6 +80,7 @@ def test_every_model_with_every_runtime(models, tmp_path, capsys):
     assert out.count('Not measured') == (1 if tensorrt_problem() else 2)
 
 
+@pytest.mark.slow
 def test_without_a_driver_the_cpu_is_measured(models, tmp_path):
     (tmp_path / 'nodriver').touch()
     done = subprocess.run(
@@ -307,6 +308,7 @@ def test_a_runtime_that_dies_is_told():
         engine_bench._in_process(os.abort)
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_no_process(models):
     command = subprocess.Popen(
         [

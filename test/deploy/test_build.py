@@ -37,6 +37,7 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (2, 1, HEIGHT, WIDTH, 3), np.uint8)
 
 
+@pytest.mark.slow
 @RTX_WARNINGS
 @pytest.mark.parametrize('precision', PRECISIONS)
 def test_engine_and_record(tmp_path, capsys, precision):
@@ -62,6 +63,7 @@ def test_engine_and_record(tmp_path, capsys, precision):
     }
 
 
+@pytest.mark.slow
 @RTX_WARNINGS
 def test_a_failed_build_leaves_what_was_there(tmp_path):
     source, engine = save_perception(tmp_path / 'net.onnx'), tmp_path / 'net.engine'
@@ -74,6 +76,7 @@ def test_a_failed_build_leaves_what_was_there(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 @RTX_WARNINGS
 def test_timings_of_earlier_builds_are_used_or_replaced(tmp_path):
     source, engine = save_perception(tmp_path / 'net.onnx'), tmp_path / 'net.engine'
@@ -125,6 +128,7 @@ def test_an_output_that_cannot_be_is_told_before_the_build(tmp_path):
             build(source, tmp_path / name, trt=object(), cudart=standins.Cuda())
 
 
+@pytest.mark.slow
 def test_progress_comes_by_the_clock(repository, capsys, monkeypatch):
     monkeypatch.setattr(engine_build, 'HEARTBEAT', 0.01)
     model = onnx.load(repository / 'models' / 'perception.onnx')
@@ -135,6 +139,7 @@ def test_progress_comes_by_the_clock(repository, capsys, monkeypatch):
     assert any(re.search(r'\w \d+/\d+, ', line) for line in lines)
 
 
+@pytest.mark.slow
 def test_a_stop_reaches_tensorrt():
     trt, stop = real_tensorrt(), threading.Event()
     with engine_build._progress(trt, stop) as monitor:
@@ -269,6 +274,7 @@ def test_the_check_command(tmp_path, capsys, monkeypatch):
     assert 'pip install tensorrt-rtx-cu13' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_command(tmp_path, repository):
     """Ctrl-C while TensorRT works: the command says so and leaves nothing."""
     real_tensorrt()
@@ -297,6 +303,7 @@ sys.exit(build_engine.main([sys.argv[1], '--check']))
 """
 
 
+@pytest.mark.slow
 def test_what_a_node_starts_needs_only_what_a_robot_has():
     code = "import sys, depth_ros.deploy.build; print(*sorted(m for m in sys.modules if '.' in m))"
     found = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)

@@ -314,6 +314,7 @@ def test_bad_input_is_told(models, pictures, tmp_path, capsys):
         assert error.startswith('compare_engines: ') and text in error, error
 
 
+@pytest.mark.slow
 def test_what_reads_recordings_is_asked_for(models, pictures, recording):
     """In one line, and not for a folder of images."""
     model = str(models / 'perception.onnx')

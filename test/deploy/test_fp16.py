@@ -18,6 +18,8 @@ from depth_ros.inference.engine_file import PRECISIONS
 from depth_ros.inference.runtimes import tensorrt as tensorrt_engine
 from depth_ros.inference.runtimes.tensorrt import TensorRtEngine
 
+pytestmark = pytest.mark.slow  # the shipped models, converted and built
+
 
 @pytest.fixture
 def images():

@@ -9,6 +9,8 @@ from support import drive_recording, onnx_models
 
 from depth_ros.share import share_path
 
+pytestmark = pytest.mark.slow  # whole commands, started afresh
+
 CODE = """
 import sys
 name, command, *arguments = sys.argv[1:]

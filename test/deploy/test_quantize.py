@@ -378,6 +378,7 @@ def test_bad_inputs_are_named(tmp_path, network, pictures, capsys):
     assert not is_quantized(onnx.load(network))
 
 
+@pytest.mark.slow
 def test_what_reads_recordings_is_asked_for(repository, network):
     code = (
         'import sys; sys.modules["rosbags"] = None; '
@@ -411,6 +412,7 @@ def test_topics_can_be_chosen(repository, network, capsys, option):
     assert 'has no topic /left' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('runtime', RUNTIMES)
 @pytest.mark.parametrize('name', ['perception.onnx', 'pose.onnx'])
 def test_shipped_models_on_the_shipped_recording(repository, runtime, name):
@@ -420,6 +422,7 @@ def test_shipped_models_on_the_shipped_recording(repository, runtime, name):
     assert is_quantized(model) and model.ByteSize() < 0.5 * source.stat().st_size
 
 
+@pytest.mark.slow
 @RTX_WARNINGS
 def test_tensorrt_reads_and_builds_it(tmp_path, network, pictures, capsys):
     pytest.importorskip('tensorrt_rtx', reason='tensorrt-rtx-cu13 is not installed')
@@ -473,6 +476,7 @@ def test_a_file_that_changes_while_it_is_calibrated_is_refused(
         engine_build.load_model(source, 'int8', pictures)
 
 
+@pytest.mark.slow
 @RTX_WARNINGS
 @pytest.mark.parametrize('name', ['perception.onnx', 'pose.onnx'])
 def test_a_shipped_model_is_built_in_int8(repository, name):
@@ -488,6 +492,7 @@ def test_a_shipped_model_is_built_in_int8(repository, name):
     assert engine_build.serialize(model, trt, None, threading.Event())[0]
 
 
+@pytest.mark.slow
 @RTX_WARNINGS
 def test_the_record_says_int8_and_how_to_build_it_again(tmp_path, network, pictures):
     output = tmp_path / 'net.engine'

@@ -222,6 +222,7 @@ def test_foreign_text_is_escaped(tmp_path):
     assert '&lt;odd&gt; &amp; so on' in page
 
 
+@pytest.mark.slow
 def test_without_its_packages_the_command_says_what_to_install(repository):
     code = (
         'import sys\n'

@@ -35,9 +35,13 @@ addEventListener('message', ({data}) => {
     f'<iframe src="page.html" style="width: {width}px; border: 0"></iframe>' for width in WIDTHS
 )
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason='no chromium to look at the pages with (Debian: apt install chromium)'
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason='no chromium to look at the pages with (Debian: apt install chromium)',
+    ),
+]
 
 
 @pytest.fixture(scope='module')

@@ -104,6 +104,7 @@ print(count)
 """
 
 
+@pytest.mark.slow
 def test_signals_arrive_whatever_order_engines_are_closed_in(tmp_path, backend):
     path = save_perception(tmp_path / 'net.onnx')
     result = subprocess.run(

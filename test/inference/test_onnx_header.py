@@ -122,6 +122,7 @@ def test_random_damage_is_an_error_or_a_header(tmp_path):
     assert refused > 1000
 
 
+@pytest.mark.slow
 def test_a_model_loads_without_the_package_onnx():
     code = (
         'import sys; sys.modules["onnx"] = sys.modules["google.protobuf"] = None\n'

@@ -117,6 +117,7 @@ def compare(system, models, backend='onnxruntime', pose=True):
         np.testing.assert_allclose(found['pose'], expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('settings', 'outputs', 'pose'),
     [
@@ -154,6 +155,7 @@ def test_every_kind_of_network_can_be_deployed(street, tmp_path, capsys, setting
     compare(load_system(checkpoint), tmp_path, pose=pose)
 
 
+@pytest.mark.slow
 def test_what_is_not_wanted_is_not_in_the_graphs(street, tmp_path, capsys):
     """Depth alone needs the semantic decoder only as far as its attention looks at it."""
     fit(config(street, tmp_path, steps=1, **{**LIGHT, **FSRE}))
@@ -182,6 +184,7 @@ def test_what_is_not_wanted_is_not_in_the_graphs(street, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_outputs_that_the_networks_do_not_have_are_named(street, tmp_path, capsys):
     fit(config(street, tmp_path, steps=1, **{**LIGHT, **SFM, 'semantic': 0.0}))
     for name, message in (
@@ -285,6 +288,7 @@ def test_files_that_are_no_checkpoint_are_named(tmp_path):
         load_system(tmp_path / 'old.ckpt')
 
 
+@pytest.mark.slow
 def test_weights_to_start_from_must_be_a_checkpoint(street, tmp_path):
     (tmp_path / 'x.ckpt').write_bytes(b'no')
     with pytest.raises(ValueError, match=r"x\.ckpt' is no checkpoint of the same networks"):

@@ -391,6 +391,7 @@ def distributed_gradient(rank, address, results):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one_with_twice_the_batch(tmp_path):
     torch.multiprocessing.spawn(
         distributed_gradient, (tmp_path / 'address', tmp_path / 'gradient.npy'), nprocs=2

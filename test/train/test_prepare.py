@@ -239,6 +239,7 @@ def test_bad_requests(tmp_path, monkeypatch, arguments, message):
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['sfmlearner', 'fsre'])
 def test_two_commands_train_either_paper(kitti, tmp_path, name):
     data = str(tmp_path / 'kitti')

@@ -215,6 +215,7 @@ def test_bad_options_are_refused(tmp_path, option, value):
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_without_opengl_the_remedy_is_named(tmp_path, repository):
     """EGL with no driver to load, as on a machine without Mesa."""
     result = subprocess.run(

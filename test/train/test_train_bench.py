@@ -16,6 +16,7 @@ def options(*words):
     return parser.parse_args(words)
 
 
+@pytest.mark.slow
 def test_prints_a_time_for_every_part(monkeypatch, capsys):
     monkeypatch.setattr(works, 'HEIGHT', 64)
     monkeypatch.setattr(works, 'WIDTH', 96)

@@ -29,6 +29,8 @@ from train.training.callbacks import KeepBest, KeepLast
 from train.training.system import System
 from train.training.trainer import fit
 
+pytestmark = pytest.mark.slow  # trainings
+
 # Fit
 
 

@@ -1,1 +1,1 @@
-"""How long losses, networks and a training step take on a processor."""
+"""Benchmark of losses, networks and a training step on a processor."""

@@ -1,4 +1,4 @@
-"""What is timed of the paper's own code."""
+"""The parts of the paper's own code to time."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Reference:
         return inference(partial(attend, modules, attention_inputs()))
 
     def network(self) -> Work:
-        """Inference of the whole network, depth and semantics."""
+        """Inference of the whole network, with depth and semantics."""
         models, image = self.trainer.models.eval(), make_scene().target
         return inference(lambda: models['decoder'](models['encoder'](image)))
 
@@ -147,25 +147,30 @@ class Reference:
 
 
 def reference_work(folder: Path, name: str) -> Work:
-    """A work of the paper's own code."""
+    """Make a work of the paper's own code.
+
+    Args:
+        folder: clone of FSRE-Depth.
+        name: method of :class:`Reference`.
+    """
     return getattr(Reference(folder), name)()
 
 
 def _cameras(scene: SimpleNamespace) -> tuple[Tensor, Tensor]:
-    """Intrinsics (1, 4, 4) and their inverse."""
+    """Intrinsics (1, 4, 4) of a scene, in pixels, and their inverse."""
     camera = torch.eye(4)[None]
     camera[:, :3, :3] = scene.intrinsics
     return camera, torch.linalg.inv(camera)
 
 
 def _colours(scene: SimpleNamespace) -> dict:
-    """Full-size images by the paper's code's keys."""
+    """Full-size images of a scene, by the keys that the paper's code uses."""
     images = (scene.sources[0], scene.target, scene.sources[1])
     return {('color', frame, 0): image for frame, image in zip((-1, 0, 1), images, strict=True)}
 
 
 @contextmanager
 def _on_the_processor() -> Iterator[None]:
-    """Make ``Tensor.cuda`` do nothing: the paper's code moves its noise to a GPU by that name."""
+    """Make ``Tensor.cuda`` do nothing: with it the paper's code moves its noise to a GPU."""
     with mock.patch.object(Tensor, 'cuda', lambda tensor, *_, **__: tensor):
         yield

@@ -1,4 +1,4 @@
-"""Time works in turns, each in a process of its own."""
+"""Timing of pieces of work in turns, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from typing import Any
 import torch
 
 Work = Callable[[], Any]
+"""What is timed."""
+
 Code = Callable[[], Work]
-"""Makes what is to be timed, in the process in which it is."""
+"""Makes a work, in the process in which it is then timed."""
 
 
 def process_clock(threads: int) -> Callable[[], float]:
-    """Of the processor for one thread, which others do not disturb; of the wall for more."""
+    """Clock in seconds: processor time for one thread, wall-clock time for several.
+
+    Other processes hardly change the processor time.
+    """
     return time.process_time if threads == 1 else time.perf_counter
 
 
@@ -28,12 +33,13 @@ def in_turns(codes: Sequence[Code], threads: int, runs: int) -> list[list[float]
     """Time works in turns, each in a process of its own.
 
     Args:
-        codes: make the works, in their processes.
-        threads: of each process.
-        runs: of which the median is taken.
+        codes: functions that make the works, called in the works' processes.
+        threads: number of threads of each process.
+        runs: number of runs of each work; the median counts.
 
     Returns:
-        Of each: time, ms; the most memory of its process, MB; its libraries' memory, MB.
+        Three lists with a number for each work: time, ms; peak memory of its process, MB; and
+        memory of the loaded libraries, MB.
     """
     spawn = multiprocessing.get_context('spawn')
     with ExitStack() as stack:
@@ -48,13 +54,13 @@ def in_turns(codes: Sequence[Code], threads: int, runs: int) -> list[list[float]
 
 
 def medians(timed: Sequence[Callable[[], float]], runs: int) -> list[float]:
-    """The median time of each, one after the other in turns."""
+    """Median of each function's time over ``runs`` rounds, in which all take turns."""
     times = [[work() for work in timed] for _ in range(runs + 2)][2:]  # the first two warm up
     return [statistics.median(found) for found in zip(*times, strict=True)]
 
 
 def _prepare(code: Code, threads: int) -> float:
-    """Make this process ready to work; returns the memory of its libraries, MB."""
+    """Make the work in this process; returns the memory of the loaded libraries, MB."""
     global _work
     torch.set_num_threads(threads)
     libraries = _memory('VmRSS')
@@ -63,19 +69,19 @@ def _prepare(code: Code, threads: int) -> float:
 
 
 def _take() -> float:
-    """Time of this process's work, ms."""
+    """Run this process's work once; returns its time, ms."""
     return _work()
 
 
 def _timed(work: Work, clock: Callable[[], float]) -> float:
-    """Time that it takes, ms."""
+    """Run a work once; returns its time, ms."""
     start = clock()
     work()
     return 1e3 * (clock() - start)
 
 
 def _memory(name: str) -> float:
-    """Memory of this process, MB: 'VmRSS' now, 'VmHWM' at most so far."""
-    # Not getrusage, whose maximum begins with the parent's memory.
+    """Memory of this process, MB: 'VmRSS', the current one, or 'VmHWM', the peak."""
+    # The peak of getrusage would include the parent's memory.
     status = Path('/proc/self/status').read_text()
     return int(status.split(f'{name}:')[1].split()[0]) / 1024

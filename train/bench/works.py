@@ -1,4 +1,4 @@
-"""What is timed: losses, networks and a training step of FSRE-Depth, on made-up images."""
+"""Our parts to time: losses, networks and a training step of FSRE-Depth, on random images."""
 
 from __future__ import annotations
 
@@ -39,15 +39,17 @@ from train.training.system import System
 HEIGHT, WIDTH = 192, 640
 CLASSES = 19
 ATTENTION = ((256, 16), (128, 8), (64, 4))
-"""Channels and shrinking factor of the features that attend to each other."""
+"""Channels of the features that attend to each other, and their scale: 16 means 1/16."""
 
 
 def works(folder: Path) -> Iterator[tuple[str, Code, str]]:
-    """Name, our code and the paper's code's method of everything that is timed, the training step
-    last.
+    """Yield everything to time, the training step last.
 
     Args:
-        folder: for files that are needed meanwhile.
+        folder: folder for temporary files.
+
+    Yields:
+        Name, our code, and the method of :class:`train.bench.reference.Reference` to compare with.
     """
     yield 'photometric term, 4 scales, 2 sources', photometric, 'photometric'
     yield 'triplet loss, 3 levels', triplet, 'triplet'
@@ -74,7 +76,7 @@ def photometric() -> Work:
     leaves = [*scene.disparities, *scene.poses]
 
     def work() -> None:
-        # The paper's code counts what lies outside the view with the border's colour.
+        # Without validity, as in the paper's code, pixels out of view take the border's colour.
         views = ViewSynthesis(
             scene.target,
             scene.sources,
@@ -102,7 +104,7 @@ def triplet() -> Work:
 
 def attention() -> Work:
     """Inference of all attention modules."""
-    # As in the whole network: on processors, convolutions of channels-last features run faster.
+    # Channels last, as in the whole network: convolutions run faster on processors.
     pairs = [
         [x.contiguous(memory_format=torch.channels_last) for x in pair]
         for pair in attention_inputs()
@@ -113,12 +115,12 @@ def attention() -> Work:
 
 
 def attention_inputs() -> list[Tensor]:
-    """Features (2, 1, C, h, w) of both tasks at every level."""
+    """Features of both tasks, (2, 1, C, h, w), for each level."""
     return [torch.rand(2, 1, c, HEIGHT // k, WIDTH // k) for c, k in ATTENTION]
 
 
 def attend(modules: Iterable[nn.Module], pairs: Sequence[Sequence[Tensor] | Tensor]) -> None:
-    """Let both tasks' features attend to each other, each pair by its module."""
+    """Let the features of both tasks attend to each other, at each level by its module."""
     for module, (own, other) in zip(modules, pairs, strict=True):
         module(own, other)
         module(other, own)
@@ -145,8 +147,8 @@ def _network(semantics: bool) -> tuple[DepthNet, Tensor]:
 
 
 def exported(folder: Path) -> Iterator[tuple[Path, str, str]]:
-    """File, precision and runtime of the exported network, with every runtime for the processor."""
-    # Not needed to train, so not to be in the memory of the training step.
+    """Yield file, precision and runtime of the exported network, for each installed runtime."""
+    # Imported here, so that the training step's process does not load them.
     from depth_ros.inference.contract import ModelContract
     from depth_ros.inference.loader import installed_backends
     from train.export.deployed import DeployedPerception
@@ -167,7 +169,7 @@ def exported(folder: Path) -> Iterator[tuple[Path, str, str]]:
     with redirect_stdout(io.StringIO()):
         write_model(DeployedPerception(fuse_for_inference(net), 1.0), contract, file)
     quantizes = importlib.util.find_spec('rclpy') is not None
-    if not quantizes:  # to quantise reads recordings
+    if not quantizes:
         print("int8 is left out, as rclpy is missing: pip install '.[ros]'")
     for backend in installed_backends():
         yield file, 'fp32', backend
@@ -176,7 +178,7 @@ def exported(folder: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def engine(file: Path, backend: str) -> Work:
-    """Inference of an exported file, from bytes to depth and labels."""
+    """Inference of an exported file, from a uint8 image to depth and labels."""
     from depth_ros.inference.loader import load_engine
 
     found = load_engine(file, backend, torch.get_num_threads())
@@ -184,12 +186,12 @@ def engine(file: Path, backend: str) -> Work:
 
 
 def _picture() -> np.ndarray:
-    """The target (1, H, W, 3), uint8."""
+    """The scene's target image, uint8 (1, H, W, 3)."""
     return (255 * make_scene().target.permute(0, 2, 3, 1)).byte().numpy()
 
 
 def quantized(path: Path, picture: np.ndarray, runtime: str) -> Path:
-    """The file in int8, whatever that does to the results of random weights."""
+    """Quantise a file to int8, without bounds for what that changes, as weights are random."""
     import cv2
     import onnx
 
@@ -208,24 +210,25 @@ def quantized(path: Path, picture: np.ndarray, runtime: str) -> Path:
 
 
 def inference(work: Work) -> Work:
-    """Without a graph for gradients."""
+    """Make a work run without gradients."""
     return torch.no_grad()(work)
 
 
 class Stored(nn.Module):
-    """An encoder whose features are known already."""
+    """Stands in for an encoder: returns stored features."""
 
     def __init__(self, features: list[Tensor]) -> None:
         super().__init__()
         self.features = features
 
     def forward(self, _: Tensor) -> list[Tensor]:
-        """Whatever the image."""
+        """Return the features, whatever the image."""
         return self.features
 
 
 def make_scene() -> SimpleNamespace:
-    """Images that move, labels in patches, random disparities, poses and features."""
+    """Make random inputs of all parts: a target, two shifted sources, labels in patches,
+    disparities (four scales), poses and features."""
     torch.manual_seed(0)
     texture = F.interpolate(
         torch.rand(1, 3, HEIGHT // 8, WIDTH // 8), (HEIGHT, WIDTH + 16), mode='bicubic'
@@ -260,7 +263,7 @@ def make_scene() -> SimpleNamespace:
 def training_step() -> Work:
     """One optimiser step of the whole system, as :mod:`train.commands.fit` trains it."""
     scene = make_scene()
-    # Not as keywords: the weights of the losses are fields that a type checker does not see.
+    # Not keyword arguments, as a type checker does not see the fields for the losses' weights.
     settings: dict[str, Any] = {
         'data': '',
         'val': '',
@@ -294,6 +297,6 @@ def training_step() -> Work:
 
 
 def our_work(code: Code) -> Work:
-    """A work of ours, in a process set up as training and the nodes set up theirs."""
+    """Make a work of our code, in a process set up as those of training and the nodes are."""
     keep_memory()
     return code()

@@ -1,9 +1,9 @@
-"""How long losses, networks and a training step of FSRE-Depth take on this machine's processor.
+"""``python -m train bench``: time losses, networks and a training step of FSRE-Depth.
 
-At 192x640, batch 1, on random images. With a clone of the paper's own code, both codes take turns,
-so that other load on the machine disturbs both alike. Each part of each code runs in its own
-process: earlier work in a process moves the allocator's thresholds, which can change the time of
-later work by a fifth.
+Everything runs on this machine's processor, at 192x640, batch 1, on random images. With a clone of
+the paper's own code, both codes take turns, so that other load on the machine slows both equally.
+Each part of each code has its own process: earlier work in a process moves the allocator's
+thresholds, which can change the time of later work by a fifth.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ NAME_WIDTH = 62
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
+    """Define the command line."""
     parser.add_argument(
         '--threads',
         type=int,
         default=1,
-        help='1: processor time is measured; more: time on the clock (%(default)s)',
+        help='number of threads; with 1, processor time is measured, else wall-clock time '
+        '(%(default)s)',
     )
     parser.add_argument(
-        '--runs', type=int, default=10, help='of which the median is taken (%(default)s)'
+        '--runs',
+        type=int,
+        default=10,
+        help='number of runs of each part; the median is printed (%(default)s)',
     )
     parser.add_argument(
         '--reference',
@@ -41,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command.
+    """Time all parts and print a table.
 
     Raises:
-        ValueError: if the reference is no clone of FSRE-Depth, or a number is not positive.
+        ValueError: if the reference is not a clone of FSRE-Depth, or a number is not positive.
     """
     if args.threads < 1 or args.runs < 1:
         raise ValueError('--threads and --runs must be at least 1')
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def print_row(name: str, values: Sequence[float]) -> None:
-    """Ours, and the paper's code's if there is one, with the ratio."""
+    """Print our value and, if there is one, that of the paper's code, with their ratio."""
     ratio = f'{values[1] / values[0]:8.2f}' if len(values) > 1 else ''
     line = ''.join(f'{x:12.1f}' for x in values)
     print(f'{name:{NAME_WIDTH}}{line}{ratio}', flush=True)

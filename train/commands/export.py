@@ -1,4 +1,4 @@
-"""``python -m train export``: from a checkpoint to the two files that depth_ros runs."""
+"""``python -m train export``: turn a checkpoint into the two model files that depth_ros runs."""
 
 from __future__ import annotations
 
@@ -48,24 +48,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--outputs',
         type=_outputs,
         metavar='NAME,...',
-        help='what is wanted of depth, labels and pose; the rest is left out of '
-        'the graphs (default: all that the checkpoint has)',
+        help='outputs to export, of depth, labels and pose (default: all that the checkpoint has)',
     )
     parser.add_argument(
         '--image-size',
         type=_image_size,
         metavar='WxH',
-        help="size of the camera's images, which the graphs then take whole and "
-        'resize themselves, for a GPU (default: the nodes resize them)',
+        help="size of the camera's images; the model then takes them whole and resizes them on "
+        'the GPU (default: the nodes resize images)',
     )
     parser.add_argument(
-        '--pose', type=Path, metavar='CHECKPOINT', help='take the pose network from this one'
+        '--pose', type=Path, metavar='CHECKPOINT', help='take the pose network from this checkpoint'
     )
     parser.add_argument(
         '--start',
         type=Path,
         metavar='FILE',
-        help='write a checkpoint in half precision there, too, for fit --init',
+        help='also write a checkpoint in half precision, for fit --init',
     )
     parser.add_argument('--name', default='street', help='name of the networks (%(default)s)')
     parser.add_argument('--license', default='unknown', help='licence of the weights')

@@ -13,12 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = """\
-Writes OUT/last.ckpt (every 100 steps; last-1.ckpt and last-2.ckpt are those before), OUT/best.ckpt
-(by the error of depth where --val has true depth, else by the photometric error) and OUT/logs
-(`tensorboard --logdir OUT/logs`; also CSV).
-The same command again goes on where an interrupted training stopped; the number of steps, the
-learning rate, the clip of the gradient, workers, devices and --val-every may differ, all else
-must be the same. Ctrl-C ends it after the present step, with a checkpoint.
+Writes OUT/last.ckpt every 100 steps (last-1.ckpt and last-2.ckpt are the two before), OUT/best.ckpt
+(lowest error of depth where --val has true depth or points of a reconstruction, else lowest
+photometric error) and OUT/logs (CSV and TensorBoard: `tensorboard --logdir OUT/logs`).
+Ctrl-C ends the training after the current step, with a checkpoint. The same command then resumes
+it. The number of steps, the learning rate, --gradient-clip, --val-every, --workers, --accelerator,
+--devices and --nodes may change; everything else must stay the same.
 """
     add_config_arguments(parser)
     start = parser.add_mutually_exclusive_group()
@@ -26,17 +26,18 @@ must be the same. Ctrl-C ends it after the present step, with a checkpoint.
         '--resume',
         type=Path,
         metavar='CKPT',
-        help='checkpoint of this training to go on from (default: OUT/last.ckpt, if it is there)',
+        help='checkpoint of this training from which to resume (default: OUT/last.ckpt, if it '
+        'exists)',
     )
     start.add_argument(
         '--restart',
         action='store_true',
-        help='start over even where the run folder holds a checkpoint',
+        help='start over even if the run folder holds a checkpoint',
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, or go on where an interrupted training stopped."""
+    """Train, or resume an interrupted training."""
     config = read_config(args)
     last = Path(config.out) / 'last.ckpt'
     resume = args.resume or (last if last.exists() and not args.restart else None)

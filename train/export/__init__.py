@@ -1,1 +1,1 @@
-"""From a checkpoint to the files that depth_ros runs."""
+"""Export: turn a checkpoint into the model files that depth_ros runs."""

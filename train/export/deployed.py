@@ -1,4 +1,4 @@
-"""The networks as a robot runs them: bytes in, depth, class ids and poses out."""
+"""The networks as a robot runs them: uint8 images in; depth, class ids and poses out."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from train.networks.perception import resize
 
 
 class DeployedPerception(nn.Module):
-    """uint8 image in, depth and, if the network has them, class ids at network size out.
+    """Takes a uint8 image; returns depth and, if the network has them, class ids.
 
     Args:
-        net: of :func:`train.networks.perception.make_perception`.
-        scale: metres, or whatever depth shall be in, per model unit.
-        size: (height, width) of the network; ``None``: of the images.
+        net: network from :func:`train.networks.perception.make_perception`.
+        scale: factor from model units to the unit of the output, such as metres.
+        size: (height, width) of the network; ``None``: the size of the images.
     """
 
     def __init__(self, net: nn.Module, scale: float, size: tuple[int, int] | None = None) -> None:
@@ -24,25 +24,28 @@ class DeployedPerception(nn.Module):
         self.net, self.scale, self.size = net, scale, size
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Image uint8 (1, H, W, 3) -> depth float32, labels uint8, (H, W) of the network."""
+        """Image uint8 (1, h, w, 3) -> depth float32 (H, W), labels uint8 (H, W).
+
+        (H, W) is the network size.
+        """
         image = _normalised(image, self.size)
         size = image.shape[2:]
         prediction = self.net(image)
-        # Disparity, not depth, is what the training interpolates.
+        # As in training, disparity is interpolated, not depth.
         depth = self.scale / resize(prediction.disparities[0], *size)[0, 0]
         if prediction.logits is None:
             return (depth,)
-        # Over the last dimension: that is how runtimes hold them, and what they search fastest.
+        # Classes in the last dimension: runtimes find the maximum fastest there.
         logits = resize(prediction.logits, *size).permute(0, 2, 3, 1)
         return depth, logits.argmax(3)[0].to(torch.uint8)
 
 
 class DeployedPose(nn.Module):
-    """Two uint8 images in, relative pose out.
+    """Takes two uint8 images; returns their relative pose.
 
     Args:
-        net: of :func:`train.networks.pose.make_pose`.
-        scale, size: as of :class:`DeployedPerception`.
+        net: network from :func:`train.networks.pose.make_pose`.
+        scale, size: as for :class:`DeployedPerception`.
     """
 
     def __init__(self, net: nn.Module, scale: float, size: tuple[int, int] | None = None) -> None:
@@ -50,7 +53,10 @@ class DeployedPose(nn.Module):
         self.net, self.scale, self.size = net, scale, size
 
     def forward(self, previous: Tensor, current: Tensor) -> Tensor:
-        """Images uint8 (1, H, W, 3) -> pose float32 (6,)."""
+        """Images uint8 (1, h, w, 3) -> pose float32 (6,).
+
+        The pose is ``depth_ros.inference.contract.POSE_CONVENTION``.
+        """
         frames = _normalised(previous, self.size), _normalised(current, self.size)
         if self.net.pairs:
             rotation, translation = self.net(*frames)[0].split(3)
@@ -62,9 +68,10 @@ class DeployedPose(nn.Module):
 
 
 def vector_from_rotation(rotation: Tensor) -> Tensor:
-    """Rotation vectors (B, 3), radians, of matrices (B, 3, 3) that turn less than 120 degrees.
+    """Rotation vectors (B, 3), radians, of rotation matrices (B, 3, 3) of less than 120 degrees.
 
-    Through the quaternion, 2 atan(|v| / w) v / |v|, with operators that every runtime has.
+    With the quaternion (w, v) the vector is 2 atan(|v| / w) v / |v|. This uses only operators that
+    every runtime has.
     """
     trace = rotation[:, 0, 0] + rotation[:, 1, 1] + rotation[:, 2, 2]
     w = (1 + trace).sqrt() / 2
@@ -81,8 +88,11 @@ def vector_from_rotation(rotation: Tensor) -> Tensor:
 
 
 def _normalised(image: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """uint8 (1, h, w, 3) -> float32 0..1 (1, 3, H, W), resized as ``ImageFit.to_network`` does."""
-    # TensorRT transposes floats but not bytes: cast first.
+    """uint8 (1, h, w, 3) -> float32 0..1 (1, 3, H, W), resized as ``ImageFit.to_network`` does.
+
+    ``size`` is (H, W); ``None``: the size of the image.
+    """
+    # TensorRT transposes floats but not bytes, so cast first.
     image = image.float().permute(0, 3, 1, 2)
     height, width = image.shape[2:]
     if size not in (None, (height, width)):
@@ -94,6 +104,6 @@ def _normalised(image: Tensor, size: tuple[int, int] | None) -> Tensor:
             factor *= 2
         if factor > 1:
             image = avg_pool2d(image, factor)
-        # Whole numbers are what the network was trained on; fractions move its depth by a percent.
+        # The network was trained on whole grey levels; fractions change its depth by a percent.
         image = resize(image, *size).round()
     return image / 255

@@ -1,4 +1,4 @@
-"""A network as one ONNX file that describes itself."""
+"""Writing a network as an ONNX file with its contract."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ from torch import nn
 from depth_ros.files import write_file
 from depth_ros.inference.contract import ModelContract, write_contract
 
-OPSET = 18  # what TensorRT 10.3 and every ONNX Runtime since 1.14 read
+OPSET = 18  # read by TensorRT 10.3 and by ONNX Runtime 1.14 and newer
 
 
 def write_model(net: nn.Module, contract: ModelContract, path: Path) -> None:
-    """Export ``net`` to ``path`` with its contract; the file appears whole or not at all."""
-    # Of one tensor given twice the exporter would use one input only.
+    """Export a network with its contract; the file is written whole or not at all.
+
+    Args:
+        net: the deployed network (:mod:`train.export.deployed`).
+        contract: describes its inputs and outputs.
+        path: file to write; missing parent folders are made.
+
+    Raises:
+        RuntimeError: if the exporter writes another opset than :data:`OPSET`.
+        ContractError: if the graph's inputs or outputs contradict the contract.
+    """
+    # Each input needs its own tensor: the exporter would merge two inputs with the same one.
     images = tuple(
         torch.zeros(1, *contract.image_shape, dtype=torch.uint8) for _ in contract.inputs
     )
@@ -30,7 +40,7 @@ def write_model(net: nn.Module, contract: ModelContract, path: Path) -> None:
         output_names=list(contract.outputs),
         external_data=False,
     )
-    assert program is not None  # as with dynamo=True
+    assert program is not None  # always with dynamo=True
     model = program.model_proto
     found = {o.domain: o.version for o in model.opset_import}['']
     if found != OPSET:
@@ -44,8 +54,10 @@ def write_model(net: nn.Module, contract: ModelContract, path: Path) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove the exporter's debugging notes: each node carries its Python stack, with the paths of
-    the machine that exported it."""
+    """Remove the exporter's debugging notes, in place.
+
+    Each node carries its Python stack, with paths of the machine that exported it.
+    """
     graph = model.graph
     for item in (
         model,

@@ -1,4 +1,4 @@
-"""A checkpoint as the two model files, with their contracts."""
+"""Exporting a checkpoint as the two model files, with their contracts."""
 
 from __future__ import annotations
 
@@ -34,18 +34,21 @@ def export_models(
     """Write perception.onnx, pose.onnx or both to the folder ``out``.
 
     Args:
-        system: of a checkpoint.
+        system: networks of a checkpoint.
         out: the folder.
         data: sequences of the camera, for its intrinsics and the metric scale; ``None``: those of
             the training.
-        height: of the camera over the road, metres, which makes the models metric.
-        outputs: some of the table of outputs; ``None``: all that the networks have.
-        image_size: (width, height) of images that the graphs resize themselves.
-        name, license: of the networks, for the files.
+        height: height of the camera over the road, metres; makes the models metric.
+        outputs: names in ``depth_ros.inference.outputs.OUTPUTS``; ``None``: all that the networks
+            have.
+        image_size: (width, height) of images that the graphs resize themselves; ``None``: they
+            take images at network size.
+        name, license: name and licence of the networks, to store in the files.
 
     Raises:
-        ValueError: if an output is asked for that the networks do not have, the sequences are of
-            several cameras, or the road is hardly seen.
+        DataError: if the sequences cannot be read.
+        ValueError: if the networks lack an output that is asked for, the sequences are of several
+            cameras, or too few frames show the road.
     """
     config = system.config
     outputs = _wanted(system, outputs)
@@ -107,10 +110,10 @@ def export_models(
 
 
 def _wanted(system: System, asked: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The outputs to export: those asked for, or all that there are.
+    """Names of the outputs to export: those asked for, or else all that the networks have.
 
     Raises:
-        ValueError: if one is asked for that the networks do not have.
+        ValueError: if the networks lack one that is asked for.
     """
     missing = {}
     if not (system.config.semantics and 'logits' in system.perception.outputs):

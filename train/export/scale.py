@@ -1,4 +1,4 @@
-"""What a model file says about its camera: intrinsics, and metres a model unit."""
+"""What a model file says about its camera: intrinsics, and metres per model unit."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from train.losses.camera_height import camera_height
 from train.training.system import System
 
 SAME = 0.03
-"""By how much, of the focal length, calibrations of the same camera differ at most."""
+"""Largest relative difference between focal lengths in calibrations of one camera."""
+
 SAME_LEARNT = 0.2
-"""The same for what a network learnt of each sequence."""
+"""Largest relative difference between focal lengths that a network learned of one camera."""
+
 LOOKED_AT = 8
-"""Sequences, at most, of which the learnt focal length is compared."""
+"""Largest number of sequences whose learned focal lengths are compared."""
 
 
 def one_camera(system: System, sequences: list[Sequence], place: str) -> np.ndarray:
     """Intrinsics (3, 3) at network size of the camera of all sequences, see :func:`camera_matrix`.
 
+    The nodes scale depth by the focal length, so a model must be for one.
+
     Args:
-        system: of a checkpoint.
-        sequences: of the camera.
-        place: what to call them.
+        system: networks of a checkpoint.
+        sequences: sequences of the camera.
+        place: what messages call the sequences.
 
     Raises:
-        ValueError: if they are of cameras with other focal lengths: the nodes scale depth by it.
+        ValueError: if the sequences are of cameras with different focal lengths.
     """
     known = system.config.focal or system.camera is None
     if not known:
@@ -54,10 +58,18 @@ def one_camera(system: System, sequences: list[Sequence], place: str) -> np.ndar
 
 @torch.inference_mode()
 def camera_matrix(system: System, sequence: Sequence, samples: int = 20) -> np.ndarray:
-    """Intrinsics (3, 3) of a sequence at network size: as calibrated, or as the network learnt them
-    (the median over samples)."""
+    """Intrinsics (3, 3) of a sequence, in pixels at network size.
+
+    They are those of the network's own camera if it has one (``focal``), else as calibrated, or,
+    if the network learns them, the median of its estimates.
+
+    Args:
+        system: networks of a checkpoint.
+        sequence: the sequence.
+        samples: number of samples from which the network estimates them.
+    """
     config = system.config
-    if config.focal:  # the network's own camera, whatever the data's
+    if config.focal:
         center = (config.width - 1) / 2, (config.height - 1) / 2
         return np.array([[config.focal, 0, center[0]], [0, config.focal, center[1]], [0, 0, 1]])
     if system.camera is None:
@@ -80,9 +92,19 @@ def camera_matrix(system: System, sequence: Sequence, samples: int = 20) -> np.n
 def metric_scale(
     system: System, net: nn.Module, sequences: list[Sequence], height: float, frames: int = 200
 ) -> tuple[float, int]:
-    """Metres per model unit: the median, over frames, of true by estimated camera height.
+    """Measure metres per model unit: the median ratio of true to estimated camera height.
 
-    The road is where the network says so; without a semantic decoder, the ground ahead.
+    The road is where the network labels it; without a semantic decoder, it is the ground ahead.
+
+    Args:
+        system: networks of a checkpoint.
+        net: its depth network, fused for inference.
+        sequences: sequences of the camera.
+        height: true height of the camera over the road, metres.
+        frames: number of frames to measure, at most.
+
+    Returns:
+        The scale, and the number of frames that it is from.
 
     Raises:
         ValueError: if hardly any frame shows a road.
@@ -107,6 +129,6 @@ def metric_scale(
     if len(ratios) < max(3, len(images) // 10):
         raise ValueError(
             f'the road is seen in {len(ratios)} of {len(images)} frames only: give '
-            '--data with road in front of the camera, or leave out --camera-height'
+            '--data that shows a road in front of the camera, or leave out --camera-height'
         )
     return float(np.median(ratios)), len(ratios)

@@ -1,4 +1,4 @@
-"""A small checkpoint to start other trainings from: ``fit --init``."""
+"""Writing a small checkpoint from which other trainings can start (``fit --init``)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from train.training.system import System
 def write_start(system: System, path: Path, pose: System | None = None) -> None:
     """Write the networks of a checkpoint in half precision, without the optimiser's state.
 
-    The file can be evaluated and exported like any checkpoint, and loses what half precision
-    cannot say: a thousandth of each weight.
+    The file can be evaluated and exported like any checkpoint. Half precision rounds each weight
+    by up to a thousandth of it.
 
     Args:
         system: the networks.
-        path: file to write; it appears whole or not at all.
-        pose: take the pose network from these, if given.
+        path: file to write, whole or not at all.
+        pose: networks of another checkpoint from which to take the pose network.
 
     Raises:
-        ValueError: if the two pose networks are not of one kind.
+        ValueError: if the two pose networks are of different kinds.
     """
     state = dict(system.state_dict())
     if pose is not None:
@@ -47,15 +47,19 @@ def write_start(system: System, path: Path, pose: System | None = None) -> None:
 
 
 def _for_focal(state: dict[str, Tensor], old: float, new: float) -> dict[str, Tensor]:
-    """The state of a pose network of pairs for a camera of another focal length, pixels.
+    """Convert the state of a pose network of pairs to another focal length of its own camera.
 
-    What it says, and so the last layer that says it, changes as
-    :func:`train.networks.focal.pose_for_camera` does: pitch and yaw by old / new, steps ahead by
+    The last layer is scaled so that the network's poses change as
+    :func:`train.networks.focal.pose_for_camera` says: pitch and yaw by old / new, forward steps by
     new / old.
+
+    Args:
+        state: state of the pose network.
+        old, new: focal lengths, pixels at network size; 0: none, then nothing changes.
     """
     if not old or not new or old == new:
         return state
-    # The last convolution, of six outputs: weight and bias.
+    # Weights and biases of convolutions with six outputs; the last two are those of the last layer.
     ends = [k for k, v in state.items() if k.endswith(('.weight', '.bias')) and len(v) == 6]
     factors = torch.tensor([old / new, old / new, 1, 1, 1, new / old])
     return {

@@ -1,4 +1,4 @@
-"""Which checkpoints a training keeps."""
+"""Lightning callbacks that write the checkpoints of a training: the best and the last ones."""
 
 from __future__ import annotations
 
@@ -20,18 +20,24 @@ from depth_ros.files import write_file
 from train.losses.reduction import LossError
 
 KEPT = 3
-"""Checkpoints of the last steps that are kept: last.ckpt, last-1.ckpt before it, and so on."""
+"""Number of recent checkpoints to keep: last.ckpt, the older last-1.ckpt, and so on."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes every checkpoint whole or not at all, over an older one or not.
+    """Writes every checkpoint whole or not at all, also where it replaces an older one.
 
-    Lightning writes to the system's temporary folder and moves, which on another file system is
-    a copy: a full disk would leave half of it under its name.
+    Lightning itself writes to the system's temporary folder and then moves the file. Between file
+    systems a move is a copy, and a full disk would leave half a checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: Any = None):
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: content to save with ``torch.save``.
+            path: file to write; missing parent folders are made.
+            storage_options: ignored.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
@@ -40,7 +46,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def is_finite(trainer: lightning.Trainer, system: lightning.LightningModule) -> bool:
-    """Whether weights and the optimiser's state are all numbers, in every process."""
+    """Whether all weights and the whole state of the optimiser are finite, in every process."""
     finite = all(bool(t.isfinite().all()) for t in _state(trainer, system))
     return trainer.strategy.reduce_boolean_decision(finite, all=True)
 
@@ -53,9 +59,17 @@ def _state(trainer: lightning.Trainer, system: lightning.LightningModule) -> Ite
 
 
 class KeepBest(ModelCheckpoint):
-    """Saves the best so far: by the error of depth if it is known and learns, of a
-    reconstruction's points before true depth; by that of the motion if it is known and depth does
-    not learn; else by the photometric error."""
+    """Saves the best checkpoint so far as ``best.ckpt``.
+
+    If the depth network learns, the best is the one with the lowest depth error (Abs Rel): on the
+    held-out points of a reconstruction if there are any, else on true depth. If only the pose
+    network learns, it is the one with the lowest error of known motion. Without such ground truth
+    it is the one with the lowest photometric error.
+
+    Args:
+        folder: folder for best.ckpt.
+        by_depth: whether the depth network learns.
+    """
 
     def __init__(self, folder: Path, by_depth: bool) -> None:
         super().__init__(
@@ -69,13 +83,13 @@ class KeepBest(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """Name of its state in a checkpoint, whatever is monitored."""
+        """Name of this callback's state in a checkpoint; the same for every monitored error."""
         return type(self).__qualname__
 
     def on_validation_end(
         self, trainer: lightning.Trainer, system: lightning.LightningModule
     ) -> None:
-        """After each validation."""
+        """Choose the error to compare, and save if it is the lowest so far."""
         known = ('val/points_abs_rel', 'val/abs_rel') if self.by_depth else ('val/motion',)
         self.monitor = next((n for n in known if n in trainer.callback_metrics), self.monitor)
         score = trainer.callback_metrics.get(self.monitor or '')
@@ -83,7 +97,7 @@ class KeepBest(ModelCheckpoint):
             super().on_validation_end(trainer, system)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best of before as the bar, if its file is still there, wherever that is now."""
+        """Restore the best score if best.ckpt still exists, even if its folder was moved."""
         best = Path(str(self.dirpath)) / 'best.ckpt'
         if best.exists():
             scores = state_dict['best_k_models'].values()
@@ -97,13 +111,14 @@ class KeepBest(ModelCheckpoint):
 
 
 class KeepLast(Callback):
-    """Saves where training is: every 100 steps, at the end, on Ctrl-C and on a failure.
+    """Saves the current state every 100 steps, at the end, on Ctrl-C and on a failure.
 
-    What is not finite is never saved, and the last :data:`KEPT` that were stay.
+    Weights that are not finite are never saved. The last :data:`KEPT` checkpoints are kept.
 
     Args:
-        path: of the last checkpoint.
-        fresh: the training starts anew: what an earlier one left is no older state of it.
+        path: file of the last checkpoint.
+        fresh: whether the training starts from the beginning; the older checkpoints in the folder
+            then belong to another training and are deleted at the first save.
     """
 
     def __init__(self, path: Path, fresh: bool = False) -> None:
@@ -112,7 +127,11 @@ class KeepLast(Callback):
         self._handler = None
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, whole or not at all.
+
+        Raises:
+            LossError: if the weights are no longer finite.
+        """
         if not is_finite(trainer, trainer.lightning_module):
             raise LossError('the weights are no longer finite')
         if trainer.is_global_zero and self.saved_step != trainer.global_step:
@@ -121,7 +140,7 @@ class KeepLast(Callback):
         self.saved_step, self.fresh = trainer.global_step, False
 
     def earlier(self) -> list[Path]:
-        """Where the checkpoints before the last are, or would be, the newest first."""
+        """Paths of the older checkpoints, newest first, whether or not they exist."""
         return [self.path.with_stem(f'{self.path.stem}-{n}') for n in range(1, KEPT)]
 
     def _keep_earlier(self) -> None:
@@ -135,13 +154,15 @@ class KeepLast(Callback):
                     os.replace(newer, older)
             earlier[0].unlink(missing_ok=True)
             try:
-                os.link(self.path, earlier[0])  # so that the last is never missing
+                os.link(self.path, earlier[0])  # last.ckpt exists at every moment
             except OSError:  # a file system without links
                 os.replace(self.path, earlier[0])
 
     def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
-        """From now on the first Ctrl-C lets the step end; in the middle of it the weights are
-        half changed."""
+        """Make the first Ctrl-C wait for the end of the step.
+
+        In the middle of a step only some of the weights have been changed.
+        """
 
         def stop(*_: object) -> None:
             print('\nstopping after this step; Ctrl-C again stops at once', flush=True)
@@ -152,8 +173,8 @@ class KeepLast(Callback):
             self._handler = signal.signal(signal.SIGINT, stop)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
-        """After each step."""
-        if trainer.world_size > 1:  # all end after the same step, whichever was interrupted
+        """Save every 100 steps, and make all processes stop after the same step."""
+        if trainer.world_size > 1:  # only one of them may have been interrupted
             trainer.should_stop = trainer.strategy.reduce_boolean_decision(
                 trainer.should_stop, all=False
             )
@@ -161,7 +182,7 @@ class KeepLast(Callback):
             self.save(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, *_: object) -> None:
-        """After the last step."""
+        """Save after the last step, and restore the handling of Ctrl-C."""
         self.save(trainer)
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
@@ -172,9 +193,9 @@ class KeepLast(Callback):
         system: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Before the training ends early."""
-        # Weights that lead nowhere are not worth keeping, and a full disk stays full. Where one
-        # process of several fails, the others do not come to help writing.
+        """Save before an exception ends the training."""
+        # Diverged weights are not worth keeping, and a full disk stays full. If one of several
+        # processes fails, the others do not take part in writing.
         if isinstance(exception, LossError | OSError):
             return
         if trainer.global_step and trainer.world_size == 1 and is_finite(trainer, system):

@@ -1,4 +1,4 @@
-"""Whose training a run folder holds, so that no other one goes on in it."""
+"""Which training a run folder belongs to, so that no other training resumes in it."""
 
 from __future__ import annotations
 
@@ -30,23 +30,25 @@ MAY_CHANGE = (
     'nodes',
     'val_every',
 )
-"""Settings that may differ when a training goes on; the new ones hold from there."""
+"""Settings that may change when a training is resumed; the new values apply from then on."""
 
-_BY_CONTENT = ('data', 'val')  # wherever it lies
+_BY_CONTENT = ('data', 'val')  # compared by their content, so that data sets may be moved
 
 
 def claim(config: Config, data: Data, goes_on: bool) -> dict[str, Any]:
-    """What defines a training: settings and data.
+    """Describe a training by its settings and data, and compare it with the one in its folder.
 
     Args:
-        config, data: of the training.
-        goes_on: whether it goes on where another stopped, which must then be the same.
+        config: settings of the training.
+        data: its data sets.
+        goes_on: whether it resumes the training in the folder, which must then be the same.
 
     Returns:
-        The content of :data:`NAME`, to be written where the training really starts.
+        The content of :data:`NAME`, to be written when the training starts.
 
     Raises:
-        ValueError: naming what differs from the training in the folder.
+        ValueError: if the folder holds another training (the message says what differs), or its
+            description is damaged.
     """
     wanted = {
         'settings': _settings(asdict(config)),
@@ -54,7 +56,8 @@ def claim(config: Config, data: Data, goes_on: bool) -> dict[str, Any]:
         'val': _fingerprint(data.val),
     }
     path = Path(config.out) / NAME
-    if not goes_on or not path.exists():  # of an earlier version: its settings are compared alone
+    # Earlier versions wrote no description: then only the checkpoint's settings are compared.
+    if not goes_on or not path.exists():
         return wanted
     try:
         found = json.loads(path.read_text())
@@ -75,10 +78,17 @@ def write_claim(config: Config, content: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path, config: Config) -> dict[str, Any]:
-    """The checkpoint to go on from.
+    """Read the checkpoint from which a training is to be resumed.
+
+    Args:
+        path: the checkpoint.
+        config: settings of the training.
+
+    Returns:
+        The content of the checkpoint.
 
     Raises:
-        ValueError: if it is damaged, or of a training with other settings.
+        ValueError: if it is missing, damaged, or of a training with other settings.
     """
     remedy = 'start over with --restart, or in another --out'
     older = sorted(str(p) for p in path.parent.glob('last-*.ckpt') if p != path)
@@ -96,7 +106,7 @@ def read_checkpoint(path: Path, config: Config) -> dict[str, Any]:
         ) from error
     wanted = asdict(config)
     names = [n for n in wanted if n not in (*MAY_CHANGE, *_BY_CONTENT)]
-    if not (Path(config.out) / NAME).exists():  # then the place is all that is known of the data
+    if not (Path(config.out) / NAME).exists():  # of the data, only the path can be compared
         names += _BY_CONTENT
     _refuse(config, _differing({n: found.get(n) for n in names}, {n: wanted[n] for n in names}))
     return checkpoint
@@ -119,7 +129,7 @@ def _settings(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What is set otherwise, in words."""
+    """Describe each setting whose value differs."""
     return [
         f'{name} was {found.get(name)!r}, is {wanted.get(name)!r}'
         for name in sorted(found.keys() | wanted.keys())
@@ -128,7 +138,7 @@ def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def _changed(setting: str, place: str, found: dict[str, str], wanted: dict[str, str]) -> list[str]:
-    """Which sequences are others, in words; [] if all are the same."""
+    """Describe how the sequences of a data set differ; [] if all are the same."""
     counts = {
         'added': len(wanted.keys() - found.keys()),
         'gone': len(found.keys() - wanted.keys()),
@@ -139,7 +149,7 @@ def _changed(setting: str, place: str, found: dict[str, str], wanted: dict[str, 
 
 
 def _fingerprint(data: FrameDataset | MixedDataset) -> dict[str, str]:
-    """A hash of each sequence by its number and name, wherever the data set lies."""
+    """Hash of each sequence, by its number and name; independent of the data set's path."""
     return {
         f'{number} {sequence.folder.name}': _sequence_hash(sequence)
         for number, sequence in enumerate(data.sequences)
@@ -147,7 +157,10 @@ def _fingerprint(data: FrameDataset | MixedDataset) -> dict[str, str]:
 
 
 def _sequence_hash(sequence: Sequence) -> str:
-    """Of names and sizes of its files, of what the small ones hold, and the heads of a few."""
+    """Hash a sequence: names and sizes of all files, and the first 64 KiB of some.
+
+    Read are the tables beside the folders and about eight images and maps of each kind.
+    """
     found = hashlib.sha256()
     texts = sorted(p for p in sequence.folder.glob('*.*') if p.is_file() and p.name[0] != '.')
     images = sequence.images

@@ -1,7 +1,7 @@
 """Settings of a training, read from YAML and the command line.
 
-Not by jsonargparse: its messages name neither the file nor the kind in words ("Parser key "width":
-Expected a <class 'int'>").
+This does not use jsonargparse, whose messages do not name the file and name types as Python does
+("Parser key "width": Expected a <class 'int'>").
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AT_LEAST_ONE = (
 
 
 _WINDOWED = ('filters', 'still', 'backward', 'points', 'sky', 'motion', 'known_motion')
-"""What only :class:`train.data.windows.WindowDataset` gives."""
+"""Settings that need :class:`train.data.windows.WindowDataset`, which ``crop`` turns on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ _WINDOWED = ('filters', 'still', 'backward', 'points', 'sky', 'motion', 'known_m
 class Config:
     """Settings of a training; ``python -m train fit --help`` explains each.
 
-    Those of the losses are in :mod:`train.losses`, each with its term.
+    The settings of the losses are declared in :mod:`train.losses`, each with its term.
 
     Raises:
         ValueError: if a setting is out of range or contradicts another.
@@ -51,24 +51,24 @@ class Config:
 
     # Data
     data: str = setting(
-        'sequences to train on; of a folder with train/ and val/, these; or a YAML file that '
-        'mixes several, see train/data/mixture.py'
+        'data set to train on: a folder of sequences; a folder with train/ and val/ inside; or a '
+        'YAML file that mixes several, see train/data/mixture.py'
     )
     val: str = setting('data set to judge checkpoints on, or a mixture of several')
     out: str = setting('folder for checkpoints and logs')
-    init: str = setting('checkpoint whose weights to start from; for a later phase', '')
+    init: str = setting('checkpoint whose weights the training starts from', '')
     width: int = setting('network width, pixels, a multiple of 32')
     height: int = setting('network height, pixels, a multiple of 32')
     views: int = setting(
         'frames of a sample: 2, 3 or 5; the middle one is the target', 3, (2, 3, 5)
     )
     max_gap: int = setting(
-        'neighbours are drawn from 1 to so many frames away, so that the pose '
-        'network sees more speeds than were driven',
+        'largest distance, in frames, between neighbours; drawn anew for each sample, so that the '
+        'pose network sees more speeds than were driven',
         1,
     )
 
-    # Augmentation: probabilities, but for scale
+    # Augmentation: probabilities, except for scale and crop
     flip: float = setting('mirror images', 0.5)
     jitter: float = setting('change brightness, contrast, saturation and hue', 0.5)
     scale: float = setting(
@@ -77,19 +77,18 @@ class Config:
     night: float = setting('darken, with noise', 0.0)
     rain: float = setting('add rain and haze', 0.0)
     blur: float = setting('blur by motion or defocus', 0.0)
-
-    grey: float = setting('take the colour away', 0.0)
+    grey: float = setting('remove the colour', 0.0)
     sharpen: float = setting('sharpen as cameras do', 0.0)
-    degrade: float = setting('another gamma, noise and JPEG artefacts', 0.0)
+    degrade: float = setting('change the gamma, add noise and JPEG artefacts', 0.0)
     fog: float = setting('add fog', 0.0)
-    filters: float = setting("resize by other filters than the nodes'; needs crop", 0.0)
+    filters: float = setting('resize by other filters than the nodes do; needs crop', 0.0)
     crop: float = setting(
-        'smallest share of the width that a random window of the image shows, whose focal length '
-        'follows; 1: the whole image or more of its shape; 0: no windows, but scale',
+        'train on random windows of the images, as cameras of other focal lengths would take them: '
+        "smallest share of an image's width that a window shows, at most 1; 0: no windows",
         0.0,
     )
-    still: float = setting('all frames of a sample are the same one; needs crop', 0.0)
-    backward: float = setting('time runs backwards; needs crop', 0.0)
+    still: float = setting('repeat one frame as all frames of a sample; needs crop', 0.0)
+    backward: float = setting('reverse the order of the frames; needs crop', 0.0)
 
     # Networks
     network: str = setting(
@@ -98,35 +97,39 @@ class Config:
         tuple(perception.NETWORKS),
     )
     encoder: str = setting(
-        'of light and fsre: any timm backbone, such as resnet18, resnet50, efficientnet_lite0',
+        'encoder of light and fsre: any timm backbone, such as resnet18, resnet50, '
+        'efficientnet_lite0',
         'resnet18',
     )
-    weights: str = setting("the encoder's first weights: imagenet, a file, or empty for random", '')
-    semantics: bool = setting('the network has a semantic decoder', True)
+    weights: str = setting('initial weights of the encoder: imagenet, a file, or empty: random', '')
+    semantics: bool = setting('give the network a semantic decoder', True)
     attention: bool = setting('cross-task attention between the decoders (fsre)', False)
     pose_network: str = setting(
-        "pairs: light or resnet (FSRE-Depth's); all views at once: sfm (SfMLearner)",
+        "for pairs of frames: light or resnet (FSRE-Depth's); for all views at once: sfm "
+        '(SfMLearner)',
         'resnet',
         tuple(pose.NETWORKS),
     )
     pose_encoder: str = setting('backbone of the resnet pose network', 'resnet18')
-    pose_weights: str = setting("the pose backbone's first weights, like weights", '')
+    pose_weights: str = setting('initial weights of the pose backbone, like weights', '')
     batch_norm: bool = setting(
-        "in dispnet and sfm, as in the paper; false: as in its authors' later code", True
+        "batch norm in dispnet and sfm, as in the paper; false: as in its authors' later code", True
     )
     symmetric: bool = setting(
-        'the pose network of pairs says no motion of equal images, and the opposite of them '
-        'reversed; twice its cost',
+        'make a pose network of pairs antisymmetric: equal images give no motion, a reversed pair '
+        'the negated motion; doubles its cost',
         False,
     )
-    min_depth: float = setting('nearest depth that light and fsre can say, model units', 0.1)
-    max_depth: float = setting('farthest depth that they can say', 100.0)
+    min_depth: float = setting('nearest depth that light and fsre can predict, model units', 0.1)
+    max_depth: float = setting('farthest depth that light and fsre can predict, model units', 100.0)
     log_depth: bool = setting(
-        'the logarithm of disparity, not disparity, is linear in what light and fsre say', False
+        'the sigmoid outputs of light and fsre are linear in the logarithm of disparity instead of '
+        'in disparity',
+        False,
     )
     focal: float = setting(
-        "focal length of the network's own camera, pixels at network size: depth and motion of "
-        "others follow by the ratio; 0: the network is for the data's one camera",
+        'one focal length, pixels at network size, to which depth and motion of all cameras are '
+        "converted; 0: no conversion, the network is for the data's one camera",
         0.0,
     )
     learn_intrinsics: bool = setting(
@@ -135,12 +138,12 @@ class Config:
         False,
     )
     train_perception: bool = setting(
-        'depth and semantics learn, too; false: only the pose network, on the depth as it is', True
+        'train the depth network (with semantics), too; false: only the pose network', True
     )
 
     # Optimisation
     batch_size: int = setting('samples a step, over all devices')
-    steps: int = setting('optimiser steps in all')
+    steps: int = setting('number of optimiser steps')
     learning_rate: float = setting('peak of the schedule')
     schedule: str = setting(
         'constant; steps: a tenth after half and after three quarters; '
@@ -148,15 +151,15 @@ class Config:
         'steps',
         ('constant', 'steps', 'cosine'),
     )
-    weight_decay: float = setting('of AdamW', 0.0)
-    gradient_clip: float = setting('largest norm of the gradient; 0: any', 0.0)
+    weight_decay: float = setting('weight decay of AdamW', 0.0)
+    gradient_clip: float = setting('largest norm of the gradient; 0: no limit', 0.0)
     precision: str = setting("Lightning's, such as 32-true, bf16-mixed or 16-mixed", '32-true')
     accelerator: str = setting("Lightning's: auto, cpu, gpu", 'auto')
     devices: int = setting('processes on this machine, each with a device of its own', 1)
-    nodes: int = setting('machines', 1)
+    nodes: int = setting('number of machines', 1)
     val_every: int = setting('steps between validations', 500)
-    workers: int = setting('processes that load data', 1)
-    seed: int = setting('of all random numbers', 1)
+    workers: int = setting('processes that load data, per device', 1)
+    seed: int = setting('seed of all random numbers', 1)
 
     if TYPE_CHECKING:  # the settings that the terms add
 
@@ -194,11 +197,11 @@ class Config:
 
     @property
     def depth_range(self) -> DepthRange:
-        """What depth the network can say."""
+        """Depths that the network can predict."""
         return DepthRange(self.min_depth, self.max_depth, self.log_depth)
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
-        """Names of settings that others contradict, each with what it needs."""
+        """Yield each setting that contradicts others: its name, and what it needs."""
         if not self.crop:
             windowed = (name for name in _WINDOWED if getattr(self, name))
             yield from ((name, 'needs crop, 1 or less') for name in windowed)
@@ -231,7 +234,7 @@ class Config:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--config`` and one option a setting."""
+    """Add ``--config``, and one option for each setting."""
     parser.add_argument('--config', type=Path, default=DEFAULT, help='YAML file (%(default)s)')
     group = parser.add_argument_group('settings, in place of those in the YAML file')
     kinds = get_type_hints(Config)
@@ -247,7 +250,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The settings of ``--config``, with those given on the command line in their place.
+    """Read the settings from ``--config``; those given on the command line replace them.
 
     Raises:
         ValueError: if a setting is missing, unknown, of the wrong kind, or out of range.
@@ -294,8 +297,14 @@ def _found(path: Path) -> Path:
 
 
 def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The settings in a YAML file. Those of the file that it names as ``base``, relative to its own
-    folder, hold where it does not state them.
+    """Read the settings in a YAML file, and in those that it is based on.
+
+    ``base`` names another file, relative to this file's folder, for the settings that this file
+    does not state.
+
+    Args:
+        path: the file.
+        above: files that are based on this one.
 
     Raises:
         ValueError: if a file cannot be read, holds no settings, or is its own base.

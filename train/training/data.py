@@ -1,4 +1,4 @@
-"""The data of a training: its loaders, and whether there is what the losses need."""
+"""The data of a training: its loaders, and a check that it has what the losses need."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ from train.training.config import Config
 
 
 class Data(lightning.LightningDataModule):
-    """The loaders of a training: samples depend on the seed and the step only, so that a training
-    that goes on sees what it would have seen.
+    """The loaders of a training.
+
+    Samples depend only on the seed and the step, so a resumed training sees the same samples as an
+    uninterrupted one.
+
+    Args:
+        config: settings of the training.
 
     Raises:
-        DataError: if a data set has nothing to offer, or lacks what a loss needs.
+        DataError: if a data set has no usable sample, or lacks what a loss needs.
     """
 
     def __init__(self, config: Config) -> None:
@@ -38,7 +43,7 @@ class Data(lightning.LightningDataModule):
         check_needs(config, self.train)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches from the present step to the last."""
+        """Loader of the batches from the current step to the last."""
         config, trainer = self.config, self._lightning()
         sampler = StepSampler(
             len(self.train),
@@ -58,11 +63,11 @@ class Data(lightning.LightningDataModule):
         )
 
     def _lightning(self) -> lightning.Trainer:
-        assert self.trainer is not None  # set before loaders are asked for
+        assert self.trainer is not None  # Lightning sets it before it asks for the loaders
         return self.trainer
 
     def val_dataloader(self) -> DataLoader:
-        """Every sample once, shared among the processes."""
+        """Loader of every validation sample once, shared among the processes."""
         trainer = self._lightning()
         sampler = None
         if trainer.world_size > 1:
@@ -83,10 +88,10 @@ class Kind(NamedTuple):
     """A kind of ground truth that losses may need.
 
     Attributes:
-        name: for people.
-        exists: whether a data set has any.
-        missing: what is missing from it otherwise, for an error message.
-        remedy: how to get it, the end of the message.
+        name: what messages call it.
+        exists: function that tells whether a data set has any.
+        missing: file or folder that a data set without it lacks, for an error message.
+        remedy: how to get it, for an error message.
     """
 
     name: str
@@ -135,14 +140,14 @@ KINDS = {
         "make it by 'python -m train structure'",
     ),
 }
-"""By what a loss's :class:`~train.losses.term.Need` calls it."""
+"""Kinds of ground truth, by ``what`` of a loss's :class:`~train.losses.term.Need`."""
 
 
 def check_needs(config: Config, data: FrameDataset | MixedDataset) -> None:
-    """Check that the data has what the losses need; without it they would be 0 to the end.
+    """Check that the data has what the losses need; otherwise they would stay 0.
 
     Raises:
-        DataError: naming the setting.
+        DataError: if it lacks something; the message names the setting of the loss.
     """
     for need in needs(config):
         kind = KINDS.get(need.what)

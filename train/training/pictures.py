@@ -1,4 +1,4 @@
-"""What the networks do, as pictures in TensorBoard after each validation."""
+"""Pictures of the networks' outputs in TensorBoard after each validation."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ _PALETTE = label_palette({item.id: item.color for item in CITYSCAPES})
 
 
 class Pictures(Callback):
-    """Draws a few samples of the validation set, the same each time.
+    """Draws a few samples of the validation set, always the same ones.
 
-    Per sample: the target image, the image warped onto it, the photometric error, disparity; and
-    where there are some, the pixels that the motion explains, the classes found and given, the
-    anchors of the triplet loss, and the trust in the first source.
+    For each sample: the target image and its disparity; and, where there are such, a source image
+    warped onto the target, the photometric error, the pixels that the motion explains better than
+    no motion, predicted and true classes, the anchors of the triplet loss, and the trust in the
+    first source.
 
     Args:
-        samples: how many.
+        samples: number of samples.
     """
 
     def __init__(self, samples: int = 3) -> None:
@@ -45,12 +46,12 @@ class Pictures(Callback):
     def on_validation_end(
         self, trainer: lightning.Trainer, system: lightning.LightningModule
     ) -> None:
-        """Draw."""
+        """Draw the samples and log them."""
         data = cast(Any, trainer).datamodule.val  # set by fit, but not declared
         chosen = np.linspace(0, len(data) - 1, min(self.samples, len(data)), dtype=int)
         batch = default_collate([data[int(i)] for i in chosen])
         batch = {name: value.to(system.device) for name, value in batch.items()}
-        # By all processes: each waits for the others' losses.
+        # All processes draw: each waits for the others' losses.
         pictures = [tile(panels) for panels in draw(cast(System, system), batch)]
         board = next((x for x in trainer.loggers if isinstance(x, TensorBoardLogger)), None)
         if board is None or not trainer.is_global_zero:
@@ -63,7 +64,15 @@ class Pictures(Callback):
 
 @torch.no_grad()
 def draw(system: System, batch: dict[str, Tensor]) -> list[dict[str, np.ndarray]]:
-    """Return panels by name, uint8 (H, W, 3) RGB, of each sample of a batch."""
+    """Draw each sample of a batch.
+
+    Args:
+        system: the networks and losses.
+        batch: as :meth:`System.losses` takes it.
+
+    Returns:
+        For each sample, panels by name, uint8 (H, W, 3) RGB.
+    """
     terms = system.losses(batch)
     prediction, synthesis = terms.prediction, terms.synthesis
     height, width = batch['images'].shape[-2:]
@@ -96,7 +105,7 @@ def draw(system: System, batch: dict[str, Tensor]) -> list[dict[str, np.ndarray]
 
 
 def tile(panels: dict[str, np.ndarray], columns: int = 2) -> np.ndarray:
-    """One picture of named panels of any sizes, in rows of ``columns``."""
+    """Join named panels of any sizes into one picture, in rows of ``columns``."""
     height, width = panels['target'].shape[:2]
     cells = []
     for name, panel in panels.items():
@@ -111,13 +120,13 @@ def tile(panels: dict[str, np.ndarray], columns: int = 2) -> np.ndarray:
 
 
 def _rgb(image: Tensor) -> np.ndarray:
-    """uint8 (H, W, 3) of a float image (3, H, W) in 0..1."""
+    """Convert a float image (3, H, W) in 0..1 to uint8 (H, W, 3)."""
     pixels = (image.float() * 255).clamp(0, 255).byte()
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
 def _share(values: Tensor) -> np.ndarray:
-    """uint8 (H, W, 3) of values (H, W) from 0, black, to 1, white."""
+    """Draw values (H, W) from 0 (black) to 1 (white) as uint8 (H, W, 3)."""
     return _rgb(values.float().nan_to_num().expand(3, -1, -1))
 
 

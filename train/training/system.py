@@ -37,10 +37,11 @@ class Losses(NamedTuple):
     """What :meth:`System.losses` returns.
 
     Attributes:
-        terms: scalars by name, and ``loss``, their weighted sum.
-        prediction: of the target images.
-        synthesis: of the finest disparity; ``None`` without the photometric term.
-        weights: per source the trust in it (B, 1, h, w) at the finest scale, or ``None``.
+        terms: scalar terms by name, and ``loss``, their weighted sum.
+        prediction: what the depth network predicts for the target images.
+        synthesis: view synthesis with the finest disparity; ``None`` without the photometric term.
+        weights: trust in each source, (B, 1, h, w) in 0..1 at the finest scale; ``None`` without
+            explainability masks.
     """
 
     terms: dict[str, Tensor]
@@ -56,7 +57,7 @@ class System(lightning.LightningModule):
 
     Args:
         config: settings of the training.
-        fresh: start the encoders from the weights that ``config`` names; false where those of a
+        fresh: whether to load the encoders' initial weights that ``config`` names; false where a
             checkpoint will replace them.
     """
 
@@ -64,7 +65,7 @@ class System(lightning.LightningModule):
         super().__init__()
         self.config = config
         self.trained_steps = 0
-        self._lost = 0  # steps in a row whose loss was no number
+        self._lost = 0  # successive steps whose loss was not finite
         self._needed = {need.what for need in needs(config)}
         self.perception = make_perception(
             config.network,
@@ -93,7 +94,7 @@ class System(lightning.LightningModule):
         self._moves = config.learn_intrinsics or not self._needed.isdisjoint(
             ('transforms', 'masks')
         )
-        # Where only the pose network learns, from known motion, depth need not be computed.
+        # If only the pose network learns, and only from known motion, no depth is needed.
         self._sees = config.train_perception or any(
             term.weight_in(config) for term in TERMS if term.name != 'motion'
         )
@@ -101,10 +102,10 @@ class System(lightning.LightningModule):
             self.pose.requires_grad_(False)
         self.metrics = nn.ModuleDict({name: MeanMetric() for name in METRICS})
         self.save_hyperparameters(asdict(config))
-        self.train()  # Lightning leaves the modes as it finds them
+        self.train()  # Lightning does not change the modes of modules
 
     def train(self, mode: bool = True) -> System:
-        """Switch to training mode, but for a perception network that does not learn."""
+        """Switch to training mode, except for a perception network that does not learn."""
         super().train(mode)
         if not self.config.train_perception:
             self.perception.eval()
@@ -118,11 +119,12 @@ class System(lightning.LightningModule):
     # Loss
 
     def losses(self, batch: dict[str, Tensor], noise: torch.Generator | None = None) -> Losses:
-        """Every term of the loss on a batch of :class:`train.data.dataset.FrameDataset`.
+        """Compute every term of the loss.
 
         Args:
-            batch: as collated.
-            noise: see :class:`ViewSynthesis`.
+            batch: collated samples of :class:`train.data.dataset.FrameDataset`.
+            noise: source of the random numbers; see
+                :class:`train.losses.view_synthesis.ViewSynthesis`.
 
         Raises:
             ValueError: if no pixel of the batch is seen by any source image.
@@ -165,11 +167,11 @@ class System(lightning.LightningModule):
 
         Args:
             inputs: (B, views, 3, H, W) in 0..1.
-            factor: (B,) from the network's depth to the cameras', see ``focal_factor``.
-            with_sources: whether the sources are wanted.
+            factor: (B,) by which the network's depth is multiplied, see ``focal_factor``.
+            with_sources: whether to predict the sources, too.
         """
         batch = len(inputs)
-        # One pass: batch norm sees all frames, as the robot will.
+        # In one pass, so that batch norm sees all frames.
         order = [self.target, *self._sources()] if with_sources else [self.target]
         whole = self.perception(torch.cat([inputs[:, k] for k in order]))
         disparities = whole.disparities
@@ -191,19 +193,21 @@ class System(lightning.LightningModule):
     # Motion
 
     def transforms(self, frames: Tensor) -> Tensor:
-        """T_source_target (B, views - 1, 4, 4) of frames (B, views, 3, H, W) in 0..1."""
+        """Estimate T_source_target (B, views - 1, 4, 4) of frames (B, views, 3, H, W) in 0..1."""
         return torch.stack(self._poses(frames, None)[0], 1)
 
     def motion(self, frames: Tensor, intrinsics: Tensor | None = None) -> Motion:
-        """The motion between frames and the camera's intrinsics.
+        """Estimate the motion between frames, and the camera's intrinsics if they are learned.
 
         Args:
             frames: (B, views, 3, H, W) in 0..1, in temporal order.
-            intrinsics: (B, 3, 3) at this size. Needed, and returned, unless the network learns
-                them.
+            intrinsics: (B, 3, 3) in pixels at this size; needed unless they are learned.
+
+        Returns:
+            The motion, with the learned or else the given intrinsics.
 
         Raises:
-            ValueError: if the intrinsics are unknown and not to be learned.
+            ValueError: if the intrinsics are neither known nor learned.
         """
         batch, (height, width) = len(frames), frames.shape[-2:]
         transforms, masks, bottleneck = self._poses(frames, intrinsics)
@@ -268,7 +272,7 @@ class System(lightning.LightningModule):
     # Training
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        """One step."""
+        """Compute and log the loss of one step."""
         terms = self.losses(batch, self._noise(self.global_step)).terms
         self._check(terms)
         self.log_dict({f'train/{name}': value for name, value in terms.items()})
@@ -276,22 +280,22 @@ class System(lightning.LightningModule):
         return terms['loss']
 
     def _check(self, terms: dict[str, Tensor]) -> None:
-        """Stop at a loss that is no number, before the weights become none.
+        """Stop the training at a loss that is not finite, before it spoils the weights.
 
         Raises:
-            LossError: naming the terms.
+            LossError: if the loss is not finite; the message names the terms.
         """
         if terms['loss'].isfinite():
             self._lost = 0
             return
-        # In half precision the scaler leaves out single steps that overflow.
+        # In half precision the gradient scaler skips single steps that overflow.
         self._lost += 1
         if self._lost > (20 if self.config.precision == '16-mixed' else 0):
             wrong = [name for name, term in terms.items() if not term.isfinite()]
             raise LossError(f'the loss is {terms["loss"].item()} ({", ".join(wrong)})')
 
     def _noise(self, step: int) -> torch.Generator:
-        """Random numbers that depend on the step only, so that a resumed training has the same."""
+        """Random numbers that depend only on seed, step and process, also after a resume."""
         generator = torch.Generator(self.device)
         return generator.manual_seed((self.config.seed << 32) + (step << 8) + self.global_rank)
 
@@ -299,15 +303,18 @@ class System(lightning.LightningModule):
         return cast(MeanMetric, self.metrics[name])
 
     def on_validation_epoch_start(self) -> None:
-        """Before each validation."""
+        """Reset the metrics."""
         for name in METRICS:
             metric = self._metric(name)
             metric.reset()
-            metric.update(0.0, 0.0)  # so that it has a state where a process sees no ground truth
+            metric.update(0.0, 0.0)  # gives it a state even if this process sees no ground truth
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        """The photometric loss; and where there is ground truth Abs Rel (scaled by the medians),
-        the scale, and the IoU of the road."""
+        """Log the photometric loss and, where there is ground truth, errors of a batch.
+
+        These are: the motion loss; Abs Rel after median scaling, and that scale, for true depth up
+        to 80 m; Abs Rel and delta < 1.25 on points of a reconstruction; and the IoU of the road.
+        """
         losses = self.losses(batch, self._noise(0))
         size = len(batch['images'])
         if 'photometric' in losses.terms:
@@ -337,16 +344,16 @@ class System(lightning.LightningModule):
             self._metric('road_iou').update((road & truth).sum() / union, size)
 
     def on_validation_epoch_end(self) -> None:
-        """After each validation: the means over all processes."""
+        """Log the means over all processes."""
         for name in METRICS:
-            value = self._metric(name).compute()  # by all processes: they exchange their sums
-            if value.isfinite():  # some process has seen ground truth
+            value = self._metric(name).compute()  # every process must call this: they exchange sums
+            if value.isfinite():  # at least one process has seen ground truth
                 self.log(f'val/{name}', value, prog_bar=name != 'scale')
 
     def configure_optimizers(self) -> dict:
-        """AdamW (Adam without weight decay) and the schedule, both counted in steps."""
+        """Make AdamW and the schedule of its learning rate, which counts steps."""
         config = self.config
-        # Lightning clips no gradients in mixed precision where the optimiser is fused.
+        # Lightning cannot clip gradients in mixed precision if the optimiser is fused.
         fused = not (config.gradient_clip and config.precision.endswith('mixed'))
         optimizer = torch.optim.AdamW(
             [p for p in self.parameters() if p.requires_grad],
@@ -358,7 +365,7 @@ class System(lightning.LightningModule):
         return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the present learning rate and number of steps hold when a training goes on."""
+        """Make a resumed training use the current learning rate and number of steps."""
         base = self.config.learning_rate
         for schedule in checkpoint['lr_schedulers']:
             rate = base * schedule_factor(self.config, schedule['last_epoch'])
@@ -370,7 +377,7 @@ class System(lightning.LightningModule):
 
 
 def schedule_factor(config: Config, step: int) -> float:
-    """By what the learning rate is multiplied at a step."""
+    """Factor of the learning rate at a step."""
     done = step / config.steps
     if config.schedule == 'steps':  # FSRE-Depth: after 10 and 15 of 20 epochs
         return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
@@ -384,10 +391,13 @@ def schedule_factor(config: Config, step: int) -> float:
 
 
 def load_system(path: str | Path) -> System:
-    """The networks of a checkpoint, in evaluation mode.
+    """Load the networks of a checkpoint, in evaluation mode.
+
+    Args:
+        path: a checkpoint of ``python -m train fit``.
 
     Raises:
-        ValueError: if the file is missing or no checkpoint of this version.
+        ValueError: if the file is missing or is not a checkpoint of this version.
     """
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)

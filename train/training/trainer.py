@@ -1,4 +1,4 @@
-"""Train as a config says, with checkpoints and logs."""
+"""Run a training: build the system and its data, and write checkpoints and logs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from train.training.system import System, load_system
 
 LOG_EVERY = 20  # steps between two entries of the log
 
-# Lightning cannot know that the sampler starts at the checkpoint's step, and that the logs and
-# checkpoints of one run belong together.
+# These warnings do not apply: the sampler starts at the checkpoint's step, and a run folder keeps
+# the logs and checkpoints of all its parts.
 HARMLESS = (
     '.*dataloader is not resumable',
     '.*exists and is not empty',
@@ -42,26 +42,30 @@ say = rank_zero_only(partial(print, flush=True))
 def fit(config: Config, resume_from: Path | None = None) -> System:
     """Train as ``config`` says.
 
-    ``config.out`` receives the checkpoints ``last.ckpt`` and ``best.ckpt`` (by validation Abs Rel,
-    or by the photometric loss where there is no true depth or depth does not learn) and, for each
-    start of the training, ``logs/version_N`` with CSV and TensorBoard files.
+    ``config.out`` receives the checkpoints ``last.ckpt`` and ``best.ckpt`` (see
+    :class:`train.training.callbacks.KeepBest`) and, for each start of the training,
+    ``logs/version_N`` with CSV and TensorBoard files.
 
-    A training goes on only as what it was: see :data:`train.training.claim.MAY_CHANGE`.
+    A resumed training must have the same data and settings as before, except for
+    :data:`train.training.claim.MAY_CHANGE`.
 
     Args:
         config: the settings.
-        resume_from: checkpoint of this training to go on from.
+        resume_from: checkpoint of this training from which to resume; ``None``: start anew.
+
+    Returns:
+        The trained system.
 
     Raises:
         DataError: if a data set is incomplete.
         LossError: if the training diverges or the loss has no valid pixel; the last good
-            checkpoint stays.
-        ValueError: if the folder holds, or just now receives, another training, or its checkpoint
-            is damaged.
+            checkpoint is kept.
+        ValueError: if the folder holds another training, another process is training in it, or
+            its checkpoint is damaged.
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    # Of several processes the first one writes.
+    # Only the first of several processes writes.
     alone = locked(out / '.lock', 'training') if rank_zero_only.rank == 0 else nullcontext()
     with alone:
         return _fit(config, out, resume_from)
@@ -90,14 +94,14 @@ def _fit(config: Config, out: Path, resume_from: Path | None) -> System:
     processes = config.devices * config.nodes
     trainer = lightning.Trainer(
         max_steps=config.steps,
-        precision=cast(Any, config.precision),  # one of Lightning's, as Config checks
+        precision=cast(Any, config.precision),  # Lightning refuses what it does not know
         default_root_dir=out,
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.nodes,
         strategy='ddp' if processes > 1 else 'auto',
         use_distributed_sampler=False,
-        # Batch norm over all processes exists on GPUs only.
+        # Batch norm over all processes exists only on GPUs.
         sync_batchnorm=processes > 1 and config.accelerator != 'cpu' and torch.cuda.is_available(),
         logger=[board, CSVLogger(out, name='logs', version=board.version)],
         log_every_n_steps=LOG_EVERY,
@@ -113,7 +117,7 @@ def _fit(config: Config, out: Path, resume_from: Path | None) -> System:
             TQDMProgressBar(refresh_rate=10),
         ],
     )
-    # The memory layout that convolutions prefer.
+    # Convolutions run fastest in this memory format.
     system = System(config).to(memory_format=torch.channels_last)
     if config.init and resume_from is None:
         try:
@@ -147,7 +151,7 @@ def _remedy(config: Config, last: KeepLast, resume_from: Path | None) -> str:
     lower = f'a lower --learning-rate (now {config.learning_rate:g})'
     if last.saved_step is None and resume_from is None:
         return f'Nothing was saved: run again with {lower}'
-    kept = f"'{last.path}' is still that of before: run again with {lower}"
+    kept = f"'{last.path}' is from before that: run again with {lower}"
     older = [str(path) for path in last.earlier() if path.exists()]
     if older:
         kept += f'; if that fails, too, with --resume {older[-1]}'
