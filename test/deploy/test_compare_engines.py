@@ -129,6 +129,7 @@ def test_a_wrong_engine_is_refused(models, pictures, tmp_path, capsys):
     assert '1 pairs of images' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_accuracy_against_truth(models, recording, tmp_path, capsys):
     """The numbers of evaluate_bag; and a B that differs little but changes Abs Rel is refused."""
     a, b, found = models / 'perception.onnx', tmp_path / 'b.onnx', tmp_path / 'found.json'
@@ -213,6 +214,7 @@ def test_pairs_far_from_each_other_make_no_trajectory(models):
         assert any('no trajectory of scattered pairs' in note for note in found.notes) != judged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['perception', 'pose'])
 def test_the_shipped_models_in_half_precision_and_on_each_runtime(name, tmp_path, capsys):
     model = share_path(f'models/{name}.onnx')

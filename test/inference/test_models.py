@@ -67,6 +67,7 @@ def test_models_are_small_and_say_where_they_come_from(repository):
         assert contract.name in card
 
 
+@pytest.mark.slow
 def test_depth_is_as_good_as_promised(street, predictions):
     depths, (_, outputs) = street[1], predictions
     pairs = [(1 / cv2.resize(1 / outputs[s]['depth'], d.shape[::-1]), d) for s, d in depths.items()]

@@ -295,6 +295,7 @@ def test_weights_to_start_from_must_be_a_checkpoint(street, tmp_path):
         fit(config(street, tmp_path / 'run', init=str(tmp_path / 'x.ckpt')))
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_the_old_file(tmp_path):
     from depth_ros.inference.contract import ContractError, ModelContract
 

@@ -70,6 +70,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('photometric', [0.0, 1.0])
 def test_fit_learns_from_a_mixture_and_exports(sets, tmp_path, photometric):
     mixture = write_mixture(
@@ -102,6 +103,7 @@ def test_fit_learns_from_a_mixture_and_exports(sets, tmp_path, photometric):
         assert 'as_published' in json.loads(out.read_text())['depth']
 
 
+@pytest.mark.slow
 def test_known_depth_is_learnt(sets, tmp_path):
     """A few steps bring the wall to its 10 m, whatever window it is seen through."""
     config = Config(**{**SETTINGS, 'data': str(sets / 'real'), 'val': 'x', 'precision': '32-true'})
@@ -124,6 +126,7 @@ def test_known_depth_is_learnt(sets, tmp_path):
     assert np.mean(seen[-3:]) < 0.6 * np.mean(seen[:2])
 
 
+@pytest.mark.slow
 def test_the_pose_network_alone_learns_from_known_motion(sets, tmp_path):
     """Depth is not computed then, and comes through unchanged."""
     settings = {
@@ -172,6 +175,7 @@ def test_a_structure_is_read(sets):
     assert len(points.depth) == 384 and 0 < points.held_out.sum() < 384
 
 
+@pytest.mark.slow
 def test_a_start_is_small_and_takes_another_pose_network(tmp_path):
     from train.export.start import write_start
     from train.training.system import System, load_system
@@ -186,6 +190,7 @@ def test_a_start_is_small_and_takes_another_pose_network(tmp_path):
         torch.testing.assert_close(found[name], wanted, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_start_has_one_focal_length(tmp_path):
     """A pose network for another focal length says what one for the start's would say."""
     from train.export.start import write_start

@@ -436,6 +436,7 @@ def test_shipped_ground_truth_is_consistent(shipped):
         assert np.nanmedian(error) < 0.01, i
 
 
+@pytest.mark.slow
 def test_shipped_recording_comes_from_its_seed(repository, shipped):
     """The commands in demo/README.md make it: one frame is rendered again."""
     pytest.importorskip('moderngl')

@@ -352,6 +352,7 @@ class Deployed(nn.Module):
         return prediction.disparities[0], prediction.logits.argmax(1)
 
 
+@pytest.mark.slow
 def test_fused_network_in_onnx():
     net = trained(make_perception('fsre', classes=5, attention=True))
     x = image()

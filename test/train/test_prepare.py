@@ -22,6 +22,7 @@ from train.training.config import DEFAULT
 CONFIGS = DEFAULT.parent
 
 
+@pytest.mark.slow
 def test_the_kind_of_a_recording_is_seen(tmp_path, folder, kitti):
     bag = make_bag(tmp_path / 'day.1')
     odometry_tree(tmp_path / 'odometry')
