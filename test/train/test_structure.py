@@ -318,7 +318,7 @@ def test_a_cut_makes_two_parts(tmp_path):
     structure = read_structure(folder)
     assert structure.part.tolist() == 12 * [0] + 12 * [1]
     assert structure.motion(11, 12) is None
-    assert any('do not hang together' in remark for remark in report.remarks)
+    assert any('no points connect' in remark for remark in report.remarks)
 
 
 def test_without_metres_depth_is_relative(copied):

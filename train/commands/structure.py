@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """\
 Writes structure.npz into each sequence folder (docs/structure.md), and structure.html beside them:
 a page that shows what was found. Sequences without intrinsics need --out: their pictures are
-written again without the distortion of the lens that is found.
+written again without the distortion of the lens that was estimated.
 
 Metres come from odometry.txt or speed.txt where a sequence has them, or else from the height of
 the camera over the road (semantics/ says where that is, or else the ground must be flat), or else

@@ -12,7 +12,7 @@ from train.data.source import Map
 from train.data.velodyne import project_velodyne, read_points
 
 DEPTH_SCALE = 1 / 256
-"""Metres of one step of depth files, as KITTI has it: 16 bits reach to 256 m."""
+"""Metres per step of depth files, as in KITTI's own: 16 bits reach 256 m."""
 
 CAMERAS = Option(
     '--cameras',
@@ -20,7 +20,7 @@ CAMERAS = Option(
     nargs='+',
     choices=range(4),
     metavar='N',
-    help='which (raw: 2 3; odometry: 2 where it is, or else 0)',
+    help='numbers of the cameras (default: raw 2 3; odometry 2, or 0 without 2)',
 )
 
 
@@ -30,11 +30,11 @@ def velodyne_depth(
     """Return the depth of each frame whose Velodyne file exists, by Eigen's protocol.
 
     Args:
-        folder: Of the Velodyne files, each with the stem of its picture.
-        paths: Of the pictures.
+        folder: Folder of the Velodyne files, each named as its picture.
+        paths: Paths of the pictures.
         size: Width and height of the pictures.
-        projection: Returns the matrix (3, 4) from the Velodyne to pixels; called only if there
-            are Velodyne files, since it needs more calibration.
+        projection: Returns the projection (3, 4) from the Velodyne's frame to pixels. Called only
+            if the folder exists, as it needs further calibration files.
     """
     if not folder.is_dir():
         return lambda _: None

@@ -1,4 +1,4 @@
-"""What became of the recordings of a data set: their reports, warnings, and a page that shows them.
+"""Reports on the recordings of a data set, warnings about them, and the page that shows both.
 
 The page is made with the toolkit of the evaluation's reports, `depth_ros.evaluation.report`.
 """
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXAMPLES = 12  # pictures shown of each part
-FEW = 100  # samples to train on; fewer hardly teach anything
-# Largest shares that are normal: frames without motion, pictures whose brightness jumps, blurred
-# pictures, and motion between two pictures as a share of the width.
+FEW = 100  # smallest number of training samples without a warning
+# Largest values without a warning: shares of static frames, of pictures whose brightness jumps and
+# of blurred pictures, and the motion between two pictures as a share of the width.
 STILL, FLICKERING, BLURRY, LARGE = 0.5, 0.25, 0.1, 0.08
-FLICKER = 0.06  # share of the brightness by which a picture that jumps differs from its neighbours
+FLICKER = 0.06  # relative difference in brightness from which a picture jumps
 BLURRED = 0.3  # share of the median sharpness below which a picture is blurred
 SOFT = 0.03  # median sharpness below which all pictures seem blurred, by two pixels or more
 PARTS = ('train', 'val', 'test', '')
-"""In the order of the page; '' is a data set that is not divided."""
+"""Parts in the order of the page; '' is a data set that is not divided."""
 
 CURVES = 8
-"""Recordings whose brightness is drawn; more would hide each other."""
+"""Largest number of recordings whose brightness is drawn, so that curves stay visible."""
 
 _TITLES = {
     'warnings': 'Warnings',
@@ -48,24 +48,24 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Report:
-    """What became of one recording.
+    """Result of preparing one recording.
 
     Attributes:
         name: Name of its sequences.
-        facts: What is known of it, by name; always has `source`, where it lies.
-        remarks: What its reader warned of.
+        facts: Facts about it, by name; always has `source`, its path.
+        remarks: Warnings of its reader.
         frames: Number of its frames.
         static: Number of frames left out because the camera stood.
-        close: Number of frames left out because they were too close to the one before.
-        apart: Number of frames left out between two parts.
-        damaged: What was wrong with each frame that could not be used.
-        parts: Numbers of frames, of targets, and of targets that have both neighbours, by part.
+        close: Number of frames left out because they moved too little since the one before.
+        apart: Number of frames left out between two parts, to keep these apart.
+        damaged: Message for each frame that could not be used.
+        parts: Number of frames, of targets, and of targets with both neighbours, by part.
         flow: Motion of each kept frame since the one before, pixels at network size.
-        brightness: Mean of each picture, 0 to 255.
+        brightness: Mean grey level of each picture, 0 to 255.
         sharpness: Sharpness of each kept picture.
-        size: Width and height as recorded.
-        intrinsics: Rows of the stored pictures' matrix; None where it is unknown.
-        inputs: Fingerprint of the recording's files; '' where unknown.
+        size: Width and height of the recorded pictures.
+        intrinsics: Rows of the intrinsics (3, 3) of the stored pictures; None: unknown.
+        inputs: Fingerprint of the recording's files; '' if unknown.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Report:
     inputs: str = ''
 
     def save(self, folder: Path) -> None:
-        """Write the report to a folder; the file appears whole or not at all."""
+        """Write the report to a folder; the file is written whole or not at all."""
         folder.mkdir(exist_ok=True)
         write_file(folder / f'{self.name}.json', json.dumps(asdict(self)))
 
@@ -93,8 +93,13 @@ class Report:
     def load(cls, folder: Path, name: str, source: str | None = None) -> Report | None:
         """Read the report of a recording; None if there is none.
 
+        Args:
+            folder: Folder of the reports.
+            name: Name of the recording.
+            source: Path that the recording must have; None: any.
+
         Raises:
-            DataError: The file is damaged, or of a recording that lies elsewhere than `source`.
+            DataError: if the file is damaged, or of a recording at another path.
         """
         path = folder / f'{name}.json'
         if not path.exists():
@@ -112,7 +117,7 @@ class Report:
 
 
 def warnings(reports: list[Report]) -> list[tuple[str, str]]:
-    """Return what may spoil a training with these recordings: name of the recording and text."""
+    """Return warnings of what may spoil a training: name of the recording ('all') and text."""
     parts = {part for report in reports for part in report.parts}
     samples = sum(
         part[2] for r in reports for name, part in r.parts.items() if name in ('', 'train')
@@ -123,7 +128,7 @@ def warnings(reports: list[Report]) -> list[tuple[str, str]]:
             (
                 'all',
                 f'too few frames: {samples} to train on that have both neighbours, a '
-                f'training wants {FEW} or more',
+                f'training needs {FEW} or more',
             )
         )
     if parts == {'train'}:
@@ -172,9 +177,10 @@ def _warnings(report: Report) -> list[str]:
 
 
 def _flicker(brightness: np.ndarray) -> float:
-    """Share of pictures brighter, or darker, than both of those 1, 2 or 3 before and after.
+    """Share of pictures whose brightness jumps.
 
-    Driving into the shade makes no such peak; an exposure control that overshoots makes many.
+    Such a picture is clearly brighter, or darker, than both pictures 1, 2 or 3 frames before and
+    after it. Driving into the shade causes no such peak, an overshooting exposure control many.
     """
     peaks = np.zeros(len(brightness), bool)
     for reach in (1, 2, 3):
@@ -190,10 +196,10 @@ def write_page(out: Path, reports: list[Report]) -> Path:
 
     Args:
         out: Folder of the data set.
-        reports: Of all its recordings.
+        reports: Reports on all its recordings.
 
     Raises:
-        MissingPackageError: Jinja2 or matplotlib is not installed.
+        MissingPackageError: if Jinja2 or matplotlib is not installed.
     """
     parts = sorted({part for r in reports for part in r.parts}, key=PARTS.index)
     frames = sum(r.frames for r in reports)
@@ -232,7 +238,7 @@ def write_page(out: Path, reports: list[Report]) -> Path:
 
 
 def _examples(folder: Path, names: Sequence[str]) -> list[Picture]:
-    """Pictures spread evenly over the sequences of a part."""
+    """Return example pictures, spread evenly over the sequences of a part."""
     images = [
         path
         for name in names
@@ -249,7 +255,7 @@ def _examples(folder: Path, names: Sequence[str]) -> list[Picture]:
 
 
 def _motion(flow: np.ndarray) -> Chart:
-    """How far the pictures move from one to the next."""
+    """Return a histogram of the motion between successive pictures, pixels."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -263,7 +269,7 @@ def _motion(flow: np.ndarray) -> Chart:
 
 
 def _brightness(reports: Sequence[Report]) -> Chart:
-    """Brightness of the pictures over time."""
+    """Return a chart of the pictures' brightness over time."""
     shown = reports[:CURVES]
 
     def draw(figure: Figure) -> None:
@@ -281,7 +287,7 @@ def _brightness(reports: Sequence[Report]) -> Chart:
 
 
 def _facts(report: Report) -> dict[str, str]:
-    """What is known of a recording, by name."""
+    """Return facts about a recording, by name."""
     facts = {**report.facts, 'size': f'{report.size[0]}x{report.size[1]} pixels'}
     if report.intrinsics is None:
         return {**facts, 'intrinsics': 'unknown'}

@@ -1,6 +1,6 @@
-"""Public recordings as data sets: KITTI's single frames with lidar, and CamVid's labels.
+"""Converting public data sets: KITTI's single frames with lidar, and CamVid's labels.
 
-Both become folders of the format of :mod:`train.data.sequences`, which link to the images.
+Both become sequence folders (:mod:`train.data.sequences`) with links to the original images.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from train.data.velodyne import project_velodyne, read_calibration, read_points,
 CAMVID = (10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 18)
 """Cityscapes' trainId of each of CamVid's eleven classes: sky, building, pole, road, pavement,
 tree, sign, fence, car, pedestrian, bicyclist."""
-MILLIMETRES = 65535
+MILLIMETRES = 65535  # largest depth that 16 bits can hold, millimetres
 
 
 def lidar_frames(source: Path, out: Path) -> int:
-    """Write a sequence ``out/NAME`` of one image with its depth for each frame of ``source``.
+    """Write each frame of ``source`` as a sequence ``out/NAME`` of one image with its depth.
 
     Args:
-        source: folders with image.png, velodyne.bin and calib.txt, as KITTI's object benchmark has
-            them: camera 2, whose P2, R0_rect and Tr_velo_to_cam are in calib.txt.
+        source: folder of frames of KITTI's object benchmark, each a folder with image.png
+            (camera 2), velodyne.bin and calib.txt.
         out: data set to write.
 
     Returns:
         The number of frames.
+
+    Raises:
+        DataError: if there is no frame, or a file is missing or damaged.
     """
     folders = sorted(p.parent for p in source.glob('*/velodyne.bin'))
     if not folders:
@@ -46,8 +49,16 @@ def lidar_frames(source: Path, out: Path) -> int:
 
 
 def kitti_frame(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A frame of KITTI's object benchmark: BGR image, depth (H, W) along the optical axis in metres
-    with 0 = unknown, and the camera's matrix (3, 3)."""
+    """Read a frame of KITTI's object benchmark.
+
+    Args:
+        folder: folder with image.png (camera 2), velodyne.bin and calib.txt, which needs the rows
+            P2, R0_rect and Tr_velo_to_cam.
+
+    Returns:
+        BGR image uint8 (H, W, 3); depth float32 (H, W) along the optical axis, metres, 0 =
+        unknown; and intrinsics (3, 3), pixels.
+    """
     image = read_picture(folder / 'image.png')
     path = folder / 'calib.txt'
     rows = read_calibration(path)
@@ -61,13 +72,13 @@ def kitti_frame(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def camvid(source: Path, out: Path, as_cityscapes: bool) -> int:
-    """Write a sequence of one of CamVid's parts.
+    """Write a part of CamVid as a sequence.
 
     Args:
-        source: a folder with images/ and labels/ of 11 classes.
-        out: sequence to write.
-        as_cityscapes: labels as Cityscapes' trainIds, to train on; false: as they are, to judge by
-            ``evaluate --classes camvid``.
+        source: folder with images/ and labels/ of 11 classes.
+        out: sequence folder to write.
+        as_cityscapes: whether to convert the labels to Cityscapes' trainIds, to train on them;
+            otherwise they are copied, to judge by ``evaluate --classes camvid``.
 
     Returns:
         The number of frames.

@@ -1,4 +1,4 @@
-"""What a reader of recordings is: its name, how it knows its own, its options, its sources."""
+"""The interface of readers, each of which reads one kind of recordings to train on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from train.data.source import Source
 
 
 class Option:
-    """An option of the command line that a reader adds. Arguments as of `add_argument`.
+    """A command line option that a reader adds; several readers may share one.
 
-    Two readers may share one.
+    Args:
+        flags, settings: Arguments for `ArgumentParser.add_argument`.
     """
 
     def __init__(self, *flags: str, **settings: Any) -> None:
@@ -26,9 +27,9 @@ class Found(NamedTuple):
     """A source that a reader has found.
 
     Attributes:
-        name: Of the sequence folder to be written.
-        path: Where it lies.
-        read: Returns the source; may raise `DataError`.
+        name: Name of the sequence folder to be written.
+        path: Path of the source.
+        read: Reads and returns the source; may raise `DataError`.
     """
 
     name: str
@@ -37,15 +38,15 @@ class Found(NamedTuple):
 
 
 class Reader(ABC):
-    """Reads one kind of recordings. See `train.data.readers` for those that there are.
+    """Reads one kind of recordings. Existing readers are listed in `train.data.readers`.
 
     Attributes:
-        name: Of the kind, as on the command line.
-        summary: For the command line's help: what such a recording is.
-        note: For the help of its options.
-        options: What it adds to the command line.
-        in_time: Its sources are whole drives, by default divided in time into train, val and test
-            and thinned to frames with parallax.
+        name: Name of the kind on the command line.
+        summary: What such a recording is, for the command's help.
+        note: Introduction to its options, for the command's help.
+        options: Options that it adds to the command line.
+        in_time: Whether its sources are whole drives, which by default are divided in time into
+            train, val and test, and thinned to frames with parallax.
     """
 
     name: str
@@ -60,10 +61,17 @@ class Reader(ABC):
 
     @abstractmethod
     def find(self, paths: list[Path], args: argparse.Namespace) -> tuple[list[Found], list[str]]:
-        """Return the sources at some paths, and remarks.
+        """Find the sources at some paths.
+
+        Args:
+            paths: Paths on the command line.
+            args: All options of the command.
+
+        Returns:
+            The sources, and remarks for the user.
 
         Raises:
-            DataError: There is none, or one cannot be used.
+            DataError: if there is none, or one cannot be used.
         """
 
     def contradiction(self, args: argparse.Namespace) -> str:
@@ -71,7 +79,7 @@ class Reader(ABC):
         return ''
 
     def chosen(self, args: argparse.Namespace) -> bool:
-        """Tell whether the frames are chosen already, so that none is left out as static."""
+        """Tell whether the options choose the frames, so that static ones are kept."""
         return False
 
     def data_sets(self, args: argparse.Namespace) -> Iterator[argparse.Namespace]:
@@ -80,5 +88,5 @@ class Reader(ABC):
 
 
 def found(sources: list[Source], path: Path) -> list[Found]:
-    """Return sources that are read already."""
+    """Wrap sources that have already been read."""
     return [Found(source.name, path, lambda source=source: source) for source in sources]

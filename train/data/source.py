@@ -1,4 +1,4 @@
-"""A drive of one camera as somebody published or recorded it, before it is a sequence folder."""
+"""A drive of one camera, as it was published or recorded, before it becomes a sequence folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from train.data.sequences import DataError, read_picture
 
 REACH = 2
-"""Frames on either side of a target that are kept, enough for samples of five."""
+"""Number of frames to keep on either side of a target; enough for samples of five frames."""
 
 Read = Callable[[], np.ndarray]
 Pictures = Callable[[Collection[int]], Iterator[tuple[int, Read]]]
@@ -28,19 +28,19 @@ class Source:
         size: Width and height of the pictures.
         intrinsics: (3, 3) in their pixels; NaN where unknown.
         pictures: Takes growing indices and yields each with a function that reads the picture,
-            BGR (H, W, 3) uint8. That function may run in another thread, is called once, and
+            BGR (H, W, 3) uint8. That function is called once, perhaps in another thread, and
             raises `ValueError` for a damaged picture.
         times, poses, odometry, speeds: As in `train.data.sequences.Sequence`, or None.
-        numbers: (N,) the frames' numbers in the recording, where `stems` are a selection of which
-            not all successive frames are neighbours.
+        numbers: (N,) numbers of the frames; only frames with successive numbers are neighbours.
+            None: all successive frames are.
         targets: (N,) bool, which frames may be targets; None for all.
-        depth: Metres (h, w) of a frame, 0 = unknown, or None where there is none. Called once a
-            frame, after its picture was read.
-        labels: Class ids (h, w) uint8 of a frame, likewise.
-        depth_scale: Metres of one step of the depth files to be written.
-        facts: What is worth knowing of it, by name, for the summary.
-        warnings: What may spoil a training with it, likewise.
-        inputs: Fingerprint of its files; '' where unknown.
+        depth: Returns the depth of a frame, (h, w) in metres, 0 = unknown, or None if it has none.
+            Called once for each frame, after its picture was read.
+        labels: Returns the labels of a frame, class ids (h, w) uint8, or None; called likewise.
+        depth_scale: Metres per step of the depth files to be written.
+        facts: Facts for the summary page, by name.
+        warnings: Warnings of what may spoil a training with it.
+        inputs: Fingerprint of its files; '' if unknown.
     """
 
     name: str
@@ -95,18 +95,18 @@ class Source:
         for index, time in enumerate(self.times):
             if time >= following - 0.05 / rate:
                 kept.append(index)
-                # On a steady beat; a pause starts a new one.
+                # Times to keep are evenly spaced; after a pause they start anew.
                 following = (following if time < following + 0.5 / rate else time) + 1 / rate
         thin = self.only(np.array(kept))
         if self.numbers is None:
             return thin
-        # Of the gaps in the numbers only those that were there before.
+        # Kept frames are neighbours, except where the source itself has a gap.
         gaps = self.numbers - np.arange(len(self.stems))
         return replace(thin, numbers=np.arange(len(kept)) + gaps[kept])
 
 
 def files(paths: list[Path], upright: bool = False) -> Pictures:
-    """Return the pictures that lie in one file each, see `read_picture`."""
+    """Return a `Source.pictures` that reads each picture from a file, see `read_picture`."""
     return lambda wanted: (
         (i, lambda path=paths[i]: read_picture(path, upright=upright)) for i in wanted
     )

@@ -1,4 +1,4 @@
-"""Sparse depth ground truth: KITTI's Velodyne points in the image of one of its cameras."""
+"""Sparse true depth: KITTI's Velodyne points, projected into the image of a camera."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ PROTOCOLS = ('eigen', 'camera')
 def project_velodyne(
     points: np.ndarray, projection: np.ndarray, shape: tuple[int, int], protocol: str = 'eigen'
 ) -> np.ndarray:
-    """Depth map of the points that a camera sees.
+    """Project Velodyne points into a depth map. Of several points in one pixel, the nearest counts.
 
-    ``eigen`` is the protocol of Eigen et al. as SfMLearner, monodepth2 and FSRE-Depth evaluate
-    (their ``generate_depth_map`` with ``vel_depth``): the depth is the forward distance from the
-    Velodyne, not the camera; points behind the Velodyne are left out; and pixels are counted from
-    one, as in KITTI's Matlab code, so that the map lies one pixel up and left of the image. Of
-    several points in one pixel the nearest counts. (The published code finds such points by a
-    formula that also confuses the last column with the next row's first. Ours does not.)
+    ``eigen`` is the protocol of Eigen et al. with which SfMLearner, monodepth2 and FSRE-Depth
+    evaluate (their ``generate_depth_map`` with ``vel_depth``). Depth is the forward distance from
+    the Velodyne, not from the camera; points behind the Velodyne are left out; and pixels are
+    counted from one, as in KITTI's Matlab code, so that the map is shifted one pixel up and left.
+    (To find points in one pixel, the published code uses a formula that also confuses the last
+    column with the next row's first. Ours does not.)
 
-    ``camera`` is the depth along the camera's optical axis, at the pixel in which the point is.
+    ``camera`` gives the depth along the camera's optical axis, in the pixel that contains the
+    point.
 
     Args:
-        points: (N, 3) or more columns: x forward, y left, z up, metres, from the Velodyne.
-        projection: (3, 4) from those to homogeneous pixels.
+        points: (N, 3) or more columns: x forward, y left, z up, metres, in the Velodyne's frame.
+        projection: (3, 4) from that frame to homogeneous pixels.
         shape: (height, width) of the image.
         protocol: one of PROTOCOLS.
 
@@ -37,7 +38,7 @@ def project_velodyne(
         float32 (height, width), metres, 0 where there is no point.
 
     Raises:
-        ValueError: for an unknown protocol.
+        ValueError: if the protocol is unknown.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f'protocol {protocol!r} must be one of {", ".join(PROTOCOLS)}')
@@ -51,7 +52,11 @@ def project_velodyne(
 
 
 def read_points(path: Path) -> np.ndarray:
-    """Points of a KITTI ``.bin`` file: float32 (N, 4), x y z in metres and reflectance."""
+    """Read a KITTI ``.bin`` file: float32 (N, 4), x y z in metres and reflectance.
+
+    Raises:
+        DataError: if the file is no Velodyne file, or is cut short.
+    """
     values = np.fromfile(path, np.float32)
     if not values.size or values.size % 4:
         raise DataError(f"'{path}' has {values.size} numbers: not a Velodyne file, or cut short")
@@ -59,10 +64,10 @@ def read_points(path: Path) -> np.ndarray:
 
 
 def read_calibration(path: Path) -> dict[str, np.ndarray]:
-    """All rows ``name: numbers`` of a KITTI calibration file.
+    """Read all rows ``name: numbers`` of a KITTI calibration file.
 
     Raises:
-        DataError: if it cannot be read.
+        DataError: if the file cannot be read.
     """
     rows = {}
     try:
@@ -78,7 +83,7 @@ def read_calibration(path: Path) -> dict[str, np.ndarray]:
 
 
 def rigid(rows: dict[str, np.ndarray], path: Path) -> np.ndarray:
-    """The transform (4, 4) of a calibration file's rows R and T."""
+    """Rigid transform (4, 4) from the rows R and T of a calibration file."""
     matrix = np.eye(4)
     matrix[:3, :3] = row(rows, 'R', path).reshape(3, 3)
     matrix[:3, 3] = row(rows, 'T', path)
@@ -86,10 +91,10 @@ def rigid(rows: dict[str, np.ndarray], path: Path) -> np.ndarray:
 
 
 def row(rows: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
-    """One row of a calibration.
+    """Look up a row of a calibration file.
 
     Raises:
-        DataError: if the file lacks it.
+        DataError: if the file lacks the row.
     """
     if name not in rows or not rows[name].size:
         raise DataError(f"calibration '{path}' has no row '{name}:'")
@@ -97,10 +102,10 @@ def row(rows: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
 
 
 def raw_projection(date: Path, camera: int) -> np.ndarray:
-    """Velodyne to pixels (3, 4) of a rectified camera of KITTI raw.
+    """Projection (3, 4) from the Velodyne's frame to pixels of a rectified camera of KITTI raw.
 
     Args:
-        date: the day's folder, with calib_cam_to_cam.txt and calib_velo_to_cam.txt.
+        date: folder of the day, with calib_cam_to_cam.txt and calib_velo_to_cam.txt.
         camera: 0 to 3.
     """
     path = date / 'calib_cam_to_cam.txt'
@@ -113,7 +118,12 @@ def raw_projection(date: Path, camera: int) -> np.ndarray:
 
 
 def file_projection(path: Path, camera: int) -> np.ndarray:
-    """Velodyne to pixels (3, 4) from a calib.txt of KITTI's odometry or object benchmark."""
+    """Projection (3, 4) from the Velodyne's frame to pixels of a camera.
+
+    Args:
+        path: calib.txt of KITTI's odometry or object benchmark.
+        camera: 0 to 3.
+    """
     rows = read_calibration(path)
     rectify, velo = np.eye(4), np.eye(4)
     if 'R0_rect' in rows:  # object benchmark; odometry's Tr includes it

@@ -1,8 +1,8 @@
-"""Which part of an image a sample shows, and how it is resized to network size.
+"""Random windows: which part of an image a sample shows, and how it is resized to network size.
 
-One network serves many cameras if it has seen many: a window of the stored image, of random size,
-place and shape, is what a camera of another focal length would have seen. Images, maps, points,
-motion and intrinsics all follow.
+A window of random size, position and shape is what a camera of another focal length would have
+seen. A network that is trained on such windows can serve many cameras. A window transforms images,
+maps, points, motion and intrinsics alike.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from train.data.sequences import resize_image, resize_map
 
 FILTERS = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 NARROWEST = 1.25
-"""Least width of a window, in heights."""
+"""Smallest ratio of width to height of a window with a shape of its own."""
+
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
@@ -26,12 +27,12 @@ class Window:
     """A part of a stored image, as the network will see it.
 
     Attributes:
-        x, y, width, height: of the part, in whole pixels of the stored image.
+        x, y, width, height: rectangle of the part, in whole pixels of the stored image.
         out_width, out_height: network size.
-        mirror: whether left and right change places.
-        filter: OpenCV's, for images; ``None``: as the nodes resize.
-        inner: (width, height) to which images are shrunk before they grow to network size, as a
-            poorer camera's; ``None``: they are not.
+        mirror: whether the window is mirrored left to right.
+        filter: OpenCV's interpolation flag to resize images with; ``None``: as the nodes resize.
+        inner: (width, height) to which images are resized on the way to network size, as a camera
+            of lower resolution would give them; ``None``: not.
     """
 
     x: int
@@ -46,7 +47,7 @@ class Window:
 
     @classmethod
     def whole(cls, size: tuple[int, int], out: tuple[int, int]) -> Window:
-        """All of an image of ``size`` (width, height), resized to ``out`` as the nodes do."""
+        """The whole image of ``size`` (width, height), resized to ``out`` as the nodes do."""
         return cls(0, 0, *size, *out)
 
     @classmethod
@@ -60,20 +61,21 @@ class Window:
         flip: float = 0.0,
         filters: float = 0.0,
     ) -> Window:
-        """A random window of an image.
+        """Draw a random window of an image.
 
-        Half of the windows have a shape of their own, from 5:4 to the wider of the image's and the
-        network's: else the network would tell a data set, and so its depths, by how much its
-        images are squeezed. A quarter shows the whole width, where its shape allows.
+        Half of the windows have a random shape, from 5:4 to the wider of the image's and the
+        network's. Otherwise the network could recognise a data set, and so its depths, by how much
+        its images are squeezed. A quarter of the windows show the whole width, if their shape
+        allows it.
 
         Args:
             size: (width, height) of the image.
-            out: network size.
-            generator: of all choices.
-            least: the smallest share of the width that a window may have.
-            flip: probability of the mirror image.
-            filters: probability of another resize filter than the nodes'; of these a third goes
-                through a smaller image.
+            out: (width, height) of the network.
+            generator: source of the random numbers.
+            least: smallest share of the width that a window may have.
+            flip: probability of a mirrored window.
+            filters: probability of another filter than that of the nodes; a third of these windows
+                also has an ``inner`` size.
         """
         u = torch.rand(9, generator=generator).tolist()
         share = least + (1 - least) * u[0] if u[1] < 0.75 else 1.0
@@ -112,8 +114,7 @@ class Window:
         return np.ascontiguousarray(part[:, ::-1]) if self.mirror else part
 
     def map(self, values: np.ndarray) -> np.ndarray:
-        """The window of a map (h, w) of the image's size, at network size: each pixel takes the
-        value nearest to its centre."""
+        """The window of a map (h, w) of the image's size, at network size, by nearest neighbour."""
         part = resize_map(self._part(values), self.out_width, self.out_height)
         return np.ascontiguousarray(part[:, ::-1]) if self.mirror else part
 
@@ -126,11 +127,14 @@ class Window:
         return self.out_width / self.width, self.out_height / self.height
 
     def points(self, points: np.ndarray) -> np.ndarray:
-        """A map (out_height, out_width) float32 of the points in the window, 0 where there is none.
+        """Draw the points in the window into a depth map.
 
         Args:
-            points: (N, 3) u, v in pixels of the stored image, depth in metres. Where several fall
-                on one pixel, the nearest stays.
+            points: (N, 3) u and v, pixels of the stored image, and depth.
+
+        Returns:
+            float32 (out_height, out_width): depth of the nearest point in each pixel, 0 where there
+            is none.
         """
         x, y = self.factors
         u = np.floor((points[:, 0] - self.x + 0.5) * x).astype(int)
@@ -145,7 +149,7 @@ class Window:
         return found
 
     def intrinsics(self, matrix: np.ndarray) -> np.ndarray:
-        """Intrinsics (3, 3) float32 at network size of those (3, 3) of the stored image."""
+        """Convert intrinsics (3, 3) of the stored image to the window's, float32 (3, 3)."""
         x, y = self.factors
         out = np.array(matrix, float)
         out[:2, 2] -= self.x, self.y
@@ -157,5 +161,5 @@ class Window:
         return out.astype(np.float32)
 
     def motion(self, transform: np.ndarray) -> np.ndarray:
-        """A rigid transform (..., 4, 4) between frames, as it is in the mirror if there is one."""
+        """Convert rigid transforms (..., 4, 4) between frames: mirrored if the window is."""
         return MIRROR @ transform @ MIRROR if self.mirror else transform

@@ -1,6 +1,6 @@
-"""Training samples with known points, depth and motion, seen through random windows.
+"""Training samples with known depth, points and motion, seen through random windows of the images.
 
-Samples may also be still (one image repeated) or run backwards.
+A sample may also repeat one image (a standing camera) or run backwards in time.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from train.data.sequences import (
 from train.data.window import Window
 
 LARGEST_SIGMA = 0.25
-"""Points with a larger relative uncertainty of depth are not used for training."""
+"""Points with a larger relative standard deviation of depth are not used."""
+
 USES = ('images', 'points', 'depth', 'motion', 'semantics')
+"""What a data set can be used for."""
 
 
 def sure_points(structure: Structure, index: int) -> FramePoints:
-    """The points of a frame whose depth is sure enough to teach or to judge."""
+    """Points of a frame whose depth is precise enough to train on and to judge by."""
     points = structure.points(index)
     return points.only(points.sigma <= LARGEST_SIGMA)
 
@@ -43,25 +45,30 @@ class WindowDataset(FrameDataset):
 
     Items also have:
         points: float32 (H, W), depth of a reconstruction's points, 0 where there is none.
-        relative: bool, whether their unit is unknown.
-        motion: float32 (views - 1, 4, 4) T_source_target, metres, of each other frame in temporal
-            order; NaN where not known.
+        relative: bool, whether the unit of these depths is unknown; otherwise it is metres.
+        motion: float32 (views - 1, 4, 4) T_source_target, metres, of each other frame in the order
+            of the images; NaN where unknown.
         watched: bool, whether view synthesis uses the images; it never uses still samples.
 
-    Motion is from the reconstruction where there is one, else from ``poses.txt``; frames that
-    stand still have none, whatever is known.
+    Motion is from the reconstruction if the sequence has one (unknown where that is not metric),
+    else from ``poses.txt``. In a still sample all frames are the target, and every motion is the
+    identity.
 
     Args:
-        root, width, height, views, max_gap, augment, exclude: as of :class:`FrameDataset`;
-            ``augment`` without its ``scale``.
-        use: which of :data:`USES` to train on; the others count as unknown.
-        crop: the smallest share of an image's width that a window shows.
-        filters: probability of another resize filter than the nodes'.
-        still: probability that all frames are the target itself.
-        backward: probability that time runs backwards.
-        singles: the images are not a video: every sample stands still.
-        judge: return the held-out points instead of the others.
-        span: the part of each sequence to take, such as (0, 2/3): the first two thirds.
+        root, width, height, views, max_gap, exclude: as for :class:`FrameDataset`.
+        augment: as for :class:`FrameDataset`, with a ``scale`` of 1.
+        use: which of :data:`USES` to train on; everything else counts as unknown.
+        crop: smallest share of an image's width that a window shows.
+        filters: probability that images are resized by another filter than the nodes use.
+        still: probability of a still sample.
+        backward: probability that the frames are in reversed order.
+        singles: whether the images are single ones, not a video; every sample is then still.
+        judge: whether to return the held-out points instead of the others.
+        span: start and end of the part of each sequence to take, as shares of its length.
+
+    Raises:
+        DataError: if there is no sample, or a sequence is incomplete.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -86,7 +93,7 @@ class WindowDataset(FrameDataset):
         if not set(use) <= set(USES):
             raise ValueError(f'use {sorted(use)}: must be some of {", ".join(USES)}')
         if augment is not None and augment.scale != 1:
-            raise ValueError('scale: a window has its own, crop')
+            raise ValueError('scale must be 1: windows are scaled by crop')
         self._singles, self._span = singles, span
         super().__init__(
             root, width, height, views=views, max_gap=max_gap, augment=augment, exclude=exclude
@@ -191,7 +198,7 @@ class WindowDataset(FrameDataset):
         return {'images': stack, 'inputs': changed}
 
     def _seen(self, path: Path, kind: str, window: Window, size: tuple[int, int]) -> np.ndarray:
-        """The window of a map, or all unknown where there is none or it is not used."""
+        """The window of a map, at network size; all unknown if it is missing or not used."""
         if kind not in self.use or path in self._exclude or not path.exists():
             missing = UNLABELED if kind == 'semantics' else 0
             return np.full((self.height, self.width), missing, MAPS[kind])

@@ -1,4 +1,4 @@
-"""Files of sequences, each written whole or not at all, and many at a time."""
+"""Writing files of sequences: several at a time, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from depth_ros.files import write_file
 from train.data.sequences import DataError
 
 AHEAD = 16
-"""Tasks that are started before the result of the first is taken."""
+"""Number of tasks that are started before the result of the first is taken."""
 
 T = TypeVar('T')
 
@@ -23,7 +23,11 @@ T = TypeVar('T')
 def in_order(
     tasks: Iterable[tuple[int, Callable[[], T]]], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[int, Callable[[], T]]]:
-    """Run tasks in a pool, few at a time; yield in order each index and what returns its result."""
+    """Run tasks in a pool, few at a time (:data:`AHEAD`).
+
+    Yields:
+        In the order of the tasks, each index with a function that returns the task's result.
+    """
     waiting: deque[tuple[int, Future[T]]] = deque()
     for index, task in tasks:
         waiting.append((index, pool.submit(task)))
@@ -35,10 +39,18 @@ def in_order(
 
 
 def save(path: Path, image: np.ndarray, jpeg_quality: int = 95) -> bytes:
-    """Write an image file whole or not at all; return its bytes.
+    """Write an image file, whole or not at all.
+
+    Args:
+        path: File to write; its suffix chooses the format.
+        image: Pixels, BGR (H, W, 3) or a map (H, W).
+        jpeg_quality: Quality of a .jpg file, 0 to 100.
+
+    Returns:
+        The bytes of the file.
 
     Raises:
-        DataError: The image cannot be encoded.
+        DataError: if the image cannot be encoded.
     """
     okay, data = cv2.imencode(
         path.suffix,

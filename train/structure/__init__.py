@@ -1,4 +1,4 @@
-"""Structure from motion: what a drive itself tells about depth and motion, as a teacher and judge.
+"""Structure from motion: depth and camera motion of recorded drives, to train on and to judge by.
 
-``reconstruct`` finds points and camera poses with COLMAP, ``scale`` metres for them.
+``reconstruct`` finds points and camera poses with COLMAP, ``scale`` their size in metres.
 """

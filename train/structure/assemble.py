@@ -1,4 +1,4 @@
-"""From a reconstruction to ``structure.npz``: metres, what is good enough, and what is held out."""
+"""Turning a reconstruction into a structure: metric, without poor points, some points held out."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from train.data.sequences import Sequence
 from train.structure.found import Reconstruction
 from train.structure.scale import NONE, Scale, frame_labels, label_at
 
-HELD_OUT = 0.1  # of the places
-MAX_ERROR = 2.0  # pixels; more is a wrong match
-MAX_SIGMA = 0.2  # relative; more is no depth
-NOISE = 0.3  # pixels, that a feature's place is unsure by at least
-LEAST_POINTS = 20  # a frame with fewer is not registered well enough to learn from
-LEAST_FRAMES = 10  # a part with fewer teaches nothing
+HELD_OUT = 0.1  # share of the places whose points are held out
+MAX_ERROR = 2.0  # pixels; an observation with a larger reprojection error is a wrong match
+MAX_SIGMA = 0.2  # relative; an observation with a larger uncertainty of depth is not used
+NOISE = 0.3  # pixels; smallest standard deviation of a feature's position
+LEAST_POINTS = 20  # a frame with fewer points is left out
+LEAST_FRAMES = 10  # a part with fewer frames is left out
 SMOOTH = 15  # frames before and after, over which the usual depth is smoothed
-PLACE = 0.03  # size of one place, by its distance: points closer together are of the same
+PLACE = 0.03  # edge of a place, relative to its distance from the camera
 
 
 def assemble(
     sequence: Sequence, found: Reconstruction, scales: list[Scale]
 ) -> tuple[Structure, list[Scale]]:
-    """The structure of a sequence, and the scale that each of its parts comes from.
+    """Make the structure of a sequence.
 
-    Frames without metres, in a part that has some, are where the reconstruction is not right:
-    they are left out, and what lies before and behind is a part of its own.
+    Where a metric part has frames without metres, the reconstruction is wrong. These frames are
+    left out, and the frames before and after them become parts of their own.
 
     Args:
-        sequence: its images and labels.
-        found: what was reconstructed.
-        scales: of each part of it.
+        sequence: the sequence, with its labels.
+        found: its reconstruction.
+        scales: scale of each part of the reconstruction.
+
+    Returns:
+        The structure, and for each of its parts the scale that it was made with.
     """
     sigma = _sigma(found)
     good = (found.error < MAX_ERROR) & (sigma < MAX_SIGMA) & ~_sky(sequence, found)
@@ -62,14 +65,15 @@ def assemble(
 
 
 def _usual_depths(found: Reconstruction, good: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Median depth (n,), in units, of what is seen around each of the frames (n,).
+    """Median depth (n,), in the part's unit, around each of the frames (n,).
 
-    Where there are no metres, depth in these stays alike all along a drive whose scale drifts.
+    A part without metres is divided by it, so that depths stay comparable along a drive whose
+    scale drifts.
 
     Args:
         found: the reconstruction.
         good: bool (M,), observations that count.
-        frames: of one part, each with such.
+        frames: frames of one part, each with at least one such observation.
     """
     limits = np.searchsorted(found.frame, [frames, frames + 1])
     own = np.array([np.median(found.depth[a:b][good[a:b]]) for a, b in zip(*limits, strict=True)])
@@ -80,16 +84,16 @@ def _usual_depths(found: Reconstruction, good: np.ndarray, frames: np.ndarray) -
 def _divide(
     found: Reconstruction, scales: list[Scale], usable: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[Scale]]:
-    """Parts in the order of time, each right all along.
+    """Divide the reconstruction into parts without wrong frames, in temporal order.
 
     Args:
-        found: the reconstruction, N frames.
-        scales: of its parts.
-        usable: bool (N,), frames that see enough.
+        found: the reconstruction of N frames.
+        scales: scale of each of its parts.
+        usable: bool (N,), frames that see enough points.
 
     Returns:
-        Part (N,) of each frame, -1 for none; metres a unit (N,), NaN where there are none; and
-        for each part the scale that it comes from.
+        Part (N,) of each frame, -1 for none; metres per unit (N,), NaN where unknown; and for
+        each part the scale that it was made with.
     """
     factors = np.full(len(found.part), np.nan)
     runs: list[tuple[np.ndarray, Scale]] = []
@@ -110,7 +114,16 @@ def _divide(
 
 
 def _scaled_poses(found: Reconstruction, part: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Poses (N, 4, 4) with each step at the scale of its place; each part begins at its origin."""
+    """Scale the poses step by step.
+
+    Args:
+        found: the reconstruction of N frames.
+        part: (N,) part of each frame.
+        factors: (N,) factor for lengths at each frame.
+
+    Returns:
+        (N, 4, 4) camera-to-world; each part starts at the origin.
+    """
     poses = np.full_like(found.poses, np.nan)
     for number in range(part.max(initial=-1) + 1):
         frames = np.flatnonzero(part == number)
@@ -124,10 +137,10 @@ def _scaled_poses(found: Reconstruction, part: np.ndarray, factors: np.ndarray) 
 
 
 def _sigma(found: Reconstruction) -> np.ndarray:
-    """Relative standard deviation (M,) of each observation's depth.
+    """Relative standard deviation (M,) of each observation's depth: sqrt(2) e / angle.
 
-    Two rays that meet at an angle say a distance as surely as they say directions, divided by the
-    angle.
+    e is the error of a ray's direction in radians, from the point's reprojection errors, and angle
+    the widest one between the rays to the point.
     """
     square = np.bincount(found.point, found.error.astype(float) ** 2, len(found.angle))
     seen = np.bincount(found.point, minlength=len(found.angle)).clip(1)
@@ -137,7 +150,7 @@ def _sigma(found: Reconstruction) -> np.ndarray:
 
 
 def _sky(sequence: Sequence, found: Reconstruction) -> np.ndarray:
-    """Bool (M,), whether the labels say that an observation is of the sky."""
+    """Bool (M,), whether an observation is labelled as sky."""
     sky = np.zeros(len(found.frame), bool)
     limits = np.searchsorted(found.frame, np.arange(len(found.part) + 1))
     for index, (a, b) in enumerate(zip(limits[:-1], limits[1:], strict=True)):
@@ -148,10 +161,11 @@ def _sky(sequence: Sequence, found: Reconstruction) -> np.ndarray:
 
 
 def _held_out(found: Reconstruction) -> np.ndarray:
-    """Bool (P,), a tenth of the places in the world, with all points that lie there.
+    """Choose the points to hold out, bool (P,): all points in a tenth of the places.
 
-    A feature often gives several points at one place: all of them must be held out, or training
-    would see what validation asks.
+    A place is a cube in the world whose edge grows with its distance from the camera. One feature
+    often gives several points in a place. They are held out together, so that training does not
+    see what validation is judged by.
     """
     nearest = np.full(len(found.world), np.inf)
     np.minimum.at(nearest, found.point, found.depth)

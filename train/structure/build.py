@@ -1,4 +1,4 @@
-"""One sequence, from its pictures to ``structure.npz`` and a report of what became of it."""
+"""Reconstructing one sequence: writes ``structure.npz`` and a report."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from train.structure.rectify import copy_sequence, rectify_sequence
 from train.structure.scale import Scale, find_scale
 from train.structure.spans import Progress, reconstruct_spans
 
-VERSION = 1  # of what is written: another one makes all of it again
-HEAD = 1 << 12  # bytes of each file that tell whether it has changed
+VERSION = 1  # of the results: older ones are made again
+HEAD = 1 << 12  # number of first bytes of each file that count in the fingerprint
 REPORTS = '.structure'  # folder of reports, beside the sequences
-WHOLE = 0.95  # share of the frames from which no word is lost about the others
-WRONG_LENS = 1.0  # pixels of median error, at a width of 1000, that a right camera stays under
+WHOLE = 0.95  # share of registered frames from which missing ones are not reported
+WRONG_LENS = 1.0  # pixels at a width of 1000; a larger median error hints at a wrong calibration
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,14 @@ class Job:
     """What to do with one sequence.
 
     Attributes:
-        folder: where it lies.
-        name: of its report.
+        folder: the sequence folder.
+        name: name of its report.
         reports: folder of reports.
-        out: folder to write it to, with its structure; ``None``: the structure to ``folder``.
-        camera_height: metres over the ground, where the sequence does not say.
-        options: of the reconstruction.
+        out: folder to which a copy of the sequence is written, with its structure; ``None``: the
+            structure is written to ``folder``.
+        camera_height: metres over the ground, for a sequence that does not state it; ``None``:
+            unknown.
+        options: options of the reconstruction.
     """
 
     folder: Path
@@ -52,7 +54,7 @@ class Job:
 
     @property
     def target(self) -> Path:
-        """The sequence folder that has the structure afterwards."""
+        """The sequence folder that will have the structure."""
         return self.out or self.folder
 
 
@@ -61,12 +63,12 @@ class Part:
     """A connected part of a sequence.
 
     Attributes:
-        first, last: names of its first and its last picture.
-        frames: how many are in it.
-        length: of the way, metres, or units where there are none.
-        source: where metres come from; see :class:`train.structure.scale.Scale`.
-        spread: relative, of these; ``None`` without.
-        remark: why there are none, or what is doubtful.
+        first, last: names of its first and its last image.
+        frames: number of its frames.
+        length: length of the camera's path, in metres, or in the part's unit if it is not metric.
+        source: what the metres come from; see :class:`train.structure.scale.Scale`.
+        spread: relative standard deviation of the scale; ``None``: not metric.
+        remark: why it is not metric, or what is doubtful.
     """
 
     first: str
@@ -80,24 +82,24 @@ class Part:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of one sequence.
+    """Result of reconstructing one sequence.
 
     Attributes:
-        name: of the sequence.
-        folder: that has the structure.
-        fingerprint: of all that it was made from.
-        failure: why there is no structure; '' where there is one.
-        frames: that the sequence has.
-        registered: of these, whose pose was found.
-        points: observations of points in a registered frame, on average.
+        name: name of the sequence.
+        folder: sequence folder with the structure.
+        fingerprint: hash of everything that the structure depends on.
+        failure: why there is no structure; '' if there is one.
+        frames: number of frames of the sequence.
+        registered: number of frames whose pose was found.
+        points: mean number of points that a registered frame sees.
         error: median reprojection error, pixels.
         sigma: median relative standard deviation of depth.
-        parts: connected parts.
-        focal: fx and fy, pixels of the pictures as they were.
-        distortion: k1, where the lens was estimated.
-        estimated: whether the lens was.
+        parts: the connected parts.
+        focal: fx and fy, in pixels of the original images.
+        distortion: k1 of the lens, if it was estimated.
+        estimated: whether the lens was estimated.
         remarks: what to know before training with it.
-        seconds: that it took.
+        seconds: duration of the reconstruction.
     """
 
     name: str
@@ -117,16 +119,16 @@ class Report:
     seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
-        """Write it to ``folder``; it appears whole or not at all."""
+        """Write the report to ``folder``; the file is written whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / f'{self.name}.json', json.dumps(asdict(self), indent=1) + '\n')
 
     @classmethod
     def parse(cls, text: str) -> Report:
-        """From JSON.
+        """Parse a report from JSON.
 
         Raises:
-            ValueError, TypeError, KeyError: it is no report.
+            ValueError, TypeError, KeyError: if the text is not a report.
         """
         values = json.loads(text)
         values['parts'] = tuple(Part(**part) for part in values['parts'])
@@ -135,7 +137,7 @@ class Report:
 
     @classmethod
     def load(cls, folder: Path, name: str) -> Report | None:
-        """Read it; ``None`` if there is none that can be read."""
+        """Read the report called ``name``; ``None`` if it is missing or damaged."""
         try:
             return cls.parse((folder / f'{name}.json').read_text())
         except (OSError, ValueError, TypeError, KeyError):
@@ -143,7 +145,7 @@ class Report:
 
 
 def done(job: Job) -> Report | None:
-    """The report of a job whose result is there and still right."""
+    """The report of a finished job; ``None`` if its result is missing or out of date."""
     report = Report.load(job.reports, job.name)
     if report is None or report.fingerprint != fingerprint(job):
         return None
@@ -151,11 +153,12 @@ def done(job: Job) -> Report | None:
 
 
 def fingerprint(job: Job) -> str:
-    """A hash of all that the result depends on: options, tables, and the names, sizes and first
-    bytes of files.
+    """Hash of everything that the result depends on: options, tables, and the images.
+
+    Of each image, and of its labels, the name, size and first bytes count.
 
     Raises:
-        DataError: the sequence cannot be read.
+        DataError: if the sequence cannot be read.
     """
     sequence = read_sequence(job.folder, calibrated=False)
     digest = hashlib.sha256()
@@ -178,16 +181,19 @@ def fingerprint(job: Job) -> str:
 
 
 def build(job: Job, progress: Progress = lambda share, stage: None) -> Report:
-    """Reconstruct a sequence and write what was found, and the report.
+    """Reconstruct a sequence, and write its structure and a report.
 
     Args:
-        job: what to do.
-        progress: is told the share of the work that is done and the stage that begins.
+        job: the sequence, and options.
+        progress: function that is called with the share of the work done and the next stage.
+
+    Returns:
+        The report; it also says why a reconstruction failed.
 
     Raises:
-        OSError: something cannot be written; nothing half-written stays.
-        DataError: the sequence cannot be read.
-        HeldError: another process reconstructs it.
+        OSError: if a file cannot be written; no partial files are left.
+        DataError: if the sequence cannot be read.
+        HeldError: if another process reconstructs it.
     """
     job.reports.mkdir(parents=True, exist_ok=True)
     with locked(job.reports / f'.{job.name}.lock', f"structure of '{job.name}'"):
@@ -207,7 +213,7 @@ def _build(job: Job, progress: Progress) -> Report:
             scales = [find_scale(sequence, found, p, height) for p in range(found.parts)]
             structure, origin = assemble(sequence, found, scales)
             if not structure.registered.any():
-                raise DataError('too few points that are sure: little texture, or no parallax')
+                raise DataError('too few precise points: little texture, or no parallax')
         except DataError as error:
             _remove(job)
             report = replace(report, failure=str(error))
@@ -221,23 +227,25 @@ def _build(job: Job, progress: Progress) -> Report:
 
 
 def _check(job: Job, sequence: Sequence) -> None:
-    """Find out before long work that it would be for nothing.
+    """Check a sequence before the long work.
 
     Raises:
-        DataError: saying why.
+        DataError: if it cannot be reconstructed.
     """
     one_size(sequence)
     if len(sequence.images) < job.options.min_part:
-        raise DataError(f'only {len(sequence.images)} images, at least {job.options.min_part}')
+        raise DataError(
+            f'only {len(sequence.images)} images, at least {job.options.min_part} are needed'
+        )
     if job.out is None and not np.isfinite(sequence.intrinsics).all():
         raise DataError(
-            'its intrinsics are unknown: give --out, to write its pictures again without the '
-            'distortion of the lens that is found'
+            'its intrinsics are unknown: give --out, a folder for its images without the '
+            'distortion of the lens'
         )
 
 
 def _remove(job: Job) -> None:
-    """Leave no structure of an earlier run that is no longer right."""
+    """Remove the structure of an earlier run, which is out of date."""
     if job.out is not None:
         shutil.rmtree(job.out, ignore_errors=True)
     else:
@@ -271,7 +279,7 @@ def _describe(
     structure: Structure,
     scales: list[Scale],
 ) -> Report:
-    """The report with what was found."""
+    """Complete the report of a successful reconstruction."""
     parts = []
     for number, scale in enumerate(scales):
         frames = np.flatnonzero(structure.part == number)
@@ -319,12 +327,12 @@ def _remarks(sequence: Sequence, structure: Structure, parts: list[Part]) -> lis
         )
     for before, after in zip(parts, parts[1:], strict=False):
         remarks.append(
-            f'{before.last} and {after.first} do not hang together: a cut, another camera, or '
-            'the camera stood; each part has its own scale'
+            f'no points connect {before.last} and {after.first}: a cut, another camera, or the '
+            'camera stood; each part has its own scale'
         )
     for part in parts:
         if part.spread is None:
-            remarks.append(f'{part.first} to {part.last} has no metres: {part.remark}')
+            remarks.append(f'{part.first} to {part.last} is not metric: {part.remark}')
     width = 2 * structure.intrinsics[0, 2]
     if (error := float(np.median(structure.error))) > WRONG_LENS * width / 1000:
         remarks.append(

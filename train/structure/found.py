@@ -1,4 +1,4 @@
-"""What COLMAP found, as plain arrays."""
+"""A reconstruction by COLMAP, as plain arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.data.sequences import Sequence
 if TYPE_CHECKING:
     import pycolmap
 
-HALF = 0.5  # COLMAP's first pixel has its centre there, ours at zero
+HALF = 0.5  # pixels; COLMAP's first pixel has its centre at 0.5, ours at 0
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Lens:
 
     Attributes:
         matrix: (3, 3) in pixels of the images; pixel centres are at integer coordinates.
-        distortion: (4,) OpenCV's k1 k2 p1 p2, zero where the images are rectified.
-        estimated: whether it was found by the reconstruction.
+        distortion: (4,) OpenCV's k1 k2 p1 p2; zero for rectified images.
+        estimated: whether the reconstruction estimated it.
     """
 
     matrix: np.ndarray
@@ -31,7 +31,7 @@ class Lens:
     estimated: bool
 
     def rays(self, xy: np.ndarray) -> np.ndarray:
-        """Where pixels (n, 2) look: (n, 3) in the optical frame, with z = 1."""
+        """Rays (n, 3) of pixels (n, 2), in the optical frame, with z = 1."""
         if not len(xy):
             return np.zeros((0, 3))
         where = cv2.undistortPoints(
@@ -42,21 +42,21 @@ class Lens:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What was found. N frames, M observations of P points, sorted by frame.
+    """A reconstruction of N frames: M observations of P points, sorted by frame.
 
     Attributes:
-        part: (N,) int, connected part of the drive that each frame is in; -1: not registered.
-        poses: (N, 4, 4) camera-to-world in its part's world and unit; NaN where not registered.
-        lens: of the only camera.
-        frame: (M,) int, which frame sees.
-        point: (M,) int, which point, 0 .. P - 1.
-        xy: (M, 2) float32, where, in pixels of the image.
-        depth: (M,) float32 along the optical axis, in the part's unit.
-        error: (M,) float32, reprojection error in pixels.
-        track: (P,) int, frames that see a point.
-        angle: (P,) float32, degrees, the widest between the rays to a point.
-        world: (P, 3) float32, points in their part's world.
-        doubt: what is doubtful about the intrinsics; '' for nothing.
+        part: (N,) int, connected part of the drive that a frame belongs to; -1: not registered.
+        poses: (N, 4, 4) camera-to-world, in the part's world and unit; NaN: not registered.
+        lens: lens of the camera, the same for all frames.
+        frame: (M,) int, frame of an observation.
+        point: (M,) int, point of an observation, 0 .. P - 1.
+        xy: (M, 2) float32, pixel at which the frame sees the point.
+        depth: (M,) float32, depth of the point along the optical axis, in the part's unit.
+        error: (M,) float32, reprojection error, pixels.
+        track: (P,) int, number of frames that see a point.
+        angle: (P,) float32, widest angle between the rays to a point, degrees.
+        world: (P, 3) float32, position of a point in its part's world.
+        doubt: what is doubtful about the intrinsics; '' if nothing is.
     """
 
     part: np.ndarray
@@ -74,20 +74,23 @@ class Reconstruction:
 
     @property
     def parts(self) -> int:
-        """How many parts there are."""
+        """Number of parts."""
         return int(self.part.max(initial=-1)) + 1
 
 
 def collect(
     models: list[pycolmap.Reconstruction], sequence: Sequence, estimated: bool, min_part: int
 ) -> Reconstruction | None:
-    """One reconstruction of COLMAP's models, the largest first; ``None`` if none is large enough.
+    """Join COLMAP's models, each of which becomes a part, in one reconstruction.
 
     Args:
-        models: of the sequence's images.
-        sequence: the images.
-        estimated: whether the lens was found with them.
-        min_part: frames that a part must have, at least.
+        models: models of the sequence, the largest first.
+        sequence: the sequence.
+        estimated: whether COLMAP estimated the lens.
+        min_part: smallest number of frames of a part.
+
+    Returns:
+        The reconstruction; ``None`` if no model is large enough.
     """
     count = len(sequence.images)
     index = {path.name: i for i, path in enumerate(sequence.images)}
@@ -152,15 +155,18 @@ def _observations(
     places: np.ndarray,
     first: int,
 ) -> tuple[np.ndarray, ...]:
-    """Frame, point, pixel, depth and reprojection error of the points that an image sees.
+    """List the points that an image sees.
 
     Args:
-        model: that the image is of.
-        image: with a pose.
-        frame: its number.
-        keys: COLMAP's numbers of the points, ascending.
-        places: (P, 3), where these are.
-        first: our number of the first.
+        model: the model that the image belongs to.
+        image: the image, which has a pose.
+        frame: number of the image's frame.
+        keys: (P,) COLMAP's ids of the model's points, ascending.
+        places: (P, 3) positions of these points in the model's world.
+        first: our number of the first of these points.
+
+    Returns:
+        Frame (n,), point (n,), pixel (n, 2), depth (n,) and reprojection error (n,), pixels.
     """
     seen = [(p.xy, p.point3D_id) for p in image.points2D if p.has_point3D()]
     xy = np.array([place for place, _ in seen]).reshape(-1, 2)
@@ -183,12 +189,12 @@ def _observations(
 
 
 def _square(matrix: np.ndarray) -> np.ndarray:
-    """A pose (3, 4) as (4, 4)."""
+    """Extend a pose (3, 4) to (4, 4)."""
     return np.vstack([matrix, [0.0, 0.0, 0.0, 1.0]])
 
 
 def _widest_angle(point: np.ndarray, eyes: np.ndarray) -> float:
-    """Degrees between the two rays (of those from ``eyes`` (n, 3)) that differ most."""
+    """Widest angle, degrees, between rays to a point (3,) from positions ``eyes`` (n, 3)."""
     rays = point - eyes
     rays /= np.linalg.norm(rays, axis=1, keepdims=True) + 1e-12
     cosine = float((rays @ rays.T).min(initial=1.0))
@@ -196,7 +202,7 @@ def _widest_angle(point: np.ndarray, eyes: np.ndarray) -> float:
 
 
 def _lens(camera: pycolmap.Camera, estimated: bool) -> Lens:
-    """COLMAP's camera as OpenCV's."""
+    """Convert COLMAP's camera to OpenCV's convention."""
     matrix = np.array(camera.calibration_matrix())
     matrix[:2, 2] -= HALF
     distortion = np.zeros(4)

@@ -1,4 +1,7 @@
-"""Whether a camera's intrinsics fit what it saw: wrong ones give wrong depth that looks right."""
+"""Checking a camera's intrinsics against its images.
+
+Wrong intrinsics would give wrong depth without any other sign.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,25 @@ import numpy as np
 if TYPE_CHECKING:
     import pycolmap
 
-WINDOW = 40  # successive frames, whose bundle is adjusted with a free focal length
+WINDOW = 40  # successive frames in one bundle adjustment with a free focal length
 WINDOWS = 3
-DOUBTFUL = 0.12  # relative; of right intrinsics, such windows differ by up to 4 %
-WRONG = 0.2
-AGREED = 0.1  # relative range of the windows, for the focal length to be sure
+DOUBTFUL = 0.12  # relative error to warn of; right intrinsics are off by up to 4 %
+WRONG = 0.2  # relative error to refuse
+AGREED = 0.1  # largest relative range of the windows' focal lengths to rely on
 ITERATIONS = 30
 
 
 def fitted_focals(model: pycolmap.Reconstruction, threads: int) -> list[float]:
-    """Horizontal focal lengths, pixels, that fit the pictures best, each on another window.
+    """Estimate the horizontal focal length, in pixels, on several windows of frames.
 
-    Costs about half a second of a processor a window.
+    This takes about half a second of processor time for each window.
 
     Args:
         model: COLMAP's reconstruction, with a pinhole camera.
-        threads: to use.
+        threads: number of threads.
+
+    Returns:
+        The estimate of each window, except where the adjustment failed.
     """
     import pycolmap
 
@@ -52,18 +58,21 @@ def fitted_focals(model: pycolmap.Reconstruction, threads: int) -> list[float]:
 
 
 def _starts(frames: int) -> list[int]:
-    """Where windows begin, evenly spread."""
+    """First frames of windows, evenly spread over a number of frames."""
     if frames <= WINDOW:
         return [0] if frames else []
     return sorted({round(p * (frames - WINDOW)) for p in np.linspace(0, 1, WINDOWS + 2)[1:-1]})
 
 
 def judge_focal(given: float, fitted: list[float]) -> tuple[str, bool]:
-    """What is wrong with a given focal length, '' for nothing, and whether that is sure.
+    """Compare a given focal length with the estimates.
 
     Args:
-        given: pixels.
-        fitted: pixels, as of :func:`fitted_focals`.
+        given: the given focal length, pixels.
+        fitted: estimates of :func:`fitted_focals`, pixels.
+
+    Returns:
+        What is wrong with it ('' if nothing is), and whether it is wrong for sure.
     """
     if not fitted:
         return '', False

@@ -1,6 +1,6 @@
-"""The page of ``python -m train structure``: what was found, as numbers and pictures.
+"""The page of ``python -m train structure``: results as numbers and pictures.
 
-It is made with the toolkit of the evaluation's reports, `depth_ros.evaluation.report`.
+It is made with the toolkit of the evaluation's reports, :mod:`depth_ros.evaluation.report`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = 'structure.html'
-EXAMPLES = 3  # frames of a sequence
-WIDTH = 480  # pixels of an example
-SHOWN = 60  # sequences with pictures; a fleet's page must still open
+EXAMPLES = 3  # example frames of a sequence
+WIDTH = 480  # width of an example, pixels
+SHOWN = 60  # largest number of sequences with pictures, so that browsers can still open the page
 CLOUD = 40  # frames whose points are drawn from above
-NEAR = 60  # percent of the points, the nearest, that are
+NEAR = 60  # percentile of depth up to which points are drawn from above
 HEAD = (
     'sequence',
     'frames',
@@ -45,21 +45,26 @@ _TITLES = {'sequences': 'Sequences', 'left_out': 'Left out', 'drives': 'Drives'}
 
 @dataclass(frozen=True)
 class Shown:
-    """Pictures of one sequence: frames with their points, the way from above, points a frame."""
+    """Pictures of one sequence.
+
+    Attributes:
+        examples: frames with their points.
+        charts: the camera's path from above, and the number of points of each frame.
+    """
 
     examples: list[Picture]
     charts: list[Chart]
 
 
 def write_page(out: Path, reports: list[Report]) -> Path:
-    """Write ``out / 'structure.html'``; returns its path.
+    """Write ``out / 'structure.html'`` and return its path.
 
     Args:
         out: folder of the data set.
-        reports: of all its sequences.
+        reports: reports of all its sequences.
 
     Raises:
-        MissingPackageError: Jinja2 or matplotlib is not installed.
+        MissingPackageError: if Jinja2 or matplotlib is not installed.
     """
     good = [report for report in reports if not report.failure]
     frames = sum(report.registered for report in good)
@@ -115,7 +120,7 @@ def _facts(report: Report) -> dict[str, str]:
 
 
 def _show(folder: Path) -> Shown | None:
-    """Pictures of a sequence; ``None`` where its files are no longer there."""
+    """Draw the pictures of a sequence; ``None`` if its files no longer exist."""
     try:
         sequence = read_sequence(folder)
         structure = sequence.structure()
@@ -132,7 +137,7 @@ def _show(folder: Path) -> Shown | None:
 
 
 def _overlay(sequence: Sequence, structure: Structure, index: int) -> Picture:
-    """A frame, grey and dark, and its points, near ones yellow and far ones violet."""
+    """Draw a frame's points on its darkened grey image: near ones yellow, far ones violet."""
     from matplotlib import colormaps
 
     image = read_picture(sequence.images[index])
@@ -152,7 +157,7 @@ def _overlay(sequence: Sequence, structure: Structure, index: int) -> Picture:
 
 
 def _way(structure: Structure) -> Chart:
-    """The camera's way from above, and the points around it."""
+    """Chart of the camera's path and the points around it, from above."""
     numbers = np.unique(structure.part[structure.registered])
     unit = 'm' if np.isfinite(structure.metric_spread).any() else 'no unit'
     seen = [_from_above(structure, int(n)) for n in numbers]
@@ -168,11 +173,15 @@ def _way(structure: Structure) -> Chart:
         if len(numbers) > 1:
             axes.legend(fontsize=7)
 
-    return chart(draw, (5.4, 4), 'the way and the points around it, from above')
+    return chart(draw, (5.4, 4), "the camera's path and the points around it, from above")
 
 
 def _from_above(structure: Structure, number_: int) -> tuple[np.ndarray, np.ndarray]:
-    """Right and forward, (n, 2), of a part's camera and of points near its way."""
+    """Project a part to the ground: its camera positions and nearby points.
+
+    Returns:
+        Camera positions (n, 2) and points (m, 2): right and forward, seen from the first frame.
+    """
     frames = np.flatnonzero(structure.part == number_)
     poses = structure.poses[frames]
     axes = _upright(poses)[:, [0, 2]]
@@ -189,7 +198,10 @@ def _from_above(structure: Structure, number_: int) -> tuple[np.ndarray, np.ndar
 
 
 def _upright(poses: np.ndarray) -> np.ndarray:
-    """Axes (3, 3), as columns: right, down and forward at the start, down as it is on average."""
+    """Axes (3, 3), as columns: right, down and forward.
+
+    Down is the mean over the poses (n, 4, 4), forward that of the first pose, made orthogonal.
+    """
     down = poses[:, :3, 1].mean(0)
     down /= np.linalg.norm(down) + 1e-12
     forward = poses[0, :3, 2] - (poses[0, :3, 2] @ down) * down
@@ -198,7 +210,7 @@ def _upright(poses: np.ndarray) -> np.ndarray:
 
 
 def _counts(structure: Structure) -> Chart:
-    """Points of each frame along the drive."""
+    """Chart of the number of points of each frame."""
     lost = np.flatnonzero(~structure.registered)
 
     def draw(figure: Figure) -> None:

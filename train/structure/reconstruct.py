@@ -1,7 +1,7 @@
 """Points and camera poses of one recorded drive, with COLMAP (PyPI ``pycolmap``).
 
-SIFT features, matches with the following frames, and COLMAP's global mapper. Nothing here knows
-metres: lengths are in the reconstruction's own unit, another one in each of its parts.
+The steps are SIFT features, matches with the following frames, and COLMAP's global mapper. Lengths
+are not in metres: each part of a reconstruction has a unit of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from train.structure.lens_check import fitted_focals, judge_focal
 if TYPE_CHECKING:
     import pycolmap
 
-BORDER = 0.006  # of the picture's width that a mask is wider than the label: labels are not sharp
+BORDER = 0.006  # share of the image's width by which masks exceed the labels, whose edges are rough
 Step = Callable[[str], object]
 
 
@@ -39,13 +39,13 @@ class Options:
     """How to reconstruct.
 
     Attributes:
-        features: at most, an image.
-        neighbours: each frame is matched with so many that follow it.
-        min_angle: degrees between the rays to a point, at least; less is too unsure.
-        min_part: frames that a part must have, at least.
-        threads: of COLMAP.
-        seed: of all that is random.
-        span: frames at a time; a longer drive is reconstructed in spans.
+        features: largest number of features in an image.
+        neighbours: number of following frames with which each frame is matched.
+        min_angle: smallest angle between the rays to a point, degrees.
+        min_part: smallest number of frames of a part.
+        threads: number of COLMAP's threads.
+        seed: seed of all random numbers.
+        span: largest number of frames to reconstruct at once; longer drives are divided.
     """
 
     features: int = 2000
@@ -64,15 +64,15 @@ def reconstruct(
     step: Step = lambda _: None,
     lens: Lens | None = None,
 ) -> Reconstruction:
-    """Reconstruct a sequence at once.
+    """Reconstruct a whole sequence at once.
 
     Args:
-        sequence: its images, all of one camera and size; labels of movable things mask these.
+        sequence: images of one camera and size; what its labels mark as movable is masked.
         work: empty folder for COLMAP's files.
-        options: how.
-        step: is told the name of each stage as it begins.
-        lens: that was found before; where there is none and the sequence has no intrinsics
-            either, it is found.
+        options: options of the reconstruction.
+        step: function that is called with the name of each stage as it begins.
+        lens: lens that was estimated before; ``None``: that of the sequence's intrinsics, or, if
+            these are unknown, it is estimated.
 
     Raises:
         DataError: if nothing can be reconstructed; the message says why.
@@ -146,17 +146,17 @@ def reconstruct(
     doubt, sure = judge_focal(given, fitted_focals(models[0], options.threads))
     if sure:
         raise DataError(
-            f'{doubt}: these are wrong, or the drive shows too little else than one surface; give '
-            f"the right ones, or write '{UNKNOWN}' to intrinsics.txt, and they are found"
+            f'{doubt}: the intrinsics are wrong, or the drive shows little more than one surface; '
+            f"correct them, or write '{UNKNOWN}' to intrinsics.txt to have them estimated"
         )
     return replace(found, doubt=doubt)
 
 
 def one_size(sequence: Sequence) -> tuple[int, int]:
-    """Width and height of all images.
+    """Width and height of the images, which must all be the same.
 
     Raises:
-        DataError: if they differ or one cannot be read.
+        DataError: if they differ, or an image cannot be read.
     """
     sizes: dict[tuple[int, ...], Path] = {}
     for path in sequence.images:
@@ -171,7 +171,7 @@ def one_size(sequence: Sequence) -> tuple[int, int]:
 
 
 def _write_masks(sequence: Sequence, folder: Path, size: tuple[int, int]) -> bool:
-    """Write COLMAP's masks of all that may move, and say whether there are any."""
+    """Write masks of everything movable for COLMAP; returns whether there are labels."""
     if not any(sequence.semantics_path(i).exists() for i in range(len(sequence.images))):
         return False
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,11 @@ def _write_masks(sequence: Sequence, folder: Path, size: tuple[int, int]) -> boo
 
 
 def _calibrate(database: Path) -> None:
-    """Find a first focal length from the matches of all pairs, where the camera is unknown."""
+    """Estimate an initial focal length from the matches of all pairs.
+
+    Raises:
+        DataError: if no focal length fits.
+    """
     import pycolmap
 
     if not pycolmap.calibrate_view_graph(database):
@@ -203,7 +207,11 @@ def _calibrate(database: Path) -> None:
 def _map(
     database: Path, images: Path, work: Path, known: bool, options: Options
 ) -> list[pycolmap.Reconstruction]:
-    """COLMAP's models, the largest first."""
+    """Run COLMAP's global mapper; returns its models, the largest first.
+
+    Raises:
+        DataError: if COLMAP fails.
+    """
     import pycolmap
 
     settings = pycolmap.GlobalPipelineOptions()
@@ -229,10 +237,10 @@ def _why_nothing(models: list[pycolmap.Reconstruction], options: Options) -> str
     largest = max((model.num_reg_images() for model in models), default=0)
     if largest:
         return (
-            f'only {largest} successive frames hang together, at least {options.min_part} must: '
-            'too dark, blurred or empty, or too far apart'
+            f'only {largest} successive frames could be connected, at least {options.min_part} '
+            'are needed: they are too dark, blurred or empty, or too far apart'
         )
     return (
         'no two frames show the same things from different places: the camera stands or only '
-        'turns, or it is too dark, or a wall without texture'
+        'turns, or the images are too dark or without texture'
     )

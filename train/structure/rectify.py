@@ -1,4 +1,4 @@
-"""Sequences whose lens was found by the reconstruction, written again without its distortion."""
+"""Writing sequences again without the distortion of the lens that the reconstruction estimated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHERS = (*TABLES, 'depth_scale.txt', 'camera_height.txt')
 
 
 def copy_sequence(sequence: Sequence, out: Path) -> None:
-    """Write a sequence folder with the same pictures, maps and tables."""
+    """Copy a sequence folder: images, maps and tables."""
     (out / 'images').mkdir(parents=True)
     for path in sequence.images:
         shutil.copyfile(path, out / 'images' / path.name)
@@ -42,20 +42,20 @@ def copy_sequence(sequence: Sequence, out: Path) -> None:
 def rectify_sequence(
     sequence: Sequence, found: Structure, lens: Lens, out: Path, jpeg_quality: int = 95
 ) -> Structure:
-    """Write a sequence folder with pictures and maps as a pinhole camera would have taken them.
+    """Write a sequence folder with images and maps as a pinhole camera would have taken them.
 
     Args:
-        sequence: the distorted one, whose pictures are all of one size.
+        sequence: the distorted sequence, whose images have one size.
         found: its structure.
-        lens: of its pictures.
+        lens: lens of its images.
         out: folder to write to.
-        jpeg_quality: of pictures that are JPEG.
+        jpeg_quality: quality of JPEG images, 0 to 100.
 
     Returns:
-        The structure in pixels of the new pictures.
+        The structure, with its points in pixels of the new images.
     """
     size = stored_size(sequence)
-    assert size is not None  # it was reconstructed
+    assert size is not None  # else it could not have been reconstructed
     matrix, _ = cv2.getOptimalNewCameraMatrix(lens.matrix, lens.distortion, size, alpha=0)
     where = cv2.initUndistortRectifyMap(
         lens.matrix, lens.distortion, None, matrix, size, cv2.CV_32FC1
@@ -91,7 +91,17 @@ def _copy_tables(sequence: Sequence, out: Path, intrinsics: np.ndarray) -> None:
 def _rectified(
     found: Structure, lens: Lens, matrix: np.ndarray, size: tuple[int, int]
 ) -> Structure:
-    """The structure with its points where the new pictures show them."""
+    """Move the points of a structure to where the new images show them.
+
+    Args:
+        found: the structure, in pixels of the distorted images.
+        lens: lens of these images.
+        matrix: (3, 3) intrinsics of the new images.
+        size: width and height of the new images.
+
+    Returns:
+        The structure, without points that are outside of the new images.
+    """
     xy = found.xy.astype(np.float64).reshape(-1, 1, 2)
     if len(xy):
         xy = cv2.undistortPoints(xy, lens.matrix, lens.distortion, P=matrix)

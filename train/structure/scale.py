@@ -1,9 +1,9 @@
-"""Metres for a reconstruction, and how sure they are.
+"""Metric scale of a reconstruction, and its uncertainty.
 
-The scale of what one camera reconstructs drifts along the way. So metres are asked all along it:
-from what was measured (wheel odometry, GPS, speed), or else from the height of the camera over the
-road. A frame's scale is the median of what it and the frames around it say; where these disagree,
-the reconstruction is not right there, and there are no metres.
+The scale of a reconstruction from one camera drifts along the drive. So it is estimated at every
+frame: from measured motion (wheel odometry, GPS, speed), or else from the height of the camera over
+the road. A frame's scale is the median of the estimates of the frames around it. Where these
+disagree, the reconstruction is wrong, and the scale is unknown.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from train.data.sequences import Sequence, read_map, resize_map, stored_size
 from train.structure.found import Reconstruction
 
 ROAD = 0  # Cityscapes' trainId
-REACH = 8  # frames before and after, that say a frame's scale with it
-LEAST = 4  # of these must say one
-UNSURE = 0.15  # relative spread of these from which metres would be a guess
-ENOUGH = 0.5  # of the frames must have metres, or the part has none
-AHEAD = (3.0, 12.0)  # camera heights to the sides and ahead: farther, a road is no plane
-LEAST_POINTS = 12  # of the road, for a plane through them
-GROUND = (0.65, 0.2)  # without labels: rows below this part of the height, columns away from sides
-LEVEL = 0.04  # of the camera's height, that points of a flat ground may lie off the plane
-FLAT = 0.5  # of the points of the ground must
+REACH = 8  # frames before and after a frame whose estimates count for it
+LEAST = 4  # smallest number of such estimates
+UNSURE = 0.15  # relative spread of the estimates from which the scale is unknown
+ENOUGH = 0.5  # smallest share of frames with a scale for a part to be metric
+AHEAD = (3.0, 12.0)  # to the sides and ahead, camera heights: farther, a road is no plane
+LEAST_POINTS = 12  # smallest number of points to fit the road's plane to
+GROUND = (0.65, 0.2)  # without labels: rows below this share of the height, distance from the sides
+LEVEL = 0.04  # largest distance of flat ground from the plane, in camera heights
+FLAT = 0.5  # smallest share of the ground's points that must be that flat
 MEASURED = 'odometry'
 HEIGHT = 'camera height'
 NONE = 'none'
@@ -32,14 +32,14 @@ NONE = 'none'
 
 @dataclass(frozen=True)
 class Scale:
-    """Metres of one part, whose frames are n.
+    """Metric scale of a part of n frames.
 
     Attributes:
-        factors: (n,) metres a unit at each frame; NaN where unknown.
-        spread: relative standard deviation of what the frames around one say, the median of all;
-            NaN where unknown.
-        source: 'odometry', 'camera height' or 'none'.
-        remark: why there is none, or what is doubtful.
+        factors: (n,) metres per unit at each frame; NaN: unknown.
+        spread: relative standard deviation of the estimates around a frame, the median over all
+            frames; NaN: unknown.
+        source: what was measured: 'odometry', 'camera height' or 'none'.
+        remark: why there is no scale, or what is doubtful.
     """
 
     factors: np.ndarray
@@ -51,7 +51,14 @@ class Scale:
 def find_scale(
     sequence: Sequence, found: Reconstruction, part: int, camera_height: float | None
 ) -> Scale:
-    """Metres of a part: from odometry or speed where measured, else from the camera's height."""
+    """Find the scale of a part: from odometry or speed if measured, else the camera's height.
+
+    Args:
+        sequence: the sequence.
+        found: its reconstruction.
+        part: number of the part.
+        camera_height: height of the camera over the ground, metres; ``None``: unknown.
+    """
     frames = np.flatnonzero(found.part == part)
     remarks = []
     for source in (MEASURED, HEIGHT):
@@ -66,20 +73,20 @@ def find_scale(
         if share >= ENOUGH:
             spread = float(np.nanmedian(np.where(np.isfinite(factors), spreads, np.nan)))
             return Scale(factors, spread, source, '; '.join(remarks))
-        remarks.append(f'{source} says a scale that is sure in {100 * share:.0f} % of the frames')
+        remarks.append(f'{source} gives a consistent scale in {100 * share:.0f} % of the frames')
     remarks = remarks or ['no odometry, speed or camera height']
     return Scale(np.full(len(frames), np.nan), np.nan, NONE, '; '.join(remarks))
 
 
 def _agreed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What frames and their surroundings agree on.
+    """Combine the estimates of neighbouring frames.
 
     Args:
-        values: what each frame says, (n,), NaN where it says nothing.
+        values: (n,) metres per unit that each frame estimates; NaN: no estimate.
 
     Returns:
-        That, (n,), NaN where they do not agree, and the relative standard deviation of what each
-        frame's surroundings say, (n,), NaN where these say too little.
+        (n,) metres per unit, the median of the frames around each frame, NaN where they disagree;
+        and (n,) relative standard deviation of these estimates, NaN where they are too few.
     """
     values = np.where(values > 0, values, np.nan)
     middle, spreads = np.full((2, len(values)), np.nan)
@@ -90,7 +97,7 @@ def _agreed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if len(around) < LEAST:
             continue
         low, middle[index], high = np.percentile(around, [25, 50, 75])
-        # Quartiles, not deviations from the median: half of a jump must show.
+        # Quartiles react to a jump of the scale inside the window; a median deviation would not.
         spreads[index] = (high - low) / 1.349 / middle[index]
         sure[index] = spreads[index] < UNSURE
     there = np.flatnonzero(np.isfinite(middle))
@@ -108,7 +115,10 @@ def _agreed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _from_motion(
     sequence: Sequence, found: Reconstruction, frames: np.ndarray
 ) -> np.ndarray | None:
-    """Metres a unit around each of ``frames``, by what was measured; ``None`` if nothing was."""
+    """Metres per unit around each of the ``frames`` (n,), from measured motion.
+
+    ``None`` if neither odometry nor speed was measured.
+    """
     if sequence.odometry is None and (sequence.speeds is None or sequence.times is None):
         return None
     places = found.poses[frames, :3, 3]
@@ -118,12 +128,12 @@ def _from_motion(
     for index in range(len(frames)):
         a, b = max(0, index - REACH), min(len(frames) - 1, index + REACH)
         i, j = int(frames[a]), int(frames[b])
-        # Odometry gives straight distances, speed the length of the way.
+        # Odometry gives straight distances, speed the length of the path.
         straight = (
             sequence.odometry is not None and np.isfinite(sequence.odometry[[i, j], :3, 3]).all()
         )
         units = np.linalg.norm(places[b] - places[a]) if straight else way[b] - way[a]
-        if units > typical:  # else it stands, and noise is divided by noise
+        if units > typical:  # a standing camera would divide noise by noise
             values[index] = sequence.distance(i, j) / units
     return values
 
@@ -134,14 +144,20 @@ def _from_height(
     frames: np.ndarray,
     camera_height: float | None,
 ) -> np.ndarray | None:
-    """Metres a unit in each of ``frames``, by the camera's height; ``None`` if it is unknown."""
+    """Metres per unit at each of the ``frames`` (n,), from the camera's height.
+
+    ``None`` if the height is unknown.
+    """
     if camera_height is None:
         return None
     return camera_height / np.array([_height(sequence, found, int(i)) for i in frames])
 
 
 def _height(sequence: Sequence, found: Reconstruction, frame: int) -> float:
-    """Height of the camera over the plane through the ground's points that a frame sees."""
+    """Height of the camera over the ground's points that a frame sees, in the part's unit.
+
+    NaN if they do not show a plane.
+    """
     seen = slice(*np.searchsorted(found.frame, [frame, frame + 1]))
     xy, depth = found.xy[seen].astype(float), found.depth[seen].astype(float)
     labels = frame_labels(sequence, frame)
@@ -168,16 +184,16 @@ def _height(sequence: Sequence, found: Reconstruction, frame: int) -> float:
 
 
 def plane_height(points: np.ndarray, sure: bool) -> float:
-    """Distance of the origin from the plane under it that fits most of the points (n, 3).
+    """Distance of the origin from the plane below it that fits most of the points.
 
     Args:
-        points: in the camera's optical frame, any unit.
-        sure: whether they are known to be of the ground; otherwise half of them must be flat.
+        points: (n, 3) in the camera's optical frame, in any unit.
+        sure: whether they are known to be on the ground; otherwise half of them must be flat.
 
     Returns:
-        NaN where there is no such plane.
+        The distance, in the unit of the points; NaN if no such plane fits.
     """
-    # y = a x + b z + c by least absolute deviations: those that lie off it do not count.
+    # y = a x + b z + c by least absolute deviations, which outliers hardly change.
     system = np.column_stack([points[:, 0], points[:, 2], np.ones(len(points))])
     weights = np.ones(len(points))
     solution = np.zeros(3)
@@ -196,7 +212,7 @@ def plane_height(points: np.ndarray, sure: bool) -> float:
 
 
 def frame_labels(sequence: Sequence, frame: int) -> np.ndarray | None:
-    """Labels (H, W) of a frame at its image's size, or ``None``."""
+    """Labels (H, W) of a frame at its image's size; ``None`` if it has none."""
     path = sequence.semantics_path(frame)
     if not path.exists():
         return None
@@ -206,7 +222,7 @@ def frame_labels(sequence: Sequence, frame: int) -> np.ndarray | None:
 
 
 def label_at(labels: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Labels (n,) at pixels (n, 2)."""
+    """Look up the labels (n,) at pixels (n, 2)."""
     column = np.rint(xy[:, 0]).astype(int).clip(0, labels.shape[1] - 1)
     row = np.rint(xy[:, 1]).astype(int).clip(0, labels.shape[0] - 1)
     return labels[row, column]

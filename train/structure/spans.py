@@ -1,6 +1,7 @@
-"""Long drives in spans, one after the other: time and memory grow with a span, not with the drive.
+"""Reconstructing long drives in spans, so that memory depends on a span, not on the drive.
 
-Each span makes parts of its own; nothing is lost, as metres are asked all along the drive anyway.
+Each span makes parts of its own. This loses nothing, as the metric scale is estimated all along the
+drive anyway.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from train.structure.reconstruct import Options, reconstruct
 
 Progress = Callable[[float, str], object]
 STAGES = {'masks': 0.0, 'features': 0.02, 'matches': 0.5, 'mapping': 0.65, 'points': 0.97}
-"""Of a span's time, about, before each stage."""
+"""Share of a span's time that has passed when each stage begins, roughly."""
 
 
 def reconstruct_spans(
@@ -28,10 +29,10 @@ def reconstruct_spans(
     """Reconstruct a sequence, span after span.
 
     Args:
-        sequence: its images, all of one camera and size.
+        sequence: images of one camera and size.
         work: empty folder for COLMAP's files.
-        options: how.
-        progress: is told the share of the work that is done and the stage that begins.
+        options: options of the reconstruction.
+        progress: function that is called with the share of the work done and the next stage.
 
     Raises:
         DataError: if nothing can be reconstructed; the message says why.
@@ -64,14 +65,19 @@ def reconstruct_spans(
 
 
 def _only(sequence: Sequence, span: np.ndarray) -> Sequence:
-    """A sequence of some of the images, as far as a reconstruction asks for it."""
+    """Reduce a sequence to some of its images, without tables, which are not needed here."""
     images = tuple(sequence.images[i] for i in span)
     nothing = dict.fromkeys(('times', 'poses', 'odometry', 'speeds', 'frames'))
     return replace(sequence, images=images, **nothing)
 
 
 def join(count: int, found: list[tuple[int, Reconstruction]]) -> Reconstruction:
-    """One reconstruction of ``count`` frames from those of spans and their first frames."""
+    """Join the reconstructions of spans.
+
+    Args:
+        count: number of frames of the whole sequence.
+        found: first frame and reconstruction of each span.
+    """
     if len(found) == 1 and len(found[0][1].part) == count:
         return found[0][1]
     part, poses = np.full(count, -1), np.full((count, 4, 4), np.nan)

@@ -1,7 +1,7 @@
-"""Sequences in processes of their own, here or on a Dask cluster.
+"""Reconstructing each sequence in a process of its own, here or on a Dask cluster.
 
-COLMAP is native code: it can crash, or abort where the disk is full, and it hears no Ctrl-C. In a
-process of its own it takes nothing else down, and can be stopped.
+COLMAP is native code: it can crash, aborts if the disk is full, and ignores Ctrl-C. In a process of
+its own it harms nothing else, and can be stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import IO, NamedTuple
 from train.cluster import on_cluster
 from train.structure.build import Job, Report, build
 
-STEP, REPORT, ERROR = '@step', '@report', '@error'  # words that begin the lines of a process
+STEP, REPORT, ERROR = '@step', '@report', '@error'  # first words of the lines that a process prints
 STOPPED = 'stopped'
 ARGUMENTS = ['-m', 'train.structure.workers']
 POLL = 0.2  # seconds
@@ -31,19 +31,24 @@ Progress = Callable[[Job, float, str], object]
 
 
 class Outcome(NamedTuple):
-    """What became of a job: a report, or what went wrong with the machine rather than the data."""
+    """Result of a job.
+
+    Attributes:
+        report: the report; ``None`` if the job failed because of the machine, not the data.
+        error: what went wrong with the machine.
+    """
 
     report: Report | None
     error: str = ''
 
 
 def run_here(jobs: list[Job], workers: int, progress: Progress) -> Iterator[tuple[Job, Outcome]]:
-    """Run jobs, so many at a time; yields each as it ends.
+    """Run jobs in processes of this machine; yields each with its outcome when it ends.
 
     Args:
-        jobs: what to do.
-        workers: processes.
-        progress: is told of each stage of each job: the share of it that is done, and its name.
+        jobs: the jobs.
+        workers: number of processes at a time.
+        progress: function that is called with a job, the share of it done, and its next stage.
     """
     stopped = threading.Event()
     with ThreadPoolExecutor(workers) as pool:
@@ -58,10 +63,14 @@ def run_here(jobs: list[Job], workers: int, progress: Progress) -> Iterator[tupl
 
 
 def run_on_cluster(jobs: list[Job], address: str) -> Iterator[tuple[Job, Outcome]]:
-    """Run jobs on the machines of a Dask cluster, which all see the same files.
+    """Run jobs on a Dask cluster, all of whose machines must see the same files.
+
+    Args:
+        jobs: the jobs.
+        address: address of the scheduler.
 
     Raises:
-        DataError: Dask is not installed, or nobody answers.
+        DataError: if Dask is not installed, or no scheduler answers.
     """
     absolute = [
         replace(
@@ -80,7 +89,13 @@ def run_apart(
     progress: Progress = lambda job, share, stage: None,
     stopped: threading.Event | None = None,
 ) -> Outcome:
-    """Run a job in a process of its own."""
+    """Run a job in a process of its own.
+
+    Args:
+        job: the job.
+        progress: as for :func:`run_here`.
+        stopped: ends the process when it is set.
+    """
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
             [sys.executable, *ARGUMENTS],
@@ -88,7 +103,7 @@ def run_apart(
             stdout=subprocess.PIPE,
             stderr=words,
             env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl-C is for the parent, who decides
+            start_new_session=True,  # Ctrl-C reaches only the parent, which then stops this
         )
         watch = threading.Thread(target=_kill_when, args=(process, stopped), daemon=True)
         watch.start()
@@ -111,7 +126,7 @@ def run_apart(
 
 
 def _kill_when(process: subprocess.Popen, stopped: threading.Event | None) -> None:
-    """End a process as soon as it is to be stopped."""
+    """Kill a process as soon as ``stopped`` is set."""
     while process.poll() is None:
         if stopped is None:
             return
@@ -120,7 +135,7 @@ def _kill_when(process: subprocess.Popen, stopped: threading.Event | None) -> No
 
 
 def _listen(stream: IO[bytes], job: Job, progress: Progress) -> Outcome | None:
-    """What a process says of its job, line by line; ``None`` if it ends without a result."""
+    """Read what a process prints about its job; returns ``None`` if it ends without a result."""
     outcome = None
     for line in stream:
         kind, _, text = line.decode(errors='replace').rstrip('\n').partition(' ')
@@ -135,7 +150,7 @@ def _listen(stream: IO[bytes], job: Job, progress: Progress) -> Outcome | None:
 
 
 def _died(code: int, said: str) -> str:
-    """How a process ended that gave no result, and the last that COLMAP said."""
+    """Describe how a process ended without a result, with COLMAP's last line."""
     how = f'exit code {code}'
     if code < 0:
         how = signal.Signals(-code).name
@@ -145,10 +160,10 @@ def _died(code: int, said: str) -> str:
 
 
 def _main() -> None:
-    """The process of one job, which comes by standard input."""
+    """Run the job that is pickled on standard input."""
     job = pickle.load(sys.stdin.buffer)
     out = os.fdopen(os.dup(1), 'w', buffering=1)
-    os.dup2(2, 1)  # what COLMAP prints is no answer
+    os.dup2(2, 1)  # keep what COLMAP prints apart from our lines
     try:
         report = build(job, lambda share, stage: print(STEP, share, stage, file=out))
     except (OSError, ValueError) as error:
