@@ -1,15 +1,17 @@
 """``python -m train measure``: judge a model on recordings that it was not trained on.
 
-Each row also shows what a constant depth, a flat ground, or no motion at all would score. Metres
-are those of the model, with the ratio of the focal lengths; where the camera's height is known, the
-error of the scale by it is shown beside them. Data that is not in the
-folder is left out. Expected are:
+Each row also shows the score of a constant (one depth, one class, or no motion) and of a flat
+ground. Metres are those of the model, scaled by the ratio of the focal lengths; where the camera's
+height is known, the error of the scale from it is shown beside them.
+
+The folder may hold any of these data sets; missing ones are skipped:
 
 - ``kitti_lidar_frames/*/``: image.png, velodyne.bin, calib.txt (KITTI's object benchmark);
-- ``indoor_handheld/``: a sequence with depth; the last third counts;
-- ``camvid/test/``: images/ and labels/ of 11 classes;
-- ``street_val/``: synthetic drives of test seeds, with depth and semantics;
-- ``structure/NAME/``: sequences with a structure.npz of cameras left out, by ``--structure``.
+- ``indoor_handheld/``: a sequence with depth, whose last third is judged;
+- ``camvid/test/``: images/ and labels/ of 11 classes.
+
+``--synthetic`` names synthetic drives with depth and semantics, ``--structure`` sequences with a
+structure.npz, of cameras that the model never saw.
 """
 
 from __future__ import annotations
@@ -61,12 +63,19 @@ SYNTHETIC_HEIGHT = 1.65
 
 STILL_FRAMES = 300
 STILL_NOISE = 4.0
-"""Grey levels, standard deviation, of the noise of a standing camera's sensor."""
+"""Standard deviation, in grey levels, of the noise of a standing camera's sensor."""
 
 
 class View(NamedTuple):
-    """An image and its true depth: BGR (H, W, 3), (H, W) with 0 = unknown, K (3, 3), whether the
-    depth is in metres, and the camera's height over the ground in metres, 0 = unknown."""
+    """An image and its true depth.
+
+    Attributes:
+        image: BGR uint8 (H, W, 3).
+        depth: float32 (H, W) along the optical axis, 0 = unknown.
+        intrinsics: (3, 3), pixels of the image.
+        metric: whether depth is in metres; otherwise in an unknown unit.
+        camera_height: height of the camera over the ground, metres, 0 = unknown.
+    """
 
     image: np.ndarray
     depth: np.ndarray
@@ -86,11 +95,11 @@ class Row(NamedTuple):
     """A line of the table.
 
     Attributes:
-        name: of the data and the measure.
-        images: how many.
-        values: by name.
-        trivial: the same of a constant.
-        ground: the same of a flat ground below a level camera.
+        name: what was judged.
+        images: number of images.
+        values: scores of the model, by name.
+        trivial: scores of a constant, by name.
+        ground: scores of a flat ground below a level camera, by name.
     """
 
     name: str
@@ -109,7 +118,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model', type=Path, default=MODELS, help='folder, .onnx or .ckpt (default: shipped)'
     )
     parser.add_argument(
-        '--synthetic', type=Path, default=Path('data/street_val'), help='(%(default)s)'
+        '--synthetic',
+        type=Path,
+        default=Path('data/street_val'),
+        help='folder of synthetic drives with depth and semantics (%(default)s)',
     )
     parser.add_argument(
         '--structure',
@@ -119,13 +131,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FOLDER',
         help='reconstructed sequences of cameras that the model never saw',
     )
-    parser.add_argument('--every', type=int, default=1, metavar='N', help='every N-th frame only')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there')
-    parser.add_argument('--threads', type=int, default=2, help='of .onnx files (%(default)s)')
+    parser.add_argument('--every', type=int, default=1, metavar='N', help='use every N-th frame')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='also write the numbers as JSON')
+    parser.add_argument(
+        '--threads', type=int, default=2, help='threads for .onnx files (%(default)s)'
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Judge the model and print the table."""
     predictor = load_predictor(args.model, threads=args.threads)
     rows = [row for row in measure(args, predictor) if row is not None]
     print(table(rows))
@@ -209,9 +223,17 @@ def _labelled(sequences: list[Sequence], every: int) -> list[tuple[Path, Path]]:
 
 
 def judge_depth(name: str, views: Iterable[View], predictor: Predictor) -> Row | None:
-    """Abs Rel and delta < 1.25 up to 80 m, scaled by the medians and as published.
+    """Judge depth: Abs Rel and delta < 1.25 up to 80 m, after median scaling and in metres.
 
-    Where the camera's height is known, also how far the scale by it is off, in single images.
+    Where the camera's height is known, also the error of the scale from it, in single images.
+
+    Args:
+        name: name of the data.
+        views: images with true depth; a sparse map is judged where it is known.
+        predictor: the model.
+
+    Returns:
+        The row; ``None`` without images or without a depth network.
     """
     if predictor.perception_size is None:
         return None
@@ -305,7 +327,19 @@ def _factor(view: View, predictor: Predictor) -> float:
 def judge_labels(
     name: str, pairs: list[tuple[Path, Path]], predictor: Predictor, classes: str | None
 ) -> Row | None:
-    """Mean IoU over the classes in the truth, and that of its most frequent class everywhere."""
+    """Judge classes: mean IoU over the classes in the truth.
+
+    The constant is the most frequent true class for every pixel.
+
+    Args:
+        name: name of the data.
+        pairs: paths of images and of their label images.
+        predictor: the model.
+        classes: label set of the truth, as ``ClassMap.read`` takes it.
+
+    Returns:
+        The row; ``None`` without images or without classes.
+    """
     if not pairs or not predictor.classes:
         return None
     assert predictor.perception_size is not None  # its network has the classes
@@ -322,10 +356,11 @@ def judge_labels(
 
 
 def judge_still(image: np.ndarray, predictor: Predictor) -> Iterator[Row | None]:
-    """A camera that stands: the same picture again and again, as it is and with a sensor's noise.
+    """Judge the motion of a standing camera: one picture, repeated with and without noise.
 
-    The raw network's steps are chained; where the camera ends up, how far it is off at most, and
-    the largest step.
+    The steps of the pose network are chained without any filter. Yields, for each case, a row with
+    the distance between the first and the last position, the length of the path, and the largest
+    translation and rotation of one step.
     """
     if predictor.pose_size is None:
         return
@@ -349,7 +384,7 @@ def judge_still(image: np.ndarray, predictor: Predictor) -> Iterator[Row | None]
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as Markdown, a line a value."""
+    """Format rows as a Markdown table with one line for each value."""
     lines = [
         '| Data | Images | Measure | Model | A constant | Flat ground |',
         '|---|---|---|---|---|---|',

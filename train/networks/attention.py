@@ -173,7 +173,7 @@ class CrossTaskAttention(nn.Module):
     embeddings; the softmax is over the embeddings, not over pixels.
 
     Args:
-        channels: of both tasks' features.
+        channels: number of channels of both tasks' features.
         ratio: channels of an embedding over ``channels``.
     """
 

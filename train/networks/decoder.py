@@ -28,8 +28,8 @@ class Decoder(nn.Module):
     """U-Net decoder with an output head at 1/2, 1/4 and 1/8 of the image size.
 
     Args:
-        encoder_channels: of the encoder's features at 1/2 ... 1/32.
-        out_channels: of every head.
+        encoder_channels: channels of the encoder's features at 1/2 ... 1/32.
+        out_channels: channels of every head's output.
         heads: number of heads, the first at 1/2 of the image size.
     """
 

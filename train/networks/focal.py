@@ -1,4 +1,4 @@
-"""Depth and motion of a network that was made for one focal length, for other cameras."""
+"""Converting depth and motion of a network for one focal length to other cameras."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def focal_factor(intrinsics: Tensor, focal: float) -> Tensor:
 
     Args:
         intrinsics: (B, 3, 3) at network size.
-        focal: of the network's own camera, pixels at network size.
+        focal: focal length of the network's own camera, pixels at network size.
     """
     if not focal:
         return intrinsics.new_ones(len(intrinsics))
@@ -34,7 +34,7 @@ def pose_for_camera(pose: Tensor, intrinsics: Tensor, focal: float) -> Tensor:
     Args:
         pose: the network's output: rotation vectors in radians, then translations.
         intrinsics: (N, 3, 3) at network size; where unknown, nothing changes.
-        focal: of the network's own camera, pixels; 0: nothing changes.
+        focal: focal length of the network's own camera, pixels at network size; 0: nothing changes.
     """
     if not focal:
         return pose

@@ -11,7 +11,7 @@ class IntrinsicsHead(nn.Module):
     """Focal lengths and principal point of the camera that took the images.
 
     Args:
-        channels: of the pose network's bottleneck features.
+        channels: number of channels of the pose network's bottleneck features.
     """
 
     def __init__(self, channels: int) -> None:
@@ -29,7 +29,7 @@ class IntrinsicsHead(nn.Module):
 
         Args:
             bottleneck: (B, channels, h, w).
-            width, height: of the images, pixels.
+            width, height: size of the images, pixels.
         """
         x = self.layer(bottleneck.float().mean((2, 3)))
         size = x.new_tensor([width, height])

@@ -1,7 +1,7 @@
 """The layers of SfMLearner's networks: convolutions with ReLU.
 
-With batch norm, as in the paper (section 4), they learn many times faster; its authors' later code
-took it out and reports better depth after its 200,000 steps.
+The paper uses batch norm (section 4), with which they learn many times faster. Its authors' later
+code does without, and reports better depth after 200,000 steps.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _activated(layer: nn.Conv2d | nn.ConvTranspose2d, batch_norm: bool) -> nn.Se
 def crop_like(x: Tensor, reference: Tensor) -> Tensor:
     """Cut (B, C, 2 ceil(h/2), 2 ceil(w/2)) to the reference's (h, w).
 
-    From a size to the next smaller, this is what the paper's nearest-neighbour resize does.
+    For these sizes it is the same as the paper's nearest-neighbour resize.
     """
     height, width = reference.shape[2:]
     return x if x.shape[2:] == (height, width) else x[:, :, :height, :width]

@@ -44,8 +44,8 @@ def fuse_for_inference(net: DepthNet, semantics: bool = True) -> DepthNet:
     """A copy of a depth network in eval mode, with only what its finest disparity needs.
 
     Args:
-        net: of :func:`make_perception`.
-        semantics: keep the class logits, too.
+        net: network from :func:`make_perception`.
+        semantics: whether to keep the class logits.
 
     Returns:
         A faster network whose Prediction has the same finest disparity and logits (or None). It
@@ -60,7 +60,7 @@ class PerceptionNet(DepthNet):
     """The light network: a shared encoder, a depth decoder and a semantic decoder.
 
     Args:
-        encoder: of :func:`train.networks.encoder.make_encoder`.
+        encoder: encoder from :func:`train.networks.encoder.make_encoder`.
         classes: number of semantic classes.
         semantics: whether there is a semantic decoder.
     """
@@ -99,11 +99,11 @@ class FsreNet(DepthNet):
     """FSRE-Depth: a shared encoder and two decoders that attend to each other.
 
     Args:
-        encoder: of :func:`train.networks.encoder.make_encoder`.
+        encoder: encoder from :func:`train.networks.encoder.make_encoder`.
         classes: number of semantic classes.
         semantics: whether there is a semantic decoder.
-        attention: refine both decoders' features by each other's at 1/16, 1/8 and 1/4 of the
-            image size; needs ``semantics``.
+        attention: whether each decoder refines its features by the other's at 1/16, 1/8 and 1/4 of
+            the image size; needs ``semantics``.
     """
 
     outputs = ('logits', 'features')
@@ -167,7 +167,7 @@ class FsreNet(DepthNet):
         if not semantics:
             # Depth depends on semantics only through its own attention.
             if len(self.refine_depth):
-                assert self.semantics is not None  # attention is made with semantics only
+                assert self.semantics is not None  # attention needs it
                 self.semantics.stages = self.semantics.stages[:3]
                 self.semantics.heads = self.semantics.heads[:0]
                 self.refine_semantics = self.refine_semantics[:2]
@@ -178,9 +178,9 @@ class FsreNet(DepthNet):
             (self.refine_semantics, self.semantics),
         ):
             for i, module in enumerate(modules):
-                assert decoder is not None  # attention is made with semantics only
+                assert decoder is not None  # attention needs both
                 modules[i] = fused = FusedAttention(cast(CrossTaskAttention, module))
-                # Only the next stage reads the refined features: attention reads those before it.
+                # Only the next stage reads the refined features; attention reads unrefined ones.
                 fused.move_out_into(cast(Stage, decoder.stages[i + 1]).reduce)
 
 
@@ -202,20 +202,20 @@ def make_perception(
     batch_norm: bool = False,
     depth_range: DepthRange = DEFAULT_RANGE,
 ) -> DepthNet:
-    """The depth network that a training names; its ``forward(image)`` returns a Prediction.
+    """Make a depth network; its ``forward(image)`` returns a Prediction.
 
     Args:
         network: 'light' (:class:`PerceptionNet`), 'fsre' (:class:`FsreNet`) or 'dispnet'
-            (:class:`~train.networks.dispnet.DispNet`, to which only the last applies).
+            (:class:`~train.networks.dispnet.DispNet`, for which only ``batch_norm`` has an effect).
         encoder, weights: see :func:`train.networks.encoder.make_encoder`.
         classes: number of semantic classes.
         semantics: whether there is a semantic decoder.
-        attention: cross-task attention between the decoders of fsre.
-        batch_norm: of dispnet; see :mod:`train.networks.layers`.
-        depth_range: what depth light and fsre can say; dispnet's is the paper's.
+        attention: whether the decoders of fsre have cross-task attention.
+        batch_norm: whether dispnet has batch norm; see :mod:`train.networks.layers`.
+        depth_range: depths that light and fsre can predict; dispnet's range is the paper's.
 
     Raises:
-        FileNotFoundError: if the encoder's weights are not to be had.
+        FileNotFoundError: if the encoder's weights are missing and cannot be downloaded.
         ValueError: if the arguments are unknown or contradict each other.
     """
     if network not in NETWORKS:

@@ -1,13 +1,13 @@
-"""The pose networks: relative motion of images.
+"""The pose networks, which estimate the camera's motion between images.
 
 Networks of pairs have ``forward(previous, current)`` = ``decode(encode(previous, current))``;
 :class:`SfmPoseNet` has ``forward(frames)``. ``feature_channels`` is the number of channels of the
 bottleneck, from which :class:`~train.networks.intrinsics.IntrinsicsHead` estimates the intrinsics.
 
-Each network says as class attributes what it can do:
+Class attributes tell what a network can do:
 
-    pairs: whether it takes two images; if not, it takes all views of a sample at once.
-    outputs: what it has besides poses: 'masks' (explainability).
+    pairs: whether it takes two images; otherwise it takes all views of a sample at once.
+    outputs: its outputs besides poses: 'masks' (explainability).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PairNet(nn.Module):
     """Base of the networks for two images in temporal order.
 
     Attributes:
-        feature_channels: of the bottleneck features.
+        feature_channels: number of channels of the bottleneck features.
     """
 
     pairs = True
@@ -43,7 +43,7 @@ class PairNet(nn.Module):
         return self.decode(self.encode(previous, current))
 
     def encode(self, previous: Tensor, current: Tensor) -> Tensor:
-        """Bottleneck features of images (B, 3, H, W) in 0..1."""
+        """Compute the bottleneck features (B, C, h, w) of images (B, 3, H, W) in 0..1."""
         raise NotImplementedError
 
     def decode(self, bottleneck: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class SfmPoseNet(nn.Module):
 
     Args:
         views: number of images of a sample; the middle one, ``views // 2``, is the target.
-        explainability: also predict explainability masks.
+        explainability: whether it also predicts explainability masks.
         batch_norm: see :mod:`train.networks.layers`.
     """
 
@@ -167,23 +167,28 @@ class SfmPoseNet(nn.Module):
         init_xavier(self)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Motion to the target from every other view, and how well each explains it.
+        """Estimate the motion between the target and every other view, and explainability masks.
 
         Args:
             frames: (B, views, 3, H, W) in 0..1, in temporal order.
 
         Returns:
             Poses (B, views - 1, 6) T_source_target, sources in temporal order: translation in
-            model units, then Euler angles x, y, z with R = Rx Ry Rz in radians; and mask logits
-            (B, 2 (views - 1), H/2^s, W/2^s), s = 0..3, two for each source, whose softmax says
-            "not explained" and "explained"; or none.
+            model units, then Euler angles x, y, z in radians with R = Rx Ry Rz; and a list of mask
+            logits (B, 2 (views - 1), H/2^s, W/2^s), s = 0..3, empty without explainability. The
+            softmax over the two logits of a source says "not explained" and "explained".
         """
         return self.decode(self.encode(frames))
 
     def encode(self, frames: Tensor) -> list[Tensor]:
-        """The input (B, 3 views, H, W), target first, then its features at 1/2 ... 1/128.
+        """Compute the features of frames (B, views, 3, H, W) in 0..1.
 
-        The last feature is the bottleneck.
+        Returns:
+            The network's input (B, 3 views, H, W), target first, then features at 1/2 ... 1/128,
+            of which the last is the bottleneck.
+
+        Raises:
+            ValueError: if the number of frames is not ``views``.
         """
         if frames.shape[1] != self.views:
             raise ValueError(f'{frames.shape[1]} frames, but the pose network takes {self.views}')
@@ -195,13 +200,13 @@ class SfmPoseNet(nn.Module):
         return features
 
     def decode(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What :meth:`forward` returns, from the features of :meth:`encode`."""
+        """Compute what :meth:`forward` returns from the features of :meth:`encode`."""
         poses = _small_mean(self.head(features[-1])).unflatten(1, (self.views - 1, 6))
         return poses, self.explainability(features) if self.explainability else []
 
 
 def _small_mean(x: Tensor) -> Tensor:
-    # Small outputs: training starts near no motion, so that the first warps stay in the image.
+    # Small outputs let the training start near no motion, where warps stay inside the image.
     return 0.01 * x.float().mean((2, 3))
 
 
@@ -218,14 +223,14 @@ def make_pose(
     batch_norm: bool = False,
     symmetric: bool = False,
 ) -> PairNet | SfmPoseNet:
-    """The pose network that a training names.
+    """Make a pose network.
 
     Args:
         network: 'light' (:class:`PoseNet`), 'resnet' (:class:`ResNetPose`) or 'sfm'
             (:class:`SfmPoseNet`).
-        encoder, weights: of resnet; see :func:`train.networks.encoder.make_encoder`.
-        views, explainability, batch_norm: of sfm.
-        symmetric: wrap it in :class:`SymmetricPose`; for networks of pairs only.
+        encoder, weights: for resnet; see :func:`train.networks.encoder.make_encoder`.
+        views, explainability, batch_norm: for sfm; see :class:`SfmPoseNet`.
+        symmetric: whether to wrap it in :class:`SymmetricPose`; only for networks of pairs.
 
     Raises:
         ValueError: if ``network`` is unknown.

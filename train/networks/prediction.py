@@ -1,4 +1,4 @@
-"""What the networks return, and how raw outputs become disparities."""
+"""Return types of the networks, and the conversion of raw outputs to disparities."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MIN_DEPTH, MAX_DEPTH = 0.1, 100.0
 
 
 class Prediction(NamedTuple):
-    """What a depth network says about images (B, 3, H, W).
+    """Output of a depth network for images (B, 3, H, W).
 
     Attributes:
-        disparities: (B, 1, h, w) 1/depth in 1/model units, finest first.
-        logits: (B, classes, h, w), or None without semantics.
-        features: (B, C, h, w) of the depth decoder, finest first, on which the semantics-guided
-            triplet loss acts; empty where the network has none.
+        disparities: per scale, finest first, 1/depth in 1/model units, (B, 1, h, w).
+        logits: class logits (B, classes, h, w); None without semantics.
+        features: per scale, finest first, features of the depth decoder (B, C, h, w), on which the
+            semantics-guided triplet loss acts; empty if the network has none.
     """
 
     disparities: list[Tensor]
@@ -27,12 +27,12 @@ class Prediction(NamedTuple):
 
 
 class Motion(NamedTuple):
-    """What a pose network says about a batch of B samples.
+    """Output of a pose network for a batch of B samples.
 
     Attributes:
-        transforms: per source, T_source_target (B, 4, 4).
-        intrinsics: (B, 3, 3) at the images' size, given or learnt.
-        masks: per scale, finest first, explainability logits (B, 2 sources, h, w); empty where the
+        transforms: per source, T_source_target (B, 4, 4), translation in model units.
+        intrinsics: (B, 3, 3) in pixels at the images' size, given or learned.
+        masks: per scale, finest first, explainability logits (B, 2 sources, h, w); empty if the
             network has none.
     """
 
@@ -42,12 +42,12 @@ class Motion(NamedTuple):
 
 
 class DepthRange(NamedTuple):
-    """What depth a network can say, and how its raw outputs become disparities.
+    """Depths that a network can predict, and how its raw outputs become disparities.
 
     Attributes:
-        nearest, farthest: depth in model units.
-        logarithmic: the logarithm of disparity is linear in the sigmoid of the raw output, so that
-            the relative resolution is the same at all depths. Otherwise disparity itself is linear,
+        nearest, farthest: depths in model units.
+        logarithmic: whether the logarithm of disparity is linear in the sigmoid of the raw output,
+            which gives the same relative resolution at all depths. Otherwise disparity itself is,
             and all depths beyond a tenth of the range share the last few percent of the sigmoid.
     """
 
@@ -56,7 +56,7 @@ class DepthRange(NamedTuple):
     logarithmic: bool = False
 
     def disparity(self, raw: Tensor) -> Tensor:
-        """Disparity 1/depth of raw head outputs."""
+        """Convert raw head outputs (any shape) to disparities 1/depth, in 1/model units."""
         share = raw.float().sigmoid()
         low, high = 1 / self.farthest, 1 / self.nearest
         if self.logarithmic:
@@ -71,14 +71,14 @@ DEFAULT_RANGE = DepthRange()
 class DepthNet(nn.Module):
     """Base of the depth networks: ``forward(image)`` returns a :class:`Prediction`.
 
-    Each network says as class attributes what it can do.
+    Class attributes tell what a network can do.
 
     Attributes:
-        outputs: what it has besides disparities: 'logits' (if made with semantics), 'features'.
+        outputs: its outputs besides disparities: 'logits' (if made with semantics), 'features'.
         ranged: whether its depth range can be chosen.
         depth_range: the range of a ranged network.
         attends: whether it can have cross-task attention.
-        min_size: least height and width of an image, in pixels.
+        min_size: smallest height and width of an image, pixels.
     """
 
     outputs: tuple[str, ...] = ()
@@ -88,10 +88,10 @@ class DepthNet(nn.Module):
     min_size: int = 32
 
     def prune(self, semantics: bool) -> None:
-        """Drop what the finest disparity does not need.
+        """Drop what the finest disparity does not need, in place.
 
         Args:
-            semantics: keep what the class logits need, too.
+            semantics: whether to keep what the class logits need.
         """
         raise NotImplementedError
 

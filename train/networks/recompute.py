@@ -1,4 +1,4 @@
-"""Training with less memory: compute cheap activations again in the backward pass."""
+"""Training with less memory: cheap activations are recomputed in the backward pass."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch.utils.checkpoint import (
 )
 
 KEPT = (torch.ops.aten.convolution.default, torch.ops.aten.max_pool2d_with_indices.default)
-"""Operations whose results are kept, as computing them again would take long."""
+"""Operations whose results are kept, because recomputing them would take long."""
 
 
 def recompute(net: nn.Module, x: Tensor) -> Any:
     """``net(x)``, keeping only the outputs of convolutions and pooling for the backward pass.
 
     The outputs of batch norm, ReLU and residual sums, nearly half of the memory of a ResNet's
-    activations, are computed again in the backward pass. This takes two percent of the time of a
+    activations, are recomputed in the backward pass. This takes two percent of the time of a
     training step of FSRE-Depth. The results are the same to the last bit.
 
     Args:
@@ -51,7 +51,7 @@ def _contexts(net: nn.Module) -> tuple[AbstractContextManager, AbstractContextMa
 
 @contextmanager
 def _second_pass(net: nn.Module, context: AbstractContextManager) -> Iterator[None]:
-    """A context in which batch norm does not count the same images twice in its statistics."""
+    """Context in which batch norm leaves its running statistics and counters unchanged."""
     norms = [
         module
         for module in net.modules()

@@ -33,7 +33,7 @@ class ReflectConv(nn.Conv2d):
             y = F.conv2d(_padded(x, skip, double), self.weight, self.bias)
             return _elu(y) if self.activate else y
         tensors = autocast(x, skip, self.weight, self.bias)
-        # Fewer multiplications, but more operations: faster on CPUs, which multiplications hold up.
+        # Fewer multiplications in more operations: faster on CPUs, where multiplications dominate.
         if double and x.device.type == 'cpu':
             return _DoubledConv.apply(*tensors, self.activate)
         return _ReflectConv.apply(*tensors, double, self.activate)
@@ -229,8 +229,8 @@ class UNetDecoder(nn.Module):
     them.
 
     Args:
-        encoder_channels: of the encoder's features at 1/2 ... 1/32.
-        out_channels: of every head.
+        encoder_channels: channels of the encoder's features at 1/2 ... 1/32.
+        out_channels: channels of every head's output.
         heads: number of heads; head s works at 1/2^s of the image size.
     """
 
