@@ -1,4 +1,4 @@
-"""Live evaluation: a recording through the real nodes over DDS, then what they published."""
+"""Live evaluation: plays a recording through the real nodes, then judges what they published."""
 
 from __future__ import annotations
 
@@ -37,12 +37,15 @@ from depth_ros.ros.domain import claim_domain
 
 
 def evaluate_live(session: Session) -> tuple[Evaluation, dict]:
-    """Evaluate a recording live; returns the result and what metrics.json holds.
+    """Evaluate a recording live.
+
+    Returns:
+        The evaluation, and the content of metrics.json.
 
     Raises:
-        LiveError: A process failed or nothing came out.
-        EvaluationError: The model publishes nothing that could be evaluated, or the images have
-            no stamps to tell them apart.
+        LiveError: if a process failed or nothing was published.
+        EvaluationError: if the model publishes nothing that could be evaluated, or all images have
+            the same stamp.
     """
     job = session.job
     setup = _setup(session)
@@ -100,10 +103,10 @@ def evaluate_live(session: Session) -> tuple[Evaluation, dict]:
 
 
 def _repeated_stamps(stamps: Sequence[int]) -> str:
-    """Return a note on images that live mode, which knows them by stamp, cannot tell apart.
+    """Return a note on images that live mode cannot tell apart, as they have the same stamp.
 
     Raises:
-        EvaluationError: All images have one stamp.
+        EvaluationError: if all images have the same stamp.
     """
     repeated = len(stamps) - len(set(stamps))
     if not repeated:
@@ -126,7 +129,7 @@ def _setup(session: Session) -> LiveSetup:
     if perception and session.affine and len(job.models) == 1 and not perception.classes:
         raise EvaluationError(
             f"model '{perception.name}' knows depth only up to scale and shift, which the "
-            'node shows but does not publish as depth: judge it with --mode offline'
+            'node shows in colours but does not publish as depth: judge it with --mode offline'
         )
     settings = {
         name: list(map(float, value)) if isinstance(value, tuple) else value

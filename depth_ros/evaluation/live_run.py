@@ -1,7 +1,7 @@
 """Plays a recording through the real nodes and records what they publish.
 
-Both nodes, a recorder and a player run in a process each, in a ROS domain of their own on this
-machine, and talk over DDS.
+Nodes, recorder and player run in a process each, in a ROS domain of their own on this machine, and
+communicate over DDS.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ NODE_OF_PARAMETER = {
     'camera_pose': 'odometry_node',
     'max_gap': 'odometry_node',
 }
-"""Node of those parameters that an evaluation sets and only one node has."""
+"""Parameters that an evaluation sets and that only one node has, with that node."""
 
 
 @dataclass(frozen=True)
 class LiveSetup:
-    """What to run.
+    """Settings of a live run.
 
     Attributes:
         bag: The recording to play.
@@ -52,10 +52,10 @@ class LiveSetup:
         out: Folder for the results.
         rate: Speed of the replay.
         domain: ROS domain.
-        models: Model file of each node that is to run, by node name.
-        parameters: Further parameters of the nodes, by name, each for those that have it.
-        outputs: Names of the output topics to record; what nobody records is not computed.
-        timing: Record no inputs and do not compress, since both take a processor's time.
+        models: Model file of each node to run, by node name.
+        parameters: Further parameters, by name; each node gets those that it has.
+        outputs: Names of the output topics to record; nodes do not compute others.
+        timing: Whether to save processor time: inputs are not recorded, and nothing is compressed.
     """
 
     bag: Path
@@ -98,15 +98,15 @@ class LiveSetup:
 
 @dataclass
 class LiveOutcome:
-    """What happened.
+    """Result of a live run.
 
     Attributes:
-        frames_in: Images that were played.
+        frames_in: Number of images that were played.
         latency_ms: By output topic and stamp of the image in ns, the time from just before the
             image was published to the arrival of the output at the recorder.
-        latest_s: How late, at worst, the player was.
+        latest_s: Largest delay of the player behind its schedule, seconds.
         messages: Warnings and errors of the nodes, each once.
-        stages_ms: By node, the median time of each stage of its work, from its diagnostics.
+        stages_ms: By node and stage of its work, the median time in ms, from its diagnostics.
         backends: By node, the inference runtime that it used.
     """
 
@@ -118,7 +118,7 @@ class LiveOutcome:
     backends: dict[str, str]
 
     def frames_out(self, topic: str) -> int:
-        """Return how many frames came out on a topic."""
+        """Return the number of frames that were published on a topic."""
         return len(self.latency_ms.get(topic, ()))
 
     def latencies_ms(self, topic: str) -> np.ndarray:
@@ -129,8 +129,12 @@ class LiveOutcome:
 def run_nodes(setup: LiveSetup, say: Callable[[str], None] = print) -> LiveOutcome:
     """Play a recording through the nodes and record what they publish to `<out>/recording`.
 
+    Args:
+        setup: What to run.
+        say: Function that is called with messages for the user.
+
     Raises:
-        LiveError: A process failed or nothing came out; the message shows why.
+        LiveError: if a process failed or nothing was published; the message shows why.
     """
     logs = setup.out / 'logs'
     os.environ.update(ROS_DOMAIN_ID=str(setup.domain), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST')
@@ -196,7 +200,7 @@ def run_nodes(setup: LiveSetup, say: Callable[[str], None] = print) -> LiveOutco
                 f'no frame came out on {wanted[0]} for {outcome.frames_in} images; {node} says:\n'
                 + ('\n'.join(f'  | {line}' for line in said) or processes.tail(node))
             )
-    # Read after the nodes have ended, for their last words.
+    # Read after the nodes have ended, so that their last messages are included.
     outcome.messages = _node_messages([processes.log(node) for node in setup.models])
     return outcome
 
@@ -258,7 +262,10 @@ def _player_arguments(setup: LiveSetup, logs: Path) -> list[str]:
 
 
 def model_topics(setup: LiveSetup) -> list[str]:
-    """Names of the outputs that the models give, one for each frame, the first for latency."""
+    """Return the topics on which the models publish a message for each image.
+
+    The first one belongs to the first node of `NODES` that runs; latency is told by it.
+    """
     found: list[str] = []
     for node in NODES:
         if node in setup.models:
@@ -274,7 +281,10 @@ def model_topics(setup: LiveSetup) -> list[str]:
 def _drain(
     arrived: Path, last: int, topics: Sequence[str], processes: Processes, timeout_s: float = 10.0
 ) -> None:
-    """Wait for the outputs of the last image, which the nodes never drop; or give up."""
+    """Wait until the outputs of the last image have arrived, at most `timeout_s` seconds.
+
+    Nodes never drop the last image. `last` is its stamp, ns.
+    """
     end = time.monotonic() + timeout_s
     missing = set(topics)
     while missing and time.monotonic() < end:
@@ -324,7 +334,7 @@ def _collect(setup: LiveSetup, sent: dict, arrived: Path) -> LiveOutcome:
 
 
 def _node_messages(logs: Sequence[Path]) -> list[str]:
-    """Warnings and errors in the nodes' logs, without their times, each once."""
+    """Return warnings and errors in the nodes' logs, without their times, each once."""
     found: dict[str, None] = {}
     for log in logs:
         for line in log.read_text(errors='replace').splitlines():

@@ -1,7 +1,7 @@
-"""The recording that an evaluation leaves: input, outputs, truth and errors, for RViz and Foxglove.
+"""The recording that an evaluation writes: input, outputs, truth and errors, for RViz and Foxglove.
 
-Topics are those of the nodes, and so are the values of every pixel. Coloured images are compressed
-without loss, as PNG files with a palette.
+Topics and pixel values are the same as those of the nodes. Coloured images are compressed without
+loss, as PNG files with a palette.
 """
 
 from __future__ import annotations
@@ -36,19 +36,20 @@ from depth_ros.inference.outputs import OUTPUTS, topics
 ODOM_FRAME, BASE_FRAME = 'odom', 'base_link'
 
 WIDEST = 640
-"""Pixels to which the error image is shrunk."""
+"""Largest width of the error image, pixels; wider ones are shrunk."""
 
 
 class OutputRecording:
     """Writes outputs as the nodes publish them.
 
     Args:
-        writer: The recording; others write to it as well.
+        writer: Writer of the recording, which others use as well.
         classes: The model's classes.
         namespace: Namespace of the topics, '' or '/name'.
-        camera_pose: T_base_camera 4x4. With it, transforms of the odometry and the camera are
-            written, too; None if the recording has transforms of its own.
-        affine: Whether scale and shift of depth are unknown: it is then shown only in colours.
+        camera_pose: T_base_camera (4, 4), metres, to write transforms of odometry and camera; None
+            if the recording has transforms of its own.
+        affine: Whether scale and shift of inverse depth are unknown; depth is then written only in
+            colours.
     """
 
     def __init__(
@@ -66,10 +67,12 @@ class OutputRecording:
         self._mounted: set[str] = set()
 
     def pictures(self, frame: FrameOutputs) -> Callable[[], dict[str, np.ndarray]]:
-        """Return a function that makes the coloured pictures of a frame: PNG bytes by topic.
+        """Prepare the coloured pictures of a frame.
 
-        Frames must come in order, as the colours follow the scene slowly; the function may be
-        called later and in any thread.
+        Frames must come in order, as the range of the colours follows the scene slowly.
+
+        Returns:
+            A function that makes them: PNG bytes by topic. It may be called later, in any thread.
         """
         images = frame.images()
         makers: dict[str, Callable[[], np.ndarray]] = {}
@@ -87,7 +90,13 @@ class OutputRecording:
         log_ns: int,
         pictures: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Write the outputs for one frame, with its `pictures` if they have already been made."""
+        """Write the outputs for one frame.
+
+        Args:
+            frame: The frame.
+            log_ns: Log time, ns.
+            pictures: Its coloured pictures; None: they are made here.
+        """
         if pictures is None:
             pictures = self.pictures(frame)()
         images = frame.images()
@@ -104,7 +113,7 @@ class OutputRecording:
         self.write_transforms(frame, log_ns)
 
     def write_transforms(self, frame: FrameOutputs, log_ns: int) -> None:
-        """Write where the robot is and, once, where its camera is mounted."""
+        """Write the pose of the robot and, once, that of the camera on it."""
         if self._camera_pose is None or frame.pose is None:
             return
         self._transform(
@@ -126,10 +135,10 @@ class OutputRecording:
         Args:
             stamp: Stamp of the image, ns.
             frame_id: Frame of the camera.
-            log_ns: Log time.
+            log_ns: Log time, ns.
             error: |d - g| / g, float (H, W), NaN = unknown.
         """
-        if error.shape[1] > WIDEST:  # the mean of the known pixels: sparse ones must not fade
+        if error.shape[1] > WIDEST:  # by the mean of the known pixels, so that sparse ones stay
             size = WIDEST, max(1, round(error.shape[0] * WIDEST / error.shape[1]))
             known = np.isfinite(error)
             limited = np.where(known, np.minimum(error, WORST_ERROR), 0)
@@ -260,13 +269,16 @@ def _depth_png(depth: np.ndarray, near: float) -> np.ndarray:
 
 
 def palette_png(levels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Return a PNG file of an image with a palette, uint8 (N,).
+    """Encode an image with a palette as PNG.
 
-    OpenCV writes no palettes; with one, a file takes a third of the time and of the bytes.
+    Compared with RGB, which is all that OpenCV can write, this takes a third of time and size.
 
     Args:
-        levels: Index into the palette of each pixel, uint8 (H, W).
-        palette: uint8 (256, 3), RGB.
+        levels: Index of each pixel into the palette, uint8 (H, W).
+        palette: RGB colours, uint8 (256, 3).
+
+    Returns:
+        Bytes of the file, uint8 (N,).
     """
     height, width = levels.shape
     rows = np.empty((height, 1 + width), np.uint8)

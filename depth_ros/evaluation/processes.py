@@ -1,4 +1,4 @@
-"""Child processes that end with the evaluation, and a view of the ROS graph that they form."""
+"""Child processes of a live evaluation, and an observer of the ROS graph that they form."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ class LiveError(RuntimeError):
 
 
 class Processes:
-    """Children that all end with the block, whatever happens in it.
+    """Child processes that end with a `with` block, whatever happens in it.
 
-    Each child writes to `<logs>/<name>.log`, runs in a session of its own, so that Ctrl-C reaches
-    only this process, and is ended by the kernel should this process be killed.
+    Each child writes to `<logs>/<name>.log`. It runs in a session of its own, so that Ctrl-C
+    reaches only this process. If this process is killed, the kernel ends the child.
+
+    Args:
+        logs: Folder for the log files; it is made if it is missing.
+        environment: Environment variables of the children.
     """
 
     def __init__(self, logs: Path, environment: dict[str, str]) -> None:
@@ -34,7 +38,15 @@ class Processes:
         logs.mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str, *command: str) -> subprocess.Popen:
-        """Start `python -m depth_ros.<module>` under a name."""
+        """Start a module of this package.
+
+        Args:
+            name: What to call the child.
+            command: Module within `depth_ros`, such as 'nodes.odometry_node', and its arguments.
+
+        Returns:
+            The child, whose standard input is a pipe.
+        """
         libc = ctypes.CDLL(None)  # loaded before the fork: the child must not allocate
         with self.log(name).open('w') as log:
             child = subprocess.Popen(
@@ -59,7 +71,11 @@ class Processes:
         return '\n'.join(f'  | {line}' for line in text) or '  | (it wrote nothing)'
 
     def check(self) -> None:
-        """Raise LiveError with the last lines of a child that has ended and should not have."""
+        """Check that no child has ended that should still run.
+
+        Raises:
+            LiveError: if one has; the message has its last lines.
+        """
         for name, child in self._children.items():
             status = child.poll()
             # Only the player ends by itself, at the end of the recording.
@@ -68,14 +84,22 @@ class Processes:
                 raise LiveError(f'{name} ended with {how}; its last lines:\n{self.tail(name)}')
 
     def ask_to_stop(self, name: str) -> None:
-        """Send SIGINT to a child, the first time only: a second one would hurt its clean-up."""
+        """Send SIGINT to a child, once: a second one would disturb its clean-up."""
         child = self._children[name]
         if name not in self._asked and child.poll() is None:
             self._asked.add(name)
             child.send_signal(signal.SIGINT)
 
     def stop(self, name: str, patience_s: float) -> int:
-        """End a child: SIGINT, then SIGTERM, then SIGKILL; returns its exit status."""
+        """End a child by SIGINT, then SIGTERM, then SIGKILL.
+
+        Args:
+            name: Name of the child.
+            patience_s: Seconds to wait after each of the first two signals.
+
+        Returns:
+            Its exit status.
+        """
         self.ask_to_stop(name)
         child = self._children.pop(name)
         for force in (child.terminate, child.kill):
@@ -121,7 +145,16 @@ class GraphObserver:
         rclpy.shutdown()
 
     def wait_until_active(self, name: str, processes: Processes, timeout_s: float = 90.0) -> None:
-        """Wait until a lifecycle node is active."""
+        """Wait until a lifecycle node is active.
+
+        Args:
+            name: Full name of the node.
+            processes: Children to watch meanwhile.
+            timeout_s: Longest time to wait, seconds.
+
+        Raises:
+            LiveError: if a child ends, or the node is not active in time.
+        """
         import rclpy
         from lifecycle_msgs.msg import State
         from lifecycle_msgs.srv import GetState
@@ -150,7 +183,16 @@ class GraphObserver:
     def wait_until_recorded(
         self, topics: Sequence[str], processes: Processes, timeout_s: float = 30.0
     ) -> None:
-        """Wait until every topic has a publisher and a subscriber."""
+        """Wait until every topic has a publisher and a subscriber.
+
+        Args:
+            topics: Names of the topics.
+            processes: Children to watch meanwhile.
+            timeout_s: Longest time to wait, seconds.
+
+        Raises:
+            LiveError: if a child ends, or a topic lacks one of them in time.
+        """
         end = time.monotonic() + timeout_s
         while missing := [
             t
@@ -161,5 +203,5 @@ class GraphObserver:
             if time.monotonic() > end:
                 raise LiveError(f'{", ".join(missing)}: nobody publishes or records this')
             time.sleep(0.1)
-        # What this process sees, the others are about to see: their discovery takes as long.
+        # The other processes may discover each other slightly later than this one does.
         time.sleep(0.5)

@@ -15,10 +15,10 @@ from depth_ros.evaluation.output_recording import OutputRecording
 from depth_ros.evaluation.session import OUTPUT_TOPICS, Session
 
 _WRITES_AHEAD = 16
-"""How many writes may wait before the caller has to."""
+"""Number of writes that may be waiting; with more, the caller has to wait."""
 
 _COPIES = 16
-"""How many messages are copied at a time."""
+"""Number of messages that are copied with one write."""
 
 
 class RecordingThread:
@@ -26,7 +26,7 @@ class RecordingThread:
 
     Args:
         session: The evaluation.
-        pool: Makes the coloured pictures.
+        pool: Executor that makes the coloured pictures.
     """
 
     def __init__(self, session: Session, pool: Executor) -> None:
@@ -38,7 +38,7 @@ class RecordingThread:
 
     def __enter__(self) -> RecordingThread:
         session = self._session
-        # Compression would save a fifth and take as long as everything else together.
+        # Uncompressed: compression would save a fifth of the size, and double the time.
         self._writer = BagWriter(session.job.out / 'recording', overwrite=True)
         self._outputs = OutputRecording(
             self._writer,
@@ -76,7 +76,7 @@ class RecordingThread:
             self._waiting.popleft().result()
 
     def copy(self, message: Message) -> None:
-        """Keep a message as it is."""
+        """Copy a message unchanged."""
         topic = self._session.bag.topics.get(message.topic)
         self._copies.append((message, bool(topic and topic.latched)))
         if len(self._copies) >= _COPIES:
@@ -90,7 +90,7 @@ class RecordingThread:
             )
 
     def place(self, frame: FrameOutputs, log_ns: int) -> None:
-        """Write the transforms of a frame whose outputs are copied."""
+        """Write the transforms of a frame whose outputs are copied with `copy`."""
         self._log[frame.stamp] = frame.frame_id, log_ns
         self._submit(self._outputs.write_transforms, frame, log_ns)
 

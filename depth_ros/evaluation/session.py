@@ -1,4 +1,4 @@
-"""One evaluation of a recording: what is asked for, and what offline and live runs share."""
+"""One evaluation of a recording: its settings, and what offline and live mode share."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class EvaluationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One recording to evaluate; see the command's help.
+    """Settings of one evaluation; see the help of `evaluate_bag`.
 
     Attributes:
         bag: The recording.
         out: Folder for the results.
         models: Model file of each node, by node name.
-        topics: Arguments for `find_streams`.
+        topics: Keyword arguments for `find_streams`.
         settings: Parameters of the nodes.
         mode: 'offline' or 'live'.
         rate: Speed of the replay.
@@ -93,32 +93,32 @@ class Job:
 
 
 class Session:
-    """One evaluation while it runs.
+    """State of one evaluation while it runs.
 
     Args:
-        job: What is asked for.
+        job: Settings of the evaluation.
         bag: The recording, open.
         streams: Its topics.
         contracts: Contract of each node's model, by node name.
-        say: Tells the user what happens next.
-        bar: Whether to show progress.
+        say: Function that is called with messages for the user.
+        bar: Whether to show a progress bar.
 
     Attributes:
         skipped: Images that could not be used, by reason.
         notes: Notes for the report.
         interrupted: Whether the user has stopped the evaluation.
         stamps: Stamps of all images in the order of the recording, ns.
-        perception: Contract of the perception model; None without.
-        classes: Which true class each of the model's classes is; None without semantics.
+        perception: Contract of the perception model; None without one.
+        classes: Mapping of the model's classes to those of the truth; None without semantics.
         affine: Whether scale and shift of the model's inverse depth are unknown.
         metric: Whether depth is in metres.
         camera: Which CameraInfo belongs to each image, and whether images are rectified.
         first_info: The first CameraInfo that can be used.
         info: The CameraInfo of the image that is being judged.
-        extrinsic: T_base_camera 4x4.
+        extrinsic: T_base_camera (4, 4), metres.
         tf: Topics of transforms in the recording.
-        kept: Topics that the recording of the results keeps.
-        point_truth: True depth from structure from motion; None without.
+        kept: Topics that are copied to the recording of the results.
+        point_truth: True depth from structure from motion; None without it.
     """
 
     def __init__(
@@ -213,7 +213,10 @@ class Session:
         ]
 
     def _depth_range(self) -> tuple[float, float] | None:
-        """Return the depths that the model can say of this camera, metres; None: not known."""
+        """Return nearest and farthest depth that the model can give for this camera, metres.
+
+        None if that is unknown.
+        """
         info, settings = self.first_info, self.job.settings
         if self.perception is None or not self.metric or info is None:
             return None
@@ -222,7 +225,7 @@ class Session:
         try:
             camera = intrinsics_from_info(info, info.width, info.height)
             fit = ImageFit.create(camera, self.perception.camera, settings.fit)
-        except CameraError:  # of each image it is said when its turn comes
+        except CameraError:  # reported for each image later
             return None
         unit = 1.0 if self.perception.metric else settings.depth_scale
         factor = depth_factor(self.perception, fit.depth_factor, unit)
@@ -230,10 +233,10 @@ class Session:
         return near, min(far, settings.max_depth or far)
 
     def truth(self) -> GroundTruth:
-        """Return the ground truth, to be closed by the caller.
+        """Return the ground truth, which the caller has to close.
 
         Raises:
-            BagError: A topic cannot be used.
+            BagError: if a topic cannot be used.
         """
         pose = pose_from_list(self.job.lidar_pose) if self.job.lidar_pose else None
         points = self.point_truth.depth if self.point_truth else None
@@ -244,9 +247,9 @@ class Session:
         return self.camera.rectify(values, self.info, topic, cv2.INTER_NEAREST, unseen)
 
     def _tolerance(self) -> int:
-        """Return how far in time truth may be from an image, ns."""
+        """Return the largest time between an image and its ground truth, ns."""
         if not (self.streams.depth or self.streams.labels or self.streams.odom):
-            return 0  # to find it out takes a whole reading
+            return 0  # finding the image period would take reading the whole recording
         if self.job.tolerance is not None:
             return int(1e9 * self.job.tolerance)
         return half_period((header_stamp(m.data) for m in self._readable_images()), default=10**7)
@@ -259,11 +262,11 @@ class Session:
             return
 
     def summary(self, evaluation: Evaluation, evaluated: int) -> dict:
-        """Return what metrics.json holds, except for what one mode alone adds.
+        """Return the content of metrics.json, except for what only one mode adds.
 
         Args:
-            evaluation: The result; gets the session's notes, too.
-            evaluated: Number of frames.
+            evaluation: The result, to which the session's notes are added.
+            evaluated: Number of frames that were judged.
         """
         numbers = evaluation.numbers
         streams = {k: v for k, v in vars(self.streams).items() if v}
@@ -322,7 +325,7 @@ class Session:
         return 'fused: ' + '; '.join(text for name, text in parts.items() if there[name])
 
     def _missing(self, numbers: dict) -> list[str]:
-        """Return notes on what lacks truth, and how depth was evaluated."""
+        """Return notes on missing ground truth, and on how depth was evaluated."""
         outputs = self.perception.outputs if self.perception else ()
         truth = {
             'depth': self.streams.depth or (FILE if self.point_truth else None),
