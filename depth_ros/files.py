@@ -80,7 +80,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         what: what the holder does, such as "training in 'runs/mine'", for the message to others.
 
     Raises:
-        HeldError: another process holds it.
+        HeldError: if another process holds it.
     """
     descriptor = _open_lock(path)
     try:
@@ -134,7 +134,7 @@ def check_writable(path: Path, folders: bool = False) -> None:
         folders: whether missing folders will be made.
 
     Raises:
-        OSError: naming the file and the remedy.
+        OSError: if the file cannot be written; the message names it and the remedy.
     """
     folder = path.parent
     while folders and not folder.exists():

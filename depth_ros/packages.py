@@ -33,7 +33,7 @@ def require_packages(purpose: str, *modules: str) -> None:
         modules: Top-level modules, as imported.
 
     Raises:
-        MissingPackageError: At least one is not installed; names all of them and the remedy.
+        MissingPackageError: if at least one is not installed; names all of them and the remedy.
     """
     missing = missing_packages(*modules)
     if not missing:

@@ -32,7 +32,7 @@ def on_cluster(
     """Call a function for each job, somewhere on the cluster; yields each as it ends.
 
     Raises:
-        DataError: Dask is not installed, or nobody answers.
+        DataError: if Dask is not installed, or nobody answers.
     """
     try:
         import distributed
@@ -59,7 +59,7 @@ def spread_command(name: str, jobs: dict[str, argparse.Namespace], address: str)
         address: of the scheduler.
 
     Raises:
-        DataError: Dask or the cluster is missing, or some jobs failed; the others are done.
+        DataError: if Dask or the cluster is missing, or some jobs failed; the others are done.
     """
     items = [(name, label, resolved(args)) for label, args in jobs.items()]
     failed: dict[str, str] = {}

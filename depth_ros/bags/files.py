@@ -76,7 +76,7 @@ def storage_files(path: Path) -> Files:
         path: A folder, or a single file.
 
     Raises:
-        BagError: It is no recording, or not one of its files is there.
+        BagError: if it is no recording, or not one of its files is there.
     """
     if not path.exists():
         raise BagError(f'recording {path} does not exist: check the path')
@@ -110,7 +110,7 @@ def _by_metadata(path: Path, there: dict[str, Path], found: Files) -> None:
     """Take the files that metadata.yaml names first, in its order, then those it does not know.
 
     Raises:
-        BagError: None is there.
+        BagError: if none is there.
     """
     named, remark = _named_files(path / 'metadata.yaml')
     if remark:

@@ -196,7 +196,7 @@ class GroundTruth:
         problems: How often truth could not be used, by reason.
 
     Raises:
-        BagError: A topic cannot be used.
+        BagError: if a topic cannot be used.
     """
 
     def __init__(
@@ -281,7 +281,7 @@ def _transforms(bag: Bag, problems: dict[str, int]) -> TransformTree:
     """Read the transforms of a recording.
 
     Raises:
-        BagError: There are none.
+        BagError: if there are none.
     """
     tree = TransformTree()
     topics = [name for name, topic in bag.topics.items() if topic.msgtype == TF]
@@ -304,7 +304,7 @@ def _frame_track(
     """Look up the transform between two frames, 'PARENT>CHILD', at the stamps of the images.
 
     Raises:
-        BagError: It is never known.
+        BagError: if it is never known.
     """
     parent, _, child = frames.partition('>')
     poses = {}

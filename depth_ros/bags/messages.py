@@ -51,7 +51,7 @@ def message_types() -> Any:
     Kilted has the same definitions of every type that this package reads or writes.
 
     Raises:
-        BagError: `rosbags` or `lz4` is not installed.
+        BagError: if `rosbags` or `lz4` is not installed.
     """
     try:
         import lz4.frame  # noqa: F401
@@ -77,7 +77,7 @@ def deserialize(message: Message) -> Any:
     """Deserialise a message of a type that ROS 2 itself defines.
 
     Raises:
-        BagError: Its bytes are no such message, or `rosbags` or `lz4` is not installed.
+        BagError: if its bytes are no such message, or `rosbags` or `lz4` is not installed.
     """
     try:
         return _known_types().deserialize_cdr(message.data, message.msgtype)
@@ -110,7 +110,7 @@ def decode_pose(message: Any) -> np.ndarray:
     T_parent_child in metres, the parent being the header's frame.
 
     Raises:
-        ValueError: A number is not finite or the quaternion has no direction.
+        ValueError: if a number is not finite or the quaternion has no direction.
     """
     pose = getattr(message.pose, 'pose', message.pose)  # some wrap it together with a covariance
     place, turn = pose.position, pose.orientation

@@ -40,8 +40,8 @@ class Bag:
         remarks: What is unusual about the recording, but takes nothing away.
 
     Raises:
-        BagError: The path is missing, is no recording, or nothing of the recording can be read; or
-            what reads recordings is not installed.
+        BagError: if the path is missing, is no recording, or nothing of the recording can be read;
+            or what reads recordings is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -75,7 +75,7 @@ class Bag:
         In a file without an index, those within 16 MiB of each other are put in order.
 
         Raises:
-            BagError: The recording is damaged.
+            BagError: if the recording is damaged.
         """
         merged = heapq.merge(*self._storage.streams(topics), key=itemgetter(0))
         while True:
@@ -98,7 +98,7 @@ class Bag:
         """Deserialise a message.
 
         Raises:
-            BagError: Its type is unknown or its bytes are no such message.
+            BagError: if its type is unknown or its bytes are no such message.
         """
         try:
             if message.msgtype not in self._types.fielddefs:

@@ -44,7 +44,7 @@ class RecordedCamera:
         notes: What to tell the user: whose camera_info it is, and what is done to the images.
 
     Raises:
-        CameraError: No camera_info tells a lens that can be used.
+        CameraError: if no camera_info tells a lens that can be used.
     """
 
     def __init__(self, bag: Bag, streams: Streams, rectified: str = 'auto') -> None:
@@ -91,7 +91,7 @@ class RecordedCamera:
         """Yield each image with its camera_info, in the order of the recording.
 
         Raises:
-            BagError: The recording is damaged.
+            BagError: if the recording is damaged.
         """
         waiting: deque[tuple[Message, int]] = deque()
         for message in self._bag.messages([self._streams.image, self._streams.camera_info]):
@@ -110,7 +110,7 @@ class RecordedCamera:
         """Return the rectification of a camera_info.
 
         Raises:
-            CameraError: Its lens cannot be used.
+            CameraError: if its lens cannot be used.
         """
         key = id(info)  # `_decoded` keeps each
         if key not in self._lenses:
@@ -140,7 +140,7 @@ class RecordedCamera:
             interpolation, unseen: See `Rectification.rectify`.
 
         Raises:
-            CameraError: The lens cannot be used.
+            CameraError: if the lens cannot be used.
         """
         if not self.applies(topic):
             return image

@@ -204,7 +204,7 @@ class McapScan(_Scan):
         """Yield the messages among a file's or a chunk's records.
 
         Raises:
-            ValueError: There is half a record, or none.
+            ValueError: if there is half a record, or none.
         """
         while (start := stream.tell()) < size:
             head = stream.read(_RECORD.size)

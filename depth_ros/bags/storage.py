@@ -66,7 +66,7 @@ class Storage:
         remarks: What is unusual about them, but takes nothing away.
 
     Raises:
-        BagError: None of it can be read, or it holds no messages.
+        BagError: if none of it can be read, or it holds no messages.
     """
 
     def __init__(self, path: Path, types: Any) -> None:
@@ -114,7 +114,7 @@ class Storage:
         """Open one storage file; what a compressor made of one is unpacked first.
 
         Raises:
-            BagError: Nothing of it can be read.
+            BagError: if nothing of it can be read.
         """
         if file.suffix not in COMPRESSED_SUFFIXES:
             return _open_file(file, self._types)
@@ -152,7 +152,7 @@ class Storage:
         """Register a message type from its definition in the recording.
 
         Raises:
-            ValueError: The recording does not define it.
+            ValueError: if the recording does not define it.
         """
         definition = next(
             (
@@ -183,7 +183,7 @@ def _open_file(file: Path, types: Any) -> StorageReader:
     """Open one storage file with `rosbags`, or without it where its index is missing.
 
     Raises:
-        BagError: Nothing of it can be read.
+        BagError: if nothing of it can be read.
     """
     if not file.stat().st_size:
         raise BagError(f'recording {file} is empty (0 bytes): record it again')

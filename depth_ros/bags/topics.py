@@ -79,7 +79,7 @@ def find_streams(
     Odometry wins over the other types.
 
     Raises:
-        BagError: No topic or more than one fits; the message lists what there is.
+        BagError: if no topic or more than one fits; the message lists what there is.
     """
     firsts = (
         (name, bag.first(name))

@@ -34,7 +34,7 @@ class Unpacked:
         path: Where the content lies.
 
     Raises:
-        BagError: There is no room for it, or nothing of it can be unpacked.
+        BagError: if there is no room for it, or nothing of it can be unpacked.
     """
 
     def __init__(self, file: Path) -> None:
@@ -79,7 +79,7 @@ def unpacked(file: Path) -> Unpacked:
     """Unpack a file, or return what another reader in this process has unpacked of it.
 
     Raises:
-        BagError: See `Unpacked`.
+        BagError: see `Unpacked`.
     """
     stat = file.stat()
     key = file.resolve(), stat.st_size, stat.st_mtime_ns

@@ -32,7 +32,7 @@ class BagWriter:
         overwrite: Replace a recording that is already there, at the end and not before.
 
     Raises:
-        BagError: `path` exists and `overwrite` is false; or what writes recordings is not
+        BagError: if `path` exists and `overwrite` is false; or what writes recordings is not
             installed.
     """
 

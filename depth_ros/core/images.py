@@ -158,7 +158,7 @@ def size_of(message: RawImage | CompressedImage) -> tuple[int, int]:
     """Return width and height of an image, without decoding it where its header tells.
 
     Raises:
-        ImageError: It is damaged.
+        ImageError: if it is damaged.
     """
     if not is_compressed(message):
         raw = cast('RawImage', message)
@@ -178,8 +178,8 @@ def decode_rgb(message: RawImage | CompressedImage) -> np.ndarray:
         have no padding.
 
     Raises:
-        UnknownEncodingError: The encoding is not in the list.
-        ImageError: The size is zero, or data is missing or damaged.
+        UnknownEncodingError: if the encoding is not in the list.
+        ImageError: if the size is zero, or data is missing or damaged.
     """
     if is_compressed(message):
         return _decompressed_rgb(message)
@@ -209,7 +209,8 @@ def decode_depth(message: RawImage | CompressedImage) -> np.ndarray:
         float32 (H, W), metres along the optical axis, NaN = invalid (REP 118).
 
     Raises:
-        ImageError: The encoding is neither 32FC1 (m) nor 16UC1 (mm), or data is missing or damaged.
+        ImageError: if the encoding is neither 32FC1 (m) nor 16UC1 (mm), or data is missing or
+            damaged.
     """
     encoding = encoding_of(message)
     if encoding not in DEPTH_ENCODINGS:
@@ -240,7 +241,7 @@ def decode_labels(message: RawImage | CompressedImage) -> np.ndarray:
     """Return the class ids of a mono8 Image or a png CompressedImage as uint8 (H, W).
 
     Raises:
-        ImageError: The encoding is another, or data is missing or damaged.
+        ImageError: if the encoding is another, or data is missing or damaged.
     """
     if is_compressed(message):
         labels = _unchanged(message.data)
@@ -265,7 +266,7 @@ def _pixels(
         half: Half as many rows follow those of the image, and are returned below them.
 
     Raises:
-        ImageError: The size is zero, the step too short, or data is missing.
+        ImageError: if the size is zero, the step too short, or data is missing.
     """
     kind = np.dtype(dtype).newbyteorder('>' if message.is_bigendian else '<')
     width, height, step = message.width, message.height, message.step

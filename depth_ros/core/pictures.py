@@ -40,8 +40,8 @@ def decode_picture(
         upright: Turn it as its EXIF orientation says.
 
     Raises:
-        CutShortError: Pixels are missing.
-        ImageError: It is empty, damaged or of an unknown format.
+        CutShortError: if pixels are missing.
+        ImageError: if it is empty, damaged or of an unknown format.
     """
     data = np.frombuffer(data, np.uint8)
     if not data.size:
@@ -68,7 +68,7 @@ def picture_size(data: Any, *, upright: bool = False) -> tuple[int, int]:
         upright: Turn it as its EXIF orientation says.
 
     Raises:
-        ImageError: There is no such header.
+        ImageError: if there is no such header.
     """
     data = np.frombuffer(data, np.uint8)
     width = height = 0

@@ -89,7 +89,7 @@ class Rectification:
         bends: Whether the lens distorts.
 
     Raises:
-        CameraError: `info` has distortion of an unknown kind, or no K.
+        CameraError: if `info` has distortion of an unknown kind, or no K.
     """
 
     def __init__(self, info: Any, *, fast: bool = False) -> None:

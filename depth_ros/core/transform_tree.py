@@ -75,7 +75,7 @@ class TransformTree:
         Moving transforms are interpolated between the samples before and after.
 
         Raises:
-            TransformError: A frame is unknown, the frames are not connected (perhaps by a frame
+            TransformError: if a frame is unknown, the frames are not connected (perhaps by a frame
                 with two parents or a loop), or a transform between them is not valid or was not
                 recorded at this instant.
         """
@@ -97,7 +97,7 @@ class TransformTree:
         """A frame, its parent and so on up to the root, and why it ends there.
 
         Raises:
-            TransformError: The frame is unknown.
+            TransformError: if the frame is unknown.
         """
         known = set(self._edges).union(*self._edges.values())
         if frame not in known:
@@ -136,7 +136,7 @@ class TransformTree:
         """The transform of an edge at an instant.
 
         Raises:
-            ValueError: It is not valid, or nothing was recorded near the instant.
+            ValueError: if it is not valid, or nothing was recorded near the instant.
         """
         if edge.fixed is not None:
             return pose_from_list(edge.fixed)

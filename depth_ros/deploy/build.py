@@ -183,7 +183,7 @@ def serialize(
         The engine, and the timing cache, empty if there is none.
 
     Raises:
-        EngineError: with what TensorRT says, or if it was stopped.
+        EngineError: if TensorRT fails (the message says why), or it was stopped.
     """
     log = error_log(trt)
     builder = construct(trt.Builder, log)

@@ -50,7 +50,8 @@ def check_operators(model: onnx.ModelProto) -> None:
     """Check that TensorRT 10.3 can read a model.
 
     Raises:
-        EngineError: naming the operators, the opset or the kind of tensor that it cannot read.
+        EngineError: if it cannot read an operator, the opset or a kind of tensor; the message names
+            all of them.
     """
     foreign = sorted(
         {

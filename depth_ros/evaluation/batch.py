@@ -49,8 +49,8 @@ def evaluate_on_cluster(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job
         address: The scheduler, such as tcp://host:8786.
 
     Raises:
-        MissingPackageError: Dask is not installed.
-        EvaluationError: While iterating: no scheduler answers.
+        MissingPackageError: if Dask is not installed.
+        EvaluationError: if no scheduler answers, while iterating.
     """
     if missing_packages('distributed'):
         raise MissingPackageError(

@@ -66,8 +66,8 @@ def warp(depth: np.ndarray, camera: Intrinsics, previous_current: np.ndarray) ->
         previous_current: T_previous_current 4x4.
 
     Raises:
-        CameraError: The size is not the camera's.
-        ValueError: The motion is not finite.
+        CameraError: if the size is not the camera's.
+        ValueError: if the motion is not finite.
     """
     _require_size('depth', depth, camera)
     if not np.isfinite(previous_current).all():
@@ -131,8 +131,8 @@ def photometric_loss(
         previous_current: T_previous_current 4x4.
 
     Raises:
-        CameraError: A size is not the camera's.
-        ValueError: The images are not uint8 alike, the motion is not finite, or no pixel counts.
+        CameraError: if a size is not the camera's.
+        ValueError: if the images are not uint8 alike, the motion is not finite, or no pixel counts.
     """
     if previous.shape != current.shape or not previous.dtype == current.dtype == np.uint8:
         raise ValueError(
@@ -209,8 +209,8 @@ def depth_inconsistency(
         previous_current: T_previous_current 4x4.
 
     Raises:
-        CameraError: A size is not the camera's.
-        ValueError: The motion is not finite, or no pixel counts.
+        CameraError: if a size is not the camera's.
+        ValueError: if the motion is not finite, or no pixel counts.
     """
     _require_size('previous depth', previous_depth, camera)
     seen = warp(depth, camera, previous_current)
@@ -255,7 +255,7 @@ def loop_closure(t_01: np.ndarray, t_12: np.ndarray, t_02: np.ndarray) -> LoopCl
         t_01, t_12, t_02: T_0_1, T_1_2 and T_0_2 4x4, of three frames.
 
     Raises:
-        ValueError: A motion is not finite, or the two steps do not move.
+        ValueError: if a motion is not finite, or the two steps do not move.
     """
     if not np.isfinite([t_01, t_12, t_02]).all():
         raise ValueError('a motion of the loop is not finite: leave these frames out')
@@ -297,7 +297,7 @@ def scale_drift(stamps: ArrayLike, scales: ArrayLike) -> ScaleDrift:
         scales: Scales of the frames, (N,), above 0.
 
     Raises:
-        ValueError: Their numbers differ, there are fewer than two, a value is not finite, the
+        ValueError: if their numbers differ, there are fewer than two, a value is not finite, the
             stamps do not increase or a scale is not positive.
     """
     times, values = np.asarray(stamps, np.float64), np.asarray(scales, np.float64)

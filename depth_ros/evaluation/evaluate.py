@@ -32,11 +32,11 @@ def evaluate_recording(job: Job, say: Callable[[str], None] = print, bar: bool =
         bar: Whether to show progress.
 
     Raises:
-        HeldError: Another process writes to the same folder.
-        BagError, ContractError, EngineError, LiveError, EvaluationError, ValueError: It cannot be
-            evaluated; each message says why and what to do.
-        MissingPackageError: A package for the report or for live mode is not installed.
-        KeyboardInterrupt: The user stopped it; offline, the results so far have been written.
+        HeldError: if another process writes to the same folder.
+        BagError, ContractError, EngineError, LiveError, EvaluationError, ValueError: if it cannot
+            be evaluated; each message says why and what to do.
+        MissingPackageError: if a package for the report or for live mode is not installed.
+        KeyboardInterrupt: if the user stopped it; offline, the results so far have been written.
     """
     require_page_packages()
     if job.mode == 'live':
@@ -75,7 +75,7 @@ def _check_out(job: Job) -> None:
     """Check that the output folder can be emptied.
 
     Raises:
-        EvaluationError: The recording would be lost, or it is a file.
+        EvaluationError: if the recording would be lost, or it is a file.
     """
     out, bag = job.out.resolve(), job.bag.resolve()
     emptied = [out / name for name in FOLDERS]

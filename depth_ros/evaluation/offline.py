@@ -30,8 +30,8 @@ def evaluate_offline(session: Session) -> tuple[Evaluation, dict]:
     """Evaluate a recording offline; returns the result and what metrics.json holds.
 
     Raises:
-        EngineError: A network cannot be loaded or fails.
-        EvaluationError: No image can be used.
+        EngineError: if a network cannot be loaded or fails.
+        EvaluationError: if no image can be used.
     """
     from tqdm import tqdm  # evaluate_recording has checked that it is installed
 

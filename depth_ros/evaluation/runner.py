@@ -68,7 +68,7 @@ def decode(message: Message) -> RecordedImage:
     """Decode an Image or CompressedImage as the nodes do.
 
     Raises:
-        ImageError: The image cannot be decoded.
+        ImageError: if the image cannot be decoded.
     """
     try:
         recorded = deserialize(message)
@@ -159,8 +159,8 @@ class Runner:
             info: Its CameraInfo.
 
         Raises:
-            CameraError: The calibration does not fit the image.
-            EngineError: The perception network fails.
+            CameraError: if the calibration does not fit the image.
+            EngineError: if the perception network fails.
         """
         height, width = image.rgb.shape[:2]
         camera = intrinsics_from_info(info, width, height)
@@ -278,7 +278,7 @@ def network_image(
     """Return the input of a network for an image, uint8 of its contract's `image_shape`.
 
     Raises:
-        CameraError: The calibration does not fit the image.
+        CameraError: if the calibration does not fit the image.
     """
     height, width = image.rgb.shape[:2]
     fit = _fit(intrinsics_from_info(info, width, height), contract, mode)

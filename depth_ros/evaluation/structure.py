@@ -166,7 +166,7 @@ class Structure:
             frames: how many images the sequence has.
 
         Raises:
-            StructureError: it is damaged, or of other images.
+            StructureError: if it is damaged, or of other images.
         """
         remedy = 'make it again with python -m train structure'
         try:
@@ -224,7 +224,7 @@ class PointTruth:
         frames: how many frames of it have such points, in metres.
 
     Raises:
-        StructureError: there is no such structure, or none in metres.
+        StructureError: if there is no such structure, or none in metres.
     """
 
     def __init__(self, folder: Path, name: str, which: str, tolerance: int = 1_000_000) -> None:
@@ -300,7 +300,7 @@ def read_structure(folder: Path, frames: int | None = None) -> Structure | None:
     """The structure in a sequence folder; ``None`` if there is none.
 
     Raises:
-        StructureError: it is damaged, or of other images than the ``frames`` there are.
+        StructureError: if it is damaged, or of other images than the ``frames`` there are.
     """
     path = Path(folder) / FILE
     return Structure.read(path, frames) if path.exists() else None

@@ -99,7 +99,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file.
 
     Raises:
-        MissingPackageError: PyYAML is not installed.
+        MissingPackageError: if PyYAML is not installed.
         OSError, ValueError: if it cannot be read.
     """
     require_packages('a file of classes', 'yaml')

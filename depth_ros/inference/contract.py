@@ -124,7 +124,7 @@ class ModelContract:
         """Check that the fields agree with each other.
 
         Raises:
-            ContractError: naming the first field that is wrong.
+            ContractError: if a field is wrong; the message names the first one.
         """
         self._check_network()
         self._check_depth()

@@ -162,7 +162,7 @@ def check_fits(engine: Path, record: EngineRecord, source: Path, tensorrt: str, 
         gpu: this machine's GPU, as ``find_gpu`` names it.
 
     Raises:
-        UnfitEngineError: saying what differs, and the command that builds the engine again.
+        UnfitEngineError: if they differ; the message has the command that builds it again.
     """
     if source.is_file() and file_hash(source) != record.source_sha256:
         problem = f"was built from another version of '{source}'"

@@ -21,7 +21,7 @@ def chosen_models(given: Sequence[Path] | None) -> dict[str, Path]:
         given: Model files, or folders of .onnx files; None for the shipped ones.
 
     Raises:
-        ContractError: A model is missing, cannot be used, or two are for the same node.
+        ContractError: if a model is missing, cannot be used, or two are for the same node.
     """
     if given is None:
         try:

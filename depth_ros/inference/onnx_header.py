@@ -76,8 +76,8 @@ def read_header(path: Path) -> OnnxHeader:
     """Read the header of an ONNX file.
 
     Raises:
-        OnnxFileError: The file is no ONNX model, is damaged, or is beyond the limits.
-        OSError: It cannot be read.
+        OnnxFileError: if the file is no ONNX model, is damaged, or is beyond the limits.
+        OSError: if it cannot be read.
     """
     size = path.stat().st_size
     if not size:
@@ -92,7 +92,7 @@ def parse_header(data: bytes | mmap.mmap) -> OnnxHeader:
     """Read the header of a serialised ONNX model.
 
     Raises:
-        OnnxFileError: It is no ONNX model, is damaged, or is beyond the limits.
+        OnnxFileError: if it is no ONNX model, is damaged, or is beyond the limits.
     """
     return _Reader(data).model()
 

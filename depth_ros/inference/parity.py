@@ -156,7 +156,7 @@ def check_contracts(a: ModelContract, b: ModelContract) -> None:
     Only the size of the images may differ that each takes and resizes to the network's.
 
     Raises:
-        EngineError: naming what differs.
+        EngineError: if they differ; the message says how.
     """
     for name in (
         'task',

@@ -135,7 +135,7 @@ def check_engine(engine: Engine, reference: Engine, precision: str) -> str:
         The differences, as text.
 
     Raises:
-        EngineError: with the differences and their bounds, if one is too large.
+        EngineError: if a difference is too large; the message has all and their bounds.
     """
     inputs = stored_inputs(engine.contract)
     expected, found = (

@@ -64,7 +64,7 @@ class CameraNode(LifecycleNode):
         """Declare the parameters of ``table`` and, with autostart, come up by itself.
 
         Raises:
-            ValueError: naming the parameter whose initial value is wrong.
+            ValueError: if an initial value is wrong; the message names the parameter.
         """
         super().__init__(name)
         self._monitor = Monitor(self)

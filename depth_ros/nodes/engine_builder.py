@@ -117,7 +117,7 @@ class EngineBuild:
         """Build in another process.
 
         Raises:
-            EngineError: with the reason, if that fails.
+            EngineError: if that fails; the message says why.
         """
         command = [
             sys.executable,

@@ -21,7 +21,7 @@ def frame_name(name: str) -> None:
     """Check the name of a TF frame.
 
     Raises:
-        ValueError: It is empty, starts with '/' or has spaces in it, which TF refuses.
+        ValueError: if it is empty, starts with '/' or has spaces in it, which TF refuses.
     """
     if not name or name.startswith('/') or any(c.isspace() for c in name):
         raise ValueError(f"'{name}' is no name of a frame: give one without spaces and leading /")

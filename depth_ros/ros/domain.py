@@ -18,7 +18,7 @@ def claim_domain() -> int:
     """Take a ROS domain that no other process has claimed, until this process ends.
 
     Raises:
-        RuntimeError: All are taken.
+        RuntimeError: if all are taken.
     """
     folder = Path(tempfile.gettempdir())
     for domain in random.sample(range(1, LAST_DOMAIN + 1), LAST_DOMAIN):

@@ -42,7 +42,7 @@ def image_to_rgb(message: Image | CompressedImage) -> np.ndarray:
     """Return the picture of a message as RGB (H, W, 3) uint8.
 
     Raises:
-        ImageError: It cannot be decoded: see `core.images.decode_rgb`.
+        ImageError: if it cannot be decoded: see `core.images.decode_rgb`.
     """
     try:
         return decode_rgb(message)

@@ -99,8 +99,8 @@ def declare(node: Node, table: Sequence[Parameter], configured: Callable[[], boo
         configured: whether the node is configured now, so that ``configure`` parameters are fixed.
 
     Raises:
-        ValueError: naming the parameter, if its value on the command line or in a parameter file
-            has the wrong type or is not allowed.
+        ValueError: if a value on the command line or in a parameter file has the wrong type or is
+            not allowed; the message names the parameter.
     """
     known = {p.name: p for p in table}
 

@@ -98,7 +98,7 @@ class Player(Node):
         """Wait until each recorded topic has its number of subscribers.
 
         Raises:
-            TimeoutError: Naming the topic that lacks them.
+            TimeoutError: if a topic lacks them; the message names it.
         """
         end = time.monotonic() + timeout_s
         for name, count in counts.items():
@@ -116,7 +116,7 @@ class Player(Node):
         """Wait for a line on standard input.
 
         Raises:
-            ExternalShutdownException: Standard input has ended.
+            ExternalShutdownException: if standard input has ended.
         """
         while not select.select([sys.stdin], [], [], 0.02)[0]:
             self._tick(self._start_ns)

@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
     """Label every image that has no labels yet, or has changed since.
 
     Raises:
-        DataError: the data, the model or an option cannot be used, or images are damaged.
-        HeldError: another process labels the data.
+        DataError: if the data, the model or an option cannot be used, or images are damaged.
+        HeldError: if another process labels the data.
     """
     if not 0 <= args.confidence < 1:
         raise DataError(f'--confidence must be at least 0 and below 1, is {args.confidence:g}')

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the recording that ``args`` asks for, and say what is in it.
 
     Raises:
-        DataError: something in the folder or among the options cannot be used.
+        DataError: if something in the folder or among the options cannot be used.
     """
     if args.rate is not None and not 0 < args.rate < 1e4:
         raise DataError(f'--rate must be positive images a second, is {args.rate:g}')

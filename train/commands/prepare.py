@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the sequences that the options ask for and say what became of the frames.
 
     Raises:
-        DataError: A source or an option cannot be used.
+        DataError: if a source or an option cannot be used.
     """
     reader, args = _understand(args)
     _check(reader, args)
@@ -320,7 +320,7 @@ def _check(reader: Reader, args: argparse.Namespace) -> None:
     """Check the options.
 
     Raises:
-        DataError: One is out of its range, of another reader, or contradicts another.
+        DataError: if one is out of its range, of another reader, or contradicts another.
     """
     for name, low, high in (
         ('width', 32, 8192),
@@ -355,7 +355,7 @@ def _claim(args: argparse.Namespace) -> None:
     """Write the options into `args.out`, or make sure that it was made with the same.
 
     Raises:
-        DataError: It was made with other options.
+        DataError: if it was made with other options.
     """
     wanted = {
         k: str(v.resolve()) if isinstance(v, Path) else v

@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> None:
     """Reconstruct every sequence that has no structure yet, and say what became of each.
 
     Raises:
-        DataError: the data or an option cannot be used, or nothing could be reconstructed.
-        OSError: something cannot be written.
+        DataError: if the data or an option cannot be used, or nothing could be reconstructed.
+        OSError: if something cannot be written.
     """
     _check(args)
     require_page_packages()

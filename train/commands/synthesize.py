@@ -50,9 +50,9 @@ def run(args):
     """Render what ``args`` asks for; sequences that exist are kept.
 
     Raises:
-        ValueError: an option is out of range, or the folder holds sequences of other options.
-        HeldError: another process renders to the folder.
-        OSError: OpenGL cannot be used here, or files cannot be written.
+        ValueError: if an option is out of range, or the folder holds sequences of other options.
+        HeldError: if another process renders to the folder.
+        OSError: if OpenGL cannot be used here, or files cannot be written.
     """
     from train.synthetic.renderer import Renderer, default_intrinsics
 
@@ -123,7 +123,7 @@ def _check_claim(args):
     """Check that the sequences that are there were made with the same.
 
     Raises:
-        ValueError: they were not, and would be mixed with these.
+        ValueError: if they were not.
     """
     path = args.out / CLAIM
     found = json.loads(path.read_text()) if path.exists() else _claim(args)

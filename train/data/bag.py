@@ -46,7 +46,7 @@ def image_stamps(sequence: Sequence, rate: float | None = None) -> list[int]:
     """Stamp of each image in nanoseconds, from times.txt or ``rate`` images a second (or 10).
 
     Raises:
-        DataError: the times do not grow.
+        DataError: if the times do not grow.
     """
     times = sequence.times
     if rate is not None or times is None:
@@ -85,7 +85,7 @@ def write_bag(
         Number of messages by topic.
 
     Raises:
-        DataError: an image, depth map or label image is damaged or of another size.
+        DataError: if an image, depth map or label image is damaged or of another size.
     """
     counts: dict[str, int] = {}
     out = Path(out)

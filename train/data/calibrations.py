@@ -34,8 +34,8 @@ def calibrated(camera: RecordedCamera, size: tuple[int, int]) -> Calibrated:
     """Find the calibration that most images of a recording have, and those images.
 
     Raises:
-        CameraError: No camera_info fits the images.
-        DataError: There is none.
+        CameraError: if no camera_info fits the images.
+        DataError: if there is none.
     """
     kinds: list[tuple[Any, np.ndarray, list[tuple[int, int]]]] = []  # and stamps, log times
     kind_of: dict[int, int] = {}  # by the identity of a camera_info

@@ -114,7 +114,7 @@ def write_page(out: Path, sequences: list[Sequence], looked: list[Looked]) -> Pa
         looked: what :func:`look_at` found.
 
     Raises:
-        MissingPackageError: Jinja2 or matplotlib is not installed.
+        MissingPackageError: if Jinja2 or matplotlib is not installed.
     """
     total = sum(one.count for one in looked)
     mean = np.average([one.shares for one in looked], 0, [one.count for one in looked])

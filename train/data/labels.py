@@ -38,7 +38,7 @@ class Labeller:
         threads: of the inference, 0 for all.
 
     Raises:
-        DataError: the model or an option cannot be used.
+        DataError: if the model or an option cannot be used.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ def odometry(bag: Bag, topic: str | None, stamps: np.ndarray, lag: int = 0) -> M
         lag: By how much pictures are logged after their stamp, ns.
 
     Raises:
-        DataError: There is no such topic, or more than one.
+        DataError: if there is no such topic, or more than one.
     """
     found = [
         name
@@ -231,7 +231,7 @@ def gps_speeds(bag: Bag, topic: str | None, stamps: np.ndarray, lag: int = 0) ->
         lag: By how much pictures are logged after their stamp, ns.
 
     Raises:
-        DataError: There is no such topic, or more than one.
+        DataError: if there is no such topic, or more than one.
     """
     fixes = [n for n, t in bag.topics.items() if t.msgtype == FIX and t.count]
     # Many TwistStamped topics are commands, not measurements.

@@ -12,7 +12,7 @@ def small(data: bytes) -> np.ndarray:
     """Return an encoded picture at half its size, grey (H / 2, W / 2) uint8.
 
     Raises:
-        DataError: It is damaged.
+        DataError: if it is damaged.
     """
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2)
     if image is None:

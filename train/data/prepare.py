@@ -73,7 +73,7 @@ def prepare(
         What became of it, which is also written to `out / REPORTS`.
 
     Raises:
-        HeldError: Another process prepares this source.
+        HeldError: if another process prepares this source.
     """
     with locked(out / f'.{source.name}.lock', f"prepare of '{source.name}'"):
         return _prepare(source, out, options, pool, step)

@@ -116,7 +116,7 @@ class Sequence:
         """What structure from motion says of it, or ``None``.
 
         Raises:
-            StructureError: the file is damaged, or of other images.
+            StructureError: if the file is damaged, or of other images.
         """
         return read_structure(self.folder, len(self.images))
 

@@ -87,7 +87,7 @@ class Source:
         """Return the source reduced to at most `rate` frames a second.
 
         Raises:
-            DataError: The times of its frames are unknown.
+            DataError: if the times of its frames are unknown.
         """
         if self.times is None:
             raise DataError(f"--rate needs times, and '{self.name}' has no times.txt")

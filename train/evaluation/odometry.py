@@ -102,7 +102,7 @@ def travel(
         done: called after each image.
 
     Raises:
-        DataError: the camera is not known.
+        DataError: if the camera is not known.
     """
     stored = stored_size(sequence)
     camera = camera_of(sequence.intrinsics, stored) if stored else None

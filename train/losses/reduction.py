@@ -27,7 +27,7 @@ def masked_mean(values: Tensor, mask: Tensor, empty: str = 'error') -> Tensor:
             be differentiated.
 
     Raises:
-        LossError: without a true element, if ``empty`` is 'error'.
+        LossError: if no element is true and ``empty`` is 'error'.
     """
     total = values.masked_fill(~mask, 0).sum()
     return total * weight_of_each(mask.sum().to(total.dtype), empty)
@@ -41,7 +41,7 @@ def weight_of_each(count: Tensor, empty: str = 'error') -> Tensor:
         empty: as for :func:`masked_mean`.
 
     Raises:
-        LossError: without an element on any process, if ``empty`` is 'error'.
+        LossError: if no process has an element and ``empty`` is 'error'.
     """
     processes = 1
     if torch.distributed.is_initialized():

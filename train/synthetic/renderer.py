@@ -155,7 +155,7 @@ class Renderer:
         supersample: 1 for speed, or 2 for smooth pictures.
 
     Raises:
-        RendererError: OpenGL cannot be used here.
+        RendererError: if OpenGL cannot be used here.
     """
 
     def __init__(self, intrinsics, width, height, supersample=1):

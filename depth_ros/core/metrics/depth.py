@@ -100,7 +100,7 @@ def prepare_depth(
             of KITTI's improved ground truth, where every depth above 0 counts.
 
     Raises:
-        ValueError: The shapes differ, the crop is unknown, or no pixel counts.
+        ValueError: if the shapes differ, the crop is unknown, or no pixel counts.
     """
     predicted, truth = np.asarray(predicted), np.asarray(truth)
     if predicted.shape != truth.shape or truth.ndim != 2:
@@ -292,7 +292,7 @@ def mean_depth_metrics(images: Iterable[DepthMetrics]) -> DepthMetrics:
     """Average the metrics of several images, each image with the same weight.
 
     Raises:
-        ValueError: There is no image.
+        ValueError: if there is no image.
     """
     rows = np.array(list(images), np.float64)
     if not len(rows):

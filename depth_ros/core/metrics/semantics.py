@@ -18,7 +18,7 @@ def edge_mask(labels: np.ndarray, radius: float) -> np.ndarray:
     2 also their neighbours, and so on, by Euclidean distance.
 
     Raises:
-        ValueError: `labels` is not (H, W) or the radius is not positive.
+        ValueError: if `labels` is not (H, W) or the radius is not positive.
     """
     labels = np.asarray(labels)
     if labels.ndim != 2 or not radius > 0:
@@ -45,7 +45,7 @@ def confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndar
         int64 (classes, classes + 1): row = truth, column = prediction, the last one = 255.
 
     Raises:
-        ValueError: The shapes differ or an id is neither a class nor 255.
+        ValueError: if the shapes differ or an id is neither a class nor 255.
     """
     predicted, truth = np.asarray(predicted), np.asarray(truth)
     if predicted.shape != truth.shape:
@@ -76,7 +76,7 @@ def mean_iou(matrix: np.ndarray) -> float:
     """Return the mean IoU over the classes that the ground truth has, from `confusion`.
 
     Raises:
-        ValueError: The ground truth has no pixel of any class.
+        ValueError: if the ground truth has no pixel of any class.
     """
     present = matrix.sum(axis=1) > 0
     if not present.any():
@@ -90,7 +90,7 @@ def semantics_table(matrix: np.ndarray, names: Sequence[str]) -> dict:
     These are mean_iou, pixel_accuracy and, for the classes that the ground truth has, iou by name.
 
     Raises:
-        ValueError: The ground truth has no pixel of any class.
+        ValueError: if the ground truth has no pixel of any class.
     """
     present = matrix.sum(axis=1) > 0
     return {

@@ -70,7 +70,7 @@ def umeyama_alignment(estimate: np.ndarray, truth: np.ndarray, with_scale: bool)
         with_scale: Whether the scale is fitted, too.
 
     Raises:
-        ValueError: The shapes differ, there are fewer than two positions, one is not finite, or
+        ValueError: if the shapes differ, there are fewer than two positions, one is not finite, or
             the estimate or the truth does not move.
     """
     estimate, truth = np.asarray(estimate, np.float64), np.asarray(truth, np.float64)
@@ -125,7 +125,7 @@ def pose_metrics(estimate: np.ndarray, truth: np.ndarray, alignment: Alignment) 
             (`--align_origin --correct_scale`).
 
     Raises:
-        ValueError: The shapes differ, there are fewer than two poses, one is not finite, the
+        ValueError: if the shapes differ, there are fewer than two poses, one is not finite, the
             estimate or the truth does not move, or the alignment is unknown.
     """
     if alignment not in get_args(Alignment):
@@ -206,7 +206,7 @@ def snippet_metrics(estimate: np.ndarray, truth: np.ndarray) -> SnippetMetrics:
         estimate, truth: Poses at the same instants, (N, 4, 4), N >= 2.
 
     Raises:
-        ValueError: The shapes differ, there are fewer than two poses or one is not finite.
+        ValueError: if the shapes differ, there are fewer than two poses or one is not finite.
     """
     estimate, truth = _poses(estimate), _poses(truth)
     _check_alike(estimate, truth)
@@ -251,7 +251,7 @@ def kitti_drift(
         lengths: Lengths of the segments, metres.
 
     Raises:
-        ValueError: The shapes differ, or no segment is within the path.
+        ValueError: if the shapes differ, or no segment is within the path.
     """
     estimate, truth, lengths = np.asarray(estimate, np.float64), _poses(truth), tuple(lengths)
     if estimate.shape != truth.shape:
@@ -294,7 +294,7 @@ def trajectory_table(
         snippets: Errors of snippets of the same trajectory.
 
     Raises:
-        ValueError: See `pose_metrics`.
+        ValueError: see `pose_metrics`.
     """
     found = {name: pose_metrics(estimate, truth, name) for name in get_args(Alignment)}
     numbers: dict[str, float] = {

@@ -55,7 +55,7 @@ def read_results(folders: Sequence[Path]) -> list[Run]:
         folders: Folders that evaluate_bag has written, two or more.
 
     Raises:
-        ValueError: There are fewer than two folders, or one does not hold a result.
+        ValueError: if there are fewer than two folders, or one does not hold a result.
     """
     if len(folders) < 2:
         raise ValueError(f'{len(folders)} result to compare: name the folders of two or more')

@@ -55,8 +55,8 @@ def write_comparison(out: Path, folders: Sequence[Path]) -> dict:
         What `comparison.json` holds: that of `compare`, and `folders`.
 
     Raises:
-        MissingPackageError: Jinja2 or matplotlib is not installed.
-        ValueError: There are fewer than two folders, or one does not hold a result.
+        MissingPackageError: if Jinja2 or matplotlib is not installed.
+        ValueError: if there are fewer than two folders, or one does not hold a result.
     """
     require_page_packages()
     runs = read_results(folders)

@@ -45,7 +45,7 @@ def require_page_packages() -> None:
     """Check that pages can be made, before hours are spent on what they would show.
 
     Raises:
-        MissingPackageError: Jinja2 or matplotlib is not installed; no node needs them.
+        MissingPackageError: if Jinja2 or matplotlib is not installed; no node needs them.
     """
     require_packages('the report', 'jinja2', 'matplotlib')
 
@@ -107,7 +107,7 @@ def render(
         context: What the templates show.
 
     Raises:
-        MissingPackageError: Jinja2 is not installed.
+        MissingPackageError: if Jinja2 is not installed.
     """
     return (
         _environment(tuple(templates))

@@ -73,7 +73,7 @@ def write_report(
         contracts: The models' contracts by node; a node that was not judged is missing.
 
     Raises:
-        MissingPackageError: Jinja2 or matplotlib is not installed.
+        MissingPackageError: if Jinja2 or matplotlib is not installed.
     """
     write_file(out / 'report.html', _page(found, frames, evaluation, contracts))
     if evaluation.examples:

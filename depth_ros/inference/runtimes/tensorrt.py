@@ -66,7 +66,7 @@ def cuda_call(cudart: Any, name: str, *arguments: Any) -> Any:
     """Call a function of the CUDA runtime and return its value, if it has one.
 
     Raises:
-        EngineError: naming the function and CUDA's error.
+        EngineError: if the call fails; the message names it and CUDA's error.
     """
     status, *values = getattr(cudart, name)(*arguments)
     if status != cudart.cudaError_t.cudaSuccess:

@@ -154,7 +154,7 @@ def bag_source(
         rectified: Whether they are; see `RecordedCamera`.
 
     Raises:
-        DataError: The recording or a topic cannot be used.
+        DataError: if the recording or a topic cannot be used.
     """
     try:
         with Bag(path) as bag:
@@ -336,7 +336,7 @@ def _picture_kind(bag: Bag, topic: str) -> tuple[tuple[int, int], str]:
     """Return width and height that most pictures of a sample have, and the first one's encoding.
 
     Raises:
-        DataError: Not one can be decoded.
+        DataError: if not one can be decoded.
     """
     sizes: Counter[tuple[int, int]] = Counter()
     encoding, problem = '', 'there is none'
@@ -403,7 +403,7 @@ def _depth_scale(bag: Bag, topic: str) -> float:
     A millimetre, which ends at 65 m; else KITTI's 1/256 m; else more.
 
     Raises:
-        DataError: The topic has no depth, which is said before each message is a damaged frame.
+        DataError: if the topic has no depth, which is said before each message is a damaged frame.
     """
     every = max(1, bag.topics[topic].count // LOOKED_AT)
     farthest = 0.0

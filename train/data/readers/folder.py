@@ -68,7 +68,7 @@ def folder_sources(path: Path, intrinsics: np.ndarray | None = None) -> list[Sou
             at all, they are unknown.
 
     Raises:
-        DataError: It is none of these, or incomplete.
+        DataError: if it is none of these, or incomplete.
     """
     if path.is_file():
         if known := hint(path):
@@ -158,7 +158,7 @@ def _video(path: Path, intrinsics: np.ndarray | None) -> Source:
     """Return a video as a source.
 
     Raises:
-        DataError: It cannot be read, or the intrinsics are impossible.
+        DataError: if it cannot be read, or the intrinsics are impossible.
     """
     capture = cv2.VideoCapture(str(path))
     okay, image = capture.read()
@@ -203,7 +203,7 @@ def _video_times(path: Path) -> tuple[np.ndarray, list[str]]:
     """Return when each frame is shown, seconds from the first, and remarks.
 
     Raises:
-        DataError: Neither the frames nor the file say when.
+        DataError: if neither the frames nor the file say when.
     """
     capture = cv2.VideoCapture(str(path))
     fps = capture.get(cv2.CAP_PROP_FPS)

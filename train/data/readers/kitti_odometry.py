@@ -57,7 +57,7 @@ def odometry_sources(
         sequences: Names, such as '09'; None: all of them.
 
     Raises:
-        DataError: There are none, one is incomplete, or one that is asked for is not there.
+        DataError: if there are none, one is incomplete, or one that is asked for is not there.
     """
     folders = {p.name: p for p in sorted(root.glob('sequences/*'), key=natural) if p.is_dir()}
     if folders and (unknown := sorted(set(sequences or ()) - folders.keys())):

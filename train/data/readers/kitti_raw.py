@@ -116,7 +116,7 @@ def raw_sources(
         The sources, and remarks on what the lists name and the folder lacks.
 
     Raises:
-        DataError: Nothing is left, a file is missing, or a list has another format.
+        DataError: if nothing is left, a file is missing, or a list has another format.
     """
     drives = sorted(p for p in root.glob('*/*_drive_*_sync') if p.is_dir())
     if not drives:
