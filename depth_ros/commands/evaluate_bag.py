@@ -25,6 +25,7 @@ from depth_ros.core.metrics.depth import CAPS
 from depth_ros.core.rectification import SAID
 from depth_ros.core.scale import SOURCES
 from depth_ros.core.se3 import OPTICAL_IN_BASE
+from depth_ros.core.visual_odometry import REFINEMENTS
 from depth_ros.evaluation.batch import (
     FAILURES,
     evaluate_in_processes,
@@ -200,6 +201,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar=_POSE,
         help='optical frame in the base frame (default: at its origin, facing forward)',
     )
+    run.add_argument(
+        '--refinement',
+        choices=REFINEMENTS,
+        default=Settings.refinement,
+        help='of the odometry; none: the pose network alone (%(default)s)',
+    )
     run.add_argument('--backend', choices=BACKENDS, default='auto', help='(default: %(default)s)')
     run.add_argument('--threads', type=count, default=2, help='of an inference (%(default)s)')
     live = parser.add_argument_group('live mode')
@@ -242,6 +249,7 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
         arguments.max_gap,
         arguments.scale_source,
         arguments.camera_height,
+        arguments.refinement,
     )
     needs = {'height': arguments.camera_height, 'odometry': arguments.wheel_odom}
     if not needs.get(arguments.scale_source, True):

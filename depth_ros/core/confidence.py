@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 DOUBTFUL = 0.5
@@ -63,3 +65,11 @@ def judge(
 def _rise(value: float, low: float, high: float) -> float:
     """0 up to ``low``, 1 from ``high`` on, straight between."""
     return min(max((value - low) / (high - low), 0.0), 1.0)
+
+
+def mean_confidence(found: Sequence[Confidence]) -> Confidence:
+    """The mean trust of many motions, and what most often made one doubtful."""
+    trust = sum(c.trust for c in found) / len(found)
+    doubts = Counter(reason for c in found if c.trust < DOUBTFUL for reason in c.reasons)
+    often = tuple(reason for reason, n in doubts.most_common(3) if n >= 0.1 * len(found))
+    return Confidence(round(trust, 3), often)

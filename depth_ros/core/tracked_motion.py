@@ -25,9 +25,17 @@ KEPT = 20
 PATIENCE = 5
 """Images in a row that show nothing, after which the map is given up."""
 
-CALIBRATION = (2.0, 2.0)
+LASTING = 0.2
+"""Share of a step's error of rotation that the next steps have, too: it comes from the calibration
+of the camera and the places of the corners, not from noise."""
+
+CALIBRATION = (5.5, 4.8)
 """Factors of the standard deviations of translation and rotation that the equations give, so that
 they are true on recordings: corners' errors are not independent."""
+
+RATIO = (0.01, 0.04)
+"""Standard deviation of a step as a share of its translation and its rotation: rows that are not
+exposed at one time, blur, stamps."""
 
 FLOOR = (1e-4, 1e-5)
 """Least standard deviation of a step's translation, as a share of the distance of the points, and
@@ -56,6 +64,7 @@ class Tracked:
         covariance: 6x6 of the translation and rotation of the current camera, in the previous
             camera's frame, without the error of the scale.
         scale_sigma: relative standard deviation of the scale.
+        turn_sigma: standard deviation of the turn that all steps have too much, radians.
         confidence: how far it may be trusted.
         covered: why nothing was seen and the last velocity was taken; empty if it was seen.
     """
@@ -63,6 +72,7 @@ class Tracked:
     transform: np.ndarray
     covariance: np.ndarray
     scale_sigma: float
+    turn_sigma: float = 0.0
     confidence: Confidence = SURE
     covered: str = ''
 
@@ -167,10 +177,12 @@ class TrackedMotion:
         metres, sigma = self._metres(now)
         transform = step.transform.copy()
         transform[:3, 3] *= metres
+        covariance = self._covariance(step, transform, metres)
         return Tracked(
             transform,
-            self._covariance(step, metres),
+            covariance,
             sigma if own else 0.0,
+            0.0 if step.standing else LASTING * float(np.sqrt(np.trace(covariance[3:, 3:]) / 3)),
             self._judge(step, transform, network),
         )
 
@@ -251,16 +263,18 @@ class TrackedMotion:
         linear = COVERED[0] * length + COVERED_RATE[0] * seconds
         angular = COVERED[1] * angle + COVERED_RATE[1] * seconds
         covariance = np.diag([linear**2] * 3 + [angular**2] * 3)
-        return Tracked(transform, covariance, sigma, Confidence(0.0, (text,)), text)
+        return Tracked(transform, covariance, sigma, 0.0, Confidence(0.0, (text,)), text)
 
-    def _covariance(self, step: Step, metres: float) -> np.ndarray:
+    def _covariance(self, step: Step, transform: np.ndarray, metres: float) -> np.ndarray:
         """Covariance 6x6 of a step, metres and radians, as seen from the current camera."""
         if step.standing:
             return STILL**2 * np.eye(6)
         scaling = np.repeat((metres * CALIBRATION[0], CALIBRATION[1]), 3)
         covariance = step.covariance * np.outer(scaling, scaling)
-        floor = FLOOR[0] * metres * step.distance, FLOOR[1]
-        return covariance + np.diag(np.square(np.repeat(floor, 3)))
+        moved, turned = np.linalg.norm(transform[:3, 3]), vector_from_rotation(transform[:3, :3])
+        linear = (FLOOR[0] * metres * step.distance) ** 2 + (RATIO[0] * moved) ** 2
+        angular = FLOOR[1] ** 2 + (RATIO[1] * np.linalg.norm(turned)) ** 2
+        return covariance + np.diag(np.repeat((linear, angular), 3))
 
     def _judge(self, step: Step, transform: np.ndarray, network: np.ndarray | None) -> Confidence:
         if step.standing:

@@ -20,8 +20,8 @@ from depth_ros.core.se3 import (
     vector_from_rotation,
 )
 
-SCALE_MEMORY = 10.0
-"""Seconds of motion over which the error of the scale stays about the same."""
+MEMORY = 10.0
+"""Seconds of motion over which errors that last stay about the same."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Trajectory:
         self.covariance = 1e-9 * np.eye(6)  # zero means unknown to many consumers
         self.distance = 0.0
         self._last: Motion | None = None
-        self._with_scale = np.zeros(6)  # covariance of the pose's error and the scale's
+        self._lasting = np.zeros((6, 4))  # covariance of the pose's error and lasting ones
 
     def advance(
         self,
@@ -104,6 +104,7 @@ class Trajectory:
         seconds: float,
         covariance: np.ndarray | None = None,
         scale_sigma: float = 0.0,
+        turn_sigma: float = 0.0,
         confidence: Confidence = SURE,
         covered: str = '',
     ) -> Motion:
@@ -116,6 +117,7 @@ class Trajectory:
                 not given.
             scale_sigma: relative standard deviation of the scale of translations, whose error is
                 alike from step to step.
+            turn_sigma: standard deviation of the turn that all steps have too much, radians a step.
             confidence, covered: see :class:`Motion`.
 
         Returns:
@@ -133,7 +135,7 @@ class Trajectory:
             to_body[:3, 3:] = skew(arm) @ self._extrinsic[:3, :3]
             error = to_body @ covariance @ to_body.T
         self._propagate(translation, error)
-        self._propagate_scale(translation, scale_sigma, seconds)
+        self._propagate_lasting(translation, scale_sigma, turn_sigma, seconds)
         error[:3, :3] += scale_sigma**2 * np.outer(translation, translation)
         self.pose = self.pose @ step
         # Rounding would slowly bend the rotation out of SO(3).
@@ -178,17 +180,24 @@ class Trajectory:
         g = np.zeros((6, 6))
         g[:3, :3] = g[3:, 3:] = rotation
         self.covariance = f @ self.covariance @ f.T + g @ step_covariance @ g.T
-        self._with_scale = f @ self._with_scale
+        self._lasting = f @ self._lasting
 
-    def _propagate_scale(self, translation: np.ndarray, sigma: float, seconds: float) -> None:
-        """The error s of the scale moves the position by R t s, the next steps by about the same.
+    def _propagate_lasting(
+        self, translation: np.ndarray, scale_sigma: float, turn_sigma: float, seconds: float
+    ) -> None:
+        """Errors that are alike from step to step: of the scale, and a slow turn that is not there.
 
-        Its covariance c with the error of the pose grows with each step, as the state of a filter
-        would that has s as its seventh number: P' = P + c d^T + d c^T + sigma^2 d d^T with
-        d = (R t, 0), and c' = a (c + sigma^2 d), where a forgets within ``SCALE_MEMORY``.
+        Each is a state of its own, u (4,) of variance 1, that forgets within ``MEMORY``. A step
+        adds D u to the error of the pose, where D has the columns (R t, 0) sigma_scale and
+        (0, R) sigma_turn. With C (6, 4) the covariance of the error and u,
+
+            P' = P + C D^T + D C^T + D D^T,    C' = exp(-dt / MEMORY) (C + D).
         """
-        d = np.concatenate([self.pose[:3, :3] @ translation, np.zeros(3)])
-        c = self._with_scale
-        self.covariance += np.outer(c, d) + np.outer(d, c) + sigma**2 * np.outer(d, d)
+        rotation = self.pose[:3, :3]
+        d = np.zeros((6, 4))
+        d[:3, 0] = scale_sigma * rotation @ translation
+        d[3:, 1:] = turn_sigma * rotation
+        mixed = self._lasting @ d.T
+        self.covariance += mixed + mixed.T + d @ d.T
         if d.any():
-            self._with_scale = math.exp(-seconds / SCALE_MEMORY) * (c + sigma**2 * d)
+            self._lasting = math.exp(-seconds / MEMORY) * (self._lasting + d)

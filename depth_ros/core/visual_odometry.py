@@ -339,6 +339,7 @@ class VisualOdometry:
             seconds,
             found.covariance,
             found.scale_sigma,
+            found.turn_sigma,
             found.confidence,
             found.covered,
         )

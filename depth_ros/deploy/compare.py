@@ -139,7 +139,9 @@ def _run(
     for index, picture, info in pictures:
         if last is None or index != last + 1:  # there is no motion over a gap
             runners = [
-                Runner(*((engine, None) if perception else (None, engine)), Settings())
+                Runner(
+                    *((engine, None) if perception else (None, engine)), Settings(refinement='none')
+                )
                 for engine in engines
             ]
             runners[0].missed = missed

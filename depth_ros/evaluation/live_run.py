@@ -33,10 +33,10 @@ NODE_OF_PARAMETER = {
     'max_depth': 'perception_node',
     'depth_scale': 'perception_node',
     'scale_source': 'perception_node',
-    'camera_height': 'perception_node',
     'translation_scale': 'odometry_node',
     'camera_pose': 'odometry_node',
     'max_gap': 'odometry_node',
+    'refinement': 'odometry_node',
 }
 """Parameters that an evaluation sets and that only one node has, with that node."""
 

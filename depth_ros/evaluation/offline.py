@@ -18,6 +18,7 @@ import cv2
 from depth_ros.bags.ground_truth import count_problem
 from depth_ros.bags.messages import BagError, Message, header_stamp
 from depth_ros.core.camera import CameraError
+from depth_ros.core.confidence import mean_confidence
 from depth_ros.evaluation.frame_evaluator import Evaluation
 from depth_ros.evaluation.recording_thread import RecordingThread
 from depth_ros.evaluation.results import percentiles
@@ -93,6 +94,11 @@ def evaluate_offline(session: Session) -> tuple[Evaluation, dict]:
         engine.close()
     found = session.summary(evaluation, evaluated)
     found['odometry']['missed'] = runner.missed
+    if runner.confidences and job.settings.refinement != 'none':
+        trust = mean_confidence(runner.confidences)
+        found['odometry']['trust'] = trust.trust
+        reasons = f': {"; ".join(trust.reasons)}' if trust.reasons else ''
+        found['notes'].append(f'trust of the odometry {trust.trust:.2f}{reasons}')
     for node, engine in engines.items():
         found['models'][node] |= {'backend': engine.backend, 'threads': engine.threads}
     found |= {

@@ -16,6 +16,7 @@ import numpy as np
 
 from depth_ros.bags.messages import BagError, Message, decode_pose, deserialize, header_stamp
 from depth_ros.core.camera import ImageFit, Intrinsics, intrinsics_from_info
+from depth_ros.core.confidence import Confidence
 from depth_ros.core.depth import camera_depth, depth_factor
 from depth_ros.core.ground import ground_weights
 from depth_ros.core.images import ImageError, decode_rgb
@@ -47,6 +48,7 @@ class Settings:
     max_gap: float = 1.0
     scale_source: str = 'model'
     camera_height: float = 0.0
+    refinement: str = 'pnp'
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Runner:
     Attributes:
         scale: What is known of the scale of depth; None without depth.
         missed: Number of images that gave no motion, by reason.
+        confidences: How far each motion may be trusted.
         failure: What the pose network said if it failed on the last image; empty otherwise.
     """
 
@@ -123,6 +126,7 @@ class Runner:
         if perception and 'depth' in perception.contract.outputs:
             self.scale = _scale(perception.contract, settings, travelled)
         self.missed: dict[str, int] = {}
+        self.confidences: list[Confidence] = []
         self.failure = ''
         self._perception, self._odometry, self._settings = perception, odometry, settings
         if odometry:
@@ -130,6 +134,8 @@ class Runner:
                 partial(_motion, odometry),
                 pose_from_list(settings.camera_pose),
                 NoiseModel(0.0, 0.0, 0.0, 0.0),
+                refinement=settings.refinement,
+                camera_height=settings.camera_height,
                 max_gap=settings.max_gap,
                 metric=odometry.contract.metric,
                 translation_scale=settings.translation_scale,
@@ -226,7 +232,7 @@ class Runner:
             resized = _resized(rgb, fit, contract.image_shape)
         last, self._last = self._last, output.stamp
         start = time.perf_counter()
-        found = self._visual_odometry.step(resized, output.stamp, camera)
+        found = self._visual_odometry.step(resized, output.stamp, camera, rgb, output.frame_id)
         self.failure = ''
         if isinstance(found, Missed):
             if found.reason is Reason.FIRST:
@@ -241,11 +247,15 @@ class Runner:
                 self._chain.append((output.stamp, resized, None))
             return
         output.numbers['odometry_ms'] = 1e3 * (time.perf_counter() - start)
+        self.confidences.append(found.confidence)
+        if found.covered:
+            self.missed['covered'] = self.missed.get('covered', 0) + 1
         output.pose = self._visual_odometry.trajectory.pose
         if self._chain[-1][0] == last:  # no image in between was missed
             output.step = found.transform
         self._chain.append((output.stamp, resized, found.transform))
-        if self._count % LOOP_EVERY == 0 and len(self._chain) == 3:
+        refined = self._visual_odometry.tracked is not None  # a loop is of the network's motions
+        if not refined and self._count % LOOP_EVERY == 0 and len(self._chain) == 3:
             (_, first, _), (_, _, one), (_, _, two) = self._chain
             assert one is not None and two is not None
             with suppress(EngineError, NotFiniteError):

@@ -1,7 +1,7 @@
 """Odometry from a camera's consecutive images, as a ROS 2 node.
 
-Subscribes ``image`` (or ``image/compressed``) and ``camera_info``; publishes ``odom`` and
-``path``, and TF where that is asked for; offers the service ``reset``. Every image is used while
+Subscribes ``image`` (or ``image/compressed``) and ``camera_info``; publishes ``odom``, ``path`` and
+``trust``, and TF where that is asked for; offers the service ``reset``. Every image is used while
 the node is active, whether anybody listens or not: a trajectory with holes would be wrong for
 whoever comes later.
 """
@@ -15,8 +15,10 @@ from collections import deque
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Odometry, Path
+from std_msgs.msg import Float32
 from std_srvs.srv import Trigger
 
+from depth_ros.core.confidence import DOUBTFUL, SURE
 from depth_ros.core.se3 import pose_from_list, quaternion_from_rotation
 from depth_ros.core.trajectory import Motion, NoiseModel, Trajectory
 from depth_ros.core.visual_odometry import Missed, Reason, VisualOdometry
@@ -25,6 +27,7 @@ from depth_ros.nodes.camera_input import Frame
 from depth_ros.nodes.camera_node import CameraNode
 from depth_ros.nodes.monitor import ConfigurationError
 from depth_ros.nodes.parameters import ODOMETRY
+from depth_ros.nodes.perceived_input import PerceivedInput
 from depth_ros.nodes.run import run
 
 PATH_PERIOD = 0.5
@@ -47,6 +50,8 @@ class OdometryNode(CameraNode):
         self._tf_publisher = None
         self._tf_listener = None
         self._visual_odometry: VisualOdometry | None = None
+        self._perceived: PerceivedInput | None = None
+        self._confidence = SURE
         self._last_frame = time.monotonic()
         self._reset_wanted = False
         self._restart_path()
@@ -62,7 +67,10 @@ class OdometryNode(CameraNode):
             )
         self._odom = self.create_output(Odometry, 'odom')
         self._path = self.create_output(Path, 'path')
-        self._publishers_made = [self._odom, self._path]
+        self._trust = self.create_output(Float32, 'trust')
+        self._publishers_made = [self._odom, self._path, self._trust]
+        wanted = settings.use_depth and settings.refinement != 'none'
+        self._perceived = PerceivedInput(self, wanted)
         self._reset_service = self.create_service(Trigger, 'reset', self._on_reset)
         if settings.publish_tf:
             try:
@@ -98,6 +106,9 @@ class OdometryNode(CameraNode):
     def tear_down(self) -> None:
         """Remove publishers and service, and forget the trajectory."""
         self._visual_odometry = None
+        if self._perceived is not None:
+            self._perceived.close()
+            self._perceived = None
         self._restart_path()
         for publisher in self._publishers_made:
             self.destroy_lifecycle_publisher(publisher)
@@ -147,6 +158,31 @@ class OdometryNode(CameraNode):
         response.message = 'the trajectory starts again at the next image'
         return response
 
+    def values(self) -> dict[str, str]:
+        """How far the odometry may be trusted, and where its metres come from."""
+        odometry = self._visual_odometry
+        if odometry is None or odometry.tracked is None:
+            return {}
+        tracked, scale = odometry.tracked, odometry.tracked.scale
+        step = tracked.step
+        return {
+            'trust': f'{self._confidence.trust:.2f}',
+            'trust_reasons': '; '.join(self._confidence.reasons),
+            'standing': str(tracked.standing).lower(),
+            'corners': str(step.tracked) if step is not None else '',
+            'inliers': f'{step.inliers:.2f}' if step is not None else '',
+            'residual_px': f'{step.residual:.2f}' if step is not None else '',
+            'scale': f'{scale.value:.4g}' if scale is not None else '',
+            'scale_sigma': f'{scale.value * scale.sigma:.2g}' if scale is not None else '',
+            'scale_source': scale.source if scale is not None else 'not yet known',
+        }
+
+    def concern(self) -> str:
+        """Why the odometry should not be relied on, if so."""
+        if self._confidence.trust >= DOUBTFUL:
+            return ''
+        return f'trust {self._confidence.trust:.2f}: ' + '; '.join(self._confidence.reasons)
+
     def process(self, frame: Frame) -> str:
         """Compare the image with the previous one and publish where the robot is."""
         odometry = self._visual_odometry
@@ -160,9 +196,18 @@ class OdometryNode(CameraNode):
         odometry.max_gap = self.settings.max_gap
         odometry.restart_gap = self.settings.restart_gap
         odometry.translation_scale = self.settings.translation_scale
-        found = odometry.step(image, frame.stamp, frame.fit.camera)
+        if self._perceived is not None:
+            self._perceived.tell(odometry.tracked)
+        found = odometry.step(
+            image, frame.stamp, frame.fit.camera, frame.rgb, frame.header.frame_id
+        )
+        if odometry.network_problem:
+            self.report('network', odometry.network_problem)
         if not isinstance(found, Missed):
             self._publish(frame, found, odometry.trajectory)
+            self._confidence = found.confidence
+            if found.covered:
+                self.report('covered', f'{found.covered}; the last velocity is kept up')
         elif found.reason in (Reason.NETWORK, Reason.NOT_FINITE):
             raise EngineError(found.text)
         elif found.reason is Reason.RESTART:
@@ -191,7 +236,12 @@ class OdometryNode(CameraNode):
                 settings.max_turn_rate,
             )
             self._visual_odometry = VisualOdometry(
-                self._compare, camera_in_base, noise, metric=self.engine.contract.metric
+                self._compare,
+                camera_in_base,
+                noise,
+                refinement=settings.refinement,
+                camera_height=settings.camera_height,
+                metric=self.engine.contract.metric,
             )
         self._reset_wanted = False
         return self._visual_odometry
@@ -235,6 +285,7 @@ class OdometryNode(CameraNode):
             message = self._odometry(frame, motion, trajectory)
         with self.times.stage('publish'):
             self._odom.publish(message)
+            self._trust.publish(Float32(data=motion.confidence.trust))
             if self._tf_publisher is not None:
                 self._tf_publisher.publish(self._tf_type(transforms=[_transform(message)]))
         with self.times.stage('postprocess'):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from depth_ros.core.camera import FIT_MODES
 from depth_ros.core.scale import SOURCES
 from depth_ros.core.se3 import OPTICAL_IN_BASE, pose_from_list
+from depth_ros.core.visual_odometry import REFINEMENTS
 from depth_ros.inference.loader import BACKENDS
 from depth_ros.ros.parameters import Parameter
 from depth_ros.ros.transport import RELIABILITIES
@@ -318,6 +319,30 @@ ODOMETRY = (
         "Look the camera's pose up in TF instead of camera_pose. Needs tf2_ros.",
     ),
     Parameter(
+        'refinement',
+        'pnp',
+        'What the motion is made of. pnp: corners that are followed from image to image, with a '
+        "map of the last metres; the pose network is a first guess. none: the pose network's word "
+        'alone.',
+        choices=REFINEMENTS,
+    ),
+    Parameter(
+        'camera_height',
+        0.0,
+        'Height of the camera over the ground, from which refinement has its metres. 0: unknown; '
+        "they are those of the perception node's depth with use_depth, or of the pose network.",
+        'm',
+        0.0,
+        100.0,
+    ),
+    Parameter(
+        'use_depth',
+        False,
+        "Subscribe depth/image_rect and semantics/labels (Cityscapes' ids) for refinement: depth "
+        'for its metres, labels to leave out what may move. The perception node then works on '
+        'every image.',
+    ),
+    Parameter(
         'publish_tf',
         False,
         'Publish odom_frame to base_frame on /tf. Only one node may do so. Needs tf2_msgs.',
@@ -370,7 +395,7 @@ ODOMETRY = (
     Parameter(
         'sigma_translation',
         0.02,
-        'Standard deviation of the translation of one step, constant part.',
+        'Standard deviation of the translation of one step without refinement, constant part.',
         'm',
         1e-6,
         100.0,
@@ -378,7 +403,8 @@ ODOMETRY = (
     Parameter(
         'sigma_translation_ratio',
         0.1,
-        'Standard deviation of the translation of one step, part that grows with its length.',
+        'Standard deviation of the translation of one step without refinement, '
+        'part that grows with its length.',
         'm/m',
         0.0,
         10.0,
@@ -386,7 +412,7 @@ ODOMETRY = (
     Parameter(
         'sigma_rotation',
         0.002,
-        'Standard deviation of the rotation of one step, constant part.',
+        'Standard deviation of the rotation of one step without refinement, constant part.',
         'rad',
         1e-7,
         3.2,
@@ -394,7 +420,8 @@ ODOMETRY = (
     Parameter(
         'sigma_rotation_ratio',
         0.05,
-        'Standard deviation of the rotation of one step, part that grows with its angle.',
+        'Standard deviation of the rotation of one step without refinement, '
+        'part that grows with its angle.',
         'rad/rad',
         0.0,
         10.0,

@@ -111,3 +111,34 @@ def test_long_chains_stay_rotations():
         trajectory.advance(forward(0.5, 0.01).astype(np.float32), 0.1)
     rotation = trajectory.pose[:3, :3]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
+
+
+def test_an_error_that_lasts_adds_up_and_not_by_its_square():
+    """Scale: 1 % of ten metres. A turn that is not there: ten times as much after ten steps."""
+    trajectory = Trajectory(BASE, QUIET)
+    trajectory.covariance = np.zeros((6, 6))
+    for _ in range(10):
+        trajectory.advance(forward(1.0), 1e-6, np.zeros((6, 6)), 0.01, 0.001)
+    sigma = np.sqrt(np.diag(trajectory.covariance))
+    assert sigma[0] == pytest.approx(0.1, rel=1e-4)
+    assert sigma[5] == pytest.approx(0.01, rel=1e-4)
+    assert sigma[1] == pytest.approx(0.001 * sum(range(10)), rel=1e-4)  # sideways, in front
+    np.testing.assert_allclose(trajectory.covariance, trajectory.covariance.T, atol=1e-15)
+
+
+def test_a_lasting_error_is_forgotten():
+    """Far apart in time, errors of the scale are independent: sqrt(n) instead of n."""
+    trajectory = Trajectory(BASE, QUIET)
+    trajectory.covariance = np.zeros((6, 6))
+    for _ in range(16):
+        trajectory.advance(forward(1.0), 1000.0, np.zeros((6, 6)), 0.01)
+    assert np.sqrt(trajectory.covariance[0, 0]) == pytest.approx(0.04, rel=1e-4)
+
+
+def test_the_covariance_of_a_camera_becomes_that_of_the_body():
+    """A camera 2 m above the body: its error of rotation about the axis across moves the body."""
+    trajectory = Trajectory(pose_from_list((0, 0, 2.0, *OPTICAL_IN_BASE[3:])), QUIET)
+    pitch = np.diag([0, 0, 0, 1e-4, 0, 0])  # about the camera's x axis, which is the body's -y
+    motion = trajectory.advance(forward(1.0), 1.0, pitch)
+    np.testing.assert_allclose(np.diag(motion.covariance)[3:], [0, 1e-4, 0], atol=1e-12)
+    np.testing.assert_allclose(np.diag(motion.covariance)[:3], [4e-4, 0, 0], atol=1e-12)

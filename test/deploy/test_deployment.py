@@ -237,7 +237,9 @@ def test_offline(repository, make, street, mode, camera):
         )
     )
     info, images = info_message(*camera, FOCAL), []
-    runners = [Runner(*models.values(), Settings(fit=mode)) for models in (plain, whole)]
+    runners = [
+        Runner(*models.values(), Settings(fit=mode, refinement='none')) for models in (plain, whole)
+    ]
     for number, image in enumerate(enlarged(street[:2], camera)):
         expected, found = (
             run(RecordedImage(number * 10**8, 'camera', image), info) for run in runners

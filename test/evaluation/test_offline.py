@@ -2,6 +2,7 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -43,7 +44,8 @@ def perception(folder, settings=None, backend='onnxruntime', **options):
 
 def odometry(folder, settings=None, **options):
     path = save_pose(folder / 'pose.onnx', **options)
-    return Runner(None, load_engine(path, 'onnxruntime', 1), settings or Settings())
+    settings = replace(settings or Settings(), refinement='none')
+    return Runner(None, load_engine(path, 'onnxruntime', 1), settings)
 
 
 def picture(seconds, rgb):

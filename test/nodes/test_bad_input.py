@@ -217,7 +217,8 @@ def test_wrong_initial_parameters_end_with_a_message(parameters, causes):
 
 
 def test_resolution_change_starts_a_new_pair(models):
-    with NodeProcess('odometry_node', {'model': models['pose']}) as process, Peer() as peer:
+    parameters = {'model': models['pose'], 'refinement': 'none'}
+    with NodeProcess('odometry_node', parameters) as process, Peer() as peer:
         peer.listen(Odometry, '/odom')
         peer.listen_diagnostics()
         peer.wait_state('odometry_node', 'active')

@@ -62,6 +62,7 @@ def odometry(models):
     processes = []
 
     def start(model='pose', **parameters):
+        parameters = {'refinement': 'none', **parameters}  # frames are of one brightness
         process = NodeProcess('odometry_node', {'model': models[model], **parameters})
         processes.append(process)
         peer.wait_state('odometry_node', 'active')
@@ -251,7 +252,9 @@ def test_models_in_unknown_units(tmp_path):
     motion = save_pose(tmp_path / 'motion.onnx', metric=False)
     with (
         NodeProcess('perception_node', {'model': depth}) as first,
-        NodeProcess('odometry_node', {'model': motion, 'translation_scale': 4.0}) as second,
+        NodeProcess(
+            'odometry_node', {'model': motion, 'translation_scale': 4.0, 'refinement': 'none'}
+        ) as second,
         Peer() as peer,
     ):
         assert 'depth_scale' in first.wait_for('not metric')

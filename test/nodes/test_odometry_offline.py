@@ -30,7 +30,7 @@ def test_node_and_offline_agree(tmp_path):
     model = save_pose(tmp_path / 'pose.onnx', motion=(0, -0.1, 0, 0, 0, 0.5), fails_on_black=True)
     info = info_message(WIDTH, HEIGHT, FOCAL)
     images = [np.full((HEIGHT, WIDTH, 3), level, np.uint8) for _, level in FRAMES]
-    runner = Runner(None, load_engine(model, 'onnxruntime', 1), Settings())
+    runner = Runner(None, load_engine(model, 'onnxruntime', 1), Settings(refinement='none'))
     expected = {}
     for (seconds, _), image in zip(FRAMES, images, strict=True):
         output = runner(RecordedImage(round(seconds * 1e9), 'camera', image), info)
@@ -40,7 +40,9 @@ def test_node_and_offline_agree(tmp_path):
     assert sum(runner.missed.values()) == 5
 
     with (
-        NodeProcess('odometry_node', {'model': model, 'backend': 'onnxruntime'}) as process,
+        NodeProcess(
+            'odometry_node', {'model': model, 'backend': 'onnxruntime', 'refinement': 'none'}
+        ) as process,
         Peer() as peer,
     ):
         peer.listen(Odometry, '/odom')
