@@ -3,6 +3,7 @@
 #
 #   PYTHON=/path/to/python   the interpreter, 3.10 to 3.13 (default: the first one found)
 #   BAG=path                 demo: another recording than the shipped one
+#   MINUTES=30               soak: how long (default: 2)
 #   ARGS='...'               more arguments for demo, bench or test
 
 SHELL := /bin/bash
@@ -74,6 +75,11 @@ lint: .venv/.complete ## style, types
 .PHONY: bench
 bench: .venv/.complete ## inference time, node overhead, end-to-end latency
 	@$(call in,.venv) python -m depth_ros.commands.bench $(ARGS)
+
+.PHONY: soak
+soak: .venv/.complete ## both nodes under every fault: 2 minutes, or MINUTES=30
+	@cd test && $(call in,.venv) PYTHONPATH='$(CURDIR)' python -m support.soak \
+	  --minutes $(or $(MINUTES),2) --out '$(CURDIR)/out/soak.json'
 
 .PHONY: env
 env: .venv/.complete ## the development environment with everything, in .venv

@@ -275,6 +275,8 @@ def intrinsics_from_info(info, width: int, height: int) -> Intrinsics:
     roi = info.roi
     if roi.width > 0 and roi.height > 0:
         camera = camera.cropped(roi.x_offset, roi.y_offset, roi.width, roi.height)
+    if width <= 0 or height <= 0:
+        raise CameraError(f'the image is {width}x{height} pixels, which is empty')
     # Some drivers leave binning at its default although they bin; the size tells.
     if abs(width * camera.height / (height * camera.width) - 1) > ASPECT_TOLERANCE:
         raise CameraError(

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -285,3 +286,14 @@ def test_the_part_of_an_image_that_a_view_shows():
         assert (columns.start, columns.stop) == (fit.x, fit.x + fit.width)
         rows, columns = shown_part(camera, fit.network, 320, 240)  # of a map at half the size
         assert abs(rows.start - fit.y / 2) <= 0.5 and abs(columns.stop * 2 - fit.x - fit.width) <= 1
+
+
+@pytest.mark.parametrize('size', [(0, 48), (64, 0), (0, 0)])
+def test_an_image_without_pixels_has_no_camera(size):
+    info = SimpleNamespace(
+        **{'width': 64, 'height': 48, 'p': [0.0] * 12},
+        k=[50.0, 0, 31.5, 0, 50.0, 23.5, 0, 0, 1],
+        roi=SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0),
+    )
+    with pytest.raises(CameraError, match='empty'):
+        intrinsics_from_info(info, *size)
