@@ -72,6 +72,9 @@ class CameraNode(LifecycleNode):
         self._table = table
         parameters.declare(self, table, lambda: self._slot.engine is not None)
         self.settings = parameters.read(self, table)
+        # Of this thread, and so of all that it starts: the worker's and the runtime's.
+        thread = os.PRIO_PROCESS, threading.get_native_id()
+        os.setpriority(*thread, max(self.settings.niceness, os.getpriority(*thread)))
         names = parameters.unknown(self)
         if names:
             known = ', '.join(p.name for p in table)

@@ -94,6 +94,16 @@ COMMON = (
         when='live',
     ),
     Parameter(
+        'niceness',
+        0,
+        'How much the node lets others go first on a busy processor, as nice does: with 5 for '
+        'perception_node, odometry_node comes before it where both share a core.',
+        '',
+        0,
+        19,
+        when='start',
+    ),
+    Parameter(
         'min_rate',
         0.0,
         'Diagnostics warn if fewer outputs come while images are wanted. 0: no limit.',

@@ -2,6 +2,7 @@
 
 import json
 import types
+from pathlib import Path
 
 import pytest
 from sensor_msgs.msg import Image
@@ -140,3 +141,14 @@ def test_status_for_scripts(running):
     peer.diagnostics_after('perception_node', lambda d: True)
     answer = peer.call(Trigger, '/perception_node/status', Trigger.Request())
     assert not answer.success and 'max_memory 1' in answer.message
+
+
+def test_niceness_is_that_of_the_worker(tmp_path):
+    model = save_perception(tmp_path / 'perception.onnx')
+    with NodeProcess('perception_node', {'model': model, 'niceness': 7}) as process:
+        process.wait_for('active: waiting')
+        tasks = Path(f'/proc/{process.process.pid}/task').iterdir()
+        # Field 19 of stat, counted behind the name in brackets.
+        found = [int((t / 'stat').read_text().rpartition(')')[2].split()[16]) for t in tasks]
+        assert found.count(7) >= 2  # the executor's and the worker's
+        assert process.stop() == 0
