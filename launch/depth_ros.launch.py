@@ -69,6 +69,12 @@ ARGUMENTS = (
         "Whether the nodes configure and activate themselves; false for Nav2's lifecycle manager. "
         'Empty: as in params_file.',
     ),
+    (
+        'camera_height',
+        '',
+        None,
+        'Height of the camera over the ground, metres. Empty: as in params_file.',
+    ),
     ('publish_tf', '', UNSET, 'Whether odometry publishes TF. Empty: as in params_file.'),
     ('odom_frame', '', None, 'Frame of the trajectory. Empty: as in params_file.'),
     ('base_frame', '', None, 'Body frame of the odometry. Empty: as in params_file.'),
@@ -109,6 +115,7 @@ PARAMETERS = {
     'image_transport': BOTH,
     'backend': BOTH,
     'autostart': BOTH,
+    'camera_height': ('perception_node',),
     'publish_tf': ('odometry_node',),
     'odom_frame': ('odometry_node',),
     'base_frame': ('odometry_node',),
@@ -152,8 +159,13 @@ def _bring_up(context):
     return nodes
 
 
-def _typed(value):
+def _typed(name, value):
     """The value of an argument as a parameter."""
+    if name == 'camera_height':
+        try:
+            return float(value)
+        except ValueError:
+            raise RuntimeError(f'camera_height:={value} is no number of metres') from None
     return value == 'true' if value in BOOLEAN else value
 
 
@@ -168,7 +180,7 @@ def _topic(values, argument, camera):
 def _node(values, camera, executable):
     """One of our nodes; arguments that are left empty override nothing."""
     overrides = {
-        name: _typed(values[name])
+        name: _typed(name, values[name])
         for name, nodes in PARAMETERS.items()
         if executable in nodes and values[name]
     }
@@ -208,7 +220,7 @@ def _rviz(values, camera):
             *('-d', str(share_path('config/depth_ros.rviz'))),
             *('-f', values['fixed_frame']),
         ],
-        parameters=[{'use_sim_time': _typed(sim_time)}] if sim_time else [],
+        parameters=[{'use_sim_time': _typed('use_sim_time', sim_time)}] if sim_time else [],
         remappings=[
             ('image', _topic(values, 'image_topic', camera)),
             *(TF_REMAPPINGS if values['namespaced_tf'] == 'true' else []),

@@ -164,9 +164,13 @@ def described(monkeypatch, tmp_path):
 def test_what_is_left_empty_overrides_nothing(described):
     for node in described().values():
         assert len(node['parameters']) == 1 and not node['respawn']
-    found = described(use_sim_time='false', publish_tf='true', backend='onnxruntime')
+    found = described(
+        use_sim_time='false', publish_tf='true', backend='onnxruntime', camera_height='2'
+    )
     common = {'use_sim_time': False, 'backend': 'onnxruntime'}
-    assert found['/perception_node']['parameters'][1] == common
+    assert found['/perception_node']['parameters'][1] == {**common, 'camera_height': 2.0}
+    with pytest.raises(RuntimeError, match='camera_height:=high'):
+        described(camera_height='high')
     assert found['/odometry_node']['parameters'][1] == {**common, 'publish_tf': True}
 
 
