@@ -115,7 +115,7 @@ PARAMETERS = {
     'image_transport': BOTH,
     'backend': BOTH,
     'autostart': BOTH,
-    'camera_height': ('perception_node',),
+    'camera_height': BOTH,
     'publish_tf': ('odometry_node',),
     'odom_frame': ('odometry_node',),
     'base_frame': ('odometry_node',),

@@ -167,8 +167,8 @@ def test_what_is_left_empty_overrides_nothing(described):
     found = described(
         use_sim_time='false', publish_tf='true', backend='onnxruntime', camera_height='2'
     )
-    common = {'use_sim_time': False, 'backend': 'onnxruntime'}
-    assert found['/perception_node']['parameters'][1] == {**common, 'camera_height': 2.0}
+    common = {'use_sim_time': False, 'backend': 'onnxruntime', 'camera_height': 2.0}
+    assert found['/perception_node']['parameters'][1] == common
     with pytest.raises(RuntimeError, match='camera_height:=high'):
         described(camera_height='high')
     assert found['/odometry_node']['parameters'][1] == {**common, 'publish_tf': True}
