@@ -54,6 +54,7 @@ def tensorrt_problem():
     return ''
 
 
+@pytest.mark.slow
 def test_every_model_with_every_runtime(models, tmp_path, capsys):
     files = [models / 'perception.onnx', models / 'pose.onnx']
     assert run(*files, *OPTIONS, '--json', tmp_path / 'found.json') == 0
@@ -98,6 +99,7 @@ def test_without_a_driver_the_cpu_is_measured(models, tmp_path):
     ) in done.stdout
 
 
+@pytest.mark.slow
 def test_a_network_that_resizes_says_what_images_it_takes(models, tmp_path, capsys):
     """Else nothing in the table tells it from the variant for which the node resizes."""
     model = onnx.load(models / 'pose.onnx')
@@ -126,6 +128,7 @@ def test_a_network_that_resizes_says_what_images_it_takes(models, tmp_path, caps
     }
 
 
+@pytest.mark.slow
 def test_files_of_one_name_are_told_apart(models, tmp_path, capsys):
     other = tmp_path / 'pose.onnx'
     other.write_bytes((models / 'pose.onnx').read_bytes())
@@ -135,6 +138,7 @@ def test_files_of_one_name_are_told_apart(models, tmp_path, capsys):
         assert out.count(f'\n{file} 64x48') == len(installed_backends())
 
 
+@pytest.mark.slow
 def test_memory_is_each_models_own(models, tmp_path):
     """A large model before it does not make a small one look large."""
     onnx_models.save_perception(tmp_path / 'large.onnx', width=2048, height=2048)
@@ -162,6 +166,7 @@ def test_layers(backend, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_slowest_layers_are_listed(models, tmp_path, capsys):
     file = models / 'pose.onnx'
     assert run(file, *OPTIONS, '--profile', 2, '--json', tmp_path / 'found.json') == 0

@@ -108,6 +108,7 @@ def test_sky_has_no_depth_and_labels_are_train_ids(renderer):
     assert np.isfinite(frame.depth).all()
 
 
+@pytest.mark.slow
 def test_nothing_meets_the_camera():
     for seed in range(12):
         world = World(seed)
