@@ -2,7 +2,8 @@
 
 Prints inference alone, as `bench_engine` does; medians of the running nodes, for two image sizes at
 10 Hz: inference, everything else in the node, and the way from publishing an image to receiving its
-output; and how fast a recording is evaluated, inference left out.
+output; what the odometry's refinement costs; and how fast a recording is evaluated, inference left
+out.
 """
 
 from __future__ import annotations
@@ -12,16 +13,26 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from depth_ros.bags.messages import BagError
 from depth_ros.bags.reader import Bag
 from depth_ros.bags.topics import find_streams
 from depth_ros.commands.options import add_model_option, count
-from depth_ros.evaluation.bench_inputs import RATE_HZ, write_idle_model, write_recording
+from depth_ros.core.camera import Intrinsics
+from depth_ros.core.trajectory import NoiseModel
+from depth_ros.core.visual_odometry import VisualOdometry
+from depth_ros.evaluation.bench_inputs import (
+    RATE_HZ,
+    corridor_views,
+    write_idle_model,
+    write_recording,
+)
 from depth_ros.evaluation.processes import LiveError
 from depth_ros.inference.contract import ContractError, read_contract
 from depth_ros.inference.engine import EngineError
@@ -146,6 +157,24 @@ def bench_evaluation(models: Mapping[str, Path], frames: int) -> None:
             )
 
 
+def bench_refinement(runs: int) -> None:
+    """Print what the odometry's refinement adds to a frame, on one thread."""
+    cv2.setNumThreads(1)
+    camera = Intrinsics(371.2, 371.2, 319.5, 95.5, 640, 192)
+    odometry = VisualOdometry(
+        None, np.eye(4), NoiseModel(0.02, 0.1, 0.002, 0.05), refinement='pnp', camera_height=1.65
+    )
+    spent = []
+    for index, view in enumerate(corridor_views(runs + 10, camera)):
+        start = time.thread_time()
+        odometry.step(None, (index + 1) * 10**8, camera, view)
+        spent.append(1e3 * (time.thread_time() - start))
+    spent = np.array(spent[10:])  # the first ones make the map
+    print('\nRefinement of the odometry, 640x192, one thread: processor time a frame')
+    print(f'{"mean":>10}{"p95":>10}{"most":>10}  ms')
+    print(f'{spent.mean():10.1f}{np.percentile(spent, 95):10.1f}{spent.max():10.1f}', flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -162,6 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         require_packages('the benchmark', *PACKAGES)
         models = chosen_models(arguments.model)
         bench_inference(models, arguments.threads, arguments.runs)
+        bench_refinement(arguments.runs)
         bench_nodes(models, arguments.threads, arguments.frames)
         bench_evaluation(models, arguments.evaluated)
     except (LiveError, BagError, ContractError, EngineError, MissingPackageError, OSError) as error:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depth_ros.core.se3 import pose, rotation_from_vector
+from depth_ros.core.se3 import pose, rotation_from_vector, skew
 
 NEAR = 0.05
 """Least share of the host's distance at which a point is still taken to lie before a camera."""
@@ -86,6 +86,7 @@ def adjust(
     sigma: float,
     huber: float,
     iterations: int,
+    held: tuple[np.ndarray, float] | None = None,
 ) -> Solution:
     """Adjust poses and inverse depths to what was seen.
 
@@ -98,6 +99,8 @@ def adjust(
         sigma: standard deviation of a coordinate, pixels.
         huber: residual from which the weight falls, in multiples of sigma.
         iterations: how many steps.
+        held: what the translation (3,) of the last pose is believed to be, and the standard
+            deviation of each of its coordinates; ``None``: nothing is.
     """
     poses = poses.copy()
     free = len(poses) - fixed
@@ -106,7 +109,7 @@ def adjust(
     target = np.where(there[..., None], seen, 0.0)
     state = points.rho.copy()
     damping = 1e-4
-    system = _linearise(poses, points, state, target, there, focal, sigma, huber)
+    system = _linearise(poses, points, state, target, there, focal, sigma, huber, held)
     for _ in range(iterations):
         xi, drho = _solve(system, points, free, fixed, damping)
         trial = poses.copy()
@@ -114,12 +117,12 @@ def adjust(
             trial[fixed + k] = rigid(exponential(xi[6 * k : 6 * k + 6]) @ poses[fixed + k])
         # Negative for some that are far: to hold them at zero would hold the poses up, too.
         moved = state + drho
-        found = _linearise(trial, points, moved, target, there, focal, sigma, huber)
+        found = _linearise(trial, points, moved, target, there, focal, sigma, huber, held)
         if found.cost < system.cost:
             gain = system.cost - found.cost
             poses, state, system = trial, moved, found
             damping = max(0.1 * damping, 1e-6)
-            if gain < 1e-4 * found.cost:
+            if gain < 1e-3 * found.cost:
                 break
         else:
             damping *= 30
@@ -151,6 +154,7 @@ def _linearise(
     focal: tuple[float, float],
     sigma: float,
     huber: float,
+    held: tuple[np.ndarray, float] | None = None,
 ) -> _System:
     count, width = there.shape
     rotation, translation = poses[:, :3, :3], poses[:, :3, 3]
@@ -235,6 +239,12 @@ def _linearise(
     depth = np.einsum('njr,njr->n', by_rho, by_rho) + points.weight
     depth_gradient = np.einsum('njr,njr->n', by_rho, residual)
     depth_gradient += points.weight * (rho - points.prior)
+    if held is not None:  # t' = t + v - [t]x w
+        off, last = (poses[-1, :3, 3] - held[0]) / held[1], np.s_[size - 6 :]
+        row = np.hstack([np.eye(3), -skew(poses[-1, :3, 3])]) / held[1]
+        cost += float(off @ off)
+        hessian[last, last] += row.T @ row
+        gradient[last] += row.T @ off
     return _System(
         cost, error, hessian, gradient, mixed.reshape(count, size), depth, depth_gradient
     )

@@ -317,12 +317,12 @@ class CornerOdometry:
     def _solve(self, corners: np.ndarray, rows: np.ndarray, guess: np.ndarray) -> Resected | None:
         """The pose of the image near T_current_key 4x4, or wherever most corners agree."""
         matches = self._matches(corners, rows)
-        best = resect(matches, guess)
+        best = resect(matches, guess, guess)
         if best is None or best.agree.mean() < self.options.suspicious:
             other = epipolar(matches)
             if other is not None:
                 other[:3, 3] *= max(np.linalg.norm(guess[:3, 3]), 1e-3 * self._unit)
-                again = resect(matches, other)
+                again = resect(matches, other, guess)
                 if again is not None and (best is None or again.cost < 0.95 * best.cost):
                     best = again
         if best is None or best.agree.sum() < self.options.few or best.agree.mean() < 0.3:

@@ -19,6 +19,9 @@ from depth_ros.core.se3 import pose
 THRESHOLD = 0.7
 """Pixels from its epipolar line within which a corner agrees with an essential matrix."""
 
+SURPRISE = 0.5
+"""Standard deviation of a translation from that by the last velocity, as a share of it."""
+
 LEAST = 8
 """Fewer corners give no pose."""
 
@@ -75,9 +78,20 @@ class Resected:
     cost: float
 
 
-def resect(matches: Matches, start: np.ndarray) -> Resected | None:
-    """The pose near ``start``, T_current_key 4x4; ``None`` where too few corners agree."""
-    options = {'fixed': 1, 'sigma': matches.sigma, 'huber': matches.huber}
+def resect(
+    matches: Matches, start: np.ndarray, expected: np.ndarray | None = None
+) -> Resected | None:
+    """The pose near ``start``, T_current_key 4x4; ``None`` where too few corners agree.
+
+    Args:
+        matches: the corners.
+        start: where to start.
+        expected: T_current_key 4x4 by the last velocity: its length counts where corners of known
+            depth are few, as in a quick turn. ``None``: it is not known.
+    """
+    options: dict = {'fixed': 1, 'sigma': matches.sigma, 'huber': matches.huber}
+    if expected is not None and (length := float(np.linalg.norm(expected[:3, 3]))) > 0:
+        options['held'] = expected[:3, 3], SURPRISE * length
     points, seen = matches.points(np.arange(len(matches.rho)), matches.rho)
     first = adjust(
         np.array([np.eye(4), start]), points, seen, matches.focal, iterations=5, **options

@@ -25,7 +25,7 @@ KEPT = 20
 PATIENCE = 5
 """Images in a row that show nothing, after which the map is given up."""
 
-LASTING = 0.2
+LASTING = 0.4
 """Share of a step's error of rotation that the next steps have, too: it comes from the calibration
 of the camera and the places of the corners, not from noise."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -10,6 +10,7 @@ import numpy as np
 
 from depth_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
 from depth_ros.bags.writer import BagWriter
+from depth_ros.core.camera import Intrinsics
 from depth_ros.inference.contract import ModelContract, read_contract, write_contract
 
 RATE_HZ = 10
@@ -124,3 +125,28 @@ def write_idle_model(source: Path, path: Path) -> Path:
     write_contract(model, contract)
     onnx.save(model, path)
     return path
+
+
+def corridor_views(count: int, camera: Intrinsics, step: float = 0.5) -> Iterator[np.ndarray]:
+    """What a camera sees that drives ahead between two walls: uint8 (H, W, 3), random texture.
+
+    Args:
+        count: how many images.
+        camera: the camera, 1.65 m over the ground and 4 m from each wall.
+        step: metres from one image to the next.
+    """
+    random = np.random.default_rng(0)
+    texture = cv2.resize(random.integers(0, 256, (512, 512), np.uint8), (2048, 2048))
+    x, y = (np.arange(n) for n in (camera.width, camera.height))
+    across, down = np.meshgrid((x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy)
+    with np.errstate(divide='ignore'):
+        ground = np.where(down > 0, 1.65 / down, np.inf)
+        wall = 4.0 / np.abs(across)
+    depth = np.minimum(np.minimum(ground, wall), 60.0)
+    side = np.where(ground < wall, across, down) * depth
+    for index in range(count):
+        u, v = (depth + index * step) * 40, side * 40
+        grey = cv2.remap(
+            texture, (u % 2047).astype(np.float32), (v % 2047).astype(np.float32), cv2.INTER_LINEAR
+        )
+        yield np.repeat(grey[..., None], 3, axis=2)
