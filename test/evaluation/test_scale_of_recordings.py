@@ -71,6 +71,8 @@ def evaluate(recording, model, out, *options):
     return json.loads((out / 'metrics.json').read_text())
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings('error::RuntimeWarning')
 def test_the_height_of_the_camera_gives_metres(recording, model, tmp_path, capsys):
     options = ('--scale-source', 'height', '--camera-height', '1.5')
     found = evaluate(recording, model, tmp_path / 'out', *options)
@@ -93,6 +95,7 @@ def test_the_height_of_the_camera_gives_metres(recording, model, tmp_path, capsy
     assert 'Metres come from the height of the camera, 1.5 m.' in page
 
 
+@pytest.mark.slow
 def test_a_model_without_metres_says_none(recording, model, tmp_path):
     found = evaluate(recording, model, tmp_path / 'out')
     assert found['scale'] is None

@@ -90,7 +90,8 @@ class Gallery:
     def images(self, example: Example) -> dict[str, np.ndarray]:
         """Return everything that is known of a frame in colours, uint8 (H, W, 3), by its name."""
         found = {'Camera': example.rgb}
-        if example.depth is not None:
+        # Before its scale is known, none is published.
+        if example.depth is not None and np.isfinite(example.depth).any():
             depth = example.depth
             if example.true_depth is not None and not (self._metric or self._affine):
                 depth = depth * (np.nanmedian(example.true_depth) / np.nanmedian(depth))
