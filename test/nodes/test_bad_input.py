@@ -32,6 +32,13 @@ def image_with(**changes):
     return image
 
 
+def moved_info(cx):
+    """A camera_info whose principal point is in another column."""
+    info = info_message(WIDTH, HEIGHT, FOCAL)
+    info.k[2] = info.p[2] = float(cx)
+    return info
+
+
 class TestWhileRunning:
     """Bad frames between good ones."""
 
@@ -69,8 +76,12 @@ class TestWhileRunning:
                 (f'{WIDTH}x{WIDTH}', f'{WIDTH}x{HEIGHT}', 'camera_info'),
             ),
             (None, CameraInfo(), ('no usable intrinsics', 'calibrate')),
+            (None, moved_info(2 * WIDTH), ('outside of the image', 'another resolution')),
         ],
-        ids=['encoding', 'truncated', 'empty', 'blank', 'zero-intrinsics', 'other-size', 'no-info'],
+        ids=[
+            *('encoding', 'truncated', 'empty', 'blank'),
+            *('zero-intrinsics', 'other-size', 'no-info', 'other-resolution'),
+        ],
     )
     def test_bad_frame(self, running, image, info, causes):
         before = len(running.peer.messages['/semantics/labels'])
@@ -102,6 +113,10 @@ class TestWhileRunning:
         assert int(found['failed']) >= 20
         # Two seconds, or more where the machine is busy, and one message in five.
         assert len(messages_about(running.process, 'frame dropped')) - before <= 4
+
+    def test_odd_intrinsics_are_pointed_out_and_used(self, running):
+        running.answer(['/semantics/labels'], info=moved_info(5))
+        running.process.wait_for('principal point is far from the centre')
 
     def test_frames_of_different_cameras_are_pointed_out(self, running):
         running.time += 1
