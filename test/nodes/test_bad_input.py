@@ -59,36 +59,26 @@ class TestWhileRunning:
             assert 'Traceback' not in process.output
 
     @pytest.mark.parametrize(
-        'image, info, causes',
+        'image, causes',
         [
-            (image_with(encoding='purple'), None, ("encoding 'purple'", 'let the camera driver')),
+            (image_with(encoding='purple'), ("encoding 'purple'", 'let the camera driver')),
             (
                 image_with(data=image_with().data[:1000]),
-                None,
                 ('truncated: 1000 bytes', 'connection'),
             ),
-            (image_with(width=0), None, ('0x96 pixels', 'resolution')),
-            (Image(), None, ("encoding '' is not supported", 'rgb8')),
-            (None, info_message(WIDTH, HEIGHT, 0.0), ('no usable intrinsics', 'calibrate')),
-            (
-                None,
-                info_message(WIDTH, WIDTH, FOCAL),
-                (f'{WIDTH}x{WIDTH}', f'{WIDTH}x{HEIGHT}', 'camera_info'),
-            ),
-            (None, CameraInfo(), ('no usable intrinsics', 'calibrate')),
-            (None, moved_info(2 * WIDTH), ('outside of the image', 'another resolution')),
+            (image_with(width=0), ('0x96 pixels', 'resolution')),
+            (Image(), ("encoding '' is not supported", 'rgb8')),
         ],
         ids=[
             *('encoding', 'truncated', 'empty', 'blank'),
-            *('zero-intrinsics', 'other-size', 'no-info', 'other-resolution'),
         ],
     )
-    def test_bad_frame(self, running, image, info, causes):
+    def test_bad_frame(self, running, image, causes):
         before = len(running.peer.messages['/semantics/labels'])
         failed = int(
             running.peer.diagnostics_after('perception_node', lambda d: True).get('failed')
         )
-        running.send(image=image, info=info)
+        running.send(image=image)
         running.peer.diagnostics_after('perception_node', lambda d: int(d['failed']) == failed + 1)
         # Nothing came of it, and the next good frame is as good as ever.
         assert len(running.peer.messages['/semantics/labels']) == before
@@ -96,6 +86,21 @@ class TestWhileRunning:
         np.testing.assert_array_equal(labels[12::24, 5], [3, 2, 1, 0])
         line = running.process.wait_for(causes[0])
         assert all(c in line for c in causes)
+
+    @pytest.mark.parametrize(
+        'info',
+        [
+            info_message(WIDTH, HEIGHT, 0.0),
+            info_message(WIDTH, WIDTH, FOCAL),
+            CameraInfo(),
+            moved_info(2 * WIDTH),
+        ],
+        ids=['zero-intrinsics', 'other-size', 'no-info', 'other-resolution'],
+    )
+    def test_a_camera_info_that_cannot_be_used_is_passed_over(self, running, info):
+        """The latest that can be belongs to the image."""
+        labels = pixels(running.answer(['/semantics/labels'], info=info)['/semantics/labels'])
+        np.testing.assert_array_equal(labels[12::24, 5], [3, 2, 1, 0])
 
     def test_a_flood_of_bad_frames_gives_few_messages(self, running):
         before = len(messages_about(running.process, 'frame dropped'))
