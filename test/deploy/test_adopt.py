@@ -152,6 +152,21 @@ def test_half_precision_stays_and_five_dimensions_fit(tmp_path, picture, picture
     np.testing.assert_allclose(found, picture.mean(-1) / 255, rtol=1e-4)
 
 
+def test_nodes_in_any_order(tmp_path, picture, picture_file):
+    """As ultralytics' export in half precision leaves them: the casts come last."""
+    source = foreign(
+        tmp_path / 'net.onnx', after=[helper.make_node('Identity', ['y'], ['out'])], stride=2
+    )
+    model = onnx.load(source)
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    onnx.save(model, source)
+    half = raw(picture).reshape(HEIGHT // 2, 2, WIDTH // 2, 2).mean((1, 3))
+    found = run(adopt(source, *METRIC, image=picture_file), picture)['depth']
+    np.testing.assert_allclose(found, enlarged(half), rtol=1e-4)
+
+
 def test_networks_in_integers_are_judged_less_strictly(tmp_path, picture, picture_file):
     quantization = pytest.importorskip('onnxruntime.quantization')
     source = tmp_path / 'int8.onnx'

@@ -110,9 +110,42 @@ def load_network(path: Path) -> onnx.ModelProto:
             ) from error
     weights = {i.name for i in model.graph.initializer}
     images = [v for v in model.graph.input if v.name not in weights]
+    in_order(model.graph)
     del model.graph.input[:]
     model.graph.input.extend(images)
     return model
+
+
+def in_order(graph: onnx.GraphProto) -> None:
+    """Put each node of a graph behind those whose outputs it reads.
+
+    The format asks for it, but converters to half precision add casts at the end, which ONNX
+    Runtime takes.
+    """
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    done: dict[int, None] = {}
+    for first in range(len(graph.node)):
+        waiting = [first]
+        while waiting:
+            index = waiting[-1]
+            needed = {makers[n] for n in read_names(graph.node[index]) if n in makers}
+            if index in done or not (missing := needed - done.keys() - {index}):
+                done[waiting.pop()] = None
+            elif not missing.isdisjoint(waiting):  # a circle, which is refused when it is run
+                return
+            else:
+                waiting += sorted(missing)
+    nodes = [graph.node[index] for index in done]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def read_names(node: onnx.NodeProto) -> set[str]:
+    """Names of all tensors that a node reads, also within its branches."""
+    bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    inner = [name for body in bodies for n in body.node for name in read_names(n)]
+    return {*node.input, *inner, *(o.name for body in bodies for o in body.output)}
 
 
 def find_inputs(model: onnx.ModelProto, options: Options, notes: list[str]) -> NetworkInputs:

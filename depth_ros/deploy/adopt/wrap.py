@@ -11,7 +11,13 @@ import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
 from depth_ros.core.labels import UNLABELED
-from depth_ros.deploy.adopt.inspect import NetworkInputs, NetworkOutputs, is_coarse, map_size
+from depth_ros.deploy.adopt.inspect import (
+    NetworkInputs,
+    NetworkOutputs,
+    is_coarse,
+    map_size,
+    read_names,
+)
 from depth_ros.deploy.adopt.options import DEPTH_KINDS, AdoptionError, Options
 from depth_ros.deploy.adopt.run import normalization, open_session
 from depth_ros.inference.contract import ModelContract, write_contract
@@ -130,15 +136,10 @@ def _needed(
 ) -> tuple[list[onnx.NodeProto], set[str]]:
     """The nodes on which outputs depend, in order, and the names of all tensors that they read."""
 
-    def read(node: onnx.NodeProto) -> set[str]:
-        bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-        inner = [name for body in bodies for n in body.node for name in read(n)]
-        return {*node.input, *inner, *(o.name for body in bodies for o in body.output)}
-
     used, kept = set(outputs), []
     for node in reversed(nodes):
         if not used.isdisjoint(node.output):
-            used |= read(node)
+            used |= read_names(node)
             kept.append(node)
     return kept[::-1], used
 
