@@ -39,6 +39,8 @@ class Machine:
         return NODES[node](self.models / f'{node}.onnx', **options)
 
     def start(self, node, auto_build='fp32', remap=None, before=(), **parameters):
+        if node == 'odometry_node':
+            parameters = {'refinement': 'none', **parameters}  # the same picture again and again
         parameters = {'model': self.models / f'{node}.onnx', 'auto_build': auto_build, **parameters}
         return NodeProcess(node, parameters, remap, environment=self.environment, before=before)
 
