@@ -9,9 +9,14 @@ from support.ros_process import ROOT, NodeProcess, Peer
 POLICY = ROOT / 'config' / 'sros2_policy.xml'
 
 # Only with some parameters, or where a package is installed.
-SOMETIMES = {
-    ('subscribe', name) for name in ('clock', 'tf', 'tf_static', 'wheel_odom', 'speed', 'imu')
-} | {('subscribe', 'image/compressed'), ('publish', 'tf'), ('publish', 'semantics/label_info')}
+SOMETIMES = (
+    {('subscribe', name) for name in ('clock', 'tf', 'tf_static', 'wheel_odom', 'speed', 'imu')}
+    | {
+        ('subscribe', name)  # use_depth
+        for name in ('depth/image_rect', 'depth/camera_info', 'semantics/labels')
+    }
+    | {('subscribe', 'image/compressed'), ('publish', 'tf'), ('publish', 'semantics/label_info')}
+)
 
 
 def allowed(node):
