@@ -152,6 +152,33 @@ def test_half_precision_stays_and_five_dimensions_fit(tmp_path, picture, picture
     np.testing.assert_allclose(found, picture.mean(-1) / 255, rtol=1e-4)
 
 
+def test_as_yolo26_depth_is_built(tmp_path, picture, picture_file):
+    """exp of a limited log-depth at a quarter of the size, enlarged corner to corner."""
+    after = [
+        helper.make_node('Constant', [], ['low'], value_float=-4.0),
+        helper.make_node('Constant', [], ['high'], value_float=5.0),
+        helper.make_node('Clip', ['y', 'low', 'high'], ['log']),
+        helper.make_node('Exp', ['log'], ['coarse']),
+        helper.make_node('Constant', [], ['factor'], value_floats=[1.0, 1.0, 4.0, 4.0]),
+        helper.make_node(
+            'Resize',
+            ['coarse', '', 'factor'],
+            ['out'],
+            mode='linear',
+            coordinate_transformation_mode='align_corners',
+        ),
+    ]
+    source = foreign(tmp_path / 'net.onnx', stride=4, after=after)
+    options = ['--preset', 'yolo26-depth', '--intrinsics', 60, 62, 31, 23]
+    path = adopt(source, *options, image=picture_file)
+    coarse = np.exp(raw(picture).reshape(HEIGHT // 4, 4, WIDTH // 4, 4).mean((1, 3)))
+    depth = run(path, picture)['depth']
+    np.testing.assert_allclose(
+        depth[[0, 0, -1, -1], [0, -1, 0, -1]], coarse[[0, 0, -1, -1], [0, -1, 0, -1]], rtol=1e-4
+    )
+    assert read_contract(path).metric
+
+
 def test_nodes_in_any_order(tmp_path, picture, picture_file):
     """As ultralytics' export in half precision leaves them: the casts come last."""
     source = foreign(

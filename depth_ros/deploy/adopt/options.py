@@ -143,6 +143,13 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         'pose_inverse': True,
         'normalization': NORMALIZATIONS['unit'],
     },
+    # Exported by ultralytics: exp of a log-depth, metres of the cameras that it was trained on.
+    'yolo26-depth': {
+        'task': ('depth',),
+        'kinds': ('metric',),
+        'multiple': 32,
+        'normalization': NORMALIZATIONS['unit'],
+    },
     'segformer': {
         'task': ('semantics',),
         'kinds': ('logits',),
