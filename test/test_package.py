@@ -26,6 +26,7 @@ EXECUTABLES = (
     'odometry_node',
     'evaluate_bag',
     'depth_ros_demo',
+    'depth_ros_train',
     'depth_ros_bench',
     'adopt_model',
     'build_engine',
