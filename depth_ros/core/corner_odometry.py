@@ -73,7 +73,7 @@ class Options:
     few: int = 25
     still: float = 0.35
     suspicious: float = 0.85
-    parallax: float = 1.5
+    parallax: float = 4.0
     key_flow: float = 12.0
     key_share: float = 0.65
     renew: float = 0.5

@@ -109,6 +109,7 @@ class TrackedMotion:
         self._velocity = np.zeros(6)  # v, w of the camera, map's unit and radians a second
         self._shown: deque[_Shown] = deque(maxlen=KEPT)
         self._lost = 0
+        self._since = 0.0  # length of the way since a map was begun that has no unit yet
 
     @property
     def standing(self) -> bool:
@@ -126,7 +127,7 @@ class TrackedMotion:
         grey, small = tracking_image(picture, camera)
         self._corners = CornerOdometry(small)
         self._corners.begin(grey)
-        self._lost = 0
+        self._lost, self._since = 0, 0.0
         self._remember(stamp)
 
     def predicted(self, seconds: float) -> np.ndarray:
@@ -155,16 +156,18 @@ class TrackedMotion:
         now = stamp / 1e9
         moved = None if network is None else float(np.linalg.norm(network[:3, 3]))
         guess = self.predicted(seconds)
-        unit = float(np.linalg.norm(guess[:3, 3]))
-        if not self._corners.ready:
-            if network is not None:
-                guess = network
-            unit = moved or unit or 1.0
+        unit = 1.0
+        if not self._corners.ready:  # as far as the network, or the last velocity, says
+            self._since += moved or float(np.linalg.norm(self._velocity[:3])) * seconds
+            unit = self._since or 1.0
+            guess[:3, 3] = 0
         step = self.step = self._corners.step(grey, guess, unit)
         if step.transform is None:
             return self._cover(step.text, grey, guess, seconds, now)
         self._lost = 0
         self._remember(stamp)
+        if self._corners.ready or step.standing:
+            self._since = 0.0
         self._velocity = (
             np.concatenate([step.transform[:3, 3], vector_from_rotation(step.transform[:3, :3])])
             / seconds
@@ -255,7 +258,7 @@ class TrackedMotion:
         transform[:3, 3] *= metres
         if self._lost >= PATIENCE:
             self._corners.begin(grey)
-            self._lost = 0
+            self._lost, self._since = 0, 0.0
         else:
             self._corners.cover(guess)
         length = float(np.linalg.norm(transform[:3, 3]))
