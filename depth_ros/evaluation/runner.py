@@ -32,6 +32,9 @@ from depth_ros.inference.engine import Engine, EngineError
 AHEAD = 4
 """How many images are decoded ahead of the networks."""
 
+COVERED = 'nothing was seen; the last velocity was kept'
+"""Why an image counts as missed although it has a motion."""
+
 LOOP_EVERY = 10
 """One frame in so many gets a `FrameOutputs.loop`."""
 
@@ -249,7 +252,7 @@ class Runner:
         output.numbers['odometry_ms'] = 1e3 * (time.perf_counter() - start)
         self.confidences.append(found.confidence)
         if found.covered:
-            self.missed['covered'] = self.missed.get('covered', 0) + 1
+            self.missed[COVERED] = self.missed.get(COVERED, 0) + 1
         output.pose = self._visual_odometry.trajectory.pose
         if self._chain[-1][0] == last:  # no image in between was missed
             output.step = found.transform

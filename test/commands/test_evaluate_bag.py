@@ -12,59 +12,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support import onnx_models
-from support.bag_messages import compressed, header, image
-from support.drive_recording import HEIGHT, WIDTH, info
+from support.drive_recording import HEIGHT, WIDTH
+from support.evaluating import PERIOD, evaluate, read, street
 
-from depth_ros.bags.messages import CAMERA_INFO, IMAGE
 from depth_ros.bags.reader import Bag
-from depth_ros.bags.writer import BagWriter
 from depth_ros.commands import evaluate_bag
 from depth_ros.core.camera import ImageFit, Intrinsics
 from depth_ros.core.images import decode_depth
-from depth_ros.evaluation import batch
 from depth_ros.inference.contract import read_contract
 from depth_ros.inference.loader import load_engine
 from depth_ros.inference.model_files import chosen_models
 
 FRAMES = 24
-PERIOD = 10**8
-
-
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-    """Folder with tiny networks whose outputs are known."""
-    folder = tmp_path_factory.mktemp('models')
-    onnx_models.save_perception(folder / 'perception.onnx')
-    onnx_models.save_pose(folder / 'pose.onnx')
-    return folder
 
 
 @pytest.fixture(scope='module')
 def shipped():
     return chosen_models(None)
-
-
-def evaluate(*options) -> None:
-    assert evaluate_bag.main([str(o) for o in options]) == 0
-
-
-def read(out: Path) -> dict:
-    return json.loads((out / 'metrics.json').read_text())
-
-
-def street(path: Path, *, stamps=None, spoil=lambda index, message: message, storage='mcap'):
-    """A recording of noise; `spoil` may change the message of an image or drop it (None)."""
-    rng = np.random.default_rng(0)
-    with BagWriter(path, storage) as writer:
-        for index, stamp in enumerate(stamps or range(PERIOD, 11 * PERIOD, PERIOD)):
-            log = (index + 1) * PERIOD
-            picture = image(rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8), 'rgb8', stamp)
-            picture = spoil(index, picture)
-            writer.write('/cam/camera_info', CAMERA_INFO, log, info(stamp))
-            if picture is not None:
-                writer.write('/cam/image', IMAGE, log, picture)
-    return path
 
 
 # The same numbers
@@ -311,6 +275,7 @@ def test_clocks_that_jump_and_gaps_are_reported(tiny, tmp_path):
         'an image has the stamp of the one before': 1,
         'a gap is over max_gap': 1,
         'the clock went back': 1,
+        'nothing was seen; the last velocity was kept': 2,
     }
 
 
@@ -396,145 +361,3 @@ def test_an_interrupt_keeps_what_has_been_judged(tiny, tmp_path):
         # It may come between counting a frame and writing it.
         assert abs(written.topics['/depth/image_rect'].count - judged) <= 1
     assert (out / 'report.html').is_file()
-
-
-# Several recordings
-
-
-def check_several(out: Path, error: str) -> None:
-    assert read(out / 'one')['frames']['judged'] == read(out / 'two')['frames']['judged'] == 10
-    assert 'does not exist' in json.loads((out / 'failed.json').read_text())[error]
-    assert 'one' in (out / 'comparison.html').read_text()
-    assert (out / 'comparison.json').is_file()
-
-
-@pytest.mark.slow
-def test_several_recordings_in_processes_and_one_that_fails(tiny, tmp_path, capsys):
-    bags = [
-        street(tmp_path / 'one'),
-        tmp_path / 'missing',
-        street(tmp_path / 'two', storage='sqlite3'),
-    ]
-    out = tmp_path / 'out'
-    assert (
-        evaluate_bag.main([*map(str, bags), '--model', str(tiny), '--out', str(out), '--jobs', '2'])
-        == 1
-    )
-    printed = capsys.readouterr()
-    assert '2 of 3 recordings evaluated' in printed.err
-    check_several(out, str(bags[1]))
-    evaluate('--compare', out / 'one', out / 'two', '--out', tmp_path / 'both')
-    assert (tmp_path / 'both/comparison.html').is_file()
-
-
-@pytest.mark.slow
-def test_of_two_recordings_one_is_bad(tiny, tmp_path, capsys):
-    bags = [street(tmp_path / 'one'), tmp_path / 'dangling']
-    bags[1].mkdir()
-    (bags[1] / 'x_0.mcap').symlink_to(tmp_path / 'nowhere.mcap')
-    out = tmp_path / 'out'
-    assert evaluate_bag.main([*map(str, bags), '--model', str(tiny), '--out', str(out)]) == 1
-    printed = capsys.readouterr()
-    assert '10 in, 10 out' in printed.out and str(out / 'one/report.html') in printed.out
-    assert printed.err.splitlines()[-1] == '1 of 2 recordings evaluated'
-    assert 'it/s' not in printed.err and 'recording/s' not in printed.err  # no bar in a pipe
-    assert 'Traceback' not in printed.err
-    assert 'x_0.mcap' in json.loads((out / 'failed.json').read_text())[str(bags[1])]
-
-
-def test_nothing_stops_the_other_recordings(monkeypatch):
-    errors = iter([OSError(28, 'No space left on device', 'out/x'), KeyError('x')])
-
-    def fail(*_, **__):
-        raise next(errors)
-
-    monkeypatch.setattr(batch, 'evaluate_recording', fail)
-    assert batch._attempt(None) == 'No space left on device: out/x'
-    assert batch._attempt(None) == "internal error: KeyError: 'x'"
-
-
-@pytest.mark.slow
-def test_several_recordings_on_a_cluster(tiny, tmp_path):
-    distributed = pytest.importorskip('distributed', reason='Dask is not installed')
-    bags = [street(tmp_path / 'one'), tmp_path / 'missing', street(tmp_path / 'two')]
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None
-    ) as cluster:
-        status = evaluate_bag.main(
-            [
-                *map(str, bags),
-                '--model',
-                str(tiny),
-                '--out',
-                str(tmp_path / 'out'),
-                '--cluster',
-                cluster.scheduler_address,
-            ]
-        )
-    assert status == 1
-    check_several(tmp_path / 'out', str(bags[1]))
-
-
-def test_compressed_images_are_read_too(tiny, tmp_path):
-    with BagWriter(tmp_path / 'bag') as writer:
-        for index in range(3):
-            stamp = (index + 1) * PERIOD
-            picture = compressed(np.full((HEIGHT, WIDTH, 3), 90, np.uint8), '.jpg', 'jpeg')
-            picture.header.stamp = header(stamp).stamp
-            writer.write('/cam/image/compressed', picture.__msgtype__, stamp, picture)
-            writer.write('/cam/camera_info', CAMERA_INFO, stamp, info(stamp))
-    evaluate(tmp_path / 'bag', '--model', tiny / 'perception.onnx', '--out', tmp_path / 'out')
-    assert read(tmp_path / 'out')['frames']['judged'] == 3
-
-
-# The camera
-
-
-def test_images_are_rectified_as_for_a_training(tiny, tmp_path):
-    """Raw images with D give the numbers of images that were rectified before."""
-    distortion = np.array([-0.3, 0.1, 0, 0, 0])
-
-    def recorded(name, rectify, d):
-        rng = np.random.default_rng(0)
-        with BagWriter(tmp_path / name) as writer:
-            for i in range(6):
-                stamp = (i + 1) * PERIOD
-                calibration = info(stamp)
-                matrix = calibration.p.reshape(3, 4)[:, :3].copy()
-                calibration.k, calibration.d = matrix.ravel(), d
-                blocks = rng.integers(0, 255, (6, 8, 3), np.uint8)
-                pixels = cv2.resize(blocks, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
-                if rectify:
-                    pixels = cv2.undistort(pixels, matrix, distortion, None, matrix)
-                writer.write('/cam/camera_info', CAMERA_INFO, stamp, calibration)
-                writer.write('/cam/image', IMAGE, stamp, image(pixels, 'rgb8', stamp))
-        return tmp_path / name
-
-    def judged(bag, *options):
-        out = tmp_path / f'out{len(list(tmp_path.iterdir()))}'
-        evaluate(bag, '--model', tiny, '--out', out, *options)
-        found = read(out)
-        numbers = found['consistency']['photometric'], found['consistency']['inconsistency']
-        return pytest.approx(numbers, rel=1e-3), numbers, found['notes']
-
-    raw, before = recorded('raw', False, distortion), recorded('flat', True, np.zeros(5))
-    wanted, _, notes = judged(before)
-    assert not any('rectified' in note for note in notes)
-    _, found, notes = judged(raw, '--rectified', 'no')
-    assert found == wanted
-    assert any('not rectified (as told): they are rectified here' in note for note in notes)
-    _, found, notes = judged(raw, '--rectified', 'yes')
-    assert found != wanted and not any('rectified' in note for note in notes)
-
-
-def test_calibrations_of_zeros_at_first(tiny, tmp_path):
-    with BagWriter(tmp_path / 'bag') as writer:
-        for i in range(12):
-            stamp, calibration = (i + 1) * PERIOD, info((i + 1) * PERIOD)
-            if i < 3:
-                calibration.k, calibration.p = np.zeros(9), np.zeros(12)
-            pixels = np.full((HEIGHT, WIDTH, 3), 9 * i, np.uint8)
-            writer.write('/cam/camera_info', CAMERA_INFO, stamp, calibration)
-            writer.write('/cam/image', IMAGE, stamp, image(pixels, 'rgb8', stamp))
-    evaluate(tmp_path / 'bag', '--model', tiny, '--out', tmp_path / 'out', '--no-recording')
-    assert read(tmp_path / 'out')['frames'] == {'recorded': 12, 'judged': 12, 'skipped': {}}

@@ -462,7 +462,6 @@ def _as_map(value: np.ndarray, inputs: NetworkInputs) -> tuple[int, bool] | None
 
 def _find_pose(found: Mapping[str, np.ndarray], options: Options, described: str) -> NetworkOutputs:
     """Find the output with six numbers, or the two with rotation and translation."""
-    # Networks for several source images give several motions; here, the first is used.
     real = {n: v for n, v in found.items() if v.dtype.kind == 'f'}
     whole, halves = (
         [n for n, v in real.items() if v.size == k or v.shape[-1:] == (k,)] for k in (6, 3)
