@@ -49,7 +49,7 @@ def walk(data_dir, tmp_path_factory):
     poses = (source / 'poses.txt').read_text().splitlines()
     (folder / 'walk/poses.txt').write_text('\n'.join(poses[:FRAMES]) + '\n')
     assert not train(['make_bag', str(folder / 'walk'), str(folder / 'bag')])
-    evaluate(folder / 'bag', '--out', folder / 'out')
+    evaluate(folder / 'bag', '--out', folder / 'out', '--refinement', 'none')
     return folder
 
 

@@ -496,6 +496,5 @@ def test_a_shipped_model_is_built_in_int8(repository, name):
 @RTX_WARNINGS
 def test_the_record_says_int8_and_how_to_build_it_again(tmp_path, network, pictures):
     build_here(network, tmp_path / 'net.engine', precision='int8', calibration=pictures)
-    record = read_record(tmp_path / 'net.engine')
-    assert record.precision == 'int8'
+    assert (record := read_record(tmp_path / 'net.engine')).precision == 'int8'
     assert f'--precision int8 --calibration {pictures}' in record.command

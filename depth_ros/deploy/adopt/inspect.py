@@ -443,8 +443,7 @@ def _as_map(value: np.ndarray, inputs: NetworkInputs) -> tuple[int, bool] | None
     width, height = inputs.size
 
     def fits(h: int, w: int) -> bool:
-        # The input's size divided by a whole number, rounded up or down, or times one. It must be
-        # exact: other tensors, such as 100 queries of 100 classes, have similar proportions.
+        # Its size by or times a whole number, exactly: 100 queries of 100 classes are nearly so.
         if min(h, w) < 4:
             return False
         down, up = max(1, round(height / h)), max(1, round(h / height))
