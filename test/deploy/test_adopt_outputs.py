@@ -115,6 +115,36 @@ def test_depth_and_classes_of_one_network(tmp_path, picture, picture_file, class
     assert sum(n.op_type == 'Conv' for n in onnx.load(path).graph.node) == 2
 
 
+@pytest.mark.parametrize('beside', ['depth_conf', 'sky', 'mask'])
+def test_depth_is_not_what_lies_beside_it(tmp_path, picture, picture_file, capsys, beside):
+    """As Depth Anything 3: images of one channel, of which one is depth."""
+    nodes = [
+        helper.make_node('ReduceMean', ['x'], ['depth'], axes=[2], keepdims=0),
+        helper.make_node('Sqrt', ['depth'], [beside]),
+    ]
+    images = value('x', TensorProto.FLOAT, (1, 1, 3, HEIGHT, WIDTH))
+    outputs = [value(n, TensorProto.FLOAT, None) for n in (beside, 'depth')]
+    path = adopt(save(tmp_path / 'net.onnx', nodes, [images], outputs), *METRIC, image=picture_file)
+    assert f'left out: {beside}' in capsys.readouterr().out
+    expected = picture.mean(2) / 255
+    assert np.allclose(run(path, picture)['depth'], expected, atol=1e-5)
+    adopt(tmp_path / 'net.onnx', *METRIC, '--outputs', beside, image=picture_file)
+    assert np.allclose(run(path, picture)['depth'], np.sqrt(expected), atol=1e-5)
+
+
+def test_coordinates_in_double_precision(tmp_path, picture, picture_file):
+    """As torch's older exporter leaves those of deformable attention; here, to mirror the image."""
+    x, y = ((np.arange(n) * 2 + 1) / n - 1 for n in (WIDTH, HEIGHT))
+    grid = np.stack(np.meshgrid(-x, y), -1)[None]
+    assert grid.dtype == np.float64
+    after = [
+        helper.make_node('Constant', [], ['grid'], value=numpy_helper.from_array(grid)),
+        helper.make_node('GridSample', ['y', 'grid'], ['out'], padding_mode='border'),
+    ]
+    path = adopt(foreign(tmp_path / 'net.onnx', after=after), *METRIC, image=picture_file)
+    assert np.allclose(run(path, picture)['depth'], raw(picture)[:, ::-1], atol=1e-4)
+
+
 @pytest.mark.parametrize('inputs', ['paired', 'two'])
 @pytest.mark.parametrize('outputs', ['six', 'two'])
 @pytest.mark.parametrize(

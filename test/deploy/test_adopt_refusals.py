@@ -50,6 +50,16 @@ def constant_network(path, inputs, outputs):
 
 
 DEPTH = ('depth', F, (1, 1, HEIGHT, WIDTH))
+POINTS = [
+    ('points', F, (1, HEIGHT, WIDTH, 3)),
+    ('normal', F, (1, HEIGHT, WIDTH, 3)),
+    ('mask', F, (1, HEIGHT, WIDTH)),
+    ('metric_scale', F, (1,)),
+]
+QUERIES = [
+    ('class_queries_logits', F, (1, 10, 20)),
+    ('masks_queries_logits', F, (1, 10, HEIGHT // 4, WIDTH // 4)),
+]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +67,13 @@ DEPTH = ('depth', F, (1, 1, HEIGHT, WIDTH))
     [
         ([X, ('k', F, (1, 3, 3))], [DEPTH], METRIC, r"more than images.*\['k'\].*intrinsics"),
         ([X, ('state', F, (1, 8))], [DEPTH], METRIC, 'more than images.*a state'),
+        # MoGe: a number of tokens; OneFormer: a task.
+        ([X, ('num_tokens', I64, ())], POINTS, METRIC, r"\['num_tokens'\].*constant in its place"),
+        ([X, ('task_inputs', F, (1, 77))], QUERIES, METRIC, r"\['task_inputs'\].*constant"),
+        # MoGe: a mask is no depth, and that of points has an unknown shift.
+        ([X], POINTS, METRIC, "no outputs may be depth.*known up to a shift.*'points'"),
+        ([X], POINTS, [*METRIC, '--task', 'depth'], 'no outputs may be depth.*up to a shift'),
+        ([X], POINTS[2:], UNIT, 'depth, classes, both or neither.*--task'),
         ([('x', F, (1, 4, 3, HEIGHT, WIDTH))], [DEPTH], METRIC, '4 images at a time'),
         ([('x', F, (2, 3, HEIGHT, WIDTH))], [DEPTH], METRIC, '2 images at a time'),
         ([X, ('y', *X[1:]), ('z', *X[1:])], [DEPTH], METRIC, '3 images at a time'),
@@ -104,6 +121,7 @@ DEPTH = ('depth', F, (1, 1, HEIGHT, WIDTH))
             [*LABELS, 'cityscapes'],
             'instances',
         ),
+        ([X], QUERIES, [*LABELS, 'cityscapes'], 'instances'),
         ([X], [('scores', F, (1, 1000))], UNIT, 'no output is an image'),
         ([X], [('depth', F, (1, 28, 64))], METRIC, 'in proportion to 64x48.*exported for one size'),
         ([('x', F, (1, 6, HEIGHT, WIDTH))], [('pose', F, (1, 7))], UNIT, 'pose must be 6 numbers'),
@@ -198,6 +216,20 @@ def test_an_output_that_cannot_be_is_told_before_the_work(
     assert adopt_model.main([*command, '--depth-range', '5', '2']) == 1
     assert not (tmp_path / 'a').exists()
     assert adopt_model.main(command) == 0 and output.exists()
+
+
+def test_the_size_of_the_export_inside(tmp_path, picture_file, capsys):
+    """As positions that torch's older exporter wrote for one size, beside axes that are open."""
+    positions = numpy_helper.from_array(np.ones((1, 1, HEIGHT, WIDTH), np.float32))
+    after = [
+        helper.make_node('Constant', [], ['positions'], value=positions),
+        helper.make_node('Add', ['y', 'positions'], ['out']),
+    ]
+    shape = ('batch', 3, 'height', 'width')
+    source = foreign(tmp_path / 'net.onnx', shape=shape, after=after)
+    adopt(source, *METRIC, '--size', '96x96', image=picture_file, ok=False)
+    assert 'exported for one size, though the file says any' in capsys.readouterr().err
+    adopt(source, *METRIC, '--size', f'{WIDTH}x{HEIGHT}', image=picture_file)
 
 
 def test_numbers_that_are_none_are_refused(tmp_path, picture_file, capsys):

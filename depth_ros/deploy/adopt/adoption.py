@@ -22,8 +22,8 @@ from depth_ros.deploy.adopt.inspect import (
     find_outputs,
     fix_sizes,
     is_coarse,
-    load_network,
 )
+from depth_ros.deploy.adopt.load import load_network
 from depth_ros.deploy.adopt.options import Options
 from depth_ros.deploy.adopt.run import prepared, run_adopted, run_foreign
 from depth_ros.deploy.adopt.verify import (

@@ -6,22 +6,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper, inliner, version_converter
+from onnx import TensorProto, helper
 
-from depth_ros.deploy.adopt.options import LABEL_KINDS, AdoptionError, Options
-from depth_ros.deploy.onnx_graph import opset
-from depth_ros.inference.contract import METADATA_KEY
+from depth_ros.deploy.adopt.options import DEPTH_KINDS, LABEL_KINDS, AdoptionError, Options
 
 _HINTS = {'depth': 'depth|disp', 'semantics': 'logit|seg|label|^out'}
 """What names of outputs hint at, by task."""
 
-_OWN_OPSET = range(11, 21)
-"""Opsets in which the operators that we add have the same meaning."""
+_BESIDE_DEPTH = 'mask|conf|sky|valid|prob|uncert'
+"""Names of outputs that networks give beside depth, as images of one channel, too."""
 
 ELEMENT_TYPES: Mapping[int, type[np.generic]] = {
     TensorProto.FLOAT: np.float32,
@@ -74,78 +70,6 @@ class NetworkOutputs:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     channels_last: bool = False
     label_kind: str = ''
-
-
-def load_network(path: Path) -> onnx.ModelProto:
-    """Read a foreign network, in an opset in which operators can be added.
-
-    Raises:
-        AdoptionError: if the file cannot be read or converted, or is a depth_ros model already.
-    """
-    if not path.is_file():
-        what = 'is a folder' if path.is_dir() else 'does not exist'
-        raise AdoptionError(f"model '{path}' {what}; give an ONNX file")
-    try:
-        model = onnx.load(path)
-    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise AdoptionError(
-            f"model '{path}' cannot be read as ONNX ({error}); if it has external "
-            'data, that must lie beside it under its own name'
-        ) from error
-    if not model.graph.node:
-        raise AdoptionError(
-            f"model '{path}' holds no graph; the file is damaged or of another kind"
-        )
-    if any(p.key == METADATA_KEY for p in model.metadata_props):
-        raise AdoptionError(f"model '{path}' is a depth_ros model already; use it as it is")
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    if opset(model) not in _OWN_OPSET:
-        try:
-            model = version_converter.convert_version(model, 18)
-        except Exception as error:  # the converter, C++, has no types of its own
-            raise AdoptionError(
-                f"model '{path}' has opset {opset(model)}, which cannot be converted to "
-                f'18 ({error}); export it with opset 18'
-            ) from error
-    weights = {i.name for i in model.graph.initializer}
-    images = [v for v in model.graph.input if v.name not in weights]
-    in_order(model.graph)
-    del model.graph.input[:]
-    model.graph.input.extend(images)
-    return model
-
-
-def in_order(graph: onnx.GraphProto) -> None:
-    """Put each node of a graph behind those whose outputs it reads.
-
-    The format asks for it, but converters to half precision add casts at the end, which ONNX
-    Runtime takes.
-    """
-    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    done: dict[int, None] = {}
-    for first in range(len(graph.node)):
-        waiting = [first]
-        while waiting:
-            index = waiting[-1]
-            needed = {makers[n] for n in read_names(graph.node[index]) if n in makers}
-            if index in done or not (missing := needed - done.keys() - {index}):
-                done[waiting.pop()] = None
-            elif not missing.isdisjoint(waiting):  # a circle, which is refused when it is run
-                return
-            else:
-                waiting += sorted(missing)
-    nodes = [graph.node[index] for index in done]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
-def read_names(node: onnx.NodeProto) -> set[str]:
-    """Names of all tensors that a node reads, also within its branches."""
-    bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-    inner = [name for body in bodies for n in body.node for name in read_names(n)]
-    return {*node.input, *inner, *(o.name for body in bodies for o in body.output)}
 
 
 def find_inputs(model: onnx.ModelProto, options: Options, notes: list[str]) -> NetworkInputs:
@@ -209,7 +133,8 @@ def _image_names(
     if other:
         raise AdoptionError(
             f'the network needs more than images ({described}): the nodes have no {sorted(other)} '
-            'to give, such as intrinsics, queries or a state; export it without'
+            'to give, such as intrinsics, queries or a state; export it without, or with a '
+            'constant in its place'
         )
     if len(names) > 2:
         raise AdoptionError(
@@ -327,6 +252,11 @@ def find_outputs(
     maps = {n: m for n in names if (m := _as_map(found[n], inputs)) is not None}
     kind = options.kind(LABEL_KINDS)
     candidates = _candidates(found, maps, kind)
+    if not options.outputs:
+        # Only by its name does a mask differ from depth.
+        candidates['depth'] = [
+            n for n in candidates['depth'] if not re.search(_BESIDE_DEPTH, n.lower())
+        ]
     _check_maps(found, maps, inputs, options, bool(candidates['depth']), described)
     chosen = {
         task: _choose(task, candidates[task], notes, described)
@@ -407,6 +337,8 @@ def _tasks(
     if options.task:
         return options.task
     tasks = tuple(task for task, fitting in candidates.items() if fitting)
+    if 'depth' not in tasks and options.kind(DEPTH_KINDS) and not options.kind(LABEL_KINDS):
+        return ('depth',)  # which is asked for, and missing
     if len(tasks) != 1:
         raise AdoptionError(
             'the outputs may be depth, classes, both or neither: give --task, '
@@ -429,6 +361,11 @@ def _choose(task: str, fitting: Sequence[str], notes: list[str], described: str)
             else 'export the network with an image '
             'of it, of one channel for depth, of a channel for each class or of ids'
         )
+        if task == 'depth' and 'point' in described.lower():
+            what += (
+                '. The depth of points that are known up to a shift (MoGe) will not do: the shift '
+                'is found outside of the network, anew for each image'
+            )
         raise AdoptionError(
             f'{len(fitting) or "no"} outputs may be {task}: {what}; there are {described}'
         )

@@ -121,7 +121,9 @@ def run_foreign(
         except Exception as error:  # the runtime has exception types of its own
             width, height = inputs.size
             raise AdoptionError(
-                f'ONNX Runtime cannot run the network on images of {width}x{height}: {error}'
+                f'ONNX Runtime cannot run the network on images of {width}x{height}: {error}. If '
+                'the network was exported for one size, though the file says any, give that with '
+                '--size'
             ) from error
     return {
         name: value

@@ -16,8 +16,8 @@ from depth_ros.deploy.adopt.inspect import (
     NetworkOutputs,
     is_coarse,
     map_size,
-    read_names,
 )
+from depth_ros.deploy.adopt.load import read_names
 from depth_ros.deploy.adopt.options import DEPTH_KINDS, AdoptionError, Options
 from depth_ros.deploy.adopt.run import normalization, open_session
 from depth_ros.inference.contract import ModelContract, write_contract
