@@ -25,6 +25,7 @@ setup(
         (f'{share}/launch', glob('launch/*.launch.py')),
         (f'{share}/config', glob('config/*')),
         (f'{share}/models/frames', glob('models/frames/*')),
+        (f'{share}/models/synthetic', glob('models/synthetic/*')),
         (f'{share}/models', glob('models/*.*')),
     ],
     entry_points={
