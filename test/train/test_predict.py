@@ -75,7 +75,8 @@ def test_flip_averaging_mirrors_twice():
 def test_shipped_models_are_read_from_folder_or_file(repository):
     models = repository / 'models'
     both = load_predictor(models)
-    assert both.perception_size == both.pose_size == (640, 192) and both.views == 2
+    assert both.perception_size == (640, 192) and both.pose_size == (416, 128)
+    assert both.views == 2
     assert both.classes == CITYSCAPES and both.camera.fx == pytest.approx(371.2)
     images = np.random.default_rng(3).integers(0, 255, (2, 192, 640, 3), np.uint8)
     outputs = load_engine(models / 'perception.onnx').infer({'image': images[:1]})
@@ -84,9 +85,9 @@ def test_shipped_models_are_read_from_folder_or_file(repository):
     assert np.array_equal(alone.labels(images[0]), outputs['labels'])
     with pytest.raises(DataError, match='no pose network'):
         alone.motion(*images)
-    step = load_engine(models / 'pose.onnx').infer({'previous': images[:1], 'current': images[1:]})[
-        'pose'
-    ]
+    images = np.ascontiguousarray(images[:, :128, :416])
+    pair = {'previous': images[:1], 'current': images[1:]}
+    step = load_engine(models / 'pose.onnx').infer(pair)['pose']
     pair = load_predictor(models / 'pose.onnx')
     assert pair.motion(*images) == pytest.approx(pose(rotation_from_vector(step[:3]), step[3:]))
     with pytest.raises(DataError, match='no perception network'):
