@@ -35,7 +35,8 @@ from train.training.system import System  # noqa: E402
 pytestmark = pytest.mark.slow
 
 
-WIDTH, HEIGHT, FOCAL = 1280, 720, 742.4  # a camera like the shipped models', twice the size
+SHIPPED = 'models/synthetic'  # both networks are of one size and one camera
+WIDTH, HEIGHT, FOCAL = 1280, 720, 742.4  # a camera like theirs, twice the size
 MODELS = ('perception.onnx', 'pose.onnx')
 SIZES = ((WIDTH, HEIGHT), (1242, 375), (480, 160))
 """Halved and resized, resized, enlarged."""
@@ -88,7 +89,7 @@ def make(repository, tmp_path_factory):
         path = folder / f'{size[0]}x{size[1]}' / name
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            resizing(repository / 'models' / name, path, size)
+            resizing(repository / SHIPPED / name, path, size)
         return path
 
     return made
@@ -149,7 +150,7 @@ def test_outputs_on_a_real_street(repository, make, real_street):
 def check_outputs(repository, make, images, size):
     plain, whole = (
         {name: load_engine(file(name), 'onnxruntime') for name in MODELS}
-        for file in (lambda name: repository / 'models' / name, lambda name: make(name, size))
+        for file in (lambda name: repository / SHIPPED / name, lambda name: make(name, size))
     )
     for image in images:
         expected = plain['perception.onnx'].infer({'image': fitted(image, 640, 192)[None]})
@@ -232,7 +233,7 @@ def test_offline(repository, make, street, mode, camera):
     plain, whole = (
         {name: load_engine(file(name), 'onnxruntime') for name in MODELS}
         for file in (
-            lambda name: repository / 'models' / name,
+            lambda name: repository / SHIPPED / name,
             lambda name: make(name, (WIDTH, HEIGHT)),
         )
     )
@@ -299,7 +300,7 @@ def sequence(tmp_path, street):
 
 def test_the_evaluation_of_training(repository, make, sequence, tmp_path):
     make('pose.onnx', (WIDTH, HEIGHT))
-    models = (repository / 'models', make('perception.onnx', (WIDTH, HEIGHT)).parent)
+    models = (repository / SHIPPED, make('perception.onnx', (WIDTH, HEIGHT)).parent)
     reports = []
     for number, model in enumerate(models):
         out = tmp_path / str(number)

@@ -417,7 +417,7 @@ def test_topics_can_be_chosen(repository, network, capsys, option):
 @pytest.mark.parametrize('name', ['perception.onnx', 'pose.onnx'])
 def test_shipped_models_on_the_shipped_recording(repository, runtime, name):
     """Within the default bounds, with ground truth; calibrated on a recording's images."""
-    source = repository / 'models' / name
+    source = repository / 'models/synthetic' / name
     model = quantize(source, repository / 'demo/street', runtime=runtime)
     assert is_quantized(model) and model.ByteSize() < 0.5 * source.stat().st_size
 
@@ -482,7 +482,7 @@ def test_a_file_that_changes_while_it_is_calibrated_is_refused(
 def test_a_shipped_model_is_built_in_int8(repository, name):
     trt = pytest.importorskip('tensorrt_rtx', reason='tensorrt-rtx-cu13 is not installed')
     model = quantize(
-        repository / 'models' / name,
+        repository / 'models/synthetic' / name,
         repository / 'demo/street',
         runtime='tensorrt',
         calibration_images=4,
