@@ -28,8 +28,9 @@ clean_env := env -u PYTHONPATH -u PYTHONHOME -u LD_LIBRARY_PATH -u _ROS_WHEELS_B
 in = $(clean_env) VIRTUAL_ENV='$(CURDIR)/$(1)' AMENT_PREFIX_PATH='$(CURDIR)/$(1)' \
 	PATH='$(CURDIR)/$(1)/bin':"$$PATH" ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
 
-# A test file for each core at a time, so that torch and the like need no threads of their own.
-pytest = OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 --dist loadfile
+# A few test files at a time, so that torch and the like need no threads of their own; many tests
+# wait for discovery, so that there may be more than cores.
+pytest = OMP_NUM_THREADS=1 python -m pytest -n $$(($$(nproc) > 5 ? 8 : 3 * $$(nproc) / 2)) --dist loadfile
 
 # Sets $python to an interpreter that runs, fits and can make virtual environments. Version
 # managers leave commands on the path that do not run: only a try tells.

@@ -151,7 +151,7 @@ def test_the_commands_make_data_a_checkpoint_and_models(trained):
     for part in ('train', 'val', 'test'):
         assert any((folder / 'data/mine' / part / 'my_bag/images').iterdir())
     page = (folder / 'data/mine/summary.html').read_text()
-    assert 'rectified here (plumb_bob)' in page and '/odom, of 100 %' in page
+    assert 'rectified here (plumb_bob; ' in page and '/odom, of 100 %' in page
     assert (folder / 'runs/mine/best.ckpt').exists()
     assert {p.name for p in (folder / 'models/mine').iterdir()} == {'perception.onnx', 'pose.onnx'}
     assert read_contract(folder / 'models/mine/perception.onnx').metric, 'by the odometry'

@@ -29,7 +29,6 @@ def run(repository, command, missing, *arguments):
         *((EVALUATE, name, f'pip install {name}') for name in ('matplotlib', 'jinja2', 'tqdm')),
         (EVALUATE, 'rosbags', 'pip install rosbags lz4'),
         (EVALUATE, 'lz4', 'pip install rosbags lz4'),
-        (EVALUATE, 'onnx', 'pip install onnx'),
         (DEMO, 'rclpy', "source ROS 2's setup file, or pip install 'depth_ros[ros]'"),
         (DEMO, 'matplotlib', 'pip install matplotlib'),
         (BENCH, 'rclpy', "source ROS 2's setup file, or pip install 'depth_ros[ros]'"),
