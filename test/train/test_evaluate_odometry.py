@@ -10,7 +10,7 @@ from depth_ros.core.se3 import pose, rotation_from_vector
 from train.data.sequences import DataError, read_sequence
 from train.evaluation.evaluators import ALONE, CLASSICAL, evaluate_odometry
 from train.evaluation.odometry import Travelled, consistency, peer, travel
-from train.evaluation.predict import Predictor
+from train.evaluation.predict import Perceived, Predictor
 from train.evaluation.results import table
 from train.evaluation.scores import SequenceScores
 
@@ -50,6 +50,24 @@ def test_the_odometry_beside_a_classical_one(drive):
     shown = table({'trajectories': scores.trajectories})
     for text in ('first pose aligned only', 'scale: height', 'NEES', 'corners and true step'):
         assert text in shown
+
+
+def test_depth_is_asked_for(drive):
+    class Flat(Nothing):
+        perception_size = (96, 64)
+        asked = 0
+
+        def _perceive(self, image):
+            self.asked += 1
+            return Perceived(np.full((64, 96), 5, np.float32), None)
+
+    for use_depth in (False, True):
+        flat = Flat()
+        scores = SequenceScores(('odometry',))
+        evaluate_odometry(
+            [read_sequence(drive)], flat, scores, refinement='pnp', use_depth=use_depth
+        )
+        assert flat.asked == (FRAMES if use_depth else 0)
 
 
 def test_a_camera_that_stands(drive, tmp_path):

@@ -91,6 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '(camera_height.txt of a sequence)',
     )
 
+    odometry.add_argument(
+        '--use-depth',
+        action='store_true',
+        help="depth and labels help --refinement, as the odometry node's parameter use_depth",
+    )
+
     depth = parser.add_argument_group('depth')
     depth.add_argument(
         '--cap',
@@ -203,7 +209,13 @@ def run(args: argparse.Namespace) -> None:
     evaluate_frames(frames, predictor, protocol, classes, scores)
     if 'odometry' in args.tasks:
         evaluate_odometry(
-            sequences, predictor, scores, args.fit, args.refinement, args.odometry_height
+            sequences,
+            predictor,
+            scores,
+            args.fit,
+            args.refinement,
+            args.odometry_height,
+            args.use_depth,
         )
     report = {
         'model': str(args.model),

@@ -139,6 +139,7 @@ def evaluate_odometry(
     mode: str = 'auto',
     refinement: str = 'none',
     camera_height: float = 0.0,
+    use_depth: bool = False,
 ) -> None:
     """Judge the trajectory of each sequence that has true poses.
 
@@ -150,6 +151,7 @@ def evaluate_odometry(
         refinement: 'none', the pose network alone; or as of the odometry node, with the network
             alone and a classical odometry beside it.
         camera_height: of the camera over the ground, metres, where a sequence does not say.
+        use_depth: whether the model's depth and labels help the refinement.
     """
     sequences = [r for r in sequences if r.poses is not None]
     if sequences and predictor.pose_size is None and refinement == 'none':
@@ -179,6 +181,7 @@ def evaluate_odometry(
                         mode,
                         refinement=refinement,
                         camera_height=height,
+                        use_depth=use_depth,
                         done=bar.update,
                     )
                     if path_length(truth[:, :3, 3]) < STANDS:

@@ -88,17 +88,19 @@ def travel(
     *,
     refinement: str = 'pnp',
     camera_height: float = 0.0,
+    use_depth: bool = False,
     done: abc.Callable[[], object] = lambda: None,
 ) -> Travelled:
     """Run the odometry on a sequence.
 
     Args:
         sequence: the sequence.
-        predictor: gives the pose network's motion, depth and labels, as far as it has them;
+        predictor: gives the pose network's motion, and depth and labels with ``use_depth``;
             ``None``: the images alone.
         mode: how images are fitted to the networks, see :func:`image_fit`.
         refinement: see :class:`VisualOdometry`.
         camera_height: metres over the ground; 0: not known.
+        use_depth: whether depth and labels help, as the parameter of the odometry node.
         done: called after each image.
 
     Raises:
@@ -138,7 +140,7 @@ def travel(
             steps[i] = TURN.T @ found.covariance @ TURN * found.seconds**2
             trust[i] = found.confidence.trust
             covered[found.covered] += bool(found.covered)
-        if predictor is not None and odometry.tracked is not None:
+        if use_depth and predictor is not None and odometry.tracked is not None:
             _perceive(predictor, path, camera, mode, stamp, odometry.tracked)
         poses[i] = inverse(BASE) @ odometry.trajectory.pose @ BASE
         covariances[i] = TURN.T @ odometry.trajectory.covariance @ TURN
