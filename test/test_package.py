@@ -21,6 +21,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pytest brings it
 
+pytestmark = pytest.mark.slow  # the package is built and installed
+
 EXECUTABLES = (
     'perception_node',
     'odometry_node',

@@ -23,6 +23,8 @@ from depth_ros.inference.contract import read_contract
 from depth_ros.inference.loader import load_engine
 from depth_ros.inference.model_files import chosen_models
 
+pytestmark = pytest.mark.slow  # whole evaluations
+
 FRAMES = 24
 
 

@@ -10,6 +10,8 @@ from support.evaluating import PERIOD, evaluate, read
 from depth_ros.bags.messages import CAMERA_INFO, IMAGE
 from depth_ros.bags.writer import BagWriter
 
+pytestmark = pytest.mark.slow  # whole evaluations
+
 
 def test_compressed_images_are_read_too(tiny, tmp_path):
     with BagWriter(tmp_path / 'bag') as writer:

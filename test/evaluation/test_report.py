@@ -15,6 +15,8 @@ from support.report_data import SHAPE
 
 from depth_ros.evaluation.report import report
 
+pytestmark = pytest.mark.slow  # pages with charts and pictures
+
 VOID = {'area', 'base', 'br', 'col', 'hr', 'img', 'input', 'link', 'meta', 'source'}
 PERCEPTION, ODOMETRY = ('perception_node',), ('odometry_node',)
 

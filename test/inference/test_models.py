@@ -16,6 +16,8 @@ from depth_ros.core.se3 import pose, rotation_from_vector
 from depth_ros.inference.contract import read_contract
 from depth_ros.inference.loader import load_engine
 
+pytestmark = pytest.mark.slow  # networks of their full size
+
 
 @pytest.fixture(scope='module')
 def street(repository):

@@ -25,6 +25,8 @@ from train.data.dataset import FrameDataset
 from train.data.readers.bag import Topics, bag_source
 from train.data.sequences import DataError, find_sequences, read_image, read_map
 
+pytestmark = pytest.mark.slow  # recordings are written, read and rectified
+
 
 def test_bag(tmp_path):
     sequence = prepare('bag', make_bag(tmp_path / 'bag'), tmp_path / 'out')['bag']

@@ -12,6 +12,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from train.networks.attention import HEADS, CrossTaskAttention
 from train.networks.encoder import TimmEncoder
 
+pytestmark = pytest.mark.slow  # encoders of their full size learn
+
 MODELS = ('resnet18', 'resnet26d', 'resnet50', 'mobilenetv3_small_100')
 SIZE = 32, 64
 
