@@ -65,7 +65,7 @@ test: .venv/.complete lint ## everything that CI checks
 
 .PHONY: quick
 quick: .venv/.complete ## the tests that need no DDS, browser or training: under 90 seconds
-	@$(call in,.venv) $(pytest) -m 'not slow' $(ARGS)
+	@$(call in,.venv) $(pytest) -n auto --maxprocesses 8 -m 'not slow' $(ARGS)
 
 .PHONY: lint
 lint: .venv/.complete ## style, types

@@ -20,6 +20,8 @@ from depth_ros.inference.engine import EngineError
 from depth_ros.inference.runtimes import tensorrt as tensorrt_engine
 from depth_ros.inference.runtimes.tensorrt import find_gpu
 
+pytestmark = pytest.mark.slow  # NVIDIA's modules are loaded
+
 
 def real_cuda():
     return pytest.importorskip('cuda.bindings.runtime', reason='cuda-bindings is not installed')

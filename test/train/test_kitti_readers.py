@@ -14,6 +14,8 @@ from train.data.readers.kitti_raw import raw_sources
 from train.data.sequences import DataError, read_image, read_map
 from train.data.velodyne import file_projection, project_velodyne, read_points
 
+pytestmark = pytest.mark.slow  # data sets are written and prepared
+
 
 def test_kitti_raw(kitti, tmp_path):
     found = prepare('kitti_raw', kitti, tmp_path / 'out', '--min-motion', 0)

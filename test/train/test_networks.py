@@ -23,6 +23,8 @@ from train.networks.perception import (
 from train.networks.pose import SfmPoseNet, make_pose
 from train.networks.unet import ReflectConv, _ReflectConv
 
+pytestmark = pytest.mark.slow  # networks of their full size
+
 DEPTH_NETWORKS = {
     'light': {'network': 'light', 'encoder': 'efficientnet_lite0'},
     'light, depth only': {'network': 'light', 'encoder': 'efficientnet_lite0', 'semantics': False},

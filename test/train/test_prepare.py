@@ -19,6 +19,8 @@ from train.data.dataset import FrameDataset
 from train.data.sequences import DataError, find_sequences, read_sequence
 from train.training.config import DEFAULT
 
+pytestmark = pytest.mark.slow  # recordings are written and prepared
+
 CONFIGS = DEFAULT.parent
 
 
