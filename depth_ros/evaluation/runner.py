@@ -25,7 +25,7 @@ from depth_ros.core.se3 import OPTICAL_IN_BASE, pose_from_list
 from depth_ros.core.trajectory import NoiseModel
 from depth_ros.core.visual_odometry import Missed, NotFiniteError, Reason, VisualOdometry
 from depth_ros.evaluation.frame_scores import FrameOutputs
-from depth_ros.inference.classes import MOVABLE_NAMES
+from depth_ros.inference.classes import movable_ids
 from depth_ros.inference.contract import ModelContract
 from depth_ros.inference.engine import Engine, EngineError
 
@@ -269,13 +269,12 @@ def _scale(contract: ModelContract, settings: Settings, travelled: bool) -> Metr
     """Return the scale of a model's depth; it measures every source that there is."""
     source = 'model' if contract.affine_invariant else settings.scale_source
     also = {'height': settings.camera_height > 0, 'odometry': travelled}
-    classes = {c.name: c.id for c in contract.classes}
     return MetricScale(
         source,
         metric=contract.metric,
         unit=settings.depth_scale,
         camera_height=settings.camera_height,
-        moving=tuple(classes[name] for name in MOVABLE_NAMES if name in classes),
+        moving=movable_ids(contract.classes),
         also=[] if contract.affine_invariant else [name for name, there in also.items() if there],
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,12 @@ SKY = 10
 MOVABLE = (11, 12, 13, 14, 15, 16, 17, 18)
 """Ids of Cityscapes' classes of what can move by itself: person to bicycle."""
 
-MOVABLE_NAMES = tuple(CITYSCAPES[i].name for i in MOVABLE)
-"""Their names."""
+
+def movable_ids(classes: Iterable[SemanticClass]) -> tuple[int, ...]:
+    """Ids, among a model's classes, of what can move by itself, by Cityscapes' names."""
+    names = {CITYSCAPES[i].name for i in MOVABLE}
+    return tuple(c.id for c in classes if c.name in names)
+
 
 KNOWN: dict[str, dict[str, Any]] = {
     # Its trainIds 0..18.

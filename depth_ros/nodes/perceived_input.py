@@ -12,13 +12,12 @@ from sensor_msgs.msg import CameraInfo, Image
 from depth_ros.core.camera import CameraError, Intrinsics, intrinsics_from_info
 from depth_ros.core.ground import ground_weights
 from depth_ros.core.tracked_motion import TrackedMotion
-from depth_ros.inference.classes import CITYSCAPES, MOVABLE_NAMES
+from depth_ros.inference.classes import CITYSCAPES, movable_ids
 from depth_ros.nodes.camera_input import nanoseconds
 from depth_ros.ros.transport import OUTPUT_QOS
 
-_IDS = {c.name: c.id for c in CITYSCAPES}
-_MOVABLE = tuple(_IDS[name] for name in MOVABLE_NAMES)
-_GROUND = ground_weights(_IDS)
+_MOVABLE = movable_ids(CITYSCAPES)
+_GROUND = ground_weights({c.name: c.id for c in CITYSCAPES})
 
 
 class PerceivedInput:

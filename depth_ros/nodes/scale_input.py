@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from depth_ros.core.ground import Ground, ground_weights
 from depth_ros.core.scale import MetricScale, Scale
 from depth_ros.core.se3 import pose_from_list
-from depth_ros.inference.classes import MOVABLE_NAMES
+from depth_ros.inference.classes import movable_ids
 from depth_ros.inference.contract import ModelContract
 from depth_ros.nodes.camera_input import Frame
 from depth_ros.nodes.monitor import ConfigurationError, Reporter
@@ -64,15 +64,14 @@ class ScaleInput:
             node.get_logger().warning(
                 f"camera_height is not used with scale_source '{source}'; set it to height or fused"
             )
-        classes = {c.name: c.id for c in contract.classes}
         self.scale = MetricScale(
             source,
             metric=contract.metric,
             camera_height=height,
-            moving=tuple(classes[name] for name in MOVABLE_NAMES if name in classes),
+            moving=movable_ids(contract.classes),
         )
         self._node, self._report = node, report
-        self._weights = ground_weights(classes)
+        self._weights = ground_weights({c.name: c.id for c in contract.classes})
         self._ground_frame = str(value('ground_frame'))
         self._last: Scale | None = None
         self._arrived: deque[tuple[str, object]] = deque(maxlen=3000)

@@ -29,7 +29,7 @@ from depth_ros.core.se3 import (
 from depth_ros.core.tracked_motion import TrackedMotion
 from depth_ros.core.trajectory import Motion, NoiseModel
 from depth_ros.core.visual_odometry import VisualOdometry
-from depth_ros.inference.classes import MOVABLE_NAMES
+from depth_ros.inference.classes import movable_ids
 from train.data.sequences import DataError, Sequence, read_picture, stored_size
 from train.evaluation.frames import camera_of, fitted_image, image_fit
 from train.evaluation.predict import Predictor
@@ -162,7 +162,6 @@ def _perceive(
         return
     fit = image_fit(camera, predictor.camera, mode)
     depth, labels = predictor.perceive(fitted_image(path, predictor.perception_size, fit))
-    ids = {c.name: c.id for c in predictor.classes}
     if depth is not None and fit is not None:
         depth = depth * np.float32(fit.depth_factor)
     tracked.add_depth(
@@ -171,8 +170,8 @@ def _perceive(
         labels,
         camera.resized(*predictor.perception_size) if fit is None else fit.network,
         metric=predictor.metric and not predictor.affine,
-        movable=tuple(ids[name] for name in MOVABLE_NAMES if name in ids),
-        ground=ground_weights(ids),
+        movable=movable_ids(predictor.classes),
+        ground=ground_weights({c.name: c.id for c in predictor.classes}),
     )
 
 
